@@ -1,0 +1,131 @@
+"""The activations, a vector at a time.
+
+Design. sigmoid and tanh share one exponential of a number that is never positive, so nothing
+overflows: with a = |z|, exp(-a) = 2^n (1 + r + r^2 q(r)), n = round(-a / log 2), |r| <= log(2) / 2,
+q a minimax polynomial (docs/polynomials.py). What the roundings of 1 + r + r^2 q lose is carried
+in a second number and given back once, after the division:
+
+    sigmoid(-a) = e / (1 + e)             e = exp(-a)
+    tanh(a)     = -E / (2 + E)            E = exp(-2a) - 1, without cancellation where a is small
+
+The reciprocal which that correction needs is already there, since 1 / (1 + e) = 1 - sigmoid(-a) and
+1 / (2 + E) = (1 + tanh(a)) / 2: there is one division in all. The error is that of the quotient
+and of the last addition, half an ulp each, and a little: the bounds measured over all float32 are
+printed by `make test-exhaustive`.
+
+Rejected: 1 / (1 + exp(-z)) as it stands (3.4 ulp); tables (gathers cost more than the polynomial).
+
+The derivative is a function of the activation alone, f' = a (1 - a), 1 - a^2, [a > 0], 1: the
+pre-activation is never kept.
+"""
+
+from vector cimport (
+    LANES, at_least, at_most, load, magnitude, nearest, real, scale, splat, store, vreal,
+    where_negative, where_positive, with_sign_of,
+)
+
+# The order is the order of kernels.ACTIVATIONS.
+cdef enum Activation:
+    IDENTITY
+    SIGMOID
+    RELU
+    TANH
+
+
+cdef inline vreal reduced_exp(vreal z, vreal* n, vreal* low) noexcept nogil:
+    """exp(z) = 2^n (1 + p + low) for z <= 0: returns p = exp(r) - 1."""
+    cdef vreal r, w, p, q
+    n[0] = nearest(z * splat(<real>1.4426950408889634))
+    if sizeof(real) == 4:
+        # log 2 in two parts; the first has zeros at its end, so that n times it is exact.
+        r = (z - n[0] * splat(<real>0.693145751953125)) - n[0] * splat(<real>1.42860682030941723e-6)
+        q = splat(<real>0.0013814471)
+        q = q * r + splat(<real>0.008368779)
+        q = q * r + splat(<real>0.041668393)
+        q = q * r + splat(<real>0.1666652)
+        q = q * r + splat(<real>0.49999994)
+    else:
+        r = (z - n[0] * splat(<real>0.693147180369123816490)) - n[0] * splat(<real>1.90821492927058770002e-10)
+        q = splat(<real>2.4999967851288303e-08)
+        q = q * r + splat(<real>2.763037522765166e-07)
+        q = q * r + splat(<real>2.755758731695224e-06)
+        q = q * r + splat(<real>2.4801492771559833e-05)
+        q = q * r + splat(<real>0.00019841269504812682)
+        q = q * r + splat(<real>0.0013888888943915005)
+        q = q * r + splat(<real>0.008333333333495594)
+        q = q * r + splat(<real>0.04166666666652921)
+        q = q * r + splat(<real>0.1666666666666641)
+        q = q * r + splat(<real>0.5000000000000011)
+    w = (r * r) * q
+    p = r + w
+    low[0] = (r - p) + w
+    return p
+
+
+cdef inline vreal sigmoid_vector(vreal z) noexcept nogil:
+    cdef vreal one = splat(1)
+    cdef vreal n, p, low, y, e, e_low, d, d_low, q, below
+    # Past the limit exp(-a) is 0 in the dtype.
+    p = reduced_exp(-at_most(splat(104 if sizeof(real) == 4 else 746), magnitude(z)), &n, &low)
+    y = one + p
+    low = ((one - y) + p) + low
+    e = scale(y, n)
+    e_low = scale(low, n)
+    d = one + e
+    d_low = (e - (d - one)) + e_low
+    q = e / d
+    below = q + (e_low - q * d_low) * (one - q)
+    return where_negative(z, below, one - below)
+
+
+cdef inline vreal tanh_vector(vreal z) noexcept nogil:
+    cdef vreal one = splat(1), two = splat(2)
+    cdef vreal n, p, low, s, big, e, e_low, d, d_low, q
+    # Past the limit tanh is 1 in the dtype.
+    p = reduced_exp(-two * at_most(splat(10 if sizeof(real) == 4 else 20), magnitude(z)), &n, &low)
+    s = scale(one, n)
+    big = s - one
+    p = s * p
+    e = big + p
+    e_low = ((big - e) + p) + s * low
+    d = two + e
+    d_low = (e - (d - two)) + e_low
+    q = -e / d
+    q = q - (e_low + q * d_low) * (one + q) * splat(<real>0.5)
+    return with_sign_of(q, z)
+
+
+cdef inline void activate(int kind, const real* z, real* a, Py_ssize_t n) noexcept nogil:
+    """a = f(z), n a multiple of LANES; in place where a is z."""
+    cdef Py_ssize_t i
+    if kind == SIGMOID:
+        for i in range(n // LANES):
+            store(a + i * LANES, sigmoid_vector(load(z + i * LANES)))
+    elif kind == TANH:
+        for i in range(n // LANES):
+            store(a + i * LANES, tanh_vector(load(z + i * LANES)))
+    elif kind == RELU:
+        for i in range(n // LANES):
+            store(a + i * LANES, at_least(splat(0), load(z + i * LANES)))
+    elif a != z:
+        for i in range(n // LANES):
+            store(a + i * LANES, load(z + i * LANES))
+
+
+cdef inline vreal times_derivative(int kind, vreal delta, vreal a) noexcept nogil:
+    """delta f'(z), from a = f(z)."""
+    if kind == SIGMOID:
+        return delta * (a * (splat(1) - a))
+    if kind == TANH:
+        return delta * (splat(1) - a * a)
+    if kind == RELU:
+        return where_positive(a, delta)
+    return delta
+
+
+cdef inline void multiply_by_derivative(int kind, const real* a, real* delta, Py_ssize_t n) noexcept nogil:
+    """delta = delta f'(z), n a multiple of LANES."""
+    cdef Py_ssize_t i
+    if kind != IDENTITY:
+        for i in range(n // LANES):
+            store(delta + i * LANES, times_derivative(kind, load(delta + i * LANES), load(a + i * LANES)))

@@ -1,0 +1,290 @@
+"""One dense layer a = f(W x + b) on one tile of examples: forward, and backward beside it.
+
+A *tile* is some panels of examples. A panel holds PANEL examples in its lanes, feature after feature:
+
+    tile[(panel * n_features + feature) * PANEL + lane]
+
+so each panel is the packed right factor of the next product, and one vector operation serves LANES
+examples. A panel that is not full repeats the last example in its spare lanes: they compute what a
+real example computes, never a stray infinity; the loss gives them the weight 0.
+
+Backward, the delta of a layer takes the place of its activation: the activation is last needed for
+the gradient of the layer above and for its own derivative, and both come before. So a tile costs one
+buffer a layer.
+
+The gradient of W sums over examples, that is over lanes. Two ways, chosen for each layer by the plan:
+  lane-wise   a vector of partial sums for each weight, its lanes added at the end of the tile.
+              For narrow layers: no transposition, and no lane is idle.
+  transposed  x is transposed (x^T in panels of features) and delta x^T is an ordinary product.
+              For wide layers: no sums over lanes.
+"""
+
+from activations cimport activate
+from matmul cimport (
+    ADD, DERIVATIVE, STORE, Left, Matrix, Output, multiply_panel, panels, smaller,
+)
+from vector cimport (
+    LANE_COLUMNS, LANE_ROWS, LANES, PANEL, ROWS, VECTORS,
+    interleave_high, interleave_low, load, load_anywhere, real, splat, store, store_anywhere, vreal,
+)
+
+ctypedef long long int64
+
+
+# The fields are those of the rows of _plan.LAYER_TABLE.
+cdef struct Layer:
+    int64 n_in
+    int64 n_out
+    int64 activation
+    int64 weight            # where W and b start in the flat parameters; b: -1 if there is none
+    int64 bias
+    int64 transposed        # which way the gradient of W is summed
+
+
+# ---- between arrays from outside and tiles -----------------------------------------------------------
+
+cdef inline void pack_tile(
+    Matrix x, const Py_ssize_t* order, Py_ssize_t first, Py_ssize_t count, real* tile,
+) noexcept nogil:
+    """Examples (columns) first ... first + count of x, taken through `order` if there is one."""
+    cdef Py_ssize_t p, lane, feature, example, start, n = x.rows
+    cdef const char* column
+    for p in range(panels(count)):
+        start = p * PANEL
+        if order == NULL and x.column == sizeof(real) and start + PANEL <= count:
+            for feature in range(n):
+                column = x.data + (first + start) * x.column + feature * x.row
+                for lane in range(VECTORS):
+                    store(tile + feature * PANEL + lane * LANES, load(<const real*>column + lane * LANES))
+        else:
+            for lane in range(PANEL):
+                example = first + smaller(start + lane, count - 1)
+                if order != NULL:
+                    example = order[example]
+                column = x.data + example * x.column
+                for feature in range(n):
+                    tile[feature * PANEL + lane] = load_anywhere(column + feature * x.row)
+        tile += n * PANEL
+
+
+cdef inline void unpack_tile(const real* tile, Matrix out, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+    """Columns first ... first + count of out from a tile."""
+    cdef Py_ssize_t p, lane, feature, width, n = out.rows
+    cdef char* place
+    for p in range(panels(count)):
+        width = smaller(PANEL, count - p * PANEL)
+        for feature in range(n):
+            place = out.data + (first + p * PANEL) * out.column + feature * out.row
+            for lane in range(width):
+                store_anywhere(place + lane * out.column, tile[feature * PANEL + lane])
+        tile += n * PANEL
+
+
+# ---- forward -----------------------------------------------------------------------------------------
+
+cdef inline void dense_forward(
+    Layer* layer, const real* weight, const real* bias, const real* x, real* a, Py_ssize_t n_panels,
+) noexcept nogil:
+    """a = f(W x + b); bias may be NULL."""
+    cdef Py_ssize_t p
+    cdef Left left
+    cdef Output out
+    left.data = weight
+    left.row = layer.n_in
+    left.step = 1
+    out.row = PANEL
+    out.columns = PANEL
+    out.bias = bias
+    out.finish = STORE
+    out.activation = 0
+    for p in range(n_panels):
+        out.data = a + p * layer.n_out * PANEL
+        multiply_panel(layer.n_out, layer.n_in, left, ROWS * layer.n_in, x + p * layer.n_in * PANEL, out)
+        activate(<int>layer.activation, out.data, out.data, layer.n_out * PANEL)
+
+
+# ---- backward ----------------------------------------------------------------------------------------
+
+cdef inline void add_lanes(vreal* sums, Py_ssize_t n, real* totals) noexcept nogil:
+    """totals[i] = the sum of the lanes of sums[i], i < n, n a multiple of LANES. Destroys sums.
+
+    Halves are interleaved and added: LANES vectors become LANES / 2, then LANES / 4, ... and in the
+    end one vector that holds the LANES totals in order.
+    """
+    cdef Py_ssize_t group, i, half
+    cdef vreal total
+    for group in range(n // LANES):
+        half = LANES // 2
+        while half > 0:
+            for i in range(half):
+                sums[i] = interleave_low(sums[i], sums[i + half]) + interleave_high(sums[i], sums[i + half])
+            half = half // 2
+        store(totals + group * LANES, sums[0])
+        sums += LANES
+
+
+cdef inline void lane_products(
+    const int rows, const int columns, Py_ssize_t n_panels,
+    const real* delta, Py_ssize_t n_delta, Py_ssize_t i0, const real* x, Py_ssize_t n_x, Py_ssize_t j0,
+    real* gradient, Py_ssize_t row, Py_ssize_t column,
+) noexcept nogil:
+    """gradient[i * row + j * column] += sum over examples of delta_i x_j, for a block at (i0, j0).
+
+    Past the edge the last row or column is computed again and dropped.
+    """
+    cdef vreal sums[LANE_ROWS * LANE_COLUMNS]
+    cdef real totals[LANE_ROWS * LANE_COLUMNS]
+    cdef const real* di[LANE_ROWS * LANE_COLUMNS]
+    cdef const real* xj[LANE_ROWS * LANE_COLUMNS]
+    cdef vreal right[LANE_ROWS * LANE_COLUMNS]
+    cdef vreal left
+    cdef int i, j
+    cdef Py_ssize_t p, v
+    for i in range(rows):
+        di[i] = delta + smaller(i0 + i, n_delta - 1) * PANEL
+    for j in range(columns):
+        xj[j] = x + smaller(j0 + j, n_x - 1) * PANEL
+    for i in range(rows * columns):
+        sums[i] = splat(0)
+    for p in range(n_panels):
+        for v in range(VECTORS):
+            for j in range(columns):
+                right[j] = load(xj[j] + v * LANES)
+            for i in range(rows):
+                left = load(di[i] + v * LANES)
+                for j in range(columns):
+                    sums[i * columns + j] = sums[i * columns + j] + left * right[j]
+        for i in range(rows):
+            di[i] += n_delta * PANEL
+        for j in range(columns):
+            xj[j] += n_x * PANEL
+    add_lanes(sums, rows * columns, totals)
+    for i in range(<int>smaller(rows, n_delta - i0)):
+        for j in range(<int>smaller(columns, n_x - j0)):
+            gradient[(i0 + i) * row + (j0 + j) * column] += totals[i * columns + j]
+
+
+cdef inline void weight_gradient_lanewise(
+    const real* delta, Py_ssize_t n_delta, const real* x, Py_ssize_t n_x, Py_ssize_t n_panels,
+    real* gradient, Py_ssize_t row, Py_ssize_t column,
+) noexcept nogil:
+    cdef Py_ssize_t i0 = 0, j0
+    if n_delta == 1:
+        j0 = 0
+        while j0 < n_x:
+            lane_products(1, LANE_ROWS * LANE_COLUMNS, n_panels, delta, 1, 0, x, n_x, j0, gradient, row, column)
+            j0 += LANE_ROWS * LANE_COLUMNS
+        return
+    while i0 < n_delta:
+        j0 = 0
+        while j0 < n_x:
+            lane_products(
+                LANE_ROWS, LANE_COLUMNS, n_panels, delta, n_delta, i0, x, n_x, j0, gradient, row, column)
+            j0 += LANE_COLUMNS
+        i0 += LANE_ROWS
+
+
+cdef inline void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* transposed) noexcept nogil:
+    """x^T in panels of features: transposed[(block * n_examples + example) * PANEL + feature lane].
+
+    LANES x LANES at a time: interleaving the halves of a square log2(LANES) times transposes it.
+    Feature lanes past the end repeat the last feature; what is computed from them is dropped.
+    """
+    cdef vreal square[LANES]
+    cdef vreal turned[LANES]
+    cdef Py_ssize_t block, p, v, i, stage, feature, n_examples = n_panels * PANEL
+    cdef real* place
+    for block in range((n + LANES - 1) // LANES):
+        for p in range(n_panels):
+            for v in range(VECTORS):
+                for i in range(LANES):
+                    feature = smaller(block * LANES + i, n - 1)
+                    square[i] = load(x + (p * n + feature) * PANEL + v * LANES)
+                stage = 1
+                while stage < LANES:
+                    for i in range(LANES // 2):
+                        turned[2 * i] = interleave_low(square[i], square[i + LANES // 2])
+                        turned[2 * i + 1] = interleave_high(square[i], square[i + LANES // 2])
+                    for i in range(LANES):
+                        square[i] = turned[i]
+                    stage = stage * 2
+                place = transposed + ((block // VECTORS) * n_examples + p * PANEL + v * LANES) * PANEL + (block % VECTORS) * LANES
+                for i in range(LANES):
+                    store(place + i * PANEL, square[i])
+
+
+cdef inline void weight_gradient_transposed(
+    const real* delta, Py_ssize_t n_delta, const real* transposed, Py_ssize_t n_x, Py_ssize_t n_panels,
+    real* gradient,
+) noexcept nogil:
+    cdef Py_ssize_t block, p
+    cdef Left left
+    cdef Output out
+    left.row = PANEL
+    left.step = 1
+    out.row = n_x
+    out.bias = NULL
+    out.finish = ADD
+    out.activation = 0
+    for block in range(panels(n_x)):
+        for p in range(n_panels):
+            left.data = delta + p * n_delta * PANEL
+            out.data = gradient + block * PANEL
+            out.columns = smaller(PANEL, n_x - block * PANEL)
+            multiply_panel(
+                n_delta, PANEL, left, ROWS * PANEL, transposed + (block * n_panels + p) * PANEL * PANEL, out)
+
+
+cdef inline void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panels, real* gradient) noexcept nogil:
+    """gradient_i += sum over examples of delta_i."""
+    cdef vreal sums[LANES]
+    cdef real totals[LANES]
+    cdef Py_ssize_t i0 = 0, i, p, v
+    while i0 < n_delta:
+        for i in range(LANES):
+            sums[i] = splat(0)
+        for i in range(smaller(LANES, n_delta - i0)):
+            for p in range(n_panels):
+                for v in range(VECTORS):
+                    sums[i] = sums[i] + load(delta + (p * n_delta + i0 + i) * PANEL + v * LANES)
+        add_lanes(sums, LANES, totals)
+        for i in range(smaller(LANES, n_delta - i0)):
+            gradient[i0 + i] += totals[i]
+        i0 += LANES
+
+
+cdef inline void dense_backward(
+    Layer* layer, const real* x, const real* delta, Py_ssize_t n_panels,
+    real* weight_gradient, real* bias_gradient, real* transposed,
+) noexcept nogil:
+    """Adds delta x^T and delta 1; bias_gradient may be NULL. transposed: scratch, if the layer asks for it."""
+    if layer.transposed:
+        transpose_tile(x, layer.n_in, n_panels, transposed)
+        weight_gradient_transposed(delta, layer.n_out, transposed, layer.n_in, n_panels, weight_gradient)
+    elif layer.n_in == 1:
+        # One input, many outputs is the mirror image of many inputs, one output.
+        weight_gradient_lanewise(x, 1, delta, layer.n_out, n_panels, weight_gradient, 1, 1)
+    else:
+        weight_gradient_lanewise(delta, layer.n_out, x, layer.n_in, n_panels, weight_gradient, layer.n_in, 1)
+    if bias_gradient != NULL:
+        add_examples(delta, layer.n_out, n_panels, bias_gradient)
+
+
+cdef inline void delta_below(
+    Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t n_panels, int activation,
+) noexcept nogil:
+    """x = f'(x) * W^T delta: the delta of the layer below takes the place of its activation x."""
+    cdef Py_ssize_t p
+    cdef Left left
+    cdef Output out
+    left.data = weight
+    left.row = 1
+    left.step = layer.n_in
+    out.row = PANEL
+    out.columns = PANEL
+    out.bias = NULL
+    out.finish = DERIVATIVE
+    out.activation = activation
+    for p in range(n_panels):
+        out.data = x + p * layer.n_in * PANEL
+        multiply_panel(layer.n_in, layer.n_out, left, ROWS, delta + p * layer.n_out * PANEL, out)

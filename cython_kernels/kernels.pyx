@@ -1,0 +1,517 @@
+"""The compiled module of one instruction set and one dtype: what Python may call.
+
+Everything here takes arrays that `fusegrad._arrays` has judged: of this module's dtype and of shapes that
+agree. The algorithms are in the .pxd files beside this one; see README.md for the contract.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cython.parallel cimport parallel
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+from numpy.random cimport bitgen_t
+
+import numpy as np
+
+from activations cimport activate
+from dense cimport Layer, int64, unpack_tile
+from engine cimport (
+    Walk, forward_tile, gradient_tile, is_raised, omp_get_thread_num, raise_flag, wait_for_all,
+)
+from matmul cimport Matrix, multiply, multiply_scratch, panels, smaller
+from optimizers cimport Update, look_ahead, update
+from vector cimport LANES, PANEL, load_anywhere, monotonic_seconds, real, store_anywhere
+
+ACTIVATIONS = ("identity", "sigmoid", "relu", "tanh")
+RULES = ("none", "sgd", "adagrad", "rmsprop", "adam")
+lanes = LANES
+panel = PANEL
+
+cdef enum:
+    CACHE_LINE = 64
+    AIR_WORK = 1 << 20          # multiply-adds between two looks at the clock, well under a millisecond
+cdef double AIR_SECONDS = 0.05  # between two looks at the signals
+
+
+cdef Matrix matrix(const real[:, :] a) noexcept:
+    cdef Matrix m
+    m.data = <char*>&a[0, 0]
+    m.rows = a.shape[0]
+    m.columns = a.shape[1]
+    m.row = a.strides[0]
+    m.column = a.strides[1]
+    return m
+
+
+# ---- scratch memory ----------------------------------------------------------------------------------
+
+cdef list spare_scratch = []    # at most one block, lent to one call at a time
+
+
+cdef class Scratch:
+    """Uninitialised memory, at a cache line; given back to the module for the next call."""
+    cdef unsigned char[::1] memory
+    cdef char* data
+
+    def __cinit__(self, Py_ssize_t size):
+        self.memory = np.empty(size + CACHE_LINE, dtype=np.uint8)
+        self.data = <char*>&self.memory[0]
+        self.data += -<Py_ssize_t>self.data & (CACHE_LINE - 1)
+
+
+cdef Scratch borrow_scratch(size):
+    """size: a Python int, so that no product of shapes can wrap around."""
+    cdef Scratch scratch
+    if spare_scratch:
+        scratch = spare_scratch.pop()
+        if scratch.memory.shape[0] >= size + CACHE_LINE:
+            return scratch
+    return Scratch(size)
+
+
+cdef void return_scratch(Scratch scratch):
+    if not spare_scratch and scratch.memory.shape[0] <= 1 << 26:
+        spare_scratch.append(scratch)
+
+
+cdef Py_ssize_t whole_lines(Py_ssize_t reals) noexcept:
+    """The size of `reals` numbers in bytes, rounded up to cache lines."""
+    return (reals * <Py_ssize_t>sizeof(real) + CACHE_LINE - 1) & ~<Py_ssize_t>(CACHE_LINE - 1)
+
+
+# ---- the engine --------------------------------------------------------------------------------------
+
+cdef struct Job:
+    # What the threads of one call share.
+    Walk walk
+    Update update
+    real* parameters
+    real* ahead             # Nesterov: where the gradient is taken
+    real* gradient
+    real* slots             # one gradient a block, when there is more than one block
+    double* block_losses
+    char* scratch           # one piece a thread
+    Py_ssize_t scratch_size
+    # a fit
+    Py_ssize_t n_examples
+    Py_ssize_t batch
+    Py_ssize_t n_epochs
+    const double* rates     # learning rates, one a step; NULL: that of the update
+    Py_ssize_t* order       # the shuffled examples; NULL: as they lie
+    bitgen_t* bits
+    double* losses          # one an epoch
+    Py_ssize_t n_steps      # finished
+    # coming up for air
+    int stop
+    Py_ssize_t work
+    double last_air
+
+
+cdef inline bint interrupted(Job* job, int thread, Py_ssize_t work) noexcept nogil:
+    """Whether to stop. Thread 0, the caller's own, lets Python's signal handlers run now and then."""
+    if thread == 0:
+        job.work += work
+        if job.work > AIR_WORK:
+            job.work = 0
+            if monotonic_seconds() - job.last_air > AIR_SECONDS:
+                with gil:
+                    if PyErr_CheckSignals() < 0:
+                        raise_flag(&job.stop)   # the exception stays set until the region has ended
+                job.last_air = monotonic_seconds()
+    return is_raised(&job.stop)
+
+
+cdef int check(Job* job) except -1:
+    """After a region: passes on the exception that a signal handler raised in it."""
+    return -1 if is_raised(&job.stop) else 0
+
+
+cdef inline real* own_scratch(Job* job, int thread) noexcept nogil:
+    return <real*>(job.scratch + thread * job.scratch_size)
+
+
+cdef void walk_blocks(Job* job, Walk* walk, Py_ssize_t first, Py_ssize_t count, int thread, int n_threads) noexcept nogil:
+    """This thread's share of the blocks of one batch: gradients into their slots, losses beside them."""
+    cdef Py_ssize_t n_blocks = (count + walk.block - 1) // walk.block
+    cdef Py_ssize_t block = thread, place, stop
+    cdef real* slot
+    cdef real weight = <real>(1.0 / count)
+    cdef double loss
+    while block < n_blocks:
+        slot = NULL             # only the loss is wanted
+        if job.gradient != NULL:
+            slot = job.gradient if n_blocks == 1 else job.slots + block * walk.n_parameters
+            memset(slot, 0, walk.n_parameters * sizeof(real))
+        loss = 0
+        place = first + block * walk.block
+        stop = first + smaller(count, (block + 1) * walk.block)
+        while place < stop:
+            loss += gradient_tile(walk, place, smaller(walk.tile, stop - place), weight, own_scratch(job, thread), slot)
+            if interrupted(job, thread, 3 * walk.n_parameters * walk.tile):
+                return
+            place += walk.tile
+        job.block_losses[block] = loss
+        block += n_threads
+
+
+cdef void add_slots(Job* job, Py_ssize_t n_blocks, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """gradient = slot 0 + slot 1 + ..., in this order, for the elements start ... stop."""
+    cdef Py_ssize_t i, block, n = job.walk.n_parameters
+    cdef const real* slot = job.slots
+    if n_blocks == 1:
+        return
+    for i in range(start, stop):
+        job.gradient[i] = slot[i]
+    for block in range(1, n_blocks):
+        slot += n
+        for i in range(start, stop):
+            job.gradient[i] += slot[i]
+
+
+cdef double mean_loss(Job* job, Py_ssize_t n_blocks, Py_ssize_t count) noexcept nogil:
+    cdef double total = 0
+    cdef Py_ssize_t block
+    for block in range(n_blocks):
+        total += job.block_losses[block]
+    return total / count
+
+
+cdef Py_ssize_t share(Py_ssize_t n, int thread, int n_threads) noexcept nogil:
+    """Where the share of a thread starts among n elements: at a whole vector."""
+    cdef Py_ssize_t vectors = (n + LANES - 1) // LANES
+    return smaller(n, vectors * thread // n_threads * LANES)
+
+
+cdef uint64_t below(bitgen_t* bits, uint64_t n) noexcept nogil:
+    """A uniform integer in [0, n): Lemire's multiplication, without bias."""
+    cdef uint64_t wide, threshold
+    if n >> 32:
+        threshold = (0 - n) % n
+        wide = bits.next_uint64(bits.state)
+        while wide < threshold:
+            wide = bits.next_uint64(bits.state)
+        return wide % n
+    wide = <uint64_t>bits.next_uint32(bits.state) * n
+    if <uint32_t>wide < n:
+        threshold = (<uint32_t>(0 - <uint32_t>n)) % <uint32_t>n
+        while <uint32_t>wide < threshold:
+            wide = <uint64_t>bits.next_uint32(bits.state) * n
+    return wide >> 32
+
+
+cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits) noexcept nogil:
+    """Fisher and Yates, from the identity: the order depends on the generator alone."""
+    cdef Py_ssize_t i, j
+    order[0] = 0
+    for i in range(1, n):
+        j = <Py_ssize_t>below(bits, i + 1)
+        order[i] = order[j]
+        order[j] = i
+
+
+cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
+    """What each thread does in `Engine.train`."""
+    cdef Walk walk = job.walk
+    cdef Update rule = job.update
+    cdef Py_ssize_t n = walk.n_parameters, epoch, first, count, n_blocks, step = 0
+    cdef Py_ssize_t start = share(n, thread, n_threads), stop = share(n, thread + 1, n_threads)
+    cdef double loss
+    for epoch in range(job.n_epochs):
+        if job.order != NULL:
+            if thread == 0:
+                shuffle(job.order, job.n_examples, job.bits)
+            wait_for_all(n_threads)
+        loss = 0
+        first = 0
+        while first < job.n_examples:
+            if job.rates != NULL:
+                rule.learning_rate = job.rates[step]
+            if rule.nesterov:
+                if thread == 0:
+                    look_ahead(&rule, job.parameters, job.ahead, n)
+                wait_for_all(n_threads)
+            count = smaller(job.batch, job.n_examples - first)
+            n_blocks = (count + walk.block - 1) // walk.block
+            walk_blocks(job, &walk, first, count, thread, n_threads)
+            wait_for_all(n_threads)
+            if is_raised(&job.stop):
+                return
+            if thread == 0:
+                loss += mean_loss(job, n_blocks, count) * count
+            add_slots(job, n_blocks, start, stop)
+            update(&rule, job.parameters, job.gradient, start, stop)
+            wait_for_all(n_threads)
+            rule.step += 1
+            step += 1
+            first += count
+            if thread == 0:
+                job.n_steps = step
+        if thread == 0:
+            job.losses[epoch] = loss / job.n_examples
+
+
+cdef void forward_blocks(Job* job, Matrix out, int thread, int n_threads) noexcept nogil:
+    cdef Py_ssize_t place = thread * job.walk.tile, count
+    cdef real* prediction
+    while place < out.columns:
+        count = smaller(job.walk.tile, out.columns - place)
+        prediction = forward_tile(&job.walk, place, count, own_scratch(job, thread))
+        unpack_tile(prediction, out, place, count)
+        if interrupted(job, thread, job.walk.n_parameters * job.walk.tile):
+            return
+        place += n_threads * job.walk.tile
+
+
+cdef class Engine:
+    """A plan made ready to run: see fusegrad._plan.Plan, whose fields it takes over.
+
+    Every call borrows scratch memory, so that calls from several Python threads do not meet.
+    """
+    cdef int64[:, ::1] table
+    cdef Job blank
+    cdef object scratch_size
+    cdef Py_ssize_t n_blocks
+    cdef readonly int n_threads
+
+    def __init__(self, plan):
+        self.table = plan.layer_table
+        self.blank.walk.layers = <Layer*>&self.table[0, 0]
+        self.blank.walk.n_layers = self.table.shape[0]
+        self.blank.walk.n_parameters = plan.n_parameters
+        self.blank.walk.tile = plan.tile
+        self.blank.walk.block = plan.block
+        self.blank.batch = plan.batch
+        self.n_blocks = (plan.batch + plan.block - 1) // plan.block
+        self.n_threads = plan.n_threads
+        self.blank.scratch_size = whole_lines(plan.scratch)
+
+    cdef Job job(self, const real[:, :] X, const real[::1] parameters):
+        cdef Job job = self.blank
+        job.walk.x = matrix(X)
+        job.walk.parameters = &parameters[0]
+        job.n_examples = X.shape[1]
+        job.last_air = monotonic_seconds()
+        return job
+
+    cdef Scratch lend(self, Job* job, Py_ssize_t n_gradients):
+        """Scratch for the threads, then a gradient or two, the slots, and the losses of the blocks."""
+        cdef Py_ssize_t line = whole_lines(job.walk.n_parameters)
+        cdef Py_ssize_t slots = self.n_blocks * line if self.n_blocks > 1 else 0
+        cdef Scratch scratch = borrow_scratch(
+            self.n_threads * job.scratch_size + n_gradients * line + slots + self.n_blocks * 8)
+        cdef char* place = scratch.data
+        job.scratch = place
+        place += self.n_threads * job.scratch_size
+        if n_gradients > 0:
+            job.gradient = <real*>place
+        if n_gradients > 1:
+            job.ahead = <real*>(place + line)
+        place += n_gradients * line
+        job.slots = <real*>place
+        place += slots
+        job.block_losses = <double*>place
+        return scratch
+
+    def forward(self, const real[:, :] X, const real[::1] parameters, real[:, :] out):
+        """out (n_outputs, m) = the network's prediction for X (n_features, m)."""
+        cdef Job job = self.job(X, parameters)
+        cdef Scratch scratch = self.lend(&job, 0)
+        cdef Matrix target = matrix(out)
+        with nogil:
+            if self.n_threads == 1:
+                forward_blocks(&job, target, 0, 1)
+            else:
+                with parallel(num_threads=self.n_threads):
+                    forward_blocks(&job, target, omp_get_thread_num(), self.n_threads)
+        check(&job)
+        return_scratch(scratch)
+
+    def gradient(
+        self, const real[:, :] X, const real[:, :] y, const real[::1] parameters, real[::1] gradient=None,
+        real[:, :] input_gradient=None, const real[:, :] outputs=None,
+    ):
+        """The loss; gradient (n_parameters,) and with it input_gradient (n_features, m) are filled, unless None.
+
+        With outputs, f(W X + b) of a single layer, y is the gradient on them and the loss is 0.
+        """
+        cdef Job job = self.job(X, parameters)
+        cdef Scratch scratch = self.lend(&job, 0)
+        job.walk.y = matrix(y)
+        if gradient is not None:
+            job.gradient = &gradient[0]
+        if input_gradient is not None:
+            job.walk.input_gradient = matrix(input_gradient)
+        if outputs is not None:
+            job.walk.outputs = matrix(outputs)
+        with nogil:
+            if self.n_threads == 1:
+                walk_blocks(&job, &job.walk, 0, job.n_examples, 0, 1)
+            else:
+                with parallel(num_threads=self.n_threads):
+                    walk_blocks(&job, &job.walk, 0, job.n_examples, omp_get_thread_num(), self.n_threads)
+            if job.gradient != NULL:
+                add_slots(&job, self.n_blocks, 0, job.walk.n_parameters)
+        check(&job)
+        return_scratch(scratch)
+        return mean_loss(&job, self.n_blocks, job.n_examples)
+
+    def train(
+        self, const real[:, :] X, const real[:, :] y, real[::1] parameters, optimizer, double[::1] losses,
+        const double[::1] rates=None, bit_generator=None,
+    ):
+        """len(losses) epochs of mini-batches. Counts optimizer.n_steps, also when it is interrupted."""
+        cdef Job job = self.job(X, parameters)
+        cdef Scratch scratch
+        cdef Py_ssize_t[::1] order
+        read_update(&job.update, optimizer)
+        scratch = self.lend(&job, 2 if job.update.nesterov else 1)
+        job.walk.y = matrix(y)
+        job.parameters = &parameters[0]
+        if job.update.nesterov:
+            job.walk.parameters = job.ahead
+        job.n_epochs = losses.shape[0]
+        job.losses = &losses[0]
+        if rates is not None:
+            job.rates = &rates[0]
+        try:
+            if bit_generator is None:
+                self.run(&job)
+            else:
+                order = np.empty(job.n_examples, dtype=np.intp)
+                job.order = &order[0]
+                job.walk.order = job.order
+                job.bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+                with bit_generator.lock:
+                    self.run(&job)
+        finally:
+            optimizer.n_steps += job.n_steps
+        return_scratch(scratch)
+
+    cdef int run(self, Job* job) except -1:
+        with nogil:
+            if self.n_threads == 1:
+                train_steps(job, 0, 1)
+            else:
+                with parallel(num_threads=self.n_threads):
+                    train_steps(job, omp_get_thread_num(), self.n_threads)
+        return check(job)
+
+
+# ---- optimizers --------------------------------------------------------------------------------------
+
+cdef int read_update(Update* u, optimizer) except -1:
+    """The C form of a fusegrad.optimizers.Optimizer, whose state has been allocated."""
+    cdef real[:, ::1] state
+    u.rule = optimizer._rule
+    u.learning_rate = optimizer.lr
+    u.decay, u.decay2, u.eps = optimizer._factors
+    u.nesterov = optimizer._nesterov
+    u.bias_correction = optimizer._bias_correction
+    u.step = optimizer.n_steps
+    u.first = NULL
+    u.second = NULL
+    state = optimizer.state
+    if state is not None and state.shape[0] > 0:
+        u.first = &state[0, 0]
+        if state.shape[0] > 1:
+            u.second = &state[1, 0]
+    return 0
+
+
+def optimizer_step(optimizer, real[::1] parameters, const real[::1] gradient):
+    """One update of parameters, in place. Counts optimizer.n_steps."""
+    cdef Update u
+    read_update(&u, optimizer)
+    with nogil:
+        update(&u, &parameters[0], &gradient[0], 0, parameters.shape[0])
+    optimizer.n_steps += 1
+
+
+# ---- kernels on their own ----------------------------------------------------------------------------
+
+def matmul(const real[:, :] a, const real[:, :] b, real[:, :] out, int n_threads):
+    """out (n, k) = a (n, d) b (d, k). out has contiguous rows and shares no memory with a and b.
+
+    The threads share the columns, or the rows if there are more of them; each sum is one thread's.
+    """
+    cdef Matrix left = matrix(a), right = matrix(b), target = matrix(out)
+    cdef bint by_columns = target.columns >= target.rows
+    cdef Py_ssize_t size = whole_lines(multiply_scratch(left.rows, left.columns, right.columns))
+    cdef Scratch scratch = borrow_scratch(size * n_threads)
+    with nogil:
+        if n_threads == 1:
+            multiply(left, right, <real*>target.data, target.row // sizeof(real), <real*>scratch.data)
+        else:
+            with parallel(num_threads=n_threads):
+                multiply_share(
+                    left, right, target, by_columns, <real*>(scratch.data + omp_get_thread_num() * size),
+                    omp_get_thread_num(), n_threads)
+    return_scratch(scratch)
+
+
+cdef void multiply_share(
+    Matrix a, Matrix b, Matrix c, bint by_columns, real* scratch, int thread, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t n = c.columns if by_columns else c.rows
+    cdef Py_ssize_t start = panel_share(n, thread, n_threads), stop = panel_share(n, thread + 1, n_threads)
+    if start == stop:
+        return
+    if by_columns:
+        b.data += start * b.column
+        b.columns = stop - start
+        c.data += start * c.column
+    else:
+        a.data += start * a.row
+        a.rows = stop - start
+        c.data += start * c.row
+    multiply(a, b, <real*>c.data, c.row // sizeof(real), scratch)
+
+
+cdef Py_ssize_t panel_share(Py_ssize_t n, int thread, int n_threads) noexcept nogil:
+    return smaller(n, panels(n) * thread // n_threads * PANEL)
+
+
+cdef enum:
+    CHUNK = 4096                # numbers that a thread takes at a time
+
+
+cdef void activate_chunk(int kind, Matrix z, Matrix out, Py_ssize_t chunk) noexcept nogil:
+    """Chunk number `chunk` of out = f(z), row by row."""
+    cdef Py_ssize_t a_row = (z.columns + CHUNK - 1) // CHUNK
+    cdef Py_ssize_t i = chunk // a_row, j = chunk % a_row * CHUNK, lane, n
+    cdef Py_ssize_t count = smaller(CHUNK, z.columns - j)
+    cdef const char* source = z.data + i * z.row + j * z.column
+    cdef char* target = out.data + i * out.row + j * out.column
+    cdef real lanes[PANEL]
+    n = count // LANES * LANES
+    if z.column == sizeof(real) and out.column == sizeof(real):
+        activate(kind, <const real*>source, <real*>target, n)
+    else:
+        n = 0
+    while n < count:            # the rest, or all of it, through a vector at a time
+        for lane in range(smaller(LANES, count - n)):
+            lanes[lane] = load_anywhere(source + (n + lane) * z.column)
+        for lane in range(smaller(LANES, count - n), LANES):
+            lanes[lane] = 0
+        activate(kind, lanes, lanes, LANES)
+        for lane in range(smaller(LANES, count - n)):
+            store_anywhere(target + (n + lane) * out.column, lanes[lane])
+        n += LANES
+
+
+cdef void activate_share(int kind, Matrix z, Matrix out, int thread, int n_threads) noexcept nogil:
+    cdef Py_ssize_t n_chunks = z.rows * ((z.columns + CHUNK - 1) // CHUNK), chunk = thread
+    while chunk < n_chunks:
+        activate_chunk(kind, z, out, chunk)
+        chunk += n_threads
+
+
+def activation(int kind, const real[:, :] z, real[:, :] out, int n_threads):
+    """out = f(z), element by element; in place where out is z. kind: an index into ACTIVATIONS."""
+    cdef Matrix source = matrix(z), target = matrix(out)
+    with nogil:
+        if n_threads == 1:
+            activate_share(kind, source, target, 0, 1)
+        else:
+            with parallel(num_threads=n_threads):
+                activate_share(kind, source, target, omp_get_thread_num(), n_threads)

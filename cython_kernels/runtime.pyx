@@ -1,0 +1,62 @@
+"""What the process and the processor offer: instruction sets, the OpenMP runtime, the compiler.
+
+Compiled once, for the oldest processor. Nothing here touches a number.
+"""
+
+cdef extern from * nogil:
+    """
+    #if defined(__x86_64__)
+    #define HAS(feature) (__builtin_cpu_supports(feature) != 0)
+    static int x86_64_level(void) {
+        __builtin_cpu_init();
+        if (!(HAS("ssse3") && HAS("sse4.1") && HAS("sse4.2") && HAS("popcnt"))) return 1;
+        if (!(HAS("avx") && HAS("avx2") && HAS("bmi") && HAS("bmi2") && HAS("fma"))) return 2;
+        if (!(HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq") && HAS("avx512vl"))) return 3;
+        return 4;
+    }
+    #else
+    static int x86_64_level(void) { return 0; }
+    #endif
+
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define FUSEGRAD_OPENMP _OPENMP
+    #else
+    #define FUSEGRAD_OPENMP 0
+    static int omp_get_max_threads(void) { return 1; }
+    #endif
+    #if FUSEGRAD_OPENMP >= 201811
+    static int release_openmp(void) { return omp_pause_resource_all(omp_pause_soft); }
+    #else
+    static int release_openmp(void) { return 0; }
+    #endif
+
+    #ifdef __clang__
+    #define FUSEGRAD_COMPILER "clang " __clang_version__
+    #else
+    #define FUSEGRAD_COMPILER "gcc " __VERSION__
+    #endif
+    """
+    int _x86_64_level "x86_64_level"()
+    int _FUSEGRAD_OPENMP "FUSEGRAD_OPENMP"
+    int omp_get_max_threads()
+    int release_openmp()
+    const char* _FUSEGRAD_COMPILER "FUSEGRAD_COMPILER"
+
+COMPILER = _FUSEGRAD_COMPILER.decode()
+OPENMP = _FUSEGRAD_OPENMP    # the date of the OpenMP version, e.g. 201511; 0: built without
+
+
+def x86_64_level():
+    """The x86-64 level (1 to 4) that the processor and its operating system run; 0 elsewhere."""
+    return _x86_64_level()
+
+
+def max_threads():
+    """What OpenMP would take: OMP_NUM_THREADS, threadpoolctl's limit, or the processors at load time."""
+    return omp_get_max_threads()
+
+
+def release_threads():
+    """Ends the pool of idle threads, so that a fork copies none of its locks."""
+    release_openmp()

@@ -1,0 +1,220 @@
+/* The vector type of one instruction set and one dtype, and the few operations that C's operators
+   (+ - * / on GCC vector types) do not give. Everything that is an algorithm is written in Cython.
+
+   The build sets FUSEGRAD_REAL to float or double and -march to one x86-64 level; nothing else
+   differs between the compiled modules. Other processors take the 16-byte branch. */
+#ifndef FUSEGRAD_VECTOR_H
+#define FUSEGRAD_VECTOR_H
+
+#include <stdint.h>
+#include <string.h>
+#include <math.h>
+#include <time.h>
+
+/* ---- types ------------------------------------------------------------------------------- */
+
+#if FUSEGRAD_REAL == 32
+typedef float real;
+typedef int32_t bits;
+#elif FUSEGRAD_REAL == 64
+typedef double real;
+typedef int64_t bits;
+#else
+#error "FUSEGRAD_REAL must be 32 or 64"
+#endif
+
+/* ---- block sizes: one row for each width of vector ----------------------------------------
+   A micro-tile is ROWS x VECTORS accumulators. It wants ROWS * VECTORS >= FMA latency x FMA ports
+   (8 to 10), and accumulators + VECTORS of B + one broadcast of A in the registers there are.
+   LANE_ROWS x LANE_COLUMNS is the block of the lane-wise weight gradient: as many independent
+   sums as leave room for its operands; their product is a multiple of the lanes. */
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define VECTOR_BYTES 64 /* 32 registers: 16 + 2 + 1 */
+enum { ROWS = 8, VECTORS = 2, LANE_ROWS = 4, LANE_COLUMNS = 4 };
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define VECTOR_BYTES 32 /* 16 registers: 12 + 2 + 1 */
+enum { ROWS = 6, VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4 };
+#else
+#if defined(__SSE4_2__)
+#include <immintrin.h>
+#endif
+#define VECTOR_BYTES 16 /* 16 registers: 12 + 2 + 1 (32 on aarch64) */
+enum { ROWS = 6, VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4 };
+#endif
+
+typedef real vreal __attribute__((vector_size(VECTOR_BYTES)));
+typedef bits vbits __attribute__((vector_size(VECTOR_BYTES)));
+typedef real vreal_anywhere __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
+typedef real real_anywhere __attribute__((aligned(1), may_alias));
+
+enum { LANES = VECTOR_BYTES / sizeof(real), PANEL = VECTORS * LANES };
+
+#define FUSEGRAD_INLINE static inline __attribute__((always_inline, unused))
+
+/* ---- memory ------------------------------------------------------------------------------ */
+
+/* The empty barrier keeps the loaded vector in a register. Without it GCC folds the load of B into
+   each multiply-add of an AVX2 micro-tile as a memory operand: 18 loads for 12 FMAs, half the speed. */
+FUSEGRAD_INLINE vreal load(const real *p) {
+    vreal v = *(const vreal_anywhere *)p;
+#if defined(__x86_64__)
+    __asm__("" : "+v"(v));
+#endif
+    return v;
+}
+
+FUSEGRAD_INLINE void store(real *p, vreal v) { *(vreal_anywhere *)p = v; }
+
+FUSEGRAD_INLINE vreal splat(real x) {
+    vreal zero = {0};
+    return x - zero; /* x - 0 is x, -0 and NaN included */
+}
+
+/* The first n lanes of memory; the others are 0. */
+FUSEGRAD_INLINE vreal load_first(const real *p, Py_ssize_t n) {
+    vreal v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(real));
+    return v;
+}
+
+FUSEGRAD_INLINE void store_first(real *p, vreal v, Py_ssize_t n) {
+    memcpy(p, &v, (size_t)n * sizeof(real));
+}
+
+/* An element of an array from outside, which may lie at any address. */
+FUSEGRAD_INLINE real load_anywhere(const char *p) { return *(const real_anywhere *)p; }
+FUSEGRAD_INLINE void store_anywhere(char *p, real x) { *(real_anywhere *)p = x; }
+
+/* ---- lanes ------------------------------------------------------------------------------- */
+
+#if VECTOR_BYTES == 64 && FUSEGRAD_REAL == 32
+#define LOW_HALVES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH_HALVES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+#elif VECTOR_BYTES / (FUSEGRAD_REAL / 8) == 8
+#define LOW_HALVES 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH_HALVES 4, 12, 5, 13, 6, 14, 7, 15
+#define LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7
+#elif VECTOR_BYTES / (FUSEGRAD_REAL / 8) == 4
+#define LOW_HALVES 0, 4, 1, 5
+#define HIGH_HALVES 2, 6, 3, 7
+#define LANE_NUMBERS 0, 1, 2, 3
+#else
+#define LOW_HALVES 0, 2
+#define HIGH_HALVES 1, 3
+#define LANE_NUMBERS 0, 1
+#endif
+
+/* (a0, b0, a1, b1, ...) of the lower and of the upper halves. */
+FUSEGRAD_INLINE vreal interleave_low(vreal a, vreal b) {
+    return __builtin_shufflevector(a, b, LOW_HALVES);
+}
+FUSEGRAD_INLINE vreal interleave_high(vreal a, vreal b) {
+    return __builtin_shufflevector(a, b, HIGH_HALVES);
+}
+
+/* v in the first n lanes, 0 in the others, whatever stands there. */
+FUSEGRAD_INLINE vreal first_lanes(vreal v, Py_ssize_t n) {
+    const vbits number = {LANE_NUMBERS};
+    const vbits none = {0};
+    return (vreal)((vbits)v & (number < (none + (bits)n)));
+}
+
+/* ---- sign, choice, exponent --------------------------------------------------------------- */
+
+#if FUSEGRAD_REAL == 32
+enum { SIGN_SHIFT = 31, MANTISSA = 23, EXPONENT_BIAS = 127 };
+#define ROUNDER 0x1.8p23f
+#else
+enum { SIGN_SHIFT = 63, MANTISSA = 52, EXPONENT_BIAS = 1023 };
+#define ROUNDER 0x1.8p52
+#endif
+#define SIGN_BIT ((bits)((uint64_t)1 << SIGN_SHIFT))
+
+FUSEGRAD_INLINE vreal magnitude(vreal v) { return (vreal)((vbits)v & ~SIGN_BIT); }
+
+FUSEGRAD_INLINE vreal with_sign_of(vreal v, vreal sign) {
+    return (vreal)(((vbits)v & ~SIGN_BIT) | ((vbits)sign & SIGN_BIT));
+}
+
+/* a where z has its sign bit set, else b. */
+FUSEGRAD_INLINE vreal where_negative(vreal z, vreal a, vreal b) {
+    vbits negative = (vbits)z >> SIGN_SHIFT;
+    return (vreal)(((vbits)a & negative) | ((vbits)b & ~negative));
+}
+
+FUSEGRAD_INLINE vreal where_positive(vreal z, vreal a) {
+    vreal zero = {0};
+    return (vreal)((vbits)a & (z > zero));
+}
+
+#if defined(__AVX512F__)
+#define NATIVE_(op, suffix) _mm512_##op##_##suffix
+#elif defined(__AVX__)
+#define NATIVE_(op, suffix) _mm256_##op##_##suffix
+#elif defined(__SSE4_2__)
+#define NATIVE_(op, suffix) _mm_##op##_##suffix
+#endif
+#if FUSEGRAD_REAL == 32
+#define NATIVE(op) NATIVE_(op, ps)
+#else
+#define NATIVE(op) NATIVE_(op, pd)
+#endif
+
+/* min and max of a constant and a vector; a NaN in the vector stays. */
+FUSEGRAD_INLINE vreal at_most(vreal limit, vreal v) {
+#ifdef NATIVE_
+    return (vreal)NATIVE(min)(limit, v);
+#else
+    vbits over = v > limit;
+    return (vreal)(((vbits)limit & over) | ((vbits)v & ~over));
+#endif
+}
+
+FUSEGRAD_INLINE vreal at_least(vreal limit, vreal v) {
+#ifdef NATIVE_
+    return (vreal)NATIVE(max)(limit, v);
+#else
+    vbits under = v < limit;
+    return (vreal)(((vbits)limit & under) | ((vbits)v & ~under));
+#endif
+}
+
+FUSEGRAD_INLINE vreal square_root(vreal v) {
+#ifdef NATIVE_
+    return (vreal)NATIVE(sqrt)(v);
+#else
+    for (int i = 0; i < LANES; i++)
+        v[i] = sizeof(real) == 4 ? (real)sqrtf((float)v[i]) : (real)sqrt((double)v[i]);
+    return v;
+#endif
+}
+
+/* The nearest integer, for |v| < 2^(MANTISSA - 1). */
+FUSEGRAD_INLINE vreal nearest(vreal v) { return (v + ROUNDER) - ROUNDER; }
+
+/* v * 2^n for integral n from -2 EXPONENT_BIAS to 0, rounded once even where the result is
+   subnormal: two factors, each of them a normal number. */
+FUSEGRAD_INLINE vreal scale(vreal v, vreal n) {
+#if defined(__AVX512F__)
+    return (vreal)NATIVE(scalef)(v, n);
+#else
+    vbits exponent = (vbits)(n + ROUNDER) - (vbits)(splat(ROUNDER));
+    vbits half = exponent >> 1;
+    vreal first = (vreal)((half + EXPONENT_BIAS) << MANTISSA);
+    vreal second = (vreal)((exponent - half + EXPONENT_BIAS) << MANTISSA);
+    return v * first * second;
+#endif
+}
+
+/* ---- time -------------------------------------------------------------------------------- */
+
+FUSEGRAD_INLINE double monotonic_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+#endif

@@ -1,0 +1,38 @@
+"""The vector type of the module being compiled; see vector.h."""
+
+cdef extern from "vector.h" nogil:
+    # To Cython a vector is a number: it writes out C's operators and the compiler does the rest.
+    ctypedef float real
+    ctypedef float vreal
+
+    enum:
+        LANES           # numbers in a vector
+        ROWS            # micro-tile: ROWS x VECTORS accumulators
+        VECTORS
+        PANEL           # numbers in VECTORS vectors: the width of a panel
+        LANE_ROWS       # block of the lane-wise weight gradient
+        LANE_COLUMNS
+
+    vreal load(const real* p)
+    void store(real* p, vreal v)
+    vreal load_first(const real* p, Py_ssize_t n)
+    void store_first(real* p, vreal v, Py_ssize_t n)
+    real load_anywhere(const char* p)
+    void store_anywhere(char* p, real x)
+
+    vreal splat(real x)
+    vreal interleave_low(vreal a, vreal b)
+    vreal interleave_high(vreal a, vreal b)
+    vreal first_lanes(vreal v, Py_ssize_t n)
+
+    vreal magnitude(vreal v)
+    vreal with_sign_of(vreal v, vreal sign)
+    vreal where_negative(vreal z, vreal a, vreal b)
+    vreal where_positive(vreal z, vreal a)
+    vreal at_most(vreal limit, vreal v)
+    vreal at_least(vreal limit, vreal v)
+    vreal square_root(vreal v)
+    vreal nearest(vreal v)
+    vreal scale(vreal v, vreal n)
+
+    double monotonic_seconds()

@@ -1,0 +1,60 @@
+"""Print the polynomials of ``cython_kernels/activations.pxd`` (needs ``pip install mpmath``).
+
+exp(r) = 1 + r + r^2 q(r) on |r| <= log(2)/2. The coefficients of q are those that minimise the
+largest error relative to exp(r), found by Remez exchange in 60 digits and rounded once to the dtype.
+"""
+
+from mpmath import exp, linspace, log, lu_solve, matrix, mp, mpf
+
+mp.dps = 60
+HALF = log(2) / 2 * (1 + mpf(2) ** -10)  # a little room for the rounding of the reduction
+
+
+def remez(degree: int) -> tuple[list[mpf], mpf]:
+    """Coefficients of q, lowest first, and the largest relative error of exp."""
+
+    def wanted(r: mpf) -> mpf:
+        return (exp(r) - 1 - r) / r**2
+
+    def weight(r: mpf) -> mpf:
+        return r**2 / exp(r)
+
+    count = degree + 2
+    nodes = [HALF * mp.cos(mp.pi * (2 * i + 1 + mpf(1) / 8) / (2 * count)) for i in range(count)]
+    grid = [r for r in linspace(-HALF, HALF, 4001) if abs(r) > mpf(10) ** -8]
+    for _ in range(12):
+        system = matrix(count, count)
+        right = matrix(count, 1)
+        for row, r in enumerate(nodes):
+            for power in range(degree + 1):
+                system[row, power] = r**power
+            system[row, degree + 1] = (-1) ** row / weight(r)
+            right[row] = wanted(r)
+        solution = lu_solve(system, right)
+        q = [solution[power] for power in range(degree + 1)]
+
+        def error(r: mpf, q: list[mpf] = q) -> mpf:
+            return (sum(c * r**p for p, c in enumerate(q)) - wanted(r)) * weight(r)
+
+        # The exchange: the extremum between any two changes of sign.
+        values = [error(r) for r in grid]
+        peaks, start = [], 0
+        for i in range(1, len(grid) + 1):
+            if i == len(grid) or values[i] * values[start] < 0:
+                peaks.append(max(range(start, i), key=lambda j: abs(values[j])))
+                start = i
+        peaks = sorted(sorted(peaks, key=lambda j: -abs(values[j]))[:count])
+        if len(peaks) < count:
+            break
+        nodes = [grid[j] for j in peaks]
+    return q, max(abs(v) for v in values)
+
+
+if __name__ == "__main__":
+    import numpy as np
+
+    for name, dtype, degree in (("float32", np.float32, 4), ("float64", np.float64, 9)):
+        q, error = remez(degree)
+        print(f"{name}: degree {degree}, error {float(error):.2e} = 2**{float(log(error, 2)):.1f}")
+        for power, c in enumerate(q):
+            print(f"  q{power} = {dtype(float(c))!r}")

@@ -1,0 +1,60 @@
+"""Dense networks trained on the CPU at the machine's limit, from NumPy arrays.
+
+>>> import fusegrad as fg
+>>> X, y = fg.datasets.load_auto_mpg()
+>>> X = (X - X.mean(axis=1, keepdims=True)) / X.std(axis=1, keepdims=True)
+>>> net = fg.TwoLayerSigmoid(n_features=6, n_hidden=16, rng=0)
+>>> history = net.fit(X, y, optimizer=fg.Adam(lr=0.05), epochs=1000)
+>>> history.loss[-1] < 6
+True
+"""
+
+from importlib.metadata import version as _version
+
+from fusegrad import datasets, kernels, reference, testing
+from fusegrad._config import show_config
+from fusegrad._threads import get_num_threads, set_num_threads
+from fusegrad.layers import Identity, Linear, ReLU, Sigmoid, Tanh
+from fusegrad.networks import (
+    MultivariateRegression,
+    Sequential,
+    TwoLayerLinear,
+    TwoLayerSigmoid,
+    UnivariateRegression,
+    load,
+)
+from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
+from fusegrad.schedules import ExponentialDecay, InverseTimeDecay, StepDecay
+from fusegrad.training import History
+
+__version__ = _version("fusegrad")
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "ExponentialDecay",
+    "History",
+    "Identity",
+    "InverseTimeDecay",
+    "Linear",
+    "MultivariateRegression",
+    "Optimizer",
+    "RMSprop",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "StepDecay",
+    "Tanh",
+    "TwoLayerLinear",
+    "TwoLayerSigmoid",
+    "UnivariateRegression",
+    "datasets",
+    "get_num_threads",
+    "kernels",
+    "load",
+    "reference",
+    "set_num_threads",
+    "show_config",
+    "testing",
+]

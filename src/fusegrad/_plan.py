@@ -1,0 +1,147 @@
+"""From the shapes of a network and a batch to the plan of a walk: everything clever, before any number.
+
+The plan decides how the gradient of each layer is summed, how many examples make a tile and a block,
+and how many threads the work is worth. Nothing in it depends on the data, and nothing but `n_threads`
+on the machine's number of processors: that is why results do not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from fusegrad._arrays import Array
+from fusegrad._kernels import by_dtype
+
+# ---- what the choices rest on -----------------------------------------------------------------------
+
+#: A tile that leaves room in a 32 KiB L1 for the weights it meets: the fastest, if enough examples fit.
+L1_TILE = 20 * 1024
+#: Otherwise the tile may take this much of an L2 of 1 MiB (the weights stream past it).
+L2_TILE = 512 * 1024
+#: Examples that pay for reading and writing the gradient once for each tile.
+LEAST_TILE = 128
+#: More gain nothing: the cost of a tile's start is spread thin enough.
+LARGEST_TILE = 1024
+#: Examples in a block at the least: adding up its slot then costs below 3 % of its walk.
+LEAST_BLOCK = 256
+#: Blocks at the most: enough for many threads; memory for their slots is bounded below as well.
+MOST_BLOCKS = 64
+SLOT_BYTES = 32 * 1024 * 1024
+#: Multiply-adds that pay for waking a thread (about 20 microseconds of work).
+THREAD_WORK = 1 << 19
+
+#: The columns of the layer table; `Layer` in cython_kernels/dense.pxd reads them in this order.
+LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed")
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """One dense layer a = f(W x + b) and where its parameters start in the flat buffer."""
+
+    n_in: int
+    n_out: int
+    activation: str
+    weight: int
+    bias: int | None
+
+    @property
+    def end(self) -> int:
+        """The first place in the flat buffer after this layer."""
+        n = self.weight + self.n_in * self.n_out
+        return n if self.bias is None else n + self.n_out
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an engine needs to know; see cython_kernels/engine.pxd for how it walks."""
+
+    layers: tuple[Dense, ...]
+    dtype: np.dtype
+    n_parameters: int
+    batch: int  # examples in a step
+    tile: int  # examples that walk together
+    block: int  # examples whose gradient is added up in one slot
+    n_threads: int
+    scratch: int  # numbers that a thread needs for a tile
+    layer_table: Array
+
+    def __str__(self) -> str:
+        """What was chosen, in a few lines."""
+        ways = ("lane-wise", "transposed")
+        lines = [
+            f"{self.batch} examples a step, in tiles of {self.tile} and blocks of {self.block}, "
+            f"{self.n_threads} thread{'s' * (self.n_threads > 1)}, {self.scratch * self.dtype.itemsize} bytes each"
+        ]
+        for layer, row in zip(self.layers, self.layer_table, strict=True):
+            lines.append(f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}, gradient {ways[row[-1]]}")
+        return "\n".join(lines)
+
+
+def stack_layers(shapes: Sequence[tuple[int, int, str, bool]]) -> tuple[Dense, ...]:
+    """Lay out layers (n_in, n_out, activation, bias) in one flat buffer: W1 | b1 | W2 | b2 | ..."""
+    layers: list[Dense] = []
+    place = 0
+    for n_in, n_out, activation, bias in shapes:
+        layers.append(Dense(n_in, n_out, activation, place, place + n_in * n_out if bias else None))
+        place = layers[-1].end
+    return tuple(layers)
+
+
+def worthwhile_threads(work: int, n_parts: int, n_threads: int) -> int:
+    """How many of the threads allowed `work` multiply-adds in n_parts are worth."""
+    return max(1, min(n_threads, n_parts, work // THREAD_WORK))
+
+
+def _up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+@lru_cache(maxsize=1024)
+def make_plan(layers: tuple[Dense, ...], dtype: np.dtype, batch: int, n_threads: int) -> Plan:
+    """The plan for steps of `batch` examples on at most n_threads threads."""
+    kernels = by_dtype[dtype]
+    lanes, panel = kernels.lanes, kernels.panel
+
+    # Transposed, a row of the gradient takes whole vectors over the inputs, and x is turned once for
+    # all rows; lane-wise, each weight costs a sum over lanes at the end of the tile. Narrow inputs
+    # would leave lanes idle, few outputs do not pay for the turning.
+    transposed = [layer.n_in >= lanes // 2 and layer.n_out >= 8 for layer in layers]
+
+    # Activations of all layers, the targets, and x^T of the widest layer that is turned.
+    widest = max((_up(layer.n_in, panel) for layer, turned in zip(layers, transposed, strict=True) if turned), default=0)
+    per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out + widest
+    fits = L1_TILE // (per_example * dtype.itemsize)
+    tile = max(fits, min(LEAST_TILE, L2_TILE // (per_example * dtype.itemsize)))
+    tile = min(max(tile // panel, 1) * panel, LARGEST_TILE, _up(batch, panel))
+
+    n_parameters = layers[-1].end
+    most_blocks = max(1, min(MOST_BLOCKS, SLOT_BYTES // (n_parameters * dtype.itemsize)))
+    block = _up(max(LEAST_BLOCK, -(-batch // most_blocks)), tile)
+
+    table = np.array(
+        [
+            (
+                layer.n_in,
+                layer.n_out,
+                kernels.ACTIVATIONS.index(layer.activation),
+                layer.weight,
+                -1 if layer.bias is None else layer.bias,
+                turned,
+            )
+            for layer, turned in zip(layers, transposed, strict=True)
+        ],
+        dtype=np.int64,
+    )
+    return Plan(
+        layers=layers,
+        dtype=dtype,
+        n_parameters=n_parameters,
+        batch=batch,
+        tile=tile,
+        block=block,
+        n_threads=worthwhile_threads(3 * n_parameters * batch, -(-batch // block), n_threads),
+        scratch=tile * per_example,
+        layer_table=table,
+    )

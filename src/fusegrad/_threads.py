@@ -1,0 +1,103 @@
+"""How many threads: the one place that decides.
+
+`n_threads` of a call, else `set_num_threads`, else ``OMP_NUM_THREADS``, else the processors that this
+process may use. What the work is worth is the plan's business (`_plan.worthwhile_threads`).
+"""
+
+import os
+from pathlib import Path
+
+from fusegrad._arrays import as_count
+from fusegrad._kernels import runtime
+
+_chosen: int | None = None
+
+
+def _cgroup_quota() -> int | None:
+    """Processors that the control group grants, rounded up; OpenMP does not look at it."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()
+            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    try:
+        return max(1, -(-int(quota) // int(period))) if int(quota) > 0 else None
+    except ValueError:  # "max"
+        return None
+
+
+def default_threads() -> tuple[int, str]:
+    """The number of threads where a call names none, and where it comes from."""
+    if runtime.OPENMP == 0:
+        return 1, "built without OpenMP"
+    if _chosen is not None:
+        return _chosen, "set_num_threads"
+    openmp = runtime.max_threads()
+    if os.environ.get("OMP_NUM_THREADS"):
+        return openmp, "OMP_NUM_THREADS"
+    limits = {"OpenMP": openmp, "affinity": len(os.sched_getaffinity(0))}
+    quota = _cgroup_quota()
+    if quota is not None:
+        limits["cgroup quota"] = quota
+    source = min(limits, key=lambda name: limits[name])
+    return limits[source], source
+
+
+def resolve_threads(n_threads: int | None) -> int:
+    """The threads that a call may use."""
+    if runtime.OPENMP == 0:
+        return 1
+    if n_threads is not None:
+        return as_count(n_threads, "n_threads")
+    return default_threads()[0]
+
+
+def set_num_threads(n: int | None) -> None:
+    """Set how many threads calls may use that name no number themselves.
+
+    Parameters
+    ----------
+    n : int or None
+        At least 1. None goes back to the default: ``OMP_NUM_THREADS``, else the processors that this
+        process may use (affinity and cgroup quota counted).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If n is not a whole number, or less than 1.
+
+    Notes
+    -----
+    Never more threads run than the work is worth, and results do not depend on their number.
+    The setting is fusegrad's own: other users of OpenMP in the process do not see it.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> fg.set_num_threads(1)
+    >>> fg.get_num_threads()
+    1
+    >>> fg.set_num_threads(None)
+    """
+    global _chosen
+    _chosen = None if n is None else as_count(n, "n")
+
+
+def get_num_threads() -> int:
+    """How many threads a call may use that names no number itself.
+
+    Returns
+    -------
+    int
+        See `set_num_threads` for where it comes from; `show_config` prints that.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> fg.get_num_threads() >= 1
+    True
+    """
+    return default_threads()[0]

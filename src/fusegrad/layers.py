@@ -1,0 +1,120 @@
+"""The layers: plain descriptions. A network holds the numbers."""
+
+from typing import ClassVar
+
+from fusegrad._arrays import as_count
+
+
+class Layer:
+    """What a `fusegrad.Sequential` is made of: `Linear` and the activations."""
+
+    __slots__ = ()
+
+
+class Linear(Layer):
+    """A dense layer, z = W x + b.
+
+    Shapes, for m examples: x ``(in_features, m)``, W ``(out_features, in_features)``,
+    b ``(out_features, 1)``, z ``(out_features, m)``.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        At least 1.
+    bias : bool, default True
+        Whether there is a b.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is not a whole number, or less than 1.
+
+    Notes
+    -----
+    A layer is a description and may stand in several networks; the numbers are the network's. Together
+    with the activation behind it, it is one fused kernel, `fusegrad.kernels.dense_forward`.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> fg.Linear(13, 50)
+    Linear(13, 50)
+    """
+
+    __slots__ = ("bias", "in_features", "out_features")
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
+        self.in_features = as_count(in_features, "in_features")
+        self.out_features = as_count(out_features, "out_features")
+        self.bias = bool(bias)
+
+    def __repr__(self) -> str:
+        return f"Linear({self.in_features}, {self.out_features}{'' if self.bias else ', bias=False'})"
+
+
+class Activation(Layer):
+    """A function of each element; `name` is what the kernels call it."""
+
+    __slots__ = ()
+    name: ClassVar[str]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Identity(Activation):
+    """The identity, a = z: a linear layer shows its z.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> fg.Sequential(fg.Linear(3, 1), fg.Identity()).n_outputs
+    1
+    """
+
+    __slots__ = ()
+    name = "identity"
+
+
+class Sigmoid(Activation):
+    """The logistic function, a = 1 / (1 + exp(-z)), with derivative a (1 - a).
+
+    See `fusegrad.kernels.sigmoid` for its accuracy.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.Sequential(fg.Linear(3, 8), fg.Sigmoid(), fg.Linear(8, 1))
+    """
+
+    __slots__ = ()
+    name = "sigmoid"
+
+
+class ReLU(Activation):
+    """The rectifier, a = max(0, z), with derivative 1 where a > 0 and 0 elsewhere, 0 included.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.Sequential(fg.Linear(3, 8), fg.ReLU(), fg.Linear(8, 1))
+    """
+
+    __slots__ = ()
+    name = "relu"
+
+
+class Tanh(Activation):
+    """The hyperbolic tangent, a = tanh(z), with derivative 1 - a^2.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.Sequential(fg.Linear(3, 8), fg.Tanh(), fg.Linear(8, 1))
+    """
+
+    __slots__ = ()
+    name = "tanh"
+
+
+ACTIVATIONS: dict[str, type[Activation]] = {layer.name: layer for layer in (Identity, Sigmoid, ReLU, Tanh)}

@@ -1,0 +1,530 @@
+"""The networks: `Sequential`, and the four of the course as the smallest plans of it."""
+
+from collections.abc import Callable, Iterable
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from fusegrad import _files
+from fusegrad._arrays import (
+    Array,
+    as_batch,
+    as_count,
+    as_dtype,
+    as_flat,
+    as_flat_output,
+    as_generator,
+    as_matrix,
+    as_output,
+)
+from fusegrad._kernels import by_dtype
+from fusegrad._plan import THREAD_WORK, Dense, Plan, make_plan, stack_layers
+from fusegrad._threads import resolve_threads
+from fusegrad.layers import Activation, Identity, Layer, Linear, Sigmoid
+from fusegrad.optimizers import Optimizer
+from fusegrad.training import History, fit, runs_compiled
+
+MOST_ENGINES = 256  # batch sizes remembered by a network
+
+
+def _shapes(layers: tuple[Layer, ...]) -> list[tuple[int, int, str, bool]]:
+    """(n_in, n_out, activation, bias) of each dense layer: a Linear and the activation behind it."""
+    shapes: list[tuple[int, int, str, bool]] = []
+    for i, layer in enumerate(layers):
+        if isinstance(layer, Linear):
+            if shapes and layer.in_features != shapes[-1][1]:
+                raise ValueError(
+                    f"layers[{i}]: expected {shapes[-1][1]} in_features, the outputs of the layer before, got {layer!r}"
+                )
+            shapes.append((layer.in_features, layer.out_features, "identity", layer.bias))
+        elif not isinstance(layer, Activation):
+            raise TypeError(f"layers[{i}]: expected a fusegrad layer such as Linear or Sigmoid, got {layer!r}")
+        elif not shapes:
+            raise ValueError(f"layers[{i}]: expected a Linear first, got {layer!r}")
+        elif not isinstance(layer, Identity):
+            n_in, n_out, activation, bias = shapes[-1]
+            if activation != "identity":
+                raise ValueError(f"layers[{i}]: expected a Linear between two activations, got {layer!r}")
+            shapes[-1] = (n_in, n_out, layer.name, bias)
+    if not shapes:
+        raise ValueError("layers: expected at least one Linear, got none")
+    return shapes
+
+
+class Sequential:
+    """A network of dense layers, with mean squared error.
+
+    x1 = X, x_{l+1} = f_l(W_l x_l + b_l), and for m examples the loss
+    L = |prediction - y|^2 / m, summed over outputs, without one-half.
+
+    Shapes: X ``(n_features, m)``, y and predictions ``(n_outputs, m)``. ``(m,)`` will do for X where there
+    is one feature, for y where there is one output. Any strides are taken as they are: hand in a
+    scikit-learn array as ``X.T``. Data of another float type or of integers are converted.
+
+    Parameters
+    ----------
+    *layers : Linear and activations
+        Each activation belongs to the `Linear` before it.
+    dtype : "float32" (default) or "float64"
+        Of the parameters and of all that is computed.
+    rng : None, int or numpy.random.Generator
+        Draws the initial weights: uniform in +-sqrt(6 / (in + out)) (Glorot), before a ReLU in
+        +-sqrt(6 / in) (He); biases start at 0. The same seed gives the same network in both dtypes,
+        rounded.
+
+    Attributes
+    ----------
+    parameters : array (n_parameters,)
+        The only storage of the weights, W1 | b1 | W2 | b2 | ..., row-major. Write to it as you like.
+    layers : tuple of layers
+    dtype : numpy.dtype
+    n_features, n_outputs, n_parameters : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no layer, sizes that do not match, or another dtype.
+
+    Notes
+    -----
+    Every method that computes releases the GIL, and uses as many threads as `set_num_threads` allows and the
+    work is worth. The number of threads changes no bit of a result.
+
+    Examples
+    --------
+    >>> import numpy as np, fusegrad as fg
+    >>> X = np.linspace(-2, 2, 50, dtype="float32")[np.newaxis, :]
+    >>> net = fg.Sequential(fg.Linear(1, 16), fg.Tanh(), fg.Linear(16, 1), rng=0)
+    >>> history = net.fit(X, np.sin(2 * X), optimizer=fg.Adam(lr=0.01), epochs=2000)
+    >>> history.loss[-1] < 1e-3
+    True
+    """
+
+    def __init__(self, *layers: Layer, dtype: Any = "float32", rng: Any = None) -> None:
+        self.layers = layers
+        self.dtype = as_dtype(dtype)
+        self.dense_layers: tuple[Dense, ...] = stack_layers(_shapes(layers))
+        self.n_features = self.dense_layers[0].n_in
+        self.n_outputs = self.dense_layers[-1].n_out
+        self.n_parameters = self.dense_layers[-1].end
+        self._parameters = np.zeros(self.n_parameters, self.dtype)
+        self._kernels = by_dtype[self.dtype]
+        self._engines: dict[tuple[int, int | None], Any] = {}
+        self._initialize(as_generator(rng))
+
+    def _initialize(self, rng: np.random.Generator) -> None:
+        for i, layer in enumerate(self.dense_layers, start=1):
+            fans = layer.n_in if layer.activation == "relu" else layer.n_in + layer.n_out
+            bound = np.sqrt(6 / fans)
+            self.named_parameters()[f"W{i}"][:] = rng.uniform(-bound, bound, (layer.n_out, layer.n_in))
+
+    # ---- parameters ---------------------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> Array:
+        """The flat buffer that is the storage of all weights; assigning copies into it."""
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, flat: Any) -> None:
+        self._parameters[:] = as_flat(flat, "parameters", self.dtype, self.n_parameters)
+
+    def unflatten(self, flat: Array) -> dict[str, Array]:
+        """Views of a flat buffer: ``{"W1": (n_out, n_in), "b1": (n_out, 1), ...}``.
+
+        Parameters
+        ----------
+        flat : array (n_parameters,), contiguous
+            Parameters, a gradient, or a row of an optimizer's state.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.TwoLayerSigmoid(13, 50, rng=0)
+        >>> {name: view.shape for name, view in net.unflatten(net.parameters).items()}
+        {'W1': (50, 13), 'b1': (50, 1), 'W2': (1, 50), 'b2': (1, 1)}
+        """
+        if flat.shape != (self.n_parameters,):
+            raise ValueError(f"flat: expected shape ({self.n_parameters},), got {flat.shape}")
+        views: dict[str, Array] = {}
+        for i, layer in enumerate(self.dense_layers, start=1):
+            end = layer.weight + layer.n_in * layer.n_out
+            views[f"W{i}"] = flat[layer.weight : end].reshape(layer.n_out, layer.n_in)
+            if layer.bias is not None:
+                views[f"b{i}"] = flat[layer.bias : layer.end].reshape(layer.n_out, 1)
+        return views
+
+    def named_parameters(self) -> dict[str, Array]:
+        """Views of the parameters, by name: see `unflatten`. Writing to a view changes the network."""
+        return self.unflatten(self._parameters)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of the parameters under PyTorch's names and shapes: ``"0.weight"`` (out, in), ``"0.bias"`` (out,)."""
+        named = self.named_parameters()
+        state: dict[str, Array] = {}
+        dense = 0
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Linear):
+                dense += 1
+                state[f"{i}.weight"] = named[f"W{dense}"].copy()
+                if layer.bias:
+                    state[f"{i}.bias"] = named[f"b{dense}"].ravel().copy()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the parameters of a `state_dict`, fusegrad's or PyTorch's.
+
+        Raises
+        ------
+        ValueError
+            If names or shapes are not this network's; nothing is written then.
+        """
+        own = self.state_dict()
+        if set(own) != set(state_dict):
+            raise ValueError(f"state_dict: expected the keys {', '.join(own)}, got {', '.join(map(str, state_dict))}")
+        parts = []
+        for name, value in own.items():
+            array = np.asarray(state_dict[name])
+            if array.shape != value.shape:
+                raise ValueError(f"state_dict[{name!r}]: expected shape {value.shape}, got {array.shape}")
+            parts.append(as_flat(array.ravel(), f"state_dict[{name!r}]", self.dtype, value.size))
+        self._parameters[:] = np.concatenate(parts)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the network to a file, all of it or nothing.
+
+        The format is safetensors: the arrays of `state_dict`, which any reader of that format loads, with
+        the layers and a checksum beside them. `fusegrad.load` reads it.
+        """
+        _files.save(path, self.state_dict(), {"layers": _files.describe(self.layers), "dtype": self.dtype.name})
+
+    # ---- computing ------------------------------------------------------------------------------------
+
+    def plan(self, n_examples: int, n_threads: int | None = None) -> Plan:
+        """The plan of a step over n_examples; print it to see what was chosen."""
+        m = as_count(n_examples, "n_examples")
+        small = 3 * self.n_parameters * m < 2 * THREAD_WORK
+        return make_plan(self.dense_layers, self.dtype, m, 1 if small else resolve_threads(n_threads))
+
+    def _engine(self, m: int, n_threads: int | None = None) -> Any:
+        small = 3 * self.n_parameters * m < 2 * THREAD_WORK
+        key = (m, 1 if small else resolve_threads(n_threads))
+        engine = self._engines.get(key)
+        if engine is None:
+            if len(self._engines) >= MOST_ENGINES:
+                self._engines.clear()
+            engine = self._engines[key] = self._kernels.Engine(make_plan(self.dense_layers, self.dtype, *key))
+        return engine
+
+    def _batch(self, X: Any, y: Any) -> tuple[Array, Array]:
+        return as_batch(X, y, self.dtype, self.n_features, self.n_outputs)
+
+    def forward(self, X: Any, out: Array | None = None) -> Array:
+        """Predict.
+
+        Parameters
+        ----------
+        X : array (n_features, m)
+        out : array (n_outputs, m), optional
+            Where to write; any strides, the network's dtype.
+
+        Returns
+        -------
+        array (n_outputs, m)
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arrays of the wrong kind or shape.
+        """
+        X = as_matrix(X, "X", self.dtype, self.n_features, "features")
+        shape = (self.n_outputs, X.shape[1])
+        result = np.empty(shape, self.dtype) if out is None else as_output(out, "out", self.dtype, shape)
+        target = result
+        if out is not None and (np.may_share_memory(out, X) or np.may_share_memory(out, self._parameters)):
+            target = np.empty(shape, self.dtype)
+        self._engine(X.shape[1]).forward(X, self._parameters, target)
+        if target is not result:
+            result[...] = target
+        return result
+
+    __call__ = forward
+
+    def loss(self, X: Any, y: Any) -> float:
+        """The loss L = |prediction - y|^2 / m; shapes as for `loss_and_gradient`."""
+        X, y = self._batch(X, y)
+        value: float = self._engine(X.shape[1]).gradient(X, y, self._parameters, None)
+        return value
+
+    def loss_and_gradient(self, X: Any, y: Any, out: Array | None = None) -> tuple[float, Array]:
+        """The loss and its gradient on all parameters.
+
+        delta_L = f_L' * (2/m) (prediction - y), delta_{l-1} = f_{l-1}' * W_l^T delta_l, and the gradients
+        are delta_l x_l^T and delta_l 1.
+
+        Parameters
+        ----------
+        X : array (n_features, m)
+        y : array (n_outputs, m)
+        out : array (n_parameters,), optional
+            Where to write the gradient.
+
+        Returns
+        -------
+        loss : float
+        gradient : array (n_parameters,)
+            In the order of `parameters`; `unflatten` gives the views.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arrays of the wrong kind or shape.
+
+        Examples
+        --------
+        Any optimizer of SciPy's works on the flat buffers:
+
+        >>> import fusegrad as fg, numpy as np
+        >>> from scipy.optimize import minimize
+        >>> X, y = fg.datasets.load_penguins()
+        >>> X, y = (X - X.mean()) / X.std(), (y - y.mean()) / y.std()
+        >>> net = fg.UnivariateRegression(dtype="float64", rng=0)
+        >>> def objective(parameters):
+        ...     net.parameters = parameters
+        ...     return net.loss_and_gradient(X, y)
+        >>> result = minimize(objective, net.parameters, jac=True)
+        >>> round(float(result.fun), 4)
+        0.2408
+        """
+        X, y = self._batch(X, y)
+        if out is None:
+            gradient = np.empty(self.n_parameters, self.dtype)
+        else:
+            gradient = as_flat_output(out, "out", self.dtype, self.n_parameters)
+        value: float = self._engine(X.shape[1]).gradient(X, y, self._parameters, gradient)
+        return value, gradient
+
+    def input_gradient(self, X: Any, y: Any) -> Array:
+        """The gradient of the loss on X, (W_1)^T delta_1, an array (n_features, m)."""
+        X, y = self._batch(X, y)
+        result = np.empty(X.shape, self.dtype)
+        gradient = np.empty(self.n_parameters, self.dtype)
+        self._engine(X.shape[1]).gradient(X, y, self._parameters, gradient, result)
+        return result
+
+    def train_step(self, X: Any, y: Any, optimizer: Optimizer) -> float:
+        """One step over the whole of X and y: loss, gradient and update in one call.
+
+        Parameters
+        ----------
+        X : array (n_features, m)
+        y : array (n_outputs, m)
+        optimizer : Optimizer
+            Or any object with ``step(parameters, gradient)``.
+
+        Returns
+        -------
+        float
+            The loss before the update (with Nesterov's rule: at the look-ahead point).
+        """
+        X, y = self._batch(X, y)
+        if not runs_compiled(optimizer):
+            value, gradient = self.loss_and_gradient(X, y)
+            optimizer.step(self._parameters, gradient)
+            return value
+        optimizer.prepare(self._parameters)
+        losses = np.empty(1)
+        self._engine(X.shape[1]).train(X, y, self._parameters, optimizer, losses)
+        return float(losses[0])
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        optimizer: Optimizer,
+        epochs: int,
+        batch_size: int | None = None,
+        shuffle: bool = True,
+        rng: Any = None,
+        schedule: Callable[[int], float] | None = None,
+        validation_data: tuple[Any, Any] | None = None,
+        callbacks: Iterable[Callable[["Sequential", History], Any]] = (),
+        verbose: int = 0,
+        n_threads: int | None = None,
+    ) -> History:
+        """Train for some epochs.
+
+        Parameters
+        ----------
+        X : array (n_features, m)
+        y : array (n_outputs, m)
+        optimizer : Optimizer
+            Or any object with ``step(parameters, gradient)``, which is called from Python at each step.
+        epochs : int
+            How often each example is seen.
+        batch_size : int, optional
+            Examples in a step; None takes all. The last batch of an epoch may be smaller, and has its own 1/m.
+        shuffle : bool, default True
+            Draw a new order for each epoch. Nothing is drawn where one batch holds all examples.
+        rng : None, int or numpy.random.Generator
+            What the shuffling draws from.
+        schedule : callable, optional
+            From the step (the optimizer's ``n_steps``, which goes on from fit to fit) to the learning rate.
+            Without it the rate is ``optimizer.lr``.
+        validation_data : (X, y), optional
+            Its loss is taken after each epoch.
+        callbacks : iterable of callables
+            Each is called after each epoch as ``callback(net, history)`` and may look, save, or stop the
+            training by returning True.
+        verbose : {0, 1, 2}
+            Nothing; a progress bar (needs tqdm); a line an epoch.
+        n_threads : int, optional
+            At most so many threads. Results do not depend on it.
+
+        Returns
+        -------
+        History
+            ``.loss`` has the mean loss of each epoch, taken before each of its updates.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arguments of the wrong kind or shape, before anything is written.
+        KeyboardInterrupt
+            On Ctrl-C, within about 100 ms; the parameters are then those of the last finished step.
+
+        Notes
+        -----
+        Without callbacks and validation whole epochs run in compiled code without Python in between.
+        """
+        return fit(
+            self, X, y,
+            optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, rng=rng,
+            schedule=schedule, validation_data=validation_data, callbacks=callbacks, verbose=verbose,
+            n_threads=n_threads,
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
+
+
+def load(path: str | PathLike[str]) -> Sequential:
+    """Read a network that `Sequential.save` wrote.
+
+    Returns
+    -------
+    Sequential
+        With the layers, dtype and parameters that were saved.
+
+    Raises
+    ------
+    ValueError
+        If the file is no such file, or damaged; the message names the file and the cause.
+
+    Examples
+    --------
+    >>> import fusegrad as fg, tempfile, pathlib
+    >>> net = fg.TwoLayerSigmoid(13, 50, rng=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     net.save(pathlib.Path(folder, "net.safetensors"))
+    ...     same = fg.load(pathlib.Path(folder, "net.safetensors"))
+    >>> bool((same.parameters == net.parameters).all())
+    True
+    """
+    state, header = _files.load(path)
+    try:
+        net = Sequential(*_files.build(header["layers"]), dtype=header["dtype"], rng=0)
+        net.load_state_dict(state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its layers and its arrays do not fit: {error}") from None
+    return net
+
+
+class UnivariateRegression(Sequential):
+    """Prediction w x + b of one feature: dw = g x^T, db = g 1, with g = (2/m)(prediction - y).
+
+    Parameters
+    ----------
+    dtype, rng
+        As for `Sequential`, of which this is the smallest.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.UnivariateRegression(dtype="float64", rng=0)
+    >>> history = net.fit([0.0, 1.0, 2.0], [1.0, 3.0, 5.0], optimizer=fg.SGD(lr=0.2), epochs=200)
+    >>> net.parameters.round(3)
+    array([2., 1.])
+    """
+
+    def __init__(self, *, dtype: Any = "float32", rng: Any = None) -> None:
+        super().__init__(Linear(1, 1), dtype=dtype, rng=rng)
+
+
+class MultivariateRegression(Sequential):
+    """Prediction w X + b: dw = g X^T, db = g 1, with g = (2/m)(prediction - y).
+
+    Parameters
+    ----------
+    n_features : int
+    dtype, rng
+        As for `Sequential`.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> fg.MultivariateRegression(6, rng=0).n_parameters
+    7
+    """
+
+    def __init__(self, n_features: int, *, dtype: Any = "float32", rng: Any = None) -> None:
+        super().__init__(Linear(as_count(n_features, "n_features"), 1), dtype=dtype, rng=rng)
+
+
+class TwoLayerLinear(Sequential):
+    """Prediction w2 Z + b2, Z = W1 X + b1.
+
+    dW1 = w2^T g X^T, db1 = w2^T g 1, dw2 = g Z^T, db2 = g 1, with g = (2/m)(prediction - y).
+
+    Parameters
+    ----------
+    n_features, n_hidden : int
+    dtype, rng
+        As for `Sequential`.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> fg.TwoLayerLinear(6, 16, rng=0).n_parameters
+    129
+    """
+
+    def __init__(self, n_features: int, n_hidden: int, *, dtype: Any = "float32", rng: Any = None) -> None:
+        n, k = as_count(n_features, "n_features"), as_count(n_hidden, "n_hidden")
+        super().__init__(Linear(n, k), Linear(k, 1), dtype=dtype, rng=rng)
+
+
+class TwoLayerSigmoid(Sequential):
+    """Prediction w2 A + b2, A = sigmoid(W1 X + b1).
+
+    delta = (w2^T g) A (1 - A); dW1 = delta X^T, db1 = delta 1, dw2 = g A^T, db2 = g 1,
+    with g = (2/m)(prediction - y).
+
+    Parameters
+    ----------
+    n_features, n_hidden : int
+    dtype, rng
+        As for `Sequential`.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> fg.TwoLayerSigmoid(13, 50, rng=0).n_parameters
+    751
+    """
+
+    def __init__(self, n_features: int, n_hidden: int, *, dtype: Any = "float32", rng: Any = None) -> None:
+        n, k = as_count(n_features, "n_features"), as_count(n_hidden, "n_hidden")
+        super().__init__(Linear(n, k), Sigmoid(), Linear(k, 1), dtype=dtype, rng=rng)

@@ -1,0 +1,329 @@
+"""The optimizers: hyperparameters, state, and a compiled update rule each.
+
+An optimizer knows nothing of networks: it updates one flat buffer by another. Inside
+`fusegrad.Sequential.fit` the same rule runs in the engine, without a call to Python.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fusegrad._arrays import Array, as_flat, as_flat_output, as_number
+from fusegrad._kernels import by_dtype
+
+RULES = by_dtype[np.dtype("float32")].RULES
+
+
+class Optimizer:
+    """What all optimizers share.
+
+    Attributes
+    ----------
+    lr : float
+        The learning rate; may be set between steps.
+    n_steps : int
+        How many updates there have been.
+    state : array (n_states, n_parameters) or None
+        Momenta and averages, in the dtype of the parameters; None before the first step.
+    """
+
+    n_states: ClassVar[int] = 0
+    _rule: ClassVar[int]
+    # (decay, decay2, eps) and two switches, as the compiled update reads them
+    _factors: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    _nesterov: bool = False
+    _bias_correction: bool = False
+
+    def __init__(self, lr: float) -> None:
+        self.lr = as_number(lr, "lr", above=0.0)
+        self.n_steps = 0
+        self.state: Array | None = None
+
+    def prepare(self, parameters: Array) -> None:
+        """Make the state for these parameters, or check that it is theirs; called by every step."""
+        state = self.state
+        if state is None:
+            self.state = np.zeros((self.n_states, parameters.size), parameters.dtype)
+        elif state.shape[1] != parameters.size or state.dtype != parameters.dtype:
+            raise ValueError(
+                f"optimizer: its state is of {state.shape[1]} {state.dtype} parameters, "
+                f"got {parameters.size} {parameters.dtype}: take an optimizer of its own for each network"
+            )
+
+    def step(self, parameters: Array, gradient: Array) -> None:
+        """Update parameters in place from their gradient.
+
+        Parameters
+        ----------
+        parameters : array (n,), float32 or float64, contiguous
+            Changed in place.
+        gradient : array (n,)
+            Read.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a buffer is of the wrong kind, size or dtype, or not that of the step before.
+        """
+        dtype = getattr(parameters, "dtype", None)
+        if dtype not in by_dtype:
+            raise TypeError(f"parameters: expected a float32 or float64 array, got {dtype or type(parameters).__name__}")
+        parameters = as_flat_output(parameters, "parameters", dtype, np.size(parameters))
+        gradient = as_flat(gradient, "gradient", dtype, parameters.size)
+        self.prepare(parameters)
+        by_dtype[dtype].optimizer_step(self, parameters, gradient)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of what changes from step to step: ``lr``, ``n_steps``, ``state``."""
+        return {"lr": self.lr, "n_steps": self.n_steps, "state": None if self.state is None else self.state.copy()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        if set(state_dict) != {"lr", "n_steps", "state"}:
+            raise ValueError(f"state_dict: expected the keys lr, n_steps, state, got {sorted(state_dict)}")
+        state = state_dict["state"]
+        if state is not None and (state.ndim != 2 or state.shape[0] != self.n_states or state.dtype not in by_dtype):
+            raise ValueError(
+                f"state_dict['state']: expected {self.n_states} rows of floats, got {state.dtype} {state.shape}"
+            )
+        self.lr = as_number(state_dict["lr"], "state_dict['lr']", above=0.0)
+        self.n_steps = int(state_dict["n_steps"])
+        self.state = None if state is None else np.array(state, order="C")
+
+
+class SGD(Optimizer):
+    """Gradient descent: by the whole batch, by mini-batches, with momentum, or Nesterov's.
+
+    With learning rate a and gradient g at the parameters W::
+
+        W -= a g                            momentum = 0
+        v = mu v - a g;  W += v             momentum = mu
+        v = mu v - a g(W + mu v);  W += v   nesterov
+
+    Parameters
+    ----------
+    lr : float
+        a, the learning rate, more than 0.
+    momentum : float, default 0.0
+        mu, in [0, 1).
+    nesterov : bool, default False
+        Take the gradient at the look-ahead point W + mu v. Needs momentum. The loss that a step
+        returns is then the loss at that point.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of its range.
+
+    Notes
+    -----
+    v holds the learning rate (as in CS231n); PyTorch multiplies by it afterwards. The two agree while
+    the learning rate is constant; for Nesterov's rule PyTorch's parameters are our look-ahead points.
+
+    `step` on its own cannot look ahead: hand it the gradient at `look_ahead(parameters)`.
+
+    References
+    ----------
+    Polyak, B. T. (1964). Some methods of speeding up the convergence of iteration methods.
+    Sutskever, I. et al. (2013). On the importance of initialization and momentum in deep learning.
+
+    Examples
+    --------
+    >>> import numpy as np, fusegrad as fg
+    >>> w = np.array([1.0, 2.0])
+    >>> fg.SGD(lr=0.5).step(w, np.array([1.0, -1.0]))
+    >>> w
+    array([0.5, 2.5])
+    """
+
+    _rule = RULES.index("sgd")
+
+    def __init__(self, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
+        super().__init__(lr)
+        self.momentum = as_number(momentum, "momentum", least=0.0, below=1.0)
+        if nesterov and not self.momentum:
+            raise ValueError("nesterov: expected a momentum of more than 0, got 0")
+        self._nesterov = bool(nesterov)
+        self._factors = (self.momentum, 0.0, 0.0)
+        self.n_states = 1 if self.momentum else 0  # type: ignore[misc]  # the one rule whose state depends on it
+
+    @property
+    def nesterov(self) -> bool:
+        """Whether the gradient is taken at the look-ahead point."""
+        return self._nesterov
+
+    def look_ahead(self, parameters: Array) -> Array:
+        """W + mu v, the point where Nesterov's rule wants the gradient (W itself without momentum)."""
+        if self.state is None or not self.n_states:
+            return parameters.copy()
+        return parameters + parameters.dtype.type(self.momentum) * self.state[0]
+
+    def __repr__(self) -> str:
+        return f"SGD(lr={self.lr}, momentum={self.momentum}, nesterov={self.nesterov})"
+
+
+class Adagrad(Optimizer):
+    """Adagrad: a learning rate for each parameter, falling with the squares of its gradients.
+
+    ::
+
+        c += g^2
+        W -= a g / (sqrt(c) + eps)
+
+    Parameters
+    ----------
+    lr : float
+        a, the learning rate, more than 0.
+    eps : float, default 1e-10
+        At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of its range.
+
+    References
+    ----------
+    Duchi, J., Hazan, E. and Singer, Y. (2011). Adaptive subgradient methods for online learning and
+    stochastic optimization. JMLR 12.
+
+    Examples
+    --------
+    >>> import numpy as np, fusegrad as fg
+    >>> w = np.array([1.0, 2.0])
+    >>> fg.Adagrad(lr=0.5).step(w, np.array([2.0, -4.0]))
+    >>> w.round(6)
+    array([0.5, 2.5])
+    """
+
+    n_states = 1
+    _rule = RULES.index("adagrad")
+
+    def __init__(self, lr: float, eps: float = 1e-10) -> None:
+        super().__init__(lr)
+        self.eps = as_number(eps, "eps", least=0.0)
+        self._factors = (0.0, 0.0, self.eps)
+
+    def __repr__(self) -> str:
+        return f"Adagrad(lr={self.lr}, eps={self.eps})"
+
+
+class RMSprop(Optimizer):
+    """RMSprop: Adagrad with an average of the squares in place of their sum.
+
+    ::
+
+        c = decay c + (1 - decay) g^2
+        W -= a g / (sqrt(c) + eps)
+
+    Parameters
+    ----------
+    lr : float
+        a, the learning rate, more than 0.
+    decay : float, default 0.99
+        In [0, 1).
+    eps : float, default 1e-8
+        At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of its range.
+
+    References
+    ----------
+    Tieleman, T. and Hinton, G. (2012). Lecture 6.5: RMSprop. COURSERA: Neural networks for machine learning.
+
+    Examples
+    --------
+    >>> import numpy as np, fusegrad as fg
+    >>> w = np.array([1.0, 2.0])
+    >>> fg.RMSprop(lr=0.1).step(w, np.array([2.0, -4.0]))
+    >>> w.round(6)
+    array([0., 3.])
+    """
+
+    n_states = 1
+    _rule = RULES.index("rmsprop")
+
+    def __init__(self, lr: float, decay: float = 0.99, eps: float = 1e-8) -> None:
+        super().__init__(lr)
+        self.decay = as_number(decay, "decay", least=0.0, below=1.0)
+        self.eps = as_number(eps, "eps", least=0.0)
+        self._factors = (self.decay, 0.0, self.eps)
+
+    def __repr__(self) -> str:
+        return f"RMSprop(lr={self.lr}, decay={self.decay}, eps={self.eps})"
+
+
+class Adam(Optimizer):
+    """Adam: averages of the gradient and of its square.
+
+    ::
+
+        m = b1 m + (1 - b1) g
+        v = b2 v + (1 - b2) g^2
+        W -= a m' / (sqrt(v') + eps)
+
+    with m' = m / (1 - b1^t) and v' = v / (1 - b2^t) at step t = 1, 2, ...; without bias correction
+    m' = m and v' = v.
+
+    Parameters
+    ----------
+    lr : float, default 1e-3
+        a, the learning rate, more than 0.
+    betas : (float, float), default (0.9, 0.999)
+        b1 and b2, in [0, 1).
+    eps : float, default 1e-8
+        At least 0.
+    bias_correction : bool, default True
+        Correct the averages for starting at 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of its range.
+
+    References
+    ----------
+    Kingma, D. P. and Ba, J. (2015). Adam: a method for stochastic optimization. ICLR.
+
+    Examples
+    --------
+    >>> import numpy as np, fusegrad as fg
+    >>> w = np.array([1.0, 2.0])
+    >>> fg.Adam(lr=0.1).step(w, np.array([2.0, -4.0]))
+    >>> w.round(6)
+    array([0.9, 2.1])
+    """
+
+    n_states = 2
+    _rule = RULES.index("adam")
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        bias_correction: bool = True,
+    ) -> None:
+        super().__init__(lr)
+        try:
+            beta1, beta2 = betas
+        except (TypeError, ValueError):
+            raise TypeError(f"betas: expected two numbers, got {betas!r}") from None
+        self.betas = (
+            as_number(beta1, "betas[0]", least=0.0, below=1.0),
+            as_number(beta2, "betas[1]", least=0.0, below=1.0),
+        )
+        self.eps = as_number(eps, "eps", least=0.0)
+        self._bias_correction = bool(bias_correction)
+        self._factors = (*self.betas, self.eps)
+
+    @property
+    def bias_correction(self) -> bool:
+        """Whether the averages are corrected for starting at 0."""
+        return self._bias_correction
+
+    def __repr__(self) -> str:
+        return f"Adam(lr={self.lr}, betas={self.betas}, eps={self.eps}, bias_correction={self.bias_correction})"

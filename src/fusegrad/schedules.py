@@ -1,0 +1,119 @@
+"""Learning-rate decay: functions from the step (0, 1, 2, ...) to the learning rate.
+
+Any callable will do for ``fit(..., schedule=...)``; these are the usual ones.
+"""
+
+from dataclasses import dataclass
+from math import exp
+
+from fusegrad._arrays import as_count, as_number
+
+
+@dataclass(frozen=True, slots=True)
+class StepDecay:
+    """lr factor^floor(step / step_size).
+
+    Parameters
+    ----------
+    lr : float
+        The learning rate at step 0, more than 0.
+    step_size : int
+        Steps between two decays, at least 1.
+    factor : float
+        More than 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of its range.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> decay = fg.StepDecay(0.5, step_size=10, factor=0.5)
+    >>> decay(9), decay(10), decay(25)
+    (0.5, 0.25, 0.125)
+    """
+
+    lr: float
+    step_size: int
+    factor: float
+
+    def __post_init__(self) -> None:
+        as_number(self.lr, "lr", above=0.0)
+        as_count(self.step_size, "step_size")
+        as_number(self.factor, "factor", above=0.0)
+
+    def __call__(self, step: int) -> float:
+        """The learning rate at this step."""
+        return self.lr * self.factor ** (step // self.step_size)
+
+
+@dataclass(frozen=True, slots=True)
+class ExponentialDecay:
+    """lr exp(-rate step).
+
+    Parameters
+    ----------
+    lr : float
+        The learning rate at step 0, more than 0.
+    rate : float
+        At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of its range.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> round(fg.ExponentialDecay(0.5, rate=0.1)(10), 6)
+    0.18394
+    """
+
+    lr: float
+    rate: float
+
+    def __post_init__(self) -> None:
+        as_number(self.lr, "lr", above=0.0)
+        as_number(self.rate, "rate", least=0.0)
+
+    def __call__(self, step: int) -> float:
+        """The learning rate at this step."""
+        return self.lr * exp(-self.rate * step)
+
+
+@dataclass(frozen=True, slots=True)
+class InverseTimeDecay:
+    """lr / (1 + rate step).
+
+    Parameters
+    ----------
+    lr : float
+        The learning rate at step 0, more than 0.
+    rate : float
+        At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of its range.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> fg.InverseTimeDecay(0.5, rate=1.0)(4)
+    0.1
+    """
+
+    lr: float
+    rate: float
+
+    def __post_init__(self) -> None:
+        as_number(self.lr, "lr", above=0.0)
+        as_number(self.rate, "rate", least=0.0)
+
+    def __call__(self, step: int) -> float:
+        """The learning rate at this step."""
+        return self.lr / (1 + self.rate * step)
