@@ -4,7 +4,6 @@ Everything here takes arrays that `fusegrad._arrays` has judged: of this module'
 agree. The algorithms are in the .pxd files beside this one; see README.md for the contract.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel
 from libc.stdint cimport uint32_t, uint64_t
@@ -13,14 +12,24 @@ from numpy.random cimport bitgen_t
 
 import numpy as np
 
-from activations cimport activate
-from dense cimport Layer, int64, unpack_tile
-from engine cimport (
-    Walk, forward_tile, gradient_tile, is_raised, omp_get_thread_num, raise_flag, wait_for_all,
+from vector cimport (
+    LANE_COLUMNS, LANE_ROWS, LANES, PANEL, ROWS, VECTORS,
+    at_least, at_most, first_lanes, interleave_high, interleave_low, load, load_anywhere, load_first, magnitude,
+    monotonic_seconds, nearest, real, scale, splat, square_root, store, store_anywhere, store_first, vreal,
+    where_negative, where_positive, with_sign_of,
 )
-from matmul cimport Matrix, multiply, multiply_scratch, panels, smaller
-from optimizers cimport Update, look_ahead, update
-from vector cimport LANES, PANEL, load_anywhere, monotonic_seconds, real, store_anywhere
+
+# One compilation unit, so that the micro-tiles are inlined where they are used.
+include "activations.pxi"
+include "matmul.pxi"
+include "dense.pxi"
+include "optimizers.pxi"
+include "engine.pxi"
+
+
+cdef extern from "Python.h":
+    # Declared without `except`: the exception is to stay set while the parallel region ends.
+    int check_signals "PyErr_CheckSignals"() noexcept
 
 ACTIVATIONS = ("identity", "sigmoid", "relu", "tanh")
 RULES = ("none", "sgd", "adagrad", "rmsprop", "adam")
@@ -115,7 +124,7 @@ cdef inline bint interrupted(Job* job, int thread, Py_ssize_t work) noexcept nog
             job.work = 0
             if monotonic_seconds() - job.last_air > AIR_SECONDS:
                 with gil:
-                    if PyErr_CheckSignals() < 0:
+                    if check_signals() < 0:
                         raise_flag(&job.stop)   # the exception stays set until the region has ended
                 job.last_air = monotonic_seconds()
     return is_raised(&job.stop)

@@ -25,7 +25,8 @@ cdef extern from * nogil:
     #define FUSEGRAD_OPENMP 0
     static int omp_get_max_threads(void) { return 1; }
     #endif
-    #if FUSEGRAD_OPENMP >= 201811
+    /* OpenMP 5.0; GCC has the function from release 9 on, before it claims that version. */
+    #if FUSEGRAD_OPENMP >= 201811 || (FUSEGRAD_OPENMP && !defined(__clang__) && __GNUC__ >= 9)
     static int release_openmp(void) { return omp_pause_resource_all(omp_pause_soft); }
     #else
     static int release_openmp(void) { return 0; }

@@ -51,7 +51,51 @@ typedef real real_anywhere __attribute__((aligned(1), may_alias));
 
 enum { LANES = VECTOR_BYTES / sizeof(real), PANEL = VECTORS * LANES };
 
+/* In these kernels `cdef inline` is a promise: a micro-tile is a function of constants, which stays in
+   registers only where it is inlined with them. What should be called is declared without it. */
+#undef CYTHON_INLINE
+#define CYTHON_INLINE inline __attribute__((always_inline))
+
 #define FUSEGRAD_INLINE static inline __attribute__((always_inline, unused))
+
+/* The processor's own instruction for one vector, e.g. NATIVE(sqrt) = _mm512_sqrt_ps. */
+#if defined(__AVX512F__)
+#define NATIVE_(op, suffix) _mm512_##op##_##suffix
+#elif defined(__AVX__)
+#define NATIVE_(op, suffix) _mm256_##op##_##suffix
+#elif defined(__SSE4_2__)
+#define NATIVE_(op, suffix) _mm_##op##_##suffix
+#endif
+#if FUSEGRAD_REAL == 32
+#define NATIVE(op) NATIVE_(op, ps)
+#else
+#define NATIVE(op) NATIVE_(op, pd)
+#endif
+
+#if VECTOR_BYTES == 64 && FUSEGRAD_REAL == 32
+#define LOW_HALVES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH_HALVES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+#elif VECTOR_BYTES / (FUSEGRAD_REAL / 8) == 8
+#define LOW_HALVES 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH_HALVES 4, 12, 5, 13, 6, 14, 7, 15
+#define LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7
+#elif VECTOR_BYTES / (FUSEGRAD_REAL / 8) == 4
+#define LOW_HALVES 0, 4, 1, 5
+#define HIGH_HALVES 2, 6, 3, 7
+#define LANE_NUMBERS 0, 1, 2, 3
+#else
+#define LOW_HALVES 0, 2
+#define HIGH_HALVES 1, 3
+#define LANE_NUMBERS 0, 1
+#endif
+
+/* All bits set in the first n lanes. */
+FUSEGRAD_INLINE vbits lanes_below(Py_ssize_t n) {
+    const vbits number = {LANE_NUMBERS};
+    const vbits none = {0};
+    return number < none + (bits)n;
+}
 
 /* ---- memory ------------------------------------------------------------------------------ */
 
@@ -72,15 +116,27 @@ FUSEGRAD_INLINE vreal splat(real x) {
     return x - zero; /* x - 0 is x, -0 and NaN included */
 }
 
-/* The first n lanes of memory; the others are 0. */
+/* The first n lanes of memory; the others are 0. Lanes past n are neither read nor written. */
 FUSEGRAD_INLINE vreal load_first(const real *p, Py_ssize_t n) {
+#if defined(__AVX512F__)
+    return (vreal)NATIVE(maskz_loadu)(((unsigned)1 << n) - 1, p);
+#elif defined(__AVX2__)
+    return (vreal)NATIVE(maskload)(p, (__m256i)lanes_below(n));
+#else
     vreal v = {0};
-    memcpy(&v, p, (size_t)n * sizeof(real));
+    for (Py_ssize_t i = 0; i < n; i++) v[i] = p[i];
     return v;
+#endif
 }
 
 FUSEGRAD_INLINE void store_first(real *p, vreal v, Py_ssize_t n) {
-    memcpy(p, &v, (size_t)n * sizeof(real));
+#if defined(__AVX512F__)
+    NATIVE(mask_storeu)(p, ((unsigned)1 << n) - 1, v);
+#elif defined(__AVX2__)
+    NATIVE(maskstore)(p, (__m256i)lanes_below(n), v);
+#else
+    for (Py_ssize_t i = 0; i < n; i++) p[i] = v[i];
+#endif
 }
 
 /* An element of an array from outside, which may lie at any address. */
@@ -88,24 +144,6 @@ FUSEGRAD_INLINE real load_anywhere(const char *p) { return *(const real_anywhere
 FUSEGRAD_INLINE void store_anywhere(char *p, real x) { *(real_anywhere *)p = x; }
 
 /* ---- lanes ------------------------------------------------------------------------------- */
-
-#if VECTOR_BYTES == 64 && FUSEGRAD_REAL == 32
-#define LOW_HALVES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HIGH_HALVES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#define LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
-#elif VECTOR_BYTES / (FUSEGRAD_REAL / 8) == 8
-#define LOW_HALVES 0, 8, 1, 9, 2, 10, 3, 11
-#define HIGH_HALVES 4, 12, 5, 13, 6, 14, 7, 15
-#define LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7
-#elif VECTOR_BYTES / (FUSEGRAD_REAL / 8) == 4
-#define LOW_HALVES 0, 4, 1, 5
-#define HIGH_HALVES 2, 6, 3, 7
-#define LANE_NUMBERS 0, 1, 2, 3
-#else
-#define LOW_HALVES 0, 2
-#define HIGH_HALVES 1, 3
-#define LANE_NUMBERS 0, 1
-#endif
 
 /* (a0, b0, a1, b1, ...) of the lower and of the upper halves. */
 FUSEGRAD_INLINE vreal interleave_low(vreal a, vreal b) {
@@ -116,11 +154,7 @@ FUSEGRAD_INLINE vreal interleave_high(vreal a, vreal b) {
 }
 
 /* v in the first n lanes, 0 in the others, whatever stands there. */
-FUSEGRAD_INLINE vreal first_lanes(vreal v, Py_ssize_t n) {
-    const vbits number = {LANE_NUMBERS};
-    const vbits none = {0};
-    return (vreal)((vbits)v & (number < (none + (bits)n)));
-}
+FUSEGRAD_INLINE vreal first_lanes(vreal v, Py_ssize_t n) { return (vreal)((vbits)v & lanes_below(n)); }
 
 /* ---- sign, choice, exponent --------------------------------------------------------------- */
 
@@ -149,19 +183,6 @@ FUSEGRAD_INLINE vreal where_positive(vreal z, vreal a) {
     vreal zero = {0};
     return (vreal)((vbits)a & (z > zero));
 }
-
-#if defined(__AVX512F__)
-#define NATIVE_(op, suffix) _mm512_##op##_##suffix
-#elif defined(__AVX__)
-#define NATIVE_(op, suffix) _mm256_##op##_##suffix
-#elif defined(__SSE4_2__)
-#define NATIVE_(op, suffix) _mm_##op##_##suffix
-#endif
-#if FUSEGRAD_REAL == 32
-#define NATIVE(op) NATIVE_(op, ps)
-#else
-#define NATIVE(op) NATIVE_(op, pd)
-#endif
 
 /* min and max of a constant and a vector; a NaN in the vector stays. */
 FUSEGRAD_INLINE vreal at_most(vreal limit, vreal v) {

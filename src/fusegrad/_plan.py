@@ -98,23 +98,32 @@ def _up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
+def _transposed_pays(layer: Dense, tile: int, lanes: int) -> bool:
+    """Which way the gradient of W is summed over a tile: see cython_kernels/dense.pxi.
+
+    In vector operations. Lane-wise, each weight (in blocks of 4) has its own vector of sums, and about 3
+    operations add its lanes up. Transposed, a row of the gradient takes whole vectors of inputs for each
+    example, and turning x costs log2(lanes) / 2 shuffles and a load and a store for each of its vectors.
+    """
+    vectors = -(-layer.n_in // lanes)
+    lanewise = (_up(layer.n_in, 4) * layer.n_out) * (tile / lanes + 3)
+    turning = vectors * tile * (lanes.bit_length() + 2)
+    return layer.n_out * vectors * tile + turning < lanewise
+
+
 @lru_cache(maxsize=1024)
 def make_plan(layers: tuple[Dense, ...], dtype: np.dtype, batch: int, n_threads: int) -> Plan:
     """The plan for steps of `batch` examples on at most n_threads threads."""
     kernels = by_dtype[dtype]
     lanes, panel = kernels.lanes, kernels.panel
 
-    # Transposed, a row of the gradient takes whole vectors over the inputs, and x is turned once for
-    # all rows; lane-wise, each weight costs a sum over lanes at the end of the tile. Narrow inputs
-    # would leave lanes idle, few outputs do not pay for the turning.
-    transposed = [layer.n_in >= lanes // 2 and layer.n_out >= 8 for layer in layers]
-
-    # Activations of all layers, the targets, and x^T of the widest layer that is turned.
-    widest = max((_up(layer.n_in, panel) for layer, turned in zip(layers, transposed, strict=True) if turned), default=0)
-    per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out + widest
+    # Activations of all layers and the targets; then room for x^T of the widest layer that is turned.
+    per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out
     fits = L1_TILE // (per_example * dtype.itemsize)
     tile = max(fits, min(LEAST_TILE, L2_TILE // (per_example * dtype.itemsize)))
     tile = min(max(tile // panel, 1) * panel, LARGEST_TILE, _up(batch, panel))
+    transposed = [_transposed_pays(layer, tile, lanes) for layer in layers]
+    per_example += max((_up(layer.n_in, panel) for layer, turn in zip(layers, transposed, strict=True) if turn), default=0)
 
     n_parameters = layers[-1].end
     most_blocks = max(1, min(MOST_BLOCKS, SLOT_BYTES // (n_parameters * dtype.itemsize)))

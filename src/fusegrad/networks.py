@@ -201,15 +201,20 @@ class Sequential:
 
     # ---- computing ------------------------------------------------------------------------------------
 
+    def _threads(self, m: int, n_threads: int | None) -> int:
+        """The threads that a step of m examples may use; small work does not even ask."""
+        if n_threads is None and 3 * self.n_parameters * m < 2 * THREAD_WORK:
+            return 1
+        return resolve_threads(n_threads)
+
     def plan(self, n_examples: int, n_threads: int | None = None) -> Plan:
         """The plan of a step over n_examples; print it to see what was chosen."""
         m = as_count(n_examples, "n_examples")
-        small = 3 * self.n_parameters * m < 2 * THREAD_WORK
-        return make_plan(self.dense_layers, self.dtype, m, 1 if small else resolve_threads(n_threads))
+        return make_plan(self.dense_layers, self.dtype, m, self._threads(m, n_threads))
 
     def _engine(self, m: int, n_threads: int | None = None) -> Any:
-        small = 3 * self.n_parameters * m < 2 * THREAD_WORK
-        key = (m, 1 if small else resolve_threads(n_threads))
+        """The engine for steps of m examples, made once."""
+        key = (m, self._threads(m, n_threads))
         engine = self._engines.get(key)
         if engine is None:
             if len(self._engines) >= MOST_ENGINES:

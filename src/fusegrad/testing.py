@@ -34,8 +34,8 @@ class GradientCheck:
 
     @property
     def error(self) -> float:
-        """The largest of them."""
-        return max(self.projected, self.each or 0.0, self.inputs)
+        """The largest of them; NaN if one is."""
+        return float(np.max([self.projected, self.each or 0.0, self.inputs]))
 
 
 def check_gradients(
@@ -118,10 +118,8 @@ def check_gradients(
 
     size = max(float(np.abs(gradient).max()), np.finfo(float).tiny)
     try:
-        projected = 0.0
-        for _ in range(n_directions):
-            direction = _unit(rng, gradient.shape)
-            projected = max(projected, abs(along(direction) - gradient @ direction) / size)
+        directions = [_unit(rng, gradient.shape) for _ in range(n_directions)]
+        projected = float(np.max([abs(along(u) - gradient @ u) for u in directions]) / size)
         each, worst = None, ""
         if gradient.size <= most_parameters:
             slopes = np.array([along(one) for one in np.eye(gradient.size)])
@@ -130,12 +128,12 @@ def check_gradients(
     finally:
         net.parameters[:] = start
 
-    inputs = 0.0
+    def along_inputs(direction: Array) -> float:
+        return slope(lambda t: net.loss(X + t * direction, y))
+
     input_size = max(float(np.abs(input_gradient).max()), np.finfo(float).tiny)
-    for _ in range(n_directions):
-        direction = _unit(rng, X.shape)
-        error = slope(lambda t, d=direction: net.loss(X + t * d, y)) - float((input_gradient * direction).sum())
-        inputs = max(inputs, abs(error) / input_size)
+    directions = [_unit(rng, X.shape) for _ in range(n_directions)]
+    inputs = float(np.max([abs(along_inputs(u) - (input_gradient * u).sum()) for u in directions]) / input_size)
 
     result = GradientCheck(projected, each, worst, inputs)
     if not result.error <= tolerance:

@@ -16,11 +16,6 @@ apart and fall into the same few sets of the L1 cache); a scalar path for edges 
 otherwise than the vectors).
 """
 
-from activations cimport times_derivative
-from vector cimport (
-    LANES, PANEL, ROWS, VECTORS, load, load_anywhere, load_first, real, splat, store, store_first, vreal,
-)
-
 cdef struct Matrix:
     # A matrix from outside: element (i, j) at data + i * row + j * column, strides in bytes, any address.
     char* data
@@ -50,7 +45,7 @@ cdef struct Output:
     int activation      # whose derivative, with DERIVATIVE
 
 
-cdef inline void finish_micro_tile(int rows, int vectors, const real* sums, Output c) noexcept nogil:
+cdef void finish_micro_tile(int rows, int vectors, const real* sums, Output c) noexcept nogil:
     cdef int i, v
     cdef Py_ssize_t n
     cdef vreal total
@@ -115,7 +110,7 @@ cdef inline void multiply_rows(
         micro_tile(rows, 1, depth, a, b, c)
 
 
-cdef inline void multiply_panel(
+cdef void multiply_panel(
     Py_ssize_t rows, Py_ssize_t depth, Left a, Py_ssize_t a_block, const real* b, Output c,
 ) noexcept nogil:
     """c (rows, <= PANEL) from a (rows, depth) and the panel b; blocks of ROWS rows of a lie a_block apart."""
@@ -163,14 +158,14 @@ cdef inline Py_ssize_t panels(Py_ssize_t n) noexcept nogil:
     return (n + PANEL - 1) // PANEL
 
 
-cdef inline Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
+cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
     """The reals that `multiply` needs for its packed blocks."""
     return smaller(depth, DEPTH_BLOCK) * (
         (smaller(rows, ROW_BLOCK) + ROWS) + panels(smaller(columns, COLUMN_BLOCK)) * PANEL
     )
 
 
-cdef inline void pack_right(Matrix b, Py_ssize_t k0, Py_ssize_t depth, Py_ssize_t j0, Py_ssize_t columns, real* packed) noexcept nogil:
+cdef void pack_right(Matrix b, Py_ssize_t k0, Py_ssize_t depth, Py_ssize_t j0, Py_ssize_t columns, real* packed) noexcept nogil:
     """b[k0 : k0 + depth, j0 : j0 + columns] in panels; the last one ends in zeros."""
     cdef Py_ssize_t p, k, lane, width
     cdef const char* place
@@ -189,7 +184,7 @@ cdef inline void pack_right(Matrix b, Py_ssize_t k0, Py_ssize_t depth, Py_ssize_
             packed += PANEL
 
 
-cdef inline void pack_left(Matrix a, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t k0, Py_ssize_t depth, real* packed) noexcept nogil:
+cdef void pack_left(Matrix a, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t k0, Py_ssize_t depth, real* packed) noexcept nogil:
     """a[i0 : i0 + rows, k0 : k0 + depth] in blocks of ROWS rows, k by k."""
     cdef Py_ssize_t block, i, k, height
     cdef const char* place
@@ -202,7 +197,7 @@ cdef inline void pack_left(Matrix a, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t 
         packed += depth * ROWS
 
 
-cdef inline void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch) noexcept nogil:
+cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch) noexcept nogil:
     """c = a b; c has contiguous rows c_row apart. scratch: multiply_scratch(...) reals."""
     cdef Py_ssize_t i0, j0, k0, p, rows, depth, columns
     cdef real* right = scratch

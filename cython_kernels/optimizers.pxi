@@ -11,7 +11,6 @@ The arithmetic is in the dtype of the parameters, the factors are computed in fl
 """
 
 from libc.math cimport pow
-from vector cimport LANES, load, load_first, real, splat, square_root, store, store_first, vreal
 
 # The order is the order of kernels.RULES.
 cdef enum Rule:
@@ -110,7 +109,7 @@ cdef inline void update_loop(
             store_first(u.second + i, second, n)
 
 
-cdef inline void update(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+cdef void update(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """One step on the elements start ... stop. The caller counts u.step."""
     if u.rule == SGD and u.first == NULL:
         update_loop(SGD, 0, u, w, g, start, stop)
@@ -124,7 +123,7 @@ cdef inline void update(Update* u, real* w, const real* g, Py_ssize_t start, Py_
         update_loop(ADAM, 2, u, w, g, start, stop)
 
 
-cdef inline void look_ahead(Update* u, const real* w, real* ahead, Py_ssize_t n) noexcept nogil:
+cdef void look_ahead(Update* u, const real* w, real* ahead, Py_ssize_t n) noexcept nogil:
     """ahead = w + mu v, where Nesterov's rule wants the gradient."""
     cdef vreal mu = splat(<real>u.decay)
     cdef Py_ssize_t i = 0

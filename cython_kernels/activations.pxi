@@ -19,10 +19,6 @@ The derivative is a function of the activation alone, f' = a (1 - a), 1 - a^2, [
 pre-activation is never kept.
 """
 
-from vector cimport (
-    LANES, at_least, at_most, load, magnitude, nearest, real, scale, splat, store, vreal,
-    where_negative, where_positive, with_sign_of,
-)
 
 # The order is the order of kernels.ACTIVATIONS.
 cdef enum Activation:
@@ -95,7 +91,7 @@ cdef inline vreal tanh_vector(vreal z) noexcept nogil:
     return with_sign_of(q, z)
 
 
-cdef inline void activate(int kind, const real* z, real* a, Py_ssize_t n) noexcept nogil:
+cdef void activate(int kind, const real* z, real* a, Py_ssize_t n) noexcept nogil:
     """a = f(z), n a multiple of LANES; in place where a is z."""
     cdef Py_ssize_t i
     if kind == SIGMOID:
@@ -123,7 +119,7 @@ cdef inline vreal times_derivative(int kind, vreal delta, vreal a) noexcept nogi
     return delta
 
 
-cdef inline void multiply_by_derivative(int kind, const real* a, real* delta, Py_ssize_t n) noexcept nogil:
+cdef void multiply_by_derivative(int kind, const real* a, real* delta, Py_ssize_t n) noexcept nogil:
     """delta = delta f'(z), n a multiple of LANES."""
     cdef Py_ssize_t i
     if kind != IDENTITY:

@@ -17,15 +17,6 @@ Rejected: a region for each layer or step (fork and join cost more than a small 
 thread (other bits for other thread counts); atomics (the same, and slow).
 """
 
-from activations cimport IDENTITY, times_derivative
-from dense cimport (
-    Layer, dense_backward, dense_forward, delta_below, pack_tile, unpack_tile,
-)
-from matmul cimport Matrix, panels
-from vector cimport (
-    LANES, PANEL, VECTORS, first_lanes, load, real, splat, store, vreal,
-)
-
 cdef extern from * nogil:
     """
     #ifdef _OPENMP
@@ -44,7 +35,6 @@ cdef extern from * nogil:
     void wait_for_all(int n_threads)
     void raise_flag(int* flag)
     bint is_raised(int* flag)
-
 
 cdef struct Walk:
     # What the tiles of one batch share.
@@ -78,7 +68,7 @@ cdef inline vreal squared_error(vreal prediction, vreal y, vreal* gradient) noex
     return difference * difference
 
 
-cdef inline double loss_stage(
+cdef double loss_stage(
     int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
 ) noexcept nogil:
     """The end of the forward walk: the sum of the loss over a tile, before the factor `weight`.
@@ -106,7 +96,7 @@ cdef inline double loss_stage(
     return tile_loss
 
 
-cdef inline void given_stage(
+cdef void given_stage(
     int activation, Py_ssize_t n_outputs, Py_ssize_t count, real* outputs, const real* gradient,
 ) noexcept nogil:
     """In place of a loss, a gradient on the outputs from outside: outputs in, deltas out."""
@@ -122,7 +112,7 @@ cdef inline void given_stage(
 
 # ---- one tile ----------------------------------------------------------------------------------------
 
-cdef inline real* forward_tile(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* scratch) noexcept nogil:
+cdef real* forward_tile(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* scratch) noexcept nogil:
     """Packs a tile into scratch and walks it up; the activations lie one after another. Returns the last."""
     cdef Py_ssize_t i
     cdef real* x = scratch
@@ -138,7 +128,7 @@ cdef inline real* forward_tile(Walk* walk, Py_ssize_t first, Py_ssize_t count, r
     return x
 
 
-cdef inline double gradient_tile(
+cdef double gradient_tile(
     Walk* walk, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, real* gradient,
 ) noexcept nogil:
     """Walks a tile up and down and adds to the gradient; returns the sum of the loss before `weight`.

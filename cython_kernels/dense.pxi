@@ -19,14 +19,6 @@ The gradient of W sums over examples, that is over lanes. Two ways, chosen for e
               For wide layers: no sums over lanes.
 """
 
-from activations cimport activate
-from matmul cimport (
-    ADD, DERIVATIVE, STORE, Left, Matrix, Output, multiply_panel, panels, smaller,
-)
-from vector cimport (
-    LANE_COLUMNS, LANE_ROWS, LANES, PANEL, ROWS, VECTORS,
-    interleave_high, interleave_low, load, load_anywhere, real, splat, store, store_anywhere, vreal,
-)
 
 ctypedef long long int64
 
@@ -43,7 +35,7 @@ cdef struct Layer:
 
 # ---- between arrays from outside and tiles -----------------------------------------------------------
 
-cdef inline void pack_tile(
+cdef void pack_tile(
     Matrix x, const Py_ssize_t* order, Py_ssize_t first, Py_ssize_t count, real* tile,
 ) noexcept nogil:
     """Examples (columns) first ... first + count of x, taken through `order` if there is one."""
@@ -67,7 +59,7 @@ cdef inline void pack_tile(
         tile += n * PANEL
 
 
-cdef inline void unpack_tile(const real* tile, Matrix out, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+cdef void unpack_tile(const real* tile, Matrix out, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """Columns first ... first + count of out from a tile."""
     cdef Py_ssize_t p, lane, feature, width, n = out.rows
     cdef char* place
@@ -82,7 +74,7 @@ cdef inline void unpack_tile(const real* tile, Matrix out, Py_ssize_t first, Py_
 
 # ---- forward -----------------------------------------------------------------------------------------
 
-cdef inline void dense_forward(
+cdef void dense_forward(
     Layer* layer, const real* weight, const real* bias, const real* x, real* a, Py_ssize_t n_panels,
 ) noexcept nogil:
     """a = f(W x + b); bias may be NULL."""
@@ -164,7 +156,7 @@ cdef inline void lane_products(
             gradient[(i0 + i) * row + (j0 + j) * column] += totals[i * columns + j]
 
 
-cdef inline void weight_gradient_lanewise(
+cdef void weight_gradient_lanewise(
     const real* delta, Py_ssize_t n_delta, const real* x, Py_ssize_t n_x, Py_ssize_t n_panels,
     real* gradient, Py_ssize_t row, Py_ssize_t column,
 ) noexcept nogil:
@@ -184,7 +176,7 @@ cdef inline void weight_gradient_lanewise(
         i0 += LANE_ROWS
 
 
-cdef inline void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* transposed) noexcept nogil:
+cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* transposed) noexcept nogil:
     """x^T in panels of features: transposed[(block * n_examples + example) * PANEL + feature lane].
 
     LANES x LANES at a time: interleaving the halves of a square log2(LANES) times transposes it.
@@ -213,7 +205,7 @@ cdef inline void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels
                     store(place + i * PANEL, square[i])
 
 
-cdef inline void weight_gradient_transposed(
+cdef void weight_gradient_transposed(
     const real* delta, Py_ssize_t n_delta, const real* transposed, Py_ssize_t n_x, Py_ssize_t n_panels,
     real* gradient,
 ) noexcept nogil:
@@ -235,7 +227,7 @@ cdef inline void weight_gradient_transposed(
                 n_delta, PANEL, left, ROWS * PANEL, transposed + (block * n_panels + p) * PANEL * PANEL, out)
 
 
-cdef inline void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panels, real* gradient) noexcept nogil:
+cdef void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panels, real* gradient) noexcept nogil:
     """gradient_i += sum over examples of delta_i."""
     cdef vreal sums[LANES]
     cdef real totals[LANES]
@@ -253,7 +245,7 @@ cdef inline void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t 
         i0 += LANES
 
 
-cdef inline void dense_backward(
+cdef void dense_backward(
     Layer* layer, const real* x, const real* delta, Py_ssize_t n_panels,
     real* weight_gradient, real* bias_gradient, real* transposed,
 ) noexcept nogil:
@@ -270,7 +262,7 @@ cdef inline void dense_backward(
         add_examples(delta, layer.n_out, n_panels, bias_gradient)
 
 
-cdef inline void delta_below(
+cdef void delta_below(
     Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t n_panels, int activation,
 ) noexcept nogil:
     """x = f'(x) * W^T delta: the delta of the layer below takes the place of its activation x."""

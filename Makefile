@@ -1,0 +1,85 @@
+# Each target does its own set-up, in virtual environments of its own: Python >= 3.11, gcc and make are enough.
+PYTHON ?= python3
+VENV := .venv
+PEERS := .venv-peers
+BIN := $(VENV)/bin
+SOURCES := $(shell find src cython_kernels -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml README.md
+PIP_OPTIONS := --quiet --disable-pip-version-check
+# One core for what is timed, where the system can pin
+PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
+
+.PHONY: help demo test test-peers test-exhaustive bench lint annotate wheel clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fusegrad needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+
+# The wheel is built once for each state of the sources, and installed: nothing runs from the source tree.
+$(VENV)/installed: $(SOURCES) | $(BIN)/python
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/pip wheel $(PIP_OPTIONS) --no-deps --wheel-dir build/wheel .
+	$(BIN)/pip install $(PIP_OPTIONS) --force-reinstall --no-deps build/wheel/*.whl
+	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls build/wheel/*.whl)[test,plots,progress]"
+	touch $@
+
+## make demo             train the four networks on Auto MPG: a table and a picture
+demo: $(VENV)/installed
+	$(BIN)/python -m fusegrad demo --output build/fusegrad-demo.png
+
+## make test             build the wheel, install it, test it with each instruction set that the processor has
+test: $(VENV)/installed
+	@for isa in $$($(BIN)/python -c 'from fusegrad._kernels import supported_isas; print(*supported_isas())'); do \
+	  echo "=== $$isa"; \
+	  FUSEGRAD_MAX_ISA=$$([ $$isa = baseline ] || echo $$isa) $(BIN)/pytest -q -m "not peers and not exhaustive" --benchmark-disable tests benchmarks || exit 1; \
+	done
+	$(BIN)/pytest -q --doctest-modules --pyargs fusegrad
+	$(BIN)/pytest -q --doctest-glob='*.md' README.md
+
+## make test-peers       compare with PyTorch, JAX and scikit-learn, in an environment of their own
+test-peers: $(PEERS)/installed
+	$(PEERS)/bin/pytest -q -m peers tests
+
+$(PEERS)/installed: $(VENV)/installed
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install $(PIP_OPTIONS) torch==2.13.0
+	$(PEERS)/bin/pip install $(PIP_OPTIONS) --force-reinstall --no-deps build/wheel/*.whl
+	$(PEERS)/bin/pip install $(PIP_OPTIONS) "
+	touch $@
+
+## make test-exhaustive  what takes minutes: all 2^32 floats through sigmoid and tanh
+test-exhaustive: $(VENV)/installed
+	$(BIN)/pytest -q -s -m exhaustive tests
+
+## make bench            time the kernels and the steps beside the NumPy reference, pinned to one core
+bench: $(VENV)/installed
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PIN) $(BIN)/python benchmarks/table.py
+
+## make lint             ruff, cython-lint, mypy, stubtest
+lint: $(VENV)/linters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint cython_kernels
+	cd build && ../$(BIN)/mypy --config-file ../pyproject.toml
+	cd build && ../$(BIN)/stubtest --mypy-config-file ../pyproject.toml fusegrad._kernels
+
+$(VENV)/linters: $(VENV)/installed
+	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls build/wheel/*.whl)[dev]"
+	touch $@
+
+## make annotate         Cython's own view of the kernels: yellow lines call Python
+annotate: $(VENV)/linters
+	mkdir -p annotate
+	$(BIN)/cython -3 -a -I cython_kernels -o annotate/kernels.c cython_kernels/kernels.pyx
+	@echo annotate/kernels.html
+
+## make wheel            a wheel for other machines (manylinux), tried in an empty environment without a compiler
+wheel: $(VENV)/linters
+	rm -rf dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	$(BIN)/python tests/try_wheel.py dist/*.whl
+
+clean:
+	rm -rf build dist annotate $(VENV) $(PEERS)

@@ -1,0 +1,28 @@
+"""Fixtures: dtypes, a generator, threads."""
+
+import numpy as np
+import pytest
+
+import fusegrad as fg
+from fusegrad._kernels import ISA
+
+
+def pytest_report_header() -> str:
+    return f"fusegrad {fg.__version__}, {ISA}, {fg.get_num_threads()} threads, from {fg.__file__}"
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20240229)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads for one test."""
+    yield fg.set_num_threads
+    fg.set_num_threads(None)

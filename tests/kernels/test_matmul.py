@@ -1,0 +1,136 @@
+"""matmul against NumPy: every edge of the blocks, every layout."""
+
+import numpy as np
+import pytest
+
+import fusegrad as fg
+from support import LANES, relative
+
+matmul = fg.kernels.matmul
+
+
+def operands(n, d, k, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)).astype(dtype), rng.normal(size=(d, k)).astype(dtype)
+
+
+def bound(a, b):
+    """The error of a sum of d products, of any order, over the largest entry."""
+    exact = a.astype("float64") @ b.astype("float64")
+    largest = (np.abs(a).astype("float64") @ np.abs(b).astype("float64")).max()
+    return exact, (a.shape[1] + 1) * np.finfo(a.dtype).eps * largest
+
+
+def assert_product(actual, a, b):
+    exact, error = bound(a, b)
+    assert actual.shape == exact.shape
+    assert np.abs(actual - exact).max(initial=0) <= error
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 31, 64])
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65])
+def test_edges_of_the_micro_tile(n, k, dtype):
+    for d in (1, 2, 7, 16, 33):
+        a, b = operands(n, d, k, dtype)
+        assert_product(matmul(a, b), a, b)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "k"),
+    [(241, 257, 1025), (240, 256, 1024), (239, 255, 1023), (481, 513, 7), (3, 1000, 2050), (1, 4096, 1), (2000, 1, 2000)],
+)
+def test_edges_of_the_cache_blocks(n, d, k, dtype):
+    a, b = operands(n, d, k, dtype)
+    assert_product(matmul(a, b), a, b)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)])
+def test_empty(shape, dtype):
+    a, b = operands(*shape, dtype)
+    np.testing.assert_array_equal(matmul(a, b), a @ b)
+
+
+def test_any_layout_gives_the_same_bits(dtype):
+    a, b = operands(37, 45, 53, dtype)
+    expected = matmul(a, b)
+    for left in (np.asfortranarray(a), a[::-1][::-1], np.repeat(a, 2, axis=1)[:, ::2], a.T.copy().T):
+        for right in (np.asfortranarray(b), b[:, ::-1][:, ::-1], np.repeat(b, 3, axis=0)[::3]):
+            np.testing.assert_array_equal(matmul(left, right), expected)
+    np.testing.assert_array_equal(matmul(b.T, a.T), (b.T.copy() @ a.T.copy()).astype(dtype) * 0 + matmul(b.T.copy(), a.T.copy()))
+    for array in (a, b):
+        array.flags.writeable = False
+    np.testing.assert_array_equal(matmul(a, b), expected)
+
+
+def test_out(dtype):
+    a, b = operands(20, 30, 40, dtype)
+    expected = matmul(a, b)
+    out = np.full((20, 40), np.nan, dtype)
+    assert matmul(a, b, out=out) is out
+    np.testing.assert_array_equal(out, expected)
+    for view in (np.empty((40, 20), dtype).T, np.empty((20, 80), dtype)[:, ::2], np.empty((20, 50), dtype)[:, 5:45]):
+        matmul(a, b, out=view)
+        np.testing.assert_array_equal(view, expected)
+    square = operands(16, 16, 16, dtype)[0]
+    product = matmul(square, square)
+    matmul(square, square, out=square)
+    np.testing.assert_array_equal(square, product)
+
+
+def test_out_of_range_memory_is_not_written(dtype):
+    frame = np.full((12, 3 * LANES[dtype] + 9), 7, dtype)
+    inside = frame[1:-1, 1:-1]
+    a, b = operands(inside.shape[0], 5, inside.shape[1], dtype)
+    matmul(a, b, out=inside)
+    frame[1:-1, 1:-1] = 7
+    assert (frame == 7).all()
+
+
+def test_threads_change_no_bit(dtype, threads):
+    for shape in ((300, 300, 700), (700, 300, 100)):
+        a, b = operands(*shape, dtype)
+        threads(1)
+        expected = matmul(a, b)
+        for n in (2, 3, 8):
+            threads(n)
+            np.testing.assert_array_equal(matmul(a, b), expected)
+
+
+def test_mixed_and_integer_operands():
+    a, b = np.arange(6).reshape(2, 3), np.arange(6, dtype="float32").reshape(3, 2)
+    assert matmul(a, b).dtype == "float64"
+    assert matmul(b, a).dtype == "float32"
+    np.testing.assert_array_equal(matmul(a, b), a @ b)
+
+
+def test_nan_and_inf(dtype):
+    a, b = operands(9, 9, 9, dtype)
+    a[2, 3], b[4, 5] = np.nan, np.inf
+    result = matmul(a, b)
+    with np.errstate(invalid="ignore"):
+        expected = a @ b
+    np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
+    np.testing.assert_array_equal(np.isinf(result), np.isinf(expected))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "error", "message"),
+    [
+        (np.zeros(3), np.zeros((3, 2)), ValueError, r"a: expected two dimensions, got shape \(3,\)"),
+        (np.zeros((2, 3)), np.zeros((4, 2)), ValueError, r"b: expected 3 rows, the columns of a, got shape \(4, 2\)"),
+        (np.zeros((2, 3)), "b", TypeError, "b: expected"),
+        (np.zeros((2, 3), complex), np.zeros((3, 2)), TypeError, "a: expected"),
+    ],
+)
+def test_what_is_refused(a, b, error, message):
+    with pytest.raises(error, match=message):
+        matmul(a, b)
+    with pytest.raises(ValueError, match="out: expected a writable array, got a read-only one"):
+        frozen = np.zeros((2, 2))
+        frozen.flags.writeable = False
+        matmul(np.zeros((2, 3)), np.zeros((3, 2)), out=frozen)
+
+
+def test_accuracy_at_size(dtype):
+    a, b = operands(128, 2048, 64, dtype)
+    assert relative(matmul(a, b), a.astype("float64") @ b.astype("float64")) <= 20 * np.finfo(dtype).eps

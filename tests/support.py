@@ -1,0 +1,58 @@
+"""What the tests share: networks, data, the reference, and how far from it a result may be."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+import fusegrad as fg
+from fusegrad._kernels import by_dtype
+
+LANES = {dtype.name: module.lanes for dtype, module in by_dtype.items()}
+#: The error allowed against the float64 reference, over the largest entry.
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+
+#: Five layers, every activation, and no width that is a multiple of anything.
+FIVE_LAYERS = (
+    fg.Linear(7, 33), fg.ReLU(), fg.Linear(33, 17), fg.Tanh(), fg.Linear(17, 16), fg.Sigmoid(),
+    fg.Linear(16, 9), fg.Identity(), fg.Linear(9, 3),
+)  # fmt: skip
+
+
+def shaken(*layers, dtype, seed=0, **options):
+    """A network whose biases are not 0 either."""
+    net = fg.Sequential(*layers, dtype=dtype, rng=seed, **options)
+    net.parameters[:] += np.random.default_rng(seed).normal(scale=0.1, size=net.n_parameters)
+    return net
+
+
+def examples(net, m, seed=1):
+    """Normal data that float32 holds exactly, in float64."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(net.n_features, m)).astype("float32").astype("float64")
+    y = rng.normal(size=(net.n_outputs, m)).astype("float32").astype("float64")
+    return X, y
+
+
+def relative(actual, expected):
+    """The largest error over the largest entry."""
+    scale = np.abs(expected).max()
+    return float(np.abs(np.asarray(actual, dtype="float64") - expected).max() / (scale if scale > 0 else 1))
+
+
+def reference(net, X, y):
+    """Everything that the float64 reference says of a network."""
+    layers = fg.reference.layers_of(net, "float64")
+    loss, gradient = fg.reference.loss_and_gradient(layers, X, y)
+    return SimpleNamespace(
+        loss=loss,
+        gradient=gradient,
+        input_gradient=fg.reference.input_gradient(layers, X, y),
+        prediction=fg.reference.forward(layers, X),
+    )
+
+
+def ulps(actual, exact):
+    """The error in units in the last place of `actual`'s dtype; exact in a wider type."""
+    unit = np.spacing(np.abs(exact).astype(actual.dtype)).astype(exact.dtype)
+    with np.errstate(invalid="ignore"):
+        return np.abs(actual.astype(exact.dtype) - exact) / unit

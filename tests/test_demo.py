@@ -1,0 +1,51 @@
+"""The command line, as a user calls it."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from fusegrad.__main__ import main
+
+
+def demo(folder):
+    result = subprocess.run(
+        [sys.executable, "-m", "fusegrad", "demo", "--output", str(folder / "demo.png")],
+        capture_output=True, text=True, check=True, cwd=folder,
+    )  # fmt: skip
+    return result.stdout, result.stderr
+
+
+def test_demo(tmp_path):
+    out, bars = demo(tmp_path)
+    picture = tmp_path / "demo.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert str(picture) in out
+    assert bars.count("100%") == 4
+    rows = re.findall(
+        r"^(\S.*?)\s+(\d+\.\d+)\s+(\d+\.\d+)\s+(?:(\d+\.\d+) / (\d+\.\d+)|-)\s+(\S+)\s+\d+\.\d µs\s+\d+\.\dx$", out, re.M
+    )
+    assert [row[0] for row in rows] == ["univariate (weight)", "multivariate", "two-layer linear", "two-layer sigmoid"]
+    for name, train, test, best_train, best_test, error in rows:
+        assert float(error) <= 1e-7, name
+        if best_train:
+            assert (train, test) == (best_train, best_test), name
+
+    def without_times(text):
+        return re.sub(r"\d+\.\d µs\s+\d+\.\dx", "", text)
+
+    assert without_times(demo(tmp_path)[0]) == without_times(out), "the same seed, the same table"
+
+
+def test_info(capsys):
+    main(["info"])
+    out = capsys.readouterr().out
+    for name in ("fusegrad", "instruction set", "OpenMP", "threads", "compiler", "Python", "NumPy"):
+        assert re.search(rf"^{name} +\S", out, re.M)
+
+
+def test_an_unknown_verb(capsys):
+    with pytest.raises(SystemExit):
+        main(["fly"])
+    assert "invalid choice" in capsys.readouterr().err

@@ -1,0 +1,23 @@
+import pytest
+
+import fusegrad as fg
+
+
+def test_repr():
+    assert repr(fg.Linear(13, 50)) == "Linear(13, 50)"
+    assert repr(fg.Linear(13, 50, bias=False)) == "Linear(13, 50, bias=False)"
+    assert [repr(layer()) for layer in (fg.Identity, fg.Sigmoid, fg.ReLU, fg.Tanh)] == [
+        "Identity()", "Sigmoid()", "ReLU()", "Tanh()",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (-3, 1)])
+def test_sizes_are_at_least_one(sizes):
+    with pytest.raises(ValueError, match="features: expected at least 1, got"):
+        fg.Linear(*sizes)
+
+
+@pytest.mark.parametrize("size", [1.0, "2", None, True])
+def test_sizes_are_whole_numbers(size):
+    with pytest.raises(TypeError, match="in_features: expected a whole number, got"):
+        fg.Linear(size, 1)

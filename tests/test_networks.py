@@ -1,0 +1,335 @@
+"""Networks against the reference: every shape, layout, dtype; and what they refuse."""
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import as_strided
+from scipy.optimize import minimize
+
+import fusegrad as fg
+from support import FIVE_LAYERS, LANES, TOLERANCE, examples, reference, relative, shaken
+
+FOUR = {
+    "univariate": (fg.Linear(1, 1),),
+    "multivariate": (fg.Linear(13, 1),),
+    "two-layer linear": (fg.Linear(8, 32), fg.Linear(32, 1)),
+    "two-layer sigmoid": (fg.Linear(13, 50), fg.Sigmoid(), fg.Linear(50, 1)),
+}
+NETWORKS = {**FOUR, "five layers": FIVE_LAYERS}
+
+
+def assert_matches_reference(net, X, y):
+    expected = reference(net, X, y)
+    loss, gradient = net.loss_and_gradient(X, y)
+    tolerance = TOLERANCE[net.dtype.name]
+    assert abs(loss - expected.loss) <= tolerance * expected.loss
+    assert abs(net.loss(X, y) - expected.loss) <= tolerance * expected.loss
+    assert relative(gradient, expected.gradient) <= tolerance
+    assert relative(net.input_gradient(X, y), expected.input_gradient) <= tolerance
+    assert relative(net(X), expected.prediction) <= tolerance
+
+
+@pytest.mark.parametrize("layers", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("m", [1, 2, 7, 97, 257, 1009, 10_007, 10**6])
+def test_gradients_match_the_reference(layers, m, dtype):
+    net = shaken(*layers, dtype=dtype)
+    assert_matches_reference(net, *examples(net, m))
+
+
+@pytest.mark.parametrize("layers", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+@pytest.mark.parametrize("vectors", [1, 2, 3, 8])
+def test_batches_at_the_edge_of_vectors(layers, vectors, offset, dtype):
+    net = shaken(*layers, dtype=dtype)
+    assert_matches_reference(net, *examples(net, vectors * LANES[dtype] + offset))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 64, 101])
+@pytest.mark.parametrize("k", [1, 2, 3, 7, 8, 9, 13, 16, 17, 33, 53])
+def test_widths_at_the_edge_of_blocks(n, k, dtype):
+    net = shaken(fg.Linear(n, k), fg.Tanh(), fg.Linear(k, n), fg.Sigmoid(), fg.Linear(n, 2), dtype=dtype)
+    net.parameters[:] *= 0.5  # one saturated unit alone would test the rounding of 1 - a^2
+    for m in (1, 19, 37, 130):
+        assert_matches_reference(net, *examples(net, m))
+
+
+def test_layers_without_bias(dtype):
+    net = shaken(fg.Linear(5, 9, bias=False), fg.ReLU(), fg.Linear(9, 2, bias=False), dtype=dtype)
+    assert set(net.named_parameters()) == {"W1", "W2"}
+    assert_matches_reference(net, *examples(net, 41))
+
+
+def test_a_wide_net(dtype):
+    net = shaken(fg.Linear(784, 128), fg.Sigmoid(), fg.Linear(128, 10), dtype=dtype)
+    assert_matches_reference(net, *examples(net, 128))
+
+
+def test_an_activation_at_the_end(dtype):
+    for activation in (fg.Sigmoid(), fg.Tanh(), fg.ReLU()):
+        net = shaken(fg.Linear(4, 3), activation, dtype=dtype)
+        assert_matches_reference(net, *examples(net, 50))
+
+
+# ---- layouts of memory ----------------------------------------------------------------------------------
+
+
+def layouts(a):
+    """The same numbers in every way that memory may hold them."""
+    yield "C", np.ascontiguousarray(a)
+    yield "Fortran", np.asfortranarray(a)
+    yield "a view of X.T", np.ascontiguousarray(a.T).T
+    yield "negative strides", np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1]
+    wide = np.zeros((2 * a.shape[0], 3 * a.shape[1]), a.dtype)
+    wide[::2, ::3] = a
+    yield "every third", wide[::2, ::3]
+    read_only = a.copy()
+    read_only.flags.writeable = False
+    yield "read-only", read_only
+    memory = np.zeros(a.nbytes + 1, np.uint8)
+    misaligned = memory[1:].view(a.dtype).reshape(a.shape)
+    misaligned[...] = a
+    assert not misaligned.flags.aligned
+    yield "misaligned", misaligned
+    yield "byte-swapped", a.astype(a.dtype.newbyteorder())
+
+
+@pytest.mark.parametrize("m", [1, 33, 200])
+def test_any_layout_gives_the_same_bits(m, dtype):
+    net = shaken(fg.Linear(13, 50), fg.Sigmoid(), fg.Linear(50, 2), dtype=dtype)
+    X, y = (a.astype(dtype) for a in examples(net, m))
+    loss, gradient = net.loss_and_gradient(X, y)
+    prediction, inputs = net(X), net.input_gradient(X, y)
+    for (name, other_X), (_, other_y) in zip(layouts(X), layouts(y), strict=True):
+        before = other_X.copy()
+        other_loss, other_gradient = net.loss_and_gradient(other_X, other_y)
+        assert other_loss == loss, name
+        np.testing.assert_array_equal(other_gradient, gradient, err_msg=name)
+        np.testing.assert_array_equal(net(other_X), prediction, err_msg=name)
+        np.testing.assert_array_equal(net.input_gradient(other_X, other_y), inputs, err_msg=name)
+        np.testing.assert_array_equal(other_X, before, err_msg=name)
+
+
+def test_zero_strides(dtype):
+    net = shaken(fg.Linear(3, 4), fg.Tanh(), fg.Linear(4, 1), dtype=dtype)
+    one = np.array([[1.0], [2.0], [3.0]], dtype)
+    repeated = as_strided(one, (3, 50), (one.strides[0], 0))
+    np.testing.assert_array_equal(net(repeated), net(np.tile(one, 50)))
+
+
+def test_other_numbers_are_converted(dtype):
+    net = shaken(fg.Linear(2, 3), fg.Sigmoid(), fg.Linear(3, 1), dtype=dtype)
+    X, y = [[1, 2, 3], [4, 5, 6]], [1, 0, 1]
+    expected = net.loss_and_gradient(np.array(X, dtype), np.array(y, dtype))[1]
+    for kind in ("int8", "uint16", "int64", "float32", "float64"):
+        np.testing.assert_array_equal(net.loss_and_gradient(np.array(X, kind), np.array(y, kind))[1], expected)
+    np.testing.assert_array_equal(net.loss_and_gradient(X, y)[1], expected)
+
+
+def test_out_arrays(dtype):
+    net = shaken(fg.Linear(3, 3), fg.Tanh(), dtype=dtype)
+    X, _ = (a.astype(dtype) for a in examples(net, 700))
+    expected = net(X)
+    for name, out in layouts(np.zeros_like(expected)):
+        if name in ("read-only", "byte-swapped"):
+            continue
+        assert net.forward(X, out=out) is out
+        np.testing.assert_array_equal(out, expected, err_msg=name)
+    overlapping = X.copy()
+    net.forward(overlapping, out=overlapping)
+    np.testing.assert_array_equal(overlapping, expected)
+    gradient = np.empty(net.n_parameters, dtype)
+    assert net.loss_and_gradient(X, expected, out=gradient)[1] is gradient
+
+
+def test_the_place_in_the_batch_does_not_matter(dtype):
+    net = shaken(*FIVE_LAYERS, dtype=dtype)
+    X, _ = examples(net, 301)
+    together = net(X)
+    for i in (0, 1, 15, 16, 77, 299, 300):
+        np.testing.assert_array_equal(net(X[:, i : i + 1]), together[:, i : i + 1])
+    np.testing.assert_array_equal(net(X[:, 5:94]), together[:, 5:94])
+
+
+@pytest.mark.parametrize("layers", NETWORKS.values(), ids=NETWORKS)
+def test_threads_change_no_bit(layers, dtype, threads):
+    net = shaken(*layers, dtype=dtype)
+    X, y = examples(net, 60_000)
+    threads(1)
+    expected = net.loss_and_gradient(X, y), net(X), net.input_gradient(X, y)
+    for n in (2, 3, 8):
+        threads(n)
+        (loss, gradient), prediction, inputs = net.loss_and_gradient(X, y), net(X), net.input_gradient(X, y)
+        assert loss == expected[0][0]
+        np.testing.assert_array_equal(gradient, expected[0][1])
+        np.testing.assert_array_equal(prediction, expected[1])
+        np.testing.assert_array_equal(inputs, expected[2])
+
+
+def test_nan_goes_through_forward(dtype):
+    for activation in (fg.Identity(), fg.Sigmoid(), fg.Tanh(), fg.ReLU()):
+        net = shaken(fg.Linear(2, 5), activation, fg.Linear(5, 1), dtype=dtype)
+        X = np.zeros((2, 40))
+        X[0, 7] = np.nan
+        assert np.flatnonzero(np.isnan(net(X)[0])).tolist() == [7]
+
+
+# ---- parameters ---------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_the_only_storage(dtype):
+    net = fg.TwoLayerSigmoid(3, 4, dtype=dtype, rng=0)
+    views = net.named_parameters()
+    assert {name: view.shape for name, view in views.items()} == {"W1": (4, 3), "b1": (4, 1), "W2": (1, 4), "b2": (1, 1)}
+    assert all(np.shares_memory(view, net.parameters) for view in views.values())
+    views["W1"][2, 1] = 7
+    assert net.parameters[2 * 3 + 1] == 7
+    np.testing.assert_array_equal(np.concatenate([view.ravel() for view in views.values()]), net.parameters)
+    before = net.parameters
+    net.parameters = np.arange(net.n_parameters)
+    assert net.parameters is before
+    assert net.named_parameters()["b2"][0, 0] == net.n_parameters - 1
+
+
+def test_the_same_seed_gives_the_same_network():
+    one, two = fg.TwoLayerSigmoid(3, 4, rng=5), fg.TwoLayerSigmoid(3, 4, rng=np.random.default_rng(5))
+    np.testing.assert_array_equal(one.parameters, two.parameters)
+    other = fg.TwoLayerSigmoid(3, 4, dtype="float64", rng=5)
+    np.testing.assert_array_equal(one.parameters, other.parameters.astype("float32"))
+    assert not (fg.TwoLayerSigmoid(3, 4, rng=6).parameters == one.parameters).any(where=one.parameters != 0)
+
+
+def test_initial_weights_have_their_bounds():
+    net = fg.Sequential(fg.Linear(300, 200), fg.ReLU(), fg.Linear(200, 100), fg.Tanh(), rng=0)
+    named = net.named_parameters()
+    for name, bound in (("W1", np.sqrt(6 / 300)), ("W2", np.sqrt(6 / 300))):
+        assert 0.99 * bound < np.abs(named[name]).max() <= bound
+    assert not named["b1"].any()
+    assert not named["b2"].any()
+
+
+def test_state_dict_goes_round(dtype):
+    net = shaken(fg.Linear(3, 4), fg.Sigmoid(), fg.Linear(4, 2, bias=False), dtype=dtype)
+    state = net.state_dict()
+    assert {name: value.shape for name, value in state.items()} == {"0.weight": (4, 3), "0.bias": (4,), "2.weight": (2, 4)}
+    assert not any(np.shares_memory(value, net.parameters) for value in state.values())
+    other = fg.Sequential(*net.layers, dtype=dtype)
+    other.load_state_dict(state)
+    np.testing.assert_array_equal(other.parameters, net.parameters)
+
+
+def test_load_state_dict_refuses_before_it_writes():
+    net = fg.TwoLayerSigmoid(3, 4, rng=0)
+    before = net.parameters.copy()
+    state = net.state_dict()
+    with pytest.raises(ValueError, match=r"expected the keys 0\.weight, 0\.bias, 2\.weight, 2\.bias"):
+        net.load_state_dict({"0.weight": state["0.weight"]})
+    with pytest.raises(ValueError, match=r"state_dict\['2\.bias'\]: expected shape \(1,\), got \(2,\)"):
+        net.load_state_dict({**state, "0.weight": state["0.weight"] + 1, "2.bias": np.zeros(2)})
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_scipy_minimizes_a_network():
+    X, y = fg.datasets.load_auto_mpg()
+    X = (X - X.mean(axis=1, keepdims=True)) / X.std(axis=1, keepdims=True)
+    net = fg.MultivariateRegression(6, dtype="float64", rng=0)
+
+    def objective(parameters):
+        net.parameters = parameters
+        return net.loss_and_gradient(X, y)
+
+    result = minimize(objective, net.parameters.copy(), jac=True, method="L-BFGS-B", options={"ftol": 1e-14, "gtol": 1e-9})
+    design = np.vstack([X, np.ones(X.shape[1])]).T
+    _, residual, *_ = np.linalg.lstsq(design, y[0], rcond=None)
+    assert result.fun == pytest.approx(residual[0] / y.size, rel=1e-9)
+
+
+def test_memory_does_not_grow_with_the_batch():
+    """At (8, 32, 10^6), at most 16 MiB beyond data and parameters."""
+    import tracemalloc
+
+    net = fg.TwoLayerSigmoid(8, 32, rng=0)
+    X, y = np.ones((8, 10**6), "float32"), np.ones((1, 10**6), "float32")
+    net.plan(10**6)
+    tracemalloc.start()
+    net.train_step(X, y, fg.SGD(lr=1e-3))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"extra memory of a full-batch step at (8, 32, 10^6): {peak / 2**20:.2f} MiB")
+    assert peak <= 16 * 2**20 * fg.get_num_threads()
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "error", "message"),
+    [
+        (np.zeros((12, 50)), np.zeros(50), ValueError, r"X: expected 13 features \(rows\), got shape \(12, 50\)"),
+        (np.zeros((50, 13)), np.zeros(50), ValueError, r"X: expected 13 features \(rows\), got shape \(50, 13\)"),
+        (np.zeros(13), np.zeros(1), ValueError, r"X: expected two dimensions, \(13, m\), got shape \(13,\)"),
+        (np.zeros((13, 0)), np.zeros(0), ValueError, r"X: expected at least one example, got shape \(13, 0\)"),
+        (np.zeros((13, 5)), np.zeros(6), ValueError, r"y: expected 5 examples \(columns\) as in X, got shape \(1, 6\)"),
+        (np.zeros((13, 5)), np.zeros((2, 5)), ValueError, r"y: expected 1 outputs \(rows\), got shape \(2, 5\)"),
+        (np.zeros((13, 5), complex), np.zeros(5), TypeError, r"X: expected float32, float64 or integers, got dtype complex128"),
+        (np.zeros((13, 5), bool), np.zeros(5), TypeError, r"X: expected .* got dtype bool"),
+        (np.zeros((13, 5), object), np.zeros(5), TypeError, r"X: expected .* got dtype object"),
+        (np.zeros((13, 5), "float16"), np.zeros(5), TypeError, r"X: expected .* got dtype float16"),
+        ([["a"] * 5] * 13, np.zeros(5), TypeError, r"X: expected .* got dtype <U1"),
+        ([[1, 2], [3]], np.zeros(5), TypeError, r"X: expected an array of numbers, got list"),
+        (np.zeros((13, 5)), None, TypeError, r"y: expected .* got dtype object"),
+        (np.ma.zeros((13, 5)), np.zeros(5), TypeError, r"X: expected an array without a mask"),
+    ],
+)
+def test_bad_data_is_refused_before_anything_is_written(X, y, error, message):
+    net = fg.TwoLayerSigmoid(13, 4, rng=0)
+    before = net.parameters.copy()
+    optimizer = fg.SGD(lr=0.1)
+    for call in (
+        lambda: net.loss(X, y),
+        lambda: net.loss_and_gradient(X, y),
+        lambda: net.input_gradient(X, y),
+        lambda: net.train_step(X, y, optimizer),
+        lambda: net.fit(X, y, optimizer=optimizer, epochs=1),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    np.testing.assert_array_equal(net.parameters, before)
+    assert optimizer.state is None
+    assert optimizer.n_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("layers", "error", "message"),
+    [
+        ((), ValueError, "layers: expected at least one Linear, got none"),
+        ((fg.Linear(3, 4), fg.Linear(5, 1)), ValueError, r"layers\[1\]: expected 4 in_features.*got Linear\(5, 1\)"),
+        ((fg.Sigmoid(), fg.Linear(3, 4)), ValueError, r"layers\[0\]: expected a Linear first, got Sigmoid\(\)"),
+        ((fg.Linear(3, 4), fg.ReLU(), fg.Tanh()), ValueError, r"layers\[2\]: expected a Linear between two activations"),
+        ((fg.Linear(3, 4), "sigmoid"), TypeError, r"layers\[1\]: expected a fusegrad layer such as Linear or Sigmoid, got 'sigmoid'"),
+        ((fg.Linear(3, 4), fg.Sigmoid), TypeError, r"layers\[1\]: expected a fusegrad layer"),
+    ],
+)  # fmt: skip
+def test_layers_that_do_not_fit_are_refused(layers, error, message):
+    with pytest.raises(error, match=message):
+        fg.Sequential(*layers)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(TypeError, match="dtype: expected float32 or float64, got 'int32'"):
+        fg.Sequential(fg.Linear(2, 1), dtype="int32")
+    with pytest.raises(TypeError, match="rng: expected None, a seed or a numpy.random.Generator, got 'x'"):
+        fg.Sequential(fg.Linear(2, 1), rng="x")
+    net = fg.MultivariateRegression(2, rng=0)
+    with pytest.raises(TypeError, match="out: expected dtype float32, got float64"):
+        net.forward(np.zeros((2, 3)), out=np.zeros((1, 3)))
+    with pytest.raises(ValueError, match=r"out: expected shape \(1, 3\), got \(3, 1\)"):
+        net.forward(np.zeros((2, 3)), out=np.zeros((3, 1), "float32"))
+    with pytest.raises(ValueError, match=r"parameters: expected shape \(3,\), got \(4,\)"):
+        net.parameters = np.zeros(4)
+    with pytest.raises(ValueError, match=r"flat: expected shape \(3,\), got \(2,\)"):
+        net.unflatten(np.zeros(2))
+    with pytest.raises(TypeError, match="optimizer: expected an object with step"):
+        net.train_step(np.zeros((2, 3)), np.zeros(3), "adam")
+
+
+def test_repr():
+    assert repr(fg.TwoLayerSigmoid(3, 4)) == "Sequential(Linear(3, 4), Sigmoid(), Linear(4, 1), dtype='float32')"

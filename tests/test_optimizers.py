@@ -1,0 +1,217 @@
+"""Optimizers against their equations in NumPy, against printed vectors, and inside the engine."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fusegrad as fg
+from support import examples, relative, shaken
+
+reference = fg.reference
+
+
+def equations(optimizer, w, gradients):
+    """The update rules as the reference writes them."""
+    states = [np.zeros_like(w) for _ in range(2)]
+    for t, g in enumerate(gradients, start=1):
+        match optimizer:
+            case fg.SGD(momentum=0.0):
+                w = reference.sgd(w, g, optimizer.lr)
+            case fg.SGD():
+                w, states[0] = reference.momentum(w, g, states[0], optimizer.lr, optimizer.momentum)
+            case fg.Adagrad():
+                w, states[0] = reference.adagrad(w, g, states[0], optimizer.lr, optimizer.eps)
+            case fg.RMSprop():
+                w, states[0] = reference.rmsprop(w, g, states[0], optimizer.lr, optimizer.decay, optimizer.eps)
+            case fg.Adam():
+                w, *states = reference.adam(
+                    w, g, *states, t, optimizer.lr, optimizer.betas, optimizer.eps, optimizer.bias_correction
+                )
+    return w, states
+
+
+OPTIMIZERS = {
+    "sgd": lambda: fg.SGD(lr=0.1),
+    "momentum": lambda: fg.SGD(lr=0.01, momentum=0.9),
+    "nesterov": lambda: fg.SGD(lr=0.01, momentum=0.9, nesterov=True),
+    "adagrad": lambda: fg.Adagrad(lr=0.1),
+    "rmsprop": lambda: fg.RMSprop(lr=0.01, decay=0.9),
+    "adam": lambda: fg.Adam(lr=0.01),
+    "plain adam": lambda: fg.Adam(lr=0.01, bias_correction=False),
+}
+each_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
+@each_optimizer
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 1001])
+def test_100_steps_of_the_equations(make, n, rng):
+    w = rng.normal(size=n)
+    gradients = rng.normal(size=(100, n))
+    expected, states = equations(make(), w, gradients)
+    optimizer = make()
+    for g in gradients:
+        optimizer.step(w, g)
+    assert relative(w, expected) <= 1e-12
+    for row, state in zip(optimizer.state, states, strict=False):
+        assert relative(row, state) <= 1e-12
+    assert optimizer.n_steps == 100
+
+
+@each_optimizer
+def test_float32_is_as_near_as_its_digits(make, rng):
+    w = rng.normal(size=101).astype("float32")
+    gradients = rng.normal(size=(100, 101)).astype("float32")
+    expected, _ = equations(make(), w.astype("float64"), gradients.astype("float64"))
+    optimizer = make()
+    for g in gradients:
+        optimizer.step(w, g)
+    assert w.dtype == optimizer.state.dtype == "float32"
+    assert relative(w, expected) <= 100 * np.finfo("float32").eps
+
+
+@each_optimizer
+def test_train_step_takes_the_same_steps_in_the_engine(make, dtype):
+    """Gradient and update in one call are, to the bit, the gradient and then the update."""
+    net = shaken(fg.Linear(3, 7), fg.Sigmoid(), fg.Linear(7, 2), dtype=dtype)
+    twin = shaken(fg.Linear(3, 7), fg.Sigmoid(), fg.Linear(7, 2), dtype=dtype)
+    X, y = examples(net, 29)
+    one, two = make(), make()
+    for _ in range(100):
+        if not two._nesterov:
+            loss, gradient = twin.loss_and_gradient(X, y)
+        else:
+            here = twin.parameters.copy()
+            twin.parameters = two.look_ahead(here)
+            loss, gradient = twin.loss_and_gradient(X, y)
+            twin.parameters = here
+        two.step(twin.parameters, gradient)
+        # the engine computes W + mu v with one rounding, NumPy with two
+        assert net.train_step(X, y, one) == pytest.approx(loss, rel=0 if not two._nesterov else 1e-5 if dtype == "float32" else 1e-12)
+    if two._nesterov:
+        assert relative(net.parameters, twin.parameters) <= (1e-5 if dtype == "float32" else 1e-12)
+    else:
+        np.testing.assert_array_equal(net.parameters, twin.parameters)
+
+
+def test_nesterov_by_hand_takes_the_gradient_at_look_ahead(rng):
+    w, a = rng.normal(size=5), rng.normal(size=5)
+    expected, v = w.copy(), np.zeros(5)
+    optimizer = fg.SGD(lr=0.1, momentum=0.9, nesterov=True)
+    for _ in range(20):
+        expected, v = reference.momentum(expected, 2 * (expected + 0.9 * v - a), v, 0.1, 0.9)
+        optimizer.step(w, 2 * (optimizer.look_ahead(w) - a))
+    np.testing.assert_allclose(w, expected, rtol=1e-13)
+
+
+# ---- printed vectors -----------------------------------------------------------------------------------------
+
+VECTORS = json.loads((Path(__file__).parent / "vectors" / "optimizers.json").read_text())
+
+
+def numbers(text):
+    """``linspace(a, b, n)`` as it is written in the file."""
+    first, last, n = text.removeprefix("linspace(").removesuffix(")").split(",")
+    return np.linspace(float(first), float(last), int(n))
+
+
+def assert_printed(actual, expected):
+    """Equal to the 8 digits that are printed (of numbers of size 1, or of their own size)."""
+    np.testing.assert_allclose(actual, expected, rtol=1e-8, atol=0.6e-8)
+
+
+@pytest.mark.parametrize(
+    ("rule", "optimizer"),
+    [
+        ("momentum", fg.SGD(lr=1e-3, momentum=0.9)),
+        ("rmsprop", fg.RMSprop(lr=1e-2, decay=0.99, eps=1e-8)),
+        ("adam", fg.Adam(lr=1e-2)),
+    ],
+)
+def test_vectors_of_cs231n(rule, optimizer):
+    vectors = VECTORS["cs231n"]
+    case = vectors[rule]
+    w, g = numbers(vectors["parameters"]), numbers(vectors["gradient"])
+    start = case["state"] if isinstance(case["state"], list) else [case["state"]]
+    state = np.array([numbers(text) for text in start])
+    optimizer.load_state_dict({"lr": optimizer.lr, "n_steps": case.get("steps_before", 0), "state": state})
+    optimizer.step(w, g)
+    assert_printed(w, case["next"])
+    assert_printed(optimizer.state, np.reshape(case["next_state"], state.shape))
+
+
+def test_vectors_of_the_averaged_convention():
+    """There v = beta v + (1 - beta) g and W -= lr v: our momentum with lr (1 - beta), and v = -lr times theirs."""
+    vectors = VECTORS["averaged"]
+    case = vectors["momentum"]
+    w, g = np.array(vectors["parameters"]), np.array(vectors["gradient"])
+    optimizer = fg.SGD(lr=case["lr"] * (1 - case["beta"]), momentum=case["beta"])
+    optimizer.step(w, g)
+    assert_printed(w, case["next"])
+    assert_printed(optimizer.state[0] / -case["lr"], case["next_state"])
+
+    case = vectors["adam"]
+    w = np.array(vectors["parameters"])
+    optimizer = fg.Adam(lr=case["lr"])
+    # the first update, counted as the second
+    optimizer.load_state_dict({"lr": case["lr"], "n_steps": 1, "state": np.zeros((2, w.size))})
+    optimizer.step(w, g)
+    assert_printed(w, case["next"])
+    np.testing.assert_allclose(optimizer.state, case["next_state"], rtol=1e-8, atol=0.6e-8)
+
+
+# ---- state, and what is refused -----------------------------------------------------------------------------------
+
+
+@each_optimizer
+def test_state_dict_goes_on_where_it_was_taken(make, rng):
+    w = rng.normal(size=33)
+    gradients = rng.normal(size=(10, 33))
+    one = make()
+    for g in gradients[:5]:
+        one.step(w, g)
+    two = make()
+    two.load_state_dict(one.state_dict())
+    other = w.copy()
+    for g in gradients[5:]:
+        one.step(w, g)
+        two.step(other, g)
+    np.testing.assert_array_equal(w, other)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: fg.SGD(lr=0), ValueError, "lr: expected a finite number, more than 0, got 0"),
+        (lambda: fg.SGD(lr=-1), ValueError, "lr: expected"),
+        (lambda: fg.SGD(lr=np.nan), ValueError, "lr: expected"),
+        (lambda: fg.SGD(lr="fast"), TypeError, "lr: expected a number, got 'fast'"),
+        (lambda: fg.SGD(lr=1, momentum=1), ValueError, "momentum: expected a finite number, at least 0, less than 1, got 1"),
+        (lambda: fg.SGD(lr=1, nesterov=True), ValueError, "nesterov: expected a momentum of more than 0"),
+        (lambda: fg.Adagrad(lr=1, eps=-1), ValueError, "eps: expected"),
+        (lambda: fg.RMSprop(lr=1, decay=2), ValueError, "decay: expected"),
+        (lambda: fg.Adam(betas=(0.9, 1.0)), ValueError, r"betas\[1\]: expected"),
+        (lambda: fg.Adam(betas=0.9), TypeError, "betas: expected two numbers, got 0.9"),
+    ],
+)
+def test_bad_hyperparameters_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_step_refuses_buffers_that_do_not_fit():
+    optimizer = fg.Adam()
+    with pytest.raises(TypeError, match="parameters: expected a float32 or float64 array, got list"):
+        optimizer.step([1.0], [1.0])
+    with pytest.raises(TypeError, match="parameters: expected a float32 or float64 array, got int64"):
+        optimizer.step(np.zeros(2, int), np.zeros(2))
+    with pytest.raises(ValueError, match="parameters: expected a contiguous array"):
+        optimizer.step(np.zeros(6)[::2], np.zeros(3))
+    with pytest.raises(ValueError, match=r"gradient: expected shape \(3,\), got \(2,\)"):
+        optimizer.step(np.zeros(3), np.zeros(2))
+    optimizer.step(np.zeros(3), np.ones(3))
+    with pytest.raises(ValueError, match="its state is of 3 float64 parameters, got 4 float64"):
+        optimizer.step(np.zeros(4), np.zeros(4))
+    with pytest.raises(ValueError, match="its state is of 3 float64 parameters, got 3 float32"):
+        fg.MultivariateRegression(2).train_step(np.zeros((2, 5)), np.zeros(5), optimizer)

@@ -1,0 +1,50 @@
+"""The plan: what it promises to the engine."""
+
+import numpy as np
+import pytest
+
+import fusegrad as fg
+from fusegrad._kernels import by_dtype
+from fusegrad._plan import LEAST_BLOCK, MOST_BLOCKS, make_plan, stack_layers, worthwhile_threads
+
+NETS = [
+    [(1, 1, "identity", True)],
+    [(13, 50, "sigmoid", True), (50, 1, "identity", True)],
+    [(784, 2048, "relu", False), (2048, 10, "identity", True)],
+]
+
+
+@pytest.mark.parametrize("shapes", NETS)
+@pytest.mark.parametrize("m", [1, 31, 1000, 10**6])
+def test_tiles_and_blocks(shapes, m, dtype):
+    dtype = np.dtype(dtype)
+    layers = stack_layers(shapes)
+    plan = make_plan(layers, dtype, m, 8)
+    panel = by_dtype[dtype].panel
+    assert plan.tile % panel == 0
+    assert plan.block % plan.tile == 0
+    assert plan.block >= min(m, LEAST_BLOCK)
+    assert -(-m // plan.block) <= MOST_BLOCKS
+    assert 1 <= plan.n_threads <= min(8, -(-m // plan.block))
+    widths = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out
+    assert plan.scratch >= plan.tile * widths
+
+
+def test_threads_do_not_change_how_sums_are_cut():
+    layers = stack_layers(NETS[1])
+    plans = [make_plan(layers, np.dtype("float32"), 10**5, n) for n in (1, 2, 7)]
+    assert len({(plan.tile, plan.block) for plan in plans}) == 1
+
+
+def test_small_work_takes_one_thread():
+    assert worthwhile_threads(1000, 64, 8) == 1
+    assert worthwhile_threads(10**9, 64, 8) == 8
+    assert worthwhile_threads(10**9, 3, 8) == 3
+    assert fg.TwoLayerSigmoid(13, 50).plan(32, n_threads=8).n_threads == 1
+
+
+def test_a_plan_says_what_it_chose():
+    text = str(fg.TwoLayerSigmoid(13, 50).plan(10_000, n_threads=1))
+    assert "10000 examples a step" in text
+    assert "dense 13 -> 50 sigmoid, gradient" in text
+    assert "dense 50 -> 1 identity, gradient lane-wise" in text

@@ -1,0 +1,72 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+import fusegrad as fg
+from fusegrad import _threads
+
+
+def test_a_chosen_number(threads):
+    threads(3)
+    assert fg.get_num_threads() == 3
+    threads(None)
+    assert fg.get_num_threads() == _threads.default_threads()[0]
+
+
+@pytest.mark.parametrize(("n", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError)])
+def test_what_is_refused(n, error):
+    with pytest.raises(error, match="n: expected"):
+        fg.set_num_threads(n)
+
+
+def shown(**environment):
+    code = "from fusegrad._threads import default_threads; print(*default_threads(), sep='|')"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+    )
+    return result.stdout.strip().split("|")
+
+
+def test_omp_num_threads_is_obeyed():
+    assert shown(OMP_NUM_THREADS="3") == ["3", "OMP_NUM_THREADS"]
+
+
+def test_affinity_is_obeyed():
+    one = min(os.sched_getaffinity(0))
+    code = (
+        f"import os; os.sched_setaffinity(0, [{one}]); import fusegrad as fg; "
+        "from fusegrad._threads import default_threads; print(fg.get_num_threads())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout.strip() == "1"
+
+
+def test_a_cgroup_quota_is_obeyed(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(_threads.runtime, "max_threads", lambda: 64, raising=False)
+    monkeypatch.setattr(_threads.os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(_threads, "_cgroup_quota", lambda: 3)
+    assert _threads.default_threads() == (3, "cgroup quota")
+
+
+def test_fork_after_parallel_work(threads):
+    """libgomp alone would hang in the child."""
+    code = """
+import os, numpy as np, fusegrad as fg
+X, y = np.ones((64, 20000)), np.ones(20000)
+net = fg.TwoLayerSigmoid(64, 64, dtype="float64", rng=0)
+fg.set_num_threads(2)
+expected = net.loss_and_gradient(X, y)
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        loss, gradient = net.loss_and_gradient(X, y)
+        os._exit(0 if loss == expected[0] and (gradient == expected[1]).all() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+assert net.loss(X, y) == expected[0]
+"""
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,365 @@
+"""fit: epochs, batches, shuffling, schedules, validation, callbacks, custom optimizers."""
+
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import fusegrad as fg
+from support import FIVE_LAYERS, examples, relative, shaken
+
+
+def small(dtype="float64"):
+    return shaken(fg.Linear(3, 8), fg.Sigmoid(), fg.Linear(8, 1), dtype=dtype)
+
+
+def by_hand(net, X, y, optimizer, epochs, batch_size, order):
+    """Epochs of mini-batches with train_step; order(epoch) is the order of the examples."""
+    losses = []
+    for epoch in range(epochs):
+        which, total = order(epoch), 0.0
+        for first in range(0, X.shape[1], batch_size):
+            batch = which[first : first + batch_size]
+            total += net.train_step(X[:, batch], y[:, batch], optimizer) * len(batch)
+        losses.append(total / X.shape[1])
+    return losses
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 100, 1000])
+def test_fit_is_its_steps(batch_size, dtype):
+    X, y = examples(small(), 100)
+    net, twin = small(dtype), small(dtype)
+    history = net.fit(X, y, optimizer=fg.Adam(lr=0.01), epochs=4, batch_size=batch_size, shuffle=False)
+    losses = by_hand(twin, X, y, fg.Adam(lr=0.01), 4, batch_size, lambda _: np.arange(100))
+    # Batches of another plan add up in another order, so this is not to the bit.
+    np.testing.assert_allclose(history.loss, losses, rtol=1e-12 if dtype == "float64" else 1e-5)
+    assert relative(net.parameters, twin.parameters) <= (1e-10 if dtype == "float64" else 1e-3)
+
+
+def test_full_batch_is_the_default():
+    X, y = examples(small(), 100)
+    net, twin = small(), small()
+    history = net.fit(X, y, optimizer=fg.SGD(lr=0.1), epochs=50)
+    assert history.loss == [twin.train_step(X, y, fg.SGD(lr=0.1)) for _ in range(50)]
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+    assert history.epochs == 50
+
+
+def test_shuffling_draws_from_the_generator():
+    X, y = examples(small(), 90)
+
+    def fitted(rng):
+        net = small()
+        net.fit(X, y, optimizer=fg.SGD(lr=0.1), epochs=3, batch_size=16, rng=rng)
+        return net.parameters
+
+    np.testing.assert_array_equal(fitted(1), fitted(np.random.default_rng(1)))
+    assert not np.array_equal(fitted(1), fitted(2))
+    generator = np.random.default_rng(1)
+    before = generator.bit_generator.state
+    fitted(generator)
+    assert generator.bit_generator.state != before
+    np.random.seed(3)
+    expected = np.random.random()
+    np.random.seed(3)
+    fitted(None)
+    assert np.random.random() == expected, "NumPy's own seed was touched"
+
+
+@pytest.mark.parametrize("bit_generator", [np.random.PCG64, np.random.MT19937, np.random.SFC64, np.random.Philox])
+def test_every_example_once_an_epoch(bit_generator):
+    """With one weight at lr so small that nothing moves, the mean of the losses says which examples came."""
+    m = 37
+    net = fg.UnivariateRegression(dtype="float64", rng=0)
+    y = 2.0 ** np.arange(m) ** 0.5
+    rng = np.random.Generator(bit_generator(5))
+    history = net.fit(np.zeros(m), y, optimizer=fg.SGD(lr=1e-300), epochs=20, batch_size=5, rng=rng)
+    np.testing.assert_allclose(history.loss, (y**2).mean(), rtol=1e-13)
+
+
+def test_shuffling_is_uniform():
+    """The first example of 6 000 epochs of 6: each about 1 000 times."""
+    firsts = []
+
+    class Watch:
+        def step(self, parameters, gradient):
+            firsts.append(int(round(gradient[1] / -2)))
+
+    net = fg.UnivariateRegression(dtype="float64")
+    net.parameters[:] = 0
+    # a compiled rule and Python's own: both must be fair
+    net.fit(np.zeros(6), np.arange(6.0), optimizer=Watch(), epochs=3000, batch_size=1, rng=0)
+    counts = np.bincount(firsts[::6], minlength=6)
+    assert np.abs(counts - 500).max() < 5 * np.sqrt(500)
+
+    counts = np.zeros(6)
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        net.parameters[:] = 0
+        # the last step of an epoch of size 1 leaves b = 2 lr y of the last example
+        net.fit(np.zeros(6), np.arange(6.0), optimizer=fg.SGD(lr=0.5), epochs=1, batch_size=1, rng=rng)
+        counts[int(round(net.parameters[1]))] += 1
+    assert np.abs(counts - 500).max() < 5 * np.sqrt(500)
+
+
+def test_shuffled_epochs_match_the_reference_on_the_drawn_order():
+    """b after each epoch of size-1 batches with lr = 1/2 is the last y drawn; the whole order follows from lr = 1/4."""
+    m = 11
+    net = fg.UnivariateRegression(dtype="float64")
+    y = np.arange(1.0, m + 1)
+    net.parameters[:] = 0
+    net.fit(np.zeros(m), 16.0 ** np.arange(m), optimizer=fg.SGD(lr=0.5), epochs=1, batch_size=1, rng=4)
+    last = round(np.log(net.parameters[1]) / np.log(16.0))
+    again = fg.UnivariateRegression(dtype="float64")
+    again.parameters[:] = 0
+    again.fit(np.zeros(m), y, optimizer=fg.SGD(lr=0.5), epochs=1, batch_size=1, rng=4)
+    assert again.parameters[1] == y[last]
+
+
+# ---- schedules ------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_sets_the_rate_of_each_step():
+    X, y = examples(small(), 64)
+    schedule = fg.StepDecay(0.5, step_size=3, factor=0.5)
+    net, twin = small(), small()
+    history = net.fit(X, y, optimizer=fg.SGD(lr=99.0), epochs=4, batch_size=16, shuffle=False, schedule=schedule)
+    optimizer = fg.SGD(lr=99.0)
+    losses = []
+    for epoch in range(4):
+        total = 0.0
+        for batch in range(4):
+            optimizer.lr = schedule(4 * epoch + batch)
+            part = slice(16 * batch, 16 * batch + 16)
+            total += twin.train_step(X[:, part], y[:, part], optimizer)
+        losses.append(total / 4)
+    np.testing.assert_allclose(history.loss, losses, rtol=1e-14)
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+
+
+def test_any_callable_is_a_schedule_and_goes_on_from_fit_to_fit():
+    X, y = examples(small(), 20)
+    seen = []
+
+    def schedule(step):
+        seen.append(step)
+        return 0.1
+
+    optimizer = fg.SGD(lr=1.0)
+    net = small()
+    net.fit(X, y, optimizer=optimizer, epochs=5, schedule=schedule)
+    net.fit(X, y, optimizer=optimizer, epochs=2, schedule=schedule)
+    assert seen == list(range(7))
+    assert optimizer.n_steps == 7
+
+
+# ---- validation, callbacks, custom optimizers --------------------------------------------------------------------
+
+
+def test_validation_data_and_callbacks():
+    net = small()
+    X, y = examples(net, 50)
+    X_held, y_held = examples(net, 20, seed=3)
+    seen = []
+
+    def callback(network, history):
+        assert network is net
+        seen.append((history.epochs, net.loss(X_held, y_held)))
+        return history.epochs == 6
+
+    history = net.fit(
+        X, y, optimizer=fg.SGD(lr=0.1), epochs=10, validation_data=(X_held, y_held), callbacks=[callback]
+    )  # fmt: skip
+    assert history.stopped
+    assert history.epochs == 6
+    assert seen == list(enumerate(history.validation_loss, start=1))
+
+
+class Signs:
+    """A user's own optimizer: only `step`."""
+
+    lr = 0.01
+
+    def step(self, parameters, gradient):
+        parameters -= self.lr * np.sign(gradient)
+
+
+def test_an_optimizer_written_in_python(dtype):
+    net = small(dtype)
+    X, y = examples(net, 60)
+    before = net.loss(X, y)
+    optimizer = Signs()
+    history = net.fit(X, y, optimizer=optimizer, epochs=30, batch_size=20, rng=0, schedule=fg.ExponentialDecay(0.05, 0.01))
+    assert history.loss[-1] < before
+    assert optimizer.lr == pytest.approx(0.05 * np.exp(-0.01 * 89))
+    assert net.train_step(X, y, Signs()) == pytest.approx(net.loss(X, y), rel=0.5)
+
+
+def test_a_subclass_with_its_own_step_is_called():
+    calls = []
+
+    class Counting(fg.SGD):
+        def step(self, parameters, gradient):
+            calls.append(1)
+            super().step(parameters, gradient)
+
+    net, twin = small(), small()
+    X, y = examples(net, 10)
+    net.fit(X, y, optimizer=Counting(lr=0.1), epochs=3)
+    twin.fit(X, y, optimizer=fg.SGD(lr=0.1), epochs=3)
+    assert len(calls) == 3
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+
+
+def test_verbose_two_prints_a_line_an_epoch(capsys):
+    net = small()
+    X, y = examples(net, 10)
+    net.fit(X, y, optimizer=fg.SGD(lr=0.1), epochs=3, verbose=2, validation_data=(X, y))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("epoch 1/3: loss ")
+    assert ", validation_loss " in lines[0]
+
+
+def test_verbose_one_draws_a_bar(capsys):
+    net = small()
+    X, y = examples(net, 10)
+    history = net.fit(X, y, optimizer=fg.SGD(lr=0.1), epochs=2500, verbose=1)
+    assert history.epochs == 2500
+    assert "2500/2500" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 8])
+def test_threads_change_no_bit_of_a_fit(n_threads, dtype):
+    X, y = examples(fg.Sequential(*FIVE_LAYERS), 9000)
+
+    def fitted(n):
+        net = shaken(*FIVE_LAYERS, dtype=dtype)
+        optimizer = fg.SGD(lr=0.01, momentum=0.9, nesterov=True)
+        history = net.fit(X, y, optimizer=optimizer, epochs=3, batch_size=4000, rng=1, n_threads=n)
+        return net.parameters, history.loss
+
+    parameters, losses = fitted(n_threads)
+    expected, expected_losses = fitted(1)
+    np.testing.assert_array_equal(parameters, expected)
+    assert losses == expected_losses
+
+
+# ---- the four networks on real data ----------------------------------------------------------------------------------
+
+
+def auto_mpg(features=slice(None)):
+    X, y = fg.datasets.load_auto_mpg()
+    X = X[features]
+    X = (X - X.mean(axis=1, keepdims=True)) / X.std(axis=1, keepdims=True)
+    return X, (y - y.mean()) / y.std()
+
+
+def least_squares(X, y):
+    design = np.vstack([X, np.ones(X.shape[1])]).T
+    best, *_ = np.linalg.lstsq(design, y[0], rcond=None)
+    return float(((design @ best - y[0]) ** 2).mean())
+
+
+@pytest.mark.parametrize(
+    ("make", "features"),
+    [
+        (fg.UnivariateRegression, [3]),
+        (lambda **options: fg.MultivariateRegression(6, **options), slice(None)),
+        (lambda **options: fg.TwoLayerLinear(6, 16, **options), slice(None)),
+    ],
+    ids=["univariate", "multivariate", "two-layer linear"],
+)
+def test_linear_networks_reach_least_squares(make, features, dtype, capsys):
+    X, y = auto_mpg(features)
+    net = make(dtype=dtype, rng=0)
+    net.fit(X, y, optimizer=fg.SGD(lr=0.02, momentum=0.9), epochs=5000)
+    loss, best = net.loss(X, y), least_squares(X, y)
+    with capsys.disabled():
+        print(f"\n  {type(net).__name__} {dtype}: loss / least squares - 1 = {loss / best - 1:.1e}")
+    assert loss == pytest.approx(best, rel=1e-6)
+
+
+def test_two_layer_sigmoid_beats_least_squares_by_15_percent(capsys):
+    """Test RMSE on Auto MPG, k = 16, mean over 10 seeds of an 80/20 split."""
+    X, y = fg.datasets.load_auto_mpg()
+    errors = []
+    for seed in range(10):
+        test, train = np.split(np.random.default_rng(seed).permutation(392), [78])
+        Z = (X - X[:, train].mean(axis=1, keepdims=True)) / X[:, train].std(axis=1, keepdims=True)
+        mean, scale = y[:, train].mean(), y[:, train].std()
+        t = (y - mean) / scale
+        net = fg.TwoLayerSigmoid(6, 16, rng=seed)
+        net.fit(Z[:, train], t[:, train], optimizer=fg.Adam(lr=0.01), epochs=200, batch_size=32, rng=seed)
+        design = np.vstack([Z, np.ones(392)]).T
+        best, *_ = np.linalg.lstsq(design[train], t[0, train], rcond=None)
+        ours, theirs = net(Z[:, test]) - t[:, test], design[test] @ best - t[0, test]
+        errors.append([np.sqrt((e**2).mean()) * scale for e in (ours, theirs)])
+    ours, theirs = np.mean(errors, axis=0)
+    with capsys.disabled():
+        print(f"\n  test RMSE {ours:.2f} mpg, least squares {theirs:.2f}: {1 - ours / theirs:.0%} under")
+    assert ours <= 0.85 * theirs
+
+
+# ---- interrupts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.skipif(sys.platform == "win32", reason="no pthread_kill")
+def test_an_interrupt_ends_a_fit_between_two_steps(n_threads):
+    net = fg.TwoLayerSigmoid(8, 32, rng=0)
+    X, y = np.ones((8, 200_000), "float32"), np.ones(200_000, "float32")
+    optimizer = fg.SGD(lr=1e-3)
+    sent = []
+
+    def interrupt():
+        time.sleep(0.3)
+        sent.append(time.monotonic())
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(X, y, optimizer=optimizer, epochs=100_000, batch_size=20_000, n_threads=n_threads)
+    waited = time.monotonic() - sent[0]
+    thread.join()
+    assert waited < 2, "an interrupt should be seen within a fraction of a second"
+    assert optimizer.n_steps > 0
+    twin = fg.TwoLayerSigmoid(8, 32, rng=0)
+    net.fit(X, y, optimizer=optimizer, epochs=1)
+    assert np.isfinite(net.parameters).all()
+    assert not np.array_equal(net.parameters, twin.parameters)
+
+
+# ---- what is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"epochs": -1}, ValueError, "epochs: expected at least 0, got -1"),
+        ({"epochs": 1.5}, TypeError, "epochs: expected a whole number, got 1.5"),
+        ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
+        ({"batch_size": -4}, ValueError, "batch_size: expected at least 1, got -4"),
+        ({"batch_size": "all"}, TypeError, "batch_size: expected a whole number, got 'all'"),
+        ({"n_threads": 0}, ValueError, "n_threads: expected at least 1, got 0"),
+        ({"verbose": 3}, ValueError, "verbose: expected 0, 1 or 2, got 3"),
+        ({"rng": "x", "batch_size": 4}, TypeError, "rng: expected"),
+        ({"schedule": 0.1}, TypeError, "schedule: expected a callable from step to learning rate, got 0.1"),
+        ({"schedule": lambda step: -1.0}, ValueError, r"schedule\(0\): expected a finite number, at least 0, got -1.0"),
+        ({"callbacks": [3]}, TypeError, r"callbacks\[0\]: expected a callable, got 3"),
+        ({"validation_data": 3}, TypeError, r"validation_data: expected \(X, y\), got int"),
+        ({"validation_data": (np.zeros((4, 2)), np.zeros(2))}, ValueError, "validation_data: X: expected 3 features"),
+        ({"optimizer": "adam"}, TypeError, "optimizer: expected an object with step"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(arguments, error, message):
+    net = small()
+    before = net.parameters.copy()
+    X, y = np.ones((3, 600)), np.ones(600)
+    with pytest.raises(error, match=message):
+        net.fit(X, y, **{"optimizer": fg.SGD(lr=0.1), "epochs": 2, **arguments})
+    np.testing.assert_array_equal(net.parameters, before)
