@@ -61,7 +61,7 @@ bench: $(VENV)/installed
 lint: $(VENV)/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint cython_kernels
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint cython_kernels
 	cd build && ../$(BIN)/mypy --config-file ../pyproject.toml
 	cd build && ../$(BIN)/stubtest --mypy-config-file ../pyproject.toml fusegrad._kernels
 

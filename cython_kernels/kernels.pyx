@@ -4,6 +4,7 @@ Everything here takes arrays that `fusegrad._arrays` has judged: of this module'
 agree. The algorithms are in the .pxd files beside this one; see README.md for the contract.
 """
 
+cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel
 from libc.stdint cimport uint32_t, uint64_t
@@ -57,7 +58,8 @@ cdef Matrix matrix(const real[:, :] a) noexcept:
 cdef list spare_scratch = []    # at most one block, lent to one call at a time
 
 
-cdef class Scratch:
+@cython.final
+cdef class _Scratch:
     """Uninitialised memory, at a cache line; given back to the module for the next call."""
     cdef unsigned char[::1] memory
     cdef char* data
@@ -68,17 +70,17 @@ cdef class Scratch:
         self.data += -<Py_ssize_t>self.data & (CACHE_LINE - 1)
 
 
-cdef Scratch borrow_scratch(size):
+cdef _Scratch borrow_scratch(size):
     """size: a Python int, so that no product of shapes can wrap around."""
-    cdef Scratch scratch
+    cdef _Scratch scratch
     if spare_scratch:
         scratch = spare_scratch.pop()
         if scratch.memory.shape[0] >= size + CACHE_LINE:
             return scratch
-    return Scratch(size)
+    return _Scratch(size)
 
 
-cdef void return_scratch(Scratch scratch):
+cdef void return_scratch(_Scratch scratch):
     if not spare_scratch and scratch.memory.shape[0] <= 1 << 26:
         spare_scratch.append(scratch)
 
@@ -165,13 +167,13 @@ cdef void walk_blocks(Job* job, Walk* walk, Py_ssize_t first, Py_ssize_t count, 
 
 cdef void add_slots(Job* job, Py_ssize_t n_blocks, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """gradient = slot 0 + slot 1 + ..., in this order, for the elements start ... stop."""
-    cdef Py_ssize_t i, block, n = job.walk.n_parameters
+    cdef Py_ssize_t i, n = job.walk.n_parameters
     cdef const real* slot = job.slots
     if n_blocks == 1:
         return
     for i in range(start, stop):
         job.gradient[i] = slot[i]
-    for block in range(1, n_blocks):
+    for _ in range(1, n_blocks):
         slot += n
         for i in range(start, stop):
             job.gradient[i] += slot[i]
@@ -271,6 +273,7 @@ cdef void forward_blocks(Job* job, Matrix out, int thread, int n_threads) noexce
         place += n_threads * job.walk.tile
 
 
+@cython.final
 cdef class Engine:
     """A plan made ready to run: see fusegrad._plan.Plan, whose fields it takes over.
 
@@ -302,11 +305,11 @@ cdef class Engine:
         job.last_air = monotonic_seconds()
         return job
 
-    cdef Scratch lend(self, Job* job, Py_ssize_t n_gradients):
-        """Scratch for the threads, then a gradient or two, the slots, and the losses of the blocks."""
+    cdef _Scratch lend(self, Job* job, Py_ssize_t n_gradients):
+        """_Scratch for the threads, then a gradient or two, the slots, and the losses of the blocks."""
         cdef Py_ssize_t line = whole_lines(job.walk.n_parameters)
         cdef Py_ssize_t slots = self.n_blocks * line if self.n_blocks > 1 else 0
-        cdef Scratch scratch = borrow_scratch(
+        cdef _Scratch scratch = borrow_scratch(
             self.n_threads * job.scratch_size + n_gradients * line + slots + self.n_blocks * 8)
         cdef char* place = scratch.data
         job.scratch = place
@@ -324,7 +327,7 @@ cdef class Engine:
     def forward(self, const real[:, :] X, const real[::1] parameters, real[:, :] out):
         """out (n_outputs, m) = the network's prediction for X (n_features, m)."""
         cdef Job job = self.job(X, parameters)
-        cdef Scratch scratch = self.lend(&job, 0)
+        cdef _Scratch scratch = self.lend(&job, 0)
         cdef Matrix target = matrix(out)
         with nogil:
             if self.n_threads == 1:
@@ -344,7 +347,7 @@ cdef class Engine:
         With outputs, f(W X + b) of a single layer, y is the gradient on them and the loss is 0.
         """
         cdef Job job = self.job(X, parameters)
-        cdef Scratch scratch = self.lend(&job, 0)
+        cdef _Scratch scratch = self.lend(&job, 0)
         job.walk.y = matrix(y)
         if gradient is not None:
             job.gradient = &gradient[0]
@@ -370,7 +373,7 @@ cdef class Engine:
     ):
         """len(losses) epochs of mini-batches. Counts optimizer.n_steps, also when it is interrupted."""
         cdef Job job = self.job(X, parameters)
-        cdef Scratch scratch
+        cdef _Scratch scratch
         cdef Py_ssize_t[::1] order
         read_update(&job.update, optimizer)
         scratch = self.lend(&job, 2 if job.update.nesterov else 1)
@@ -446,7 +449,7 @@ def matmul(const real[:, :] a, const real[:, :] b, real[:, :] out, int n_threads
     cdef Matrix left = matrix(a), right = matrix(b), target = matrix(out)
     cdef bint by_columns = target.columns >= target.rows
     cdef Py_ssize_t size = whole_lines(multiply_scratch(left.rows, left.columns, right.columns))
-    cdef Scratch scratch = borrow_scratch(size * n_threads)
+    cdef _Scratch scratch = borrow_scratch(size * n_threads)
     with nogil:
         if n_threads == 1:
             multiply(left, right, <real*>target.data, target.row // sizeof(real), <real*>scratch.data)

@@ -81,7 +81,7 @@ cdef inline void update_loop(
     const int rule, const int n_states, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
 ) noexcept nogil:
     cdef Factors f = factors(u)
-    cdef vreal first, second
+    cdef vreal first, second, ended
     cdef Py_ssize_t i = start, n
     first = splat(0)
     second = splat(0)
@@ -102,7 +102,9 @@ cdef inline void update_loop(
             first = load_first(u.first + i, n)
         if n_states > 1:
             second = load_first(u.second + i, n)
-        store_first(w + i, updated(rule, &f, load_first(w + i, n), load_first(g + i, n), &first if n_states > 0 else NULL, &second), n)
+        ended = updated(
+            rule, &f, load_first(w + i, n), load_first(g + i, n), &first if n_states > 0 else NULL, &second)
+        store_first(w + i, ended, n)
         if n_states > 0:
             store_first(u.first + i, first, n)
         if n_states > 1:

@@ -24,7 +24,9 @@ def test_demo(tmp_path):
     assert str(picture) in out
     assert bars.count("100%") == 4
     rows = re.findall(
-        r"^(\S.*?)\s+(\d+\.\d+)\s+(\d+\.\d+)\s+(?:(\d+\.\d+) / (\d+\.\d+)|-)\s+(\S+)\s+\d+\.\d µs\s+\d+\.\dx$", out, re.M
+        r"^(\S.*?)\s+(\d+\.\d+)\s+(\d+\.\d+)\s+(?:(\d+\.\d+) / (\d+\.\d+)|-)\s+(\S+)\s+\d+\.\d µs\s+\d+\.\dx$",
+        out,
+        re.M,
     )
     assert [row[0] for row in rows] == ["univariate (weight)", "multivariate", "two-layer linear", "two-layer sigmoid"]
     for name, train, test, best_train, best_test, error in rows:

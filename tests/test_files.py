@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from support import shaken
 
 import fusegrad as fg
-from support import shaken
 
 LAYERS = (fg.Linear(3, 4), fg.Sigmoid(), fg.Linear(4, 5, bias=False), fg.ReLU(), fg.Linear(5, 2), fg.Identity())
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 from scipy.optimize import minimize
+from support import FIVE_LAYERS, LANES, TOLERANCE, examples, reference, relative, shaken
 
 import fusegrad as fg
-from support import FIVE_LAYERS, LANES, TOLERANCE, examples, reference, relative, shaken
 
 FOUR = {
     "univariate": (fg.Linear(1, 1),),
@@ -69,7 +69,7 @@ def test_an_activation_at_the_end(dtype):
         assert_matches_reference(net, *examples(net, 50))
 
 
-# ---- layouts of memory ----------------------------------------------------------------------------------
+# ---- layouts of memory ----
 
 
 def layouts(a):
@@ -172,13 +172,18 @@ def test_nan_goes_through_forward(dtype):
         assert np.flatnonzero(np.isnan(net(X)[0])).tolist() == [7]
 
 
-# ---- parameters ---------------------------------------------------------------------------------------------
+# ---- parameters ----
 
 
 def test_parameters_are_the_only_storage(dtype):
     net = fg.TwoLayerSigmoid(3, 4, dtype=dtype, rng=0)
     views = net.named_parameters()
-    assert {name: view.shape for name, view in views.items()} == {"W1": (4, 3), "b1": (4, 1), "W2": (1, 4), "b2": (1, 1)}
+    assert {name: view.shape for name, view in views.items()} == {
+        "W1": (4, 3),
+        "b1": (4, 1),
+        "W2": (1, 4),
+        "b2": (1, 1),
+    }
     assert all(np.shares_memory(view, net.parameters) for view in views.values())
     views["W1"][2, 1] = 7
     assert net.parameters[2 * 3 + 1] == 7
@@ -209,7 +214,11 @@ def test_initial_weights_have_their_bounds():
 def test_state_dict_goes_round(dtype):
     net = shaken(fg.Linear(3, 4), fg.Sigmoid(), fg.Linear(4, 2, bias=False), dtype=dtype)
     state = net.state_dict()
-    assert {name: value.shape for name, value in state.items()} == {"0.weight": (4, 3), "0.bias": (4,), "2.weight": (2, 4)}
+    assert {name: value.shape for name, value in state.items()} == {
+        "0.weight": (4, 3),
+        "0.bias": (4,),
+        "2.weight": (2, 4),
+    }
     assert not any(np.shares_memory(value, net.parameters) for value in state.values())
     other = fg.Sequential(*net.layers, dtype=dtype)
     other.load_state_dict(state)
@@ -236,7 +245,9 @@ def test_scipy_minimizes_a_network():
         net.parameters = parameters
         return net.loss_and_gradient(X, y)
 
-    result = minimize(objective, net.parameters.copy(), jac=True, method="L-BFGS-B", options={"ftol": 1e-14, "gtol": 1e-9})
+    result = minimize(
+        objective, net.parameters.copy(), jac=True, method="L-BFGS-B", options={"ftol": 1e-14, "gtol": 1e-9}
+    )
     design = np.vstack([X, np.ones(X.shape[1])]).T
     _, residual, *_ = np.linalg.lstsq(design, y[0], rcond=None)
     assert result.fun == pytest.approx(residual[0] / y.size, rel=1e-9)
@@ -257,7 +268,7 @@ def test_memory_does_not_grow_with_the_batch():
     assert peak <= 16 * 2**20 * fg.get_num_threads()
 
 
-# ---- what is refused ---------------------------------------------------------------------------------------------
+# ---- what is refused ----
 
 
 @pytest.mark.parametrize(
@@ -269,7 +280,12 @@ def test_memory_does_not_grow_with_the_batch():
         (np.zeros((13, 0)), np.zeros(0), ValueError, r"X: expected at least one example, got shape \(13, 0\)"),
         (np.zeros((13, 5)), np.zeros(6), ValueError, r"y: expected 5 examples \(columns\) as in X, got shape \(1, 6\)"),
         (np.zeros((13, 5)), np.zeros((2, 5)), ValueError, r"y: expected 1 outputs \(rows\), got shape \(2, 5\)"),
-        (np.zeros((13, 5), complex), np.zeros(5), TypeError, r"X: expected float32, float64 or integers, got dtype complex128"),
+        (
+            np.zeros((13, 5), complex),
+            np.zeros(5),
+            TypeError,
+            r"X: expected float32, float64 or integers, got dtype complex128",
+        ),
         (np.zeros((13, 5), bool), np.zeros(5), TypeError, r"X: expected .* got dtype bool"),
         (np.zeros((13, 5), object), np.zeros(5), TypeError, r"X: expected .* got dtype object"),
         (np.zeros((13, 5), "float16"), np.zeros(5), TypeError, r"X: expected .* got dtype float16"),
@@ -303,8 +319,8 @@ def test_bad_data_is_refused_before_anything_is_written(X, y, error, message):
         ((), ValueError, "layers: expected at least one Linear, got none"),
         ((fg.Linear(3, 4), fg.Linear(5, 1)), ValueError, r"layers\[1\]: expected 4 in_features.*got Linear\(5, 1\)"),
         ((fg.Sigmoid(), fg.Linear(3, 4)), ValueError, r"layers\[0\]: expected a Linear first, got Sigmoid\(\)"),
-        ((fg.Linear(3, 4), fg.ReLU(), fg.Tanh()), ValueError, r"layers\[2\]: expected a Linear between two activations"),
-        ((fg.Linear(3, 4), "sigmoid"), TypeError, r"layers\[1\]: expected a fusegrad layer such as Linear or Sigmoid, got 'sigmoid'"),
+        ((fg.Linear(3, 4), fg.ReLU(), fg.Tanh()), ValueError, r"layers\[2\]: expected a Linear between"),
+        ((fg.Linear(3, 4), "sigmoid"), TypeError, r"layers\[1\]: expected a fusegrad layer .*, got 'sigmoid'"),
         ((fg.Linear(3, 4), fg.Sigmoid), TypeError, r"layers\[1\]: expected a fusegrad layer"),
     ],
 )  # fmt: skip
@@ -316,7 +332,7 @@ def test_layers_that_do_not_fit_are_refused(layers, error, message):
 def test_bad_arguments_are_refused():
     with pytest.raises(TypeError, match="dtype: expected float32 or float64, got 'int32'"):
         fg.Sequential(fg.Linear(2, 1), dtype="int32")
-    with pytest.raises(TypeError, match="rng: expected None, a seed or a numpy.random.Generator, got 'x'"):
+    with pytest.raises(TypeError, match=r"rng: expected None, a seed or a numpy\.random\.Generator, got 'x'"):
         fg.Sequential(fg.Linear(2, 1), rng="x")
     net = fg.MultivariateRegression(2, rng=0)
     with pytest.raises(TypeError, match="out: expected dtype float32, got float64"):

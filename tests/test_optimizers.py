@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import examples, relative, shaken
 
 import fusegrad as fg
-from support import examples, relative, shaken
 
 reference = fg.reference
 
@@ -88,7 +88,9 @@ def test_train_step_takes_the_same_steps_in_the_engine(make, dtype):
             twin.parameters = here
         two.step(twin.parameters, gradient)
         # the engine computes W + mu v with one rounding, NumPy with two
-        assert net.train_step(X, y, one) == pytest.approx(loss, rel=0 if not two._nesterov else 1e-5 if dtype == "float32" else 1e-12)
+        assert net.train_step(X, y, one) == pytest.approx(
+            loss, rel=0 if not two._nesterov else 1e-5 if dtype == "float32" else 1e-12
+        )
     if two._nesterov:
         assert relative(net.parameters, twin.parameters) <= (1e-5 if dtype == "float32" else 1e-12)
     else:
@@ -105,7 +107,7 @@ def test_nesterov_by_hand_takes_the_gradient_at_look_ahead(rng):
     np.testing.assert_allclose(w, expected, rtol=1e-13)
 
 
-# ---- printed vectors -----------------------------------------------------------------------------------------
+# ---- printed vectors ----
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "optimizers.json").read_text())
 
@@ -161,7 +163,7 @@ def test_vectors_of_the_averaged_convention():
     np.testing.assert_allclose(optimizer.state, case["next_state"], rtol=1e-8, atol=0.6e-8)
 
 
-# ---- state, and what is refused -----------------------------------------------------------------------------------
+# ---- state, and what is refused ----
 
 
 @each_optimizer
@@ -187,7 +189,11 @@ def test_state_dict_goes_on_where_it_was_taken(make, rng):
         (lambda: fg.SGD(lr=-1), ValueError, "lr: expected"),
         (lambda: fg.SGD(lr=np.nan), ValueError, "lr: expected"),
         (lambda: fg.SGD(lr="fast"), TypeError, "lr: expected a number, got 'fast'"),
-        (lambda: fg.SGD(lr=1, momentum=1), ValueError, "momentum: expected a finite number, at least 0, less than 1, got 1"),
+        (
+            lambda: fg.SGD(lr=1, momentum=1),
+            ValueError,
+            "momentum: expected a finite number, at least 0, less than 1, got 1",
+        ),
         (lambda: fg.SGD(lr=1, nesterov=True), ValueError, "nesterov: expected a momentum of more than 0"),
         (lambda: fg.Adagrad(lr=1, eps=-1), ValueError, "eps: expected"),
         (lambda: fg.RMSprop(lr=1, decay=2), ValueError, "decay: expected"),

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from support import FIVE_LAYERS, examples, shaken
 
 import fusegrad as fg
-from support import FIVE_LAYERS, examples, shaken
 
 NETWORKS = {
     "univariate": (fg.Linear(1, 1),),

@@ -68,5 +68,7 @@ for _ in range(5):
     assert os.waitpid(child, 0)[1] == 0
 assert net.loss(X, y) == expected[0]
 """
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert result.returncode == 0, result.stderr

@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 import pytest
+from support import FIVE_LAYERS, examples, relative, shaken
 
 import fusegrad as fg
-from support import FIVE_LAYERS, examples, relative, shaken
 
 
 def small(dtype="float64"):
@@ -86,7 +86,7 @@ def test_shuffling_is_uniform():
 
     class Watch:
         def step(self, parameters, gradient):
-            firsts.append(int(round(gradient[1] / -2)))
+            firsts.append(round(gradient[1] / -2))
 
     net = fg.UnivariateRegression(dtype="float64")
     net.parameters[:] = 0
@@ -101,7 +101,7 @@ def test_shuffling_is_uniform():
         net.parameters[:] = 0
         # the last step of an epoch of size 1 leaves b = 2 lr y of the last example
         net.fit(np.zeros(6), np.arange(6.0), optimizer=fg.SGD(lr=0.5), epochs=1, batch_size=1, rng=rng)
-        counts[int(round(net.parameters[1]))] += 1
+        counts[round(net.parameters[1])] += 1
     assert np.abs(counts - 500).max() < 5 * np.sqrt(500)
 
 
@@ -119,7 +119,7 @@ def test_shuffled_epochs_match_the_reference_on_the_drawn_order():
     assert again.parameters[1] == y[last]
 
 
-# ---- schedules ------------------------------------------------------------------------------------------------
+# ---- schedules ----
 
 
 def test_a_schedule_sets_the_rate_of_each_step():
@@ -156,7 +156,7 @@ def test_any_callable_is_a_schedule_and_goes_on_from_fit_to_fit():
     assert optimizer.n_steps == 7
 
 
-# ---- validation, callbacks, custom optimizers --------------------------------------------------------------------
+# ---- validation, callbacks, custom optimizers ----
 
 
 def test_validation_data_and_callbacks():
@@ -192,7 +192,9 @@ def test_an_optimizer_written_in_python(dtype):
     X, y = examples(net, 60)
     before = net.loss(X, y)
     optimizer = Signs()
-    history = net.fit(X, y, optimizer=optimizer, epochs=30, batch_size=20, rng=0, schedule=fg.ExponentialDecay(0.05, 0.01))
+    history = net.fit(
+        X, y, optimizer=optimizer, epochs=30, batch_size=20, rng=0, schedule=fg.ExponentialDecay(0.05, 0.01)
+    )
     assert history.loss[-1] < before
     assert optimizer.lr == pytest.approx(0.05 * np.exp(-0.01 * 89))
     assert net.train_step(X, y, Signs()) == pytest.approx(net.loss(X, y), rel=0.5)
@@ -248,7 +250,7 @@ def test_threads_change_no_bit_of_a_fit(n_threads, dtype):
     assert losses == expected_losses
 
 
-# ---- the four networks on real data ----------------------------------------------------------------------------------
+# ---- the four networks on real data ----
 
 
 def auto_mpg(features=slice(None)):
@@ -304,7 +306,7 @@ def test_two_layer_sigmoid_beats_least_squares_by_15_percent(capsys):
     assert ours <= 0.85 * theirs
 
 
-# ---- interrupts -------------------------------------------------------------------------------------------------------
+# ---- interrupts ----
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
@@ -334,7 +336,7 @@ def test_an_interrupt_ends_a_fit_between_two_steps(n_threads):
     assert not np.array_equal(net.parameters, twin.parameters)
 
 
-# ---- what is refused -----------------------------------------------------------------------------------------------------
+# ---- what is refused ----
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,12 @@ def _openmp() -> str:
     library = "runtime not found among the loaded libraries"
     maps = Path("/proc/self/maps")
     if maps.exists():
-        names = {Path(line.split()[-1]).name for line in maps.read_text().splitlines() if "omp" in line and ".so" in line}
-        library = ", ".join(sorted(name for name in names if name.startswith(("libgomp", "libomp", "libiomp")))) or library
+        names = {
+            Path(line.split()[-1]).name for line in maps.read_text().splitlines() if "omp" in line and ".so" in line
+        }
+        library = (
+            ", ".join(sorted(name for name in names if name.startswith(("libgomp", "libomp", "libiomp")))) or library
+        )
     return f"{runtime.OPENMP} ({library})"
 
 

@@ -8,13 +8,14 @@ on the machine's number of processors: that is why results do not.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from fusegrad._arrays import Array
 from fusegrad._kernels import by_dtype
 
-# ---- what the choices rest on -----------------------------------------------------------------------
+# ---- what the choices rest on ----
 
 #: A tile that leaves room in a 32 KiB L1 for the weights it meets: the fastest, if enough examples fit.
 L1_TILE = 20 * 1024
@@ -58,7 +59,7 @@ class Plan:
     """What an engine needs to know; see cython_kernels/engine.pxd for how it walks."""
 
     layers: tuple[Dense, ...]
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     n_parameters: int
     batch: int  # examples in a step
     tile: int  # examples that walk together
@@ -112,7 +113,7 @@ def _transposed_pays(layer: Dense, tile: int, lanes: int) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def make_plan(layers: tuple[Dense, ...], dtype: np.dtype, batch: int, n_threads: int) -> Plan:
+def make_plan(layers: tuple[Dense, ...], dtype: np.dtype[Any], batch: int, n_threads: int) -> Plan:
     """The plan for steps of `batch` examples on at most n_threads threads."""
     kernels = by_dtype[dtype]
     lanes, panel = kernels.lanes, kernels.panel
@@ -123,7 +124,9 @@ def make_plan(layers: tuple[Dense, ...], dtype: np.dtype, batch: int, n_threads:
     tile = max(fits, min(LEAST_TILE, L2_TILE // (per_example * dtype.itemsize)))
     tile = min(max(tile // panel, 1) * panel, LARGEST_TILE, _up(batch, panel))
     transposed = [_transposed_pays(layer, tile, lanes) for layer in layers]
-    per_example += max((_up(layer.n_in, panel) for layer, turn in zip(layers, transposed, strict=True) if turn), default=0)
+    per_example += max(
+        (_up(layer.n_in, panel) for layer, turn in zip(layers, transposed, strict=True) if turn), default=0
+    )
 
     n_parameters = layers[-1].end
     most_blocks = max(1, min(MOST_BLOCKS, SLOT_BYTES // (n_parameters * dtype.itemsize)))

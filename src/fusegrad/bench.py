@@ -11,9 +11,7 @@ SIZES = ((1, 1, 32), (8, 16, 32), (13, 50, 32), (13, 50, 128), (16, 64, 256), (6
 def main() -> None:
     """Print a table of ratios for the two-layer sigmoid network."""
     fg.show_config()
-    print(
-        "\nOne full-batch step (loss, gradients, update) of the two-layer sigmoid network, best of rounds taken in turn.\n"
-    )
+    print("\nOne full-batch step (loss, gradients, update) of the two-layer sigmoid network, best of rounds in turn.\n")
     print(f"{'features, hidden, examples':<28}{'dtype':<10}{'fusegrad':>12}{'NumPy':>12}{'ratio':>9}")
     rng = np.random.default_rng(0)
     for dtype in ("float32", "float64"):

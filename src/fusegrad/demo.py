@@ -166,8 +166,8 @@ def table(results: list[Result]) -> str:
         "Auto MPG, 392 cars, a fifth held out. Errors in miles per gallon; a step is one full-batch step of",
         "gradient descent in float32, next to the NumPy reference in the same run.",
         "",
-        f"{'network':<21}{'train RMSE':>11}{'test RMSE':>11}{'least squares':>20}{'gradient':>11}{'step':>10}{'NumPy':>9}",
-        f"{'':<21}{'':>11}{'':>11}{'train / test':>20}{'error':>11}{'':>10}{'':>9}",
+        f"{'':<21}{'RMSE':>11}{'RMSE':>11}{'least squares':>20}{'gradient':>11}{'':>10}{'faster':>9}",
+        f"{'network':<21}{'train':>11}{'test':>11}{'train / test':>20}{'error':>11}{'step':>10}{'by':>9}",
     ]
     for r in results:
         best = f"{r.best_train:.4f} / {r.best_test:.4f}" if r.case.linear else "-"
@@ -188,7 +188,9 @@ def plot(results: list[Result], path: Path) -> None:
     except ImportError:
         raise ImportError('the picture is drawn with matplotlib: pip install "fusegrad[plots]"') from None
     figure = Figure(figsize=(15, 7.6), layout="constrained", facecolor="white")
-    figure.suptitle("Four networks, miles per gallon of 392 cars", x=0.012, ha="left", fontsize=17, color=INK, weight="bold")
+    figure.suptitle(
+        "Four networks, miles per gallon of 392 cars", x=0.012, ha="left", fontsize=17, color=INK, weight="bold"
+    )
     axes = figure.subplots(2, len(results), gridspec_kw={"hspace": 0.09, "wspace": 0.05})
     for column, r in enumerate(results):
         _plot_losses(axes[0, column], r, first=column == 0)
@@ -224,7 +226,9 @@ def _plot_fit(axis: Any, r: Result, first: bool) -> None:
     if data.features == [WEIGHT]:
         pounds = fg.datasets.load_auto_mpg()[0][WEIGHT]
         for part, color, size in ((data.train, BLUE, 11), (data.test, ORANGE, 15)):
-            axis.scatter(pounds[part], data.y[0, part] * data.y_scale + data.y_mean, s=size, color=color, alpha=0.55, lw=0)
+            axis.scatter(
+                pounds[part], data.y[0, part] * data.y_scale + data.y_mean, s=size, color=color, alpha=0.55, lw=0
+            )
         ends = [int(pounds.argmin()), int(pounds.argmax())]
         axis.plot(pounds[ends], r.net(data.X[:, ends])[0] * data.y_scale + data.y_mean, color=INK, lw=2)
         axis.set_xlabel("weight (lb)", fontsize=9.5, color=INK)

@@ -67,7 +67,9 @@ class Optimizer:
         """
         dtype = getattr(parameters, "dtype", None)
         if dtype not in by_dtype:
-            raise TypeError(f"parameters: expected a float32 or float64 array, got {dtype or type(parameters).__name__}")
+            raise TypeError(
+                f"parameters: expected a float32 or float64 array, got {dtype or type(parameters).__name__}"
+            )
         parameters = as_flat_output(parameters, "parameters", dtype, np.size(parameters))
         gradient = as_flat(gradient, "gradient", dtype, parameters.size)
         self.prepare(parameters)

@@ -23,7 +23,7 @@ def matmul(a: Array, b: Array) -> Array:
     return a @ b
 
 
-# ---- activations: each function, and its derivative from a = f(z) -------------------------------------
+# ---- activations: each function, and its derivative from a = f(z) ----
 
 
 def identity(z: Array) -> Array:
@@ -64,7 +64,7 @@ def derivative(a: Array, activation: str) -> Array:
     raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
 
 
-# ---- one layer ------------------------------------------------------------------------------------------
+# ---- one layer ----
 
 
 def dense_forward(weight: Array, x: Array, bias: Array | None, activation: str = "identity") -> Array:
@@ -78,12 +78,12 @@ def dense_forward(weight: Array, x: Array, bias: Array | None, activation: str =
 def dense_backward(
     weight: Array, x: Array, a: Array, grad_a: Array, activation: str = "identity"
 ) -> tuple[Array, Array, Array]:
-    """delta = f' * grad_a; the gradients on W, b and x are delta x^T, delta 1 and W^T delta."""
+    """Delta = f' * grad_a; the gradients on W, b and x are delta x^T, delta 1 and W^T delta."""
     delta = derivative(a, activation) * grad_a
     return delta @ x.T, delta.sum(axis=1, keepdims=True), weight.T @ delta
 
 
-# ---- a network --------------------------------------------------------------------------------------------
+# ---- a network ----
 
 
 def layers_of(net: "Sequential", dtype: Any = None) -> list[DenseLayer]:
@@ -116,7 +116,9 @@ def loss(layers: Sequence[DenseLayer], X: Array, y: Array) -> float:
     return float((difference * difference).sum() / X.shape[1])
 
 
-def gradients(layers: Sequence[DenseLayer], X: Array, y: Array) -> tuple[float, list[tuple[Array, Array | None]], Array]:
+def gradients(
+    layers: Sequence[DenseLayer], X: Array, y: Array
+) -> tuple[float, list[tuple[Array, Array | None]], Array]:
     """The loss, the gradients on W and b of each layer, and the gradient on X."""
     m = X.shape[1]
     x = activations(layers, X)
@@ -141,7 +143,7 @@ def input_gradient(layers: Sequence[DenseLayer], X: Array, y: Array) -> Array:
     return gradients(layers, X, y)[2]
 
 
-# ---- update rules: (parameters, gradient, states) -> (parameters, states) -----------------------------------
+# ---- update rules: (parameters, gradient, states) -> (parameters, states) ----
 
 
 def sgd(w: Array, g: Array, lr: float) -> Array:
@@ -150,19 +152,19 @@ def sgd(w: Array, g: Array, lr: float) -> Array:
 
 
 def momentum(w: Array, g: Array, v: Array, lr: float, mu: float) -> tuple[Array, Array]:
-    """v = mu v - lr g; W += v. With g taken at W + mu v it is Nesterov's rule."""
+    """V = mu v - lr g; W += v. With g taken at W + mu v it is Nesterov's rule."""
     v = mu * v - lr * g
     return w + v, v
 
 
 def adagrad(w: Array, g: Array, c: Array, lr: float, eps: float) -> tuple[Array, Array]:
-    """c += g^2; W -= lr g / (sqrt c + eps)."""
+    """C += g^2; W -= lr g / (sqrt c + eps)."""
     c = c + g**2
     return w - lr * g / (np.sqrt(c) + eps), c
 
 
 def rmsprop(w: Array, g: Array, c: Array, lr: float, decay: float, eps: float) -> tuple[Array, Array]:
-    """c = decay c + (1 - decay) g^2; W -= lr g / (sqrt c + eps)."""
+    """C = decay c + (1 - decay) g^2; W -= lr g / (sqrt c + eps)."""
     c = decay * c + (1 - decay) * g**2
     return w - lr * g / (np.sqrt(c) + eps), c
 
@@ -171,7 +173,7 @@ def adam(
     w: Array, g: Array, m: Array, v: Array, t: int, lr: float, betas: tuple[float, float], eps: float,
     bias_correction: bool = True,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """m and v average g and g^2; W -= lr m / (sqrt v + eps), both corrected for their start, t = 1, 2, ..."""
+    """M and v average g and g^2; W -= lr m / (sqrt v + eps), both corrected for their start, t = 1, 2, ..."""
     m = betas[0] * m + (1 - betas[0]) * g
     v = betas[1] * v + (1 - betas[1]) * g**2
     if bias_correction:

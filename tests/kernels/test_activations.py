@@ -5,9 +5,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+from support import LANES, ulps
 
 import fusegrad as fg
-from support import LANES, ulps
 
 apply, sigmoid = fg.kernels.apply, fg.kernels.sigmoid
 
@@ -62,7 +62,9 @@ def test_every_length_and_layout(activation, dtype, rng):
         np.testing.assert_array_equal(apply(z[:, :n], activation), expected[:, :n])
     np.testing.assert_array_equal(apply(z.T, activation), expected.T)
     np.testing.assert_array_equal(apply(z[::-1, ::2], activation), expected[::-1, ::2])
-    np.testing.assert_array_equal(apply(z.reshape(5, 1, -1)[:, :, ::3], activation), expected.reshape(5, 1, -1)[:, :, ::3])
+    np.testing.assert_array_equal(
+        apply(z.reshape(5, 1, -1)[:, :, ::3], activation), expected.reshape(5, 1, -1)[:, :, ::3]
+    )
     np.testing.assert_array_equal(apply(z[0, 0], activation), expected[0, 0])
     memory = np.zeros(z.nbytes + 1, np.uint8)
     misaligned = memory[1:].view(dtype).reshape(z.shape)
@@ -102,7 +104,7 @@ def test_what_is_refused():
         sigmoid(np.zeros(3), out=np.zeros(4))
 
 
-# ---- all of them, in minutes ---------------------------------------------------------------------------------
+# ---- all of them, in minutes ----
 
 
 def worst_of_block(task):
@@ -112,9 +114,9 @@ def worst_of_block(task):
         z = z[~np.isnan(z)]
     else:  # 10^6 numbers: where the function moves, and of all sizes
         rng = np.random.default_rng(block)
-        z = np.where(
-            rng.random(10**6) < 0.7, rng.normal(scale=8, size=10**6), np.ldexp(rng.uniform(-1, 1, 10**6), rng.integers(-1070, 11, 10**6))
-        )  # fmt: skip
+        usual = rng.normal(scale=8, size=10**6)
+        every_size = np.ldexp(rng.uniform(-1, 1, 10**6), rng.integers(-1070, 11, 10**6))
+        z = np.where(rng.random(10**6) < 0.7, usual, every_size)
     if not z.size:
         return 0.0
     return worst(z, activation)

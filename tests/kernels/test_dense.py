@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from support import LANES, TOLERANCE, relative
 
 import fusegrad as fg
-from support import LANES, TOLERANCE, relative
 
 ACTIVATIONS = ["identity", "sigmoid", "relu", "tanh"]
 
@@ -18,7 +18,15 @@ def case(n_in, n_out, m, dtype, seed=0):
 
 def sizes(dtype):
     lanes = LANES[dtype]
-    return [(1, 1, 1), (1, 9, lanes), (5, 1, lanes + 1), (13, 50, 2 * lanes - 1), (64, 7, 129), (3, 3, 5000), (40, 40, 1000)]
+    return [
+        (1, 1, 1),
+        (1, 9, lanes),
+        (5, 1, lanes + 1),
+        (13, 50, 2 * lanes - 1),
+        (64, 7, 129),
+        (3, 3, 5000),
+        (40, 40, 1000),
+    ]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -63,7 +71,7 @@ def test_what_is_refused():
         fg.kernels.dense_forward(weight, grad_a)
     with pytest.raises(ValueError, match=r"bias: expected shape \(3,\) or \(3, 1\), got \(4,\)"):
         fg.kernels.dense_forward(weight, x, np.zeros(4))
-    with pytest.raises(ValueError, match="activation: expected one of .*, got 'softplus'"):
+    with pytest.raises(ValueError, match=r"activation: expected one of .*, got 'softplus'"):
         fg.kernels.dense_forward(weight, x, bias, "softplus")
     with pytest.raises(ValueError, match=r"grad_a: expected 5 examples \(columns\) as in x, got shape \(3, 4\)"):
         fg.kernels.dense_backward(weight, x, grad_a, grad_a[:, :4])

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from support import LANES, relative
 
 import fusegrad as fg
-from support import LANES, relative
 
 matmul = fg.kernels.matmul
 
@@ -37,7 +37,15 @@ def test_edges_of_the_micro_tile(n, k, dtype):
 
 @pytest.mark.parametrize(
     ("n", "d", "k"),
-    [(241, 257, 1025), (240, 256, 1024), (239, 255, 1023), (481, 513, 7), (3, 1000, 2050), (1, 4096, 1), (2000, 1, 2000)],
+    [
+        (241, 257, 1025),
+        (240, 256, 1024),
+        (239, 255, 1023),
+        (481, 513, 7),
+        (3, 1000, 2050),
+        (1, 4096, 1),
+        (2000, 1, 2000),
+    ],
 )
 def test_edges_of_the_cache_blocks(n, d, k, dtype):
     a, b = operands(n, d, k, dtype)
@@ -56,7 +64,9 @@ def test_any_layout_gives_the_same_bits(dtype):
     for left in (np.asfortranarray(a), a[::-1][::-1], np.repeat(a, 2, axis=1)[:, ::2], a.T.copy().T):
         for right in (np.asfortranarray(b), b[:, ::-1][:, ::-1], np.repeat(b, 3, axis=0)[::3]):
             np.testing.assert_array_equal(matmul(left, right), expected)
-    np.testing.assert_array_equal(matmul(b.T, a.T), (b.T.copy() @ a.T.copy()).astype(dtype) * 0 + matmul(b.T.copy(), a.T.copy()))
+    np.testing.assert_array_equal(
+        matmul(b.T, a.T), (b.T.copy() @ a.T.copy()).astype(dtype) * 0 + matmul(b.T.copy(), a.T.copy())
+    )
     for array in (a, b):
         array.flags.writeable = False
     np.testing.assert_array_equal(matmul(a, b), expected)

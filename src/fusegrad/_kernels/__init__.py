@@ -6,15 +6,11 @@
 import os
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from fusegrad._kernels import runtime
-
-if TYPE_CHECKING:
-    # Every module of kernels has the same face; the stub of one stands for all.
-    from fusegrad._kernels import x86_64_v2_float32 as Kernels  # noqa: N812
 
 #: From the oldest to the newest; each runs all that the ones before it run.
 INSTRUCTION_SETS = ("x86_64_v2", "x86_64_v3", "x86_64_v4")
@@ -42,8 +38,8 @@ def choose_isa(cap: str | None) -> str:
 
 ISA = choose_isa(os.environ.get("FUSEGRAD_MAX_ISA"))
 
-#: The compiled module of each dtype.
-by_dtype: "MappingProxyType[np.dtype, Kernels]" = MappingProxyType(
+#: The compiled module of each dtype; their common face is cython_kernels/kernels.pyi.
+by_dtype: MappingProxyType[np.dtype[Any], Any] = MappingProxyType(
     {np.dtype(name): import_module(f"fusegrad._kernels.{ISA}_{name}") for name in ("float32", "float64")}
 )
 
