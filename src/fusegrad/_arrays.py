@@ -18,10 +18,10 @@ FLOATS = (np.dtype("float32"), np.dtype("float64"))
 def as_dtype(dtype: Any, name: str = "dtype") -> np.dtype[Any]:
     """float32 or float64."""
     try:
-        result = np.dtype(dtype)
+        result: np.dtype[Any] | None = np.dtype(dtype)
     except TypeError:
         result = None
-    if result not in FLOATS:
+    if result is None or result not in FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {dtype!r}")
     return result
 

@@ -20,7 +20,7 @@ from fusegrad._arrays import Array
 from fusegrad.layers import ACTIVATIONS, Activation, Layer, Linear
 
 FORMAT = "fusegrad 1"
-DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 MOST_HEADER = 1 << 20
 NO_DIGEST = "0" * 64
 

@@ -109,10 +109,10 @@ class Result:
 
 def reference_step(layers: list[fg.reference.DenseLayer], X: Array, y: Array, lr: float) -> float:
     """One step of gradient descent as the equations are written, in NumPy."""
-    loss, gradients, _ = fg.reference.gradients(layers, X, y)
+    loss, gradients = fg.reference.gradients(layers, X, y)
     for (weight, bias, _), (grad_weight, grad_bias) in zip(layers, gradients, strict=True):
         weight -= lr * grad_weight
-        if bias is not None:
+        if bias is not None and grad_bias is not None:
             bias -= lr * grad_bias
     return loss
 
@@ -126,10 +126,14 @@ def step_times(net: Sequential, X: Array, y: Array, rounds: int = 15) -> tuple[f
     ours = [net.train_step(X, y, optimizer) for _ in range(5)]
     theirs = [reference_step(layers, X, y, lr) for _ in range(5)]
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    steps: tuple[Callable[[], float], ...] = (
+        lambda: net.train_step(X, y, optimizer),
+        lambda: reference_step(layers, X, y, lr),
+    )
     best = [np.inf, np.inf]
+    repeats = 20
     for _ in range(rounds):
-        for i, step in enumerate((lambda: net.train_step(X, y, optimizer), lambda: reference_step(layers, X, y, lr))):
-            repeats = 20
+        for i, step in enumerate(steps):
             start = time.perf_counter()
             for _ in range(repeats):
                 step()

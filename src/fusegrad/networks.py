@@ -300,7 +300,7 @@ class Sequential:
         ...     return net.loss_and_gradient(X, y)
         >>> result = minimize(objective, net.parameters, jac=True)
         >>> round(float(result.fun), 4)
-        0.2408
+        0.241
         """
         X, y = self._batch(X, y)
         if out is None:

@@ -65,11 +65,9 @@ class Optimizer:
         TypeError, ValueError
             If a buffer is of the wrong kind, size or dtype, or not that of the step before.
         """
-        dtype = getattr(parameters, "dtype", None)
+        dtype: Any = getattr(parameters, "dtype", type(parameters).__name__)
         if dtype not in by_dtype:
-            raise TypeError(
-                f"parameters: expected a float32 or float64 array, got {dtype or type(parameters).__name__}"
-            )
+            raise TypeError(f"parameters: expected a float32 or float64 array, got {dtype}")
         parameters = as_flat_output(parameters, "parameters", dtype, np.size(parameters))
         gradient = as_flat(gradient, "gradient", dtype, parameters.size)
         self.prepare(parameters)

@@ -50,17 +50,17 @@ def tanh(z: Array) -> Array:
 ACTIVATIONS = {"identity": identity, "sigmoid": sigmoid, "relu": relu, "tanh": tanh}
 
 
-def derivative(a: Array, activation: str) -> Array:
-    """f'(z) from a = f(z)."""
+def times_derivative(grad_a: Array, a: Array, activation: str) -> Array:
+    """f'(z) * grad_a, with f'(z) taken from a = f(z)."""
     match activation:
         case "identity":
-            return np.ones_like(a)
+            return grad_a
         case "sigmoid":
-            return a * (1 - a)
+            return grad_a * a * (1 - a)
         case "relu":
-            return (a > 0).astype(a.dtype)
+            return grad_a * (a > 0)
         case "tanh":
-            return 1 - a * a
+            return grad_a * (1 - a * a)
     raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
 
 
@@ -79,7 +79,7 @@ def dense_backward(
     weight: Array, x: Array, a: Array, grad_a: Array, activation: str = "identity"
 ) -> tuple[Array, Array, Array]:
     """Delta = f' * grad_a; the gradients on W, b and x are delta x^T, delta 1 and W^T delta."""
-    delta = derivative(a, activation) * grad_a
+    delta = times_derivative(grad_a, a, activation)
     return delta @ x.T, delta.sum(axis=1, keepdims=True), weight.T @ delta
 
 
@@ -116,31 +116,36 @@ def loss(layers: Sequence[DenseLayer], X: Array, y: Array) -> float:
     return float((difference * difference).sum() / X.shape[1])
 
 
-def gradients(
-    layers: Sequence[DenseLayer], X: Array, y: Array
-) -> tuple[float, list[tuple[Array, Array | None]], Array]:
-    """The loss, the gradients on W and b of each layer, and the gradient on X."""
-    m = X.shape[1]
+def gradients(layers: Sequence[DenseLayer], X: Array, y: Array) -> tuple[float, list[tuple[Array, Array | None]]]:
+    """The loss, and delta x^T and delta 1 of each layer."""
     x = activations(layers, X)
+    value, delta = _deltas(layers, x, y)
+    return value, [
+        (d @ below.T, None if bias is None else d.sum(axis=1, keepdims=True))
+        for d, below, (_, bias, _) in zip(delta, x[:-1], layers, strict=True)
+    ]
+
+
+def _deltas(layers: Sequence[DenseLayer], x: list[Array], y: Array) -> tuple[float, list[Array]]:
+    """delta_L = f_L' * (2/m) (prediction - y); delta_{l-1} = f_{l-1}' * W_l^T delta_l."""
+    m = y.shape[1]
     difference = x[-1] - y
-    grad = 2 / m * difference
-    of_layers: list[tuple[Array, Array | None]] = []
-    for layer in reversed(range(len(layers))):
-        weight, bias, activation = layers[layer]
-        grad_weight, grad_bias, grad = dense_backward(weight, x[layer], x[layer + 1], grad, activation)
-        of_layers.append((grad_weight, None if bias is None else grad_bias))
-    return float((difference * difference).sum() / m), of_layers[::-1], grad
+    delta = [times_derivative(2 / m * difference, x[-1], layers[-1][2])]
+    for i in reversed(range(1, len(layers))):
+        delta.insert(0, times_derivative(layers[i][0].T @ delta[0], x[i], layers[i - 1][2]))
+    return float((difference * difference).sum() / m), delta
 
 
 def loss_and_gradient(layers: Sequence[DenseLayer], X: Array, y: Array) -> tuple[float, Array]:
     """The loss and the flat gradient, W1 | b1 | W2 | b2 | ..."""
-    value, of_layers, _ = gradients(layers, X, y)
+    value, of_layers = gradients(layers, X, y)
     return value, np.concatenate([part.ravel() for pair in of_layers for part in pair if part is not None])
 
 
 def input_gradient(layers: Sequence[DenseLayer], X: Array, y: Array) -> Array:
-    """The gradient of the loss on X."""
-    return gradients(layers, X, y)[2]
+    """The gradient of the loss on X, W_1^T delta_1."""
+    _, delta = _deltas(layers, activations(layers, X), y)
+    return layers[0][0].T @ delta[0]
 
 
 # ---- update rules: (parameters, gradient, states) -> (parameters, states) ----

@@ -142,8 +142,9 @@ def check_gradients(
 
 
 def _unit(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    direction = rng.normal(size=shape)
-    return direction / np.sqrt((direction**2).sum())
+    direction: Array = rng.normal(size=shape)
+    direction /= np.sqrt((direction**2).sum())
+    return direction
 
 
 def _name(net: "Sequential", place: int) -> str:

@@ -14,6 +14,7 @@ def test_linear_regression_is_the_optimum_of_the_linear_networks():
     from sklearn.preprocessing import StandardScaler
 
     X, y = fg.datasets.load_auto_mpg()
+    y = (y - y.mean()) / y.std()
     data = StandardScaler().fit_transform(X.T)  # scikit-learn's layout: examples in rows
     model = LinearRegression().fit(data, y[0])
     best = float(((model.predict(data) - y[0]) ** 2).mean())
@@ -29,7 +30,7 @@ def test_gradients_of_mlp_regressor():
     rng = np.random.default_rng(0)
     data, y = rng.normal(size=(40, 5)), rng.normal(size=40)
     model = MLPRegressor(
-        (7,), activation="logistic", solver="sgd", alpha=0.0, momentum=0.0, nesterovs_momentum=False, batch_size=40,
+        hidden_layer_sizes=(7,), activation="logistic", solver="sgd", alpha=0.0, momentum=0.0, nesterovs_momentum=False, batch_size=40,
         learning_rate_init=0.2, shuffle=False, max_iter=1, random_state=0, tol=0.0,
     )  # fmt: skip
     model.partial_fit(data, y)
