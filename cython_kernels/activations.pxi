@@ -1,24 +1,23 @@
 """The activations, a vector at a time.
 
 Design. sigmoid and tanh share one exponential of a number that is never positive, so nothing
-overflows: with a = |z|, exp(-a) = 2^n (1 + r + r^2 q(r)), n = round(-a / log 2), |r| <= log(2) / 2,
-q a minimax polynomial (docs/polynomials.py). What the roundings of 1 + r + r^2 q lose is carried
-in a second number and given back once, after the division:
+overflows: with a = |z|, exp(-a) = s (1 + p), s = 2^n, p = exp(r) - 1 = r + r^2 q(r), |r| <= log(2) / 2,
+q a minimax polynomial (docs/polynomials.py). Then
 
-    sigmoid(-a) = e / (1 + e)             e = exp(-a)
-    tanh(a)     = -E / (2 + E)            E = exp(-2a) - 1, without cancellation where a is small
+    sigmoid(-a) = e / (1 + e)             e = s + s p = exp(-a)
+    tanh(a)     = -E / (2 + E)            E = (s - 1) + s p = exp(-2 a) - 1, exact where a is small
 
-The reciprocal which that correction needs is already there, since 1 / (1 + e) = 1 - sigmoid(-a) and
-1 / (2 + E) = (1 + tanh(a)) / 2: there is one division in all. The error is that of the quotient
-and of the last addition, half an ulp each, and a little: the bounds measured over all float32 are
-printed by `make test-exhaustive`.
+One reciprocal of the denominator is taken. What the roundings of the denominator and of the
+reciprocal lose is known from fused multiply-adds, and given back at the end; 1 + p is never
+rounded. What is left is an error of p, a part of an ulp, and the rounding of the result, half an ulp: the
+bounds measured over all float32 are printed by `make test-exhaustive`.
 
-Rejected: 1 / (1 + exp(-z)) as it stands (3.4 ulp); tables (gathers cost more than the polynomial).
+Rejected: 1 / (1 + exp(-z)) as it stands (3.4 ulp); tables (gathers cost more than the polynomial);
+carrying the low part of 1 + p through the quotient (no more accurate, six more additions).
 
 The derivative is a function of the activation alone, f' = a (1 - a), 1 - a^2, [a > 0], 1: the
 pre-activation is never kept.
 """
-
 
 # The order is the order of kernels.ACTIVATIONS.
 cdef enum Activation:
@@ -28,20 +27,21 @@ cdef enum Activation:
     TANH
 
 
-cdef inline vreal reduced_exp(vreal z, vreal* n, vreal* low) noexcept nogil:
-    """exp(z) = 2^n (1 + p + low) for z <= 0: returns p = exp(r) - 1."""
-    cdef vreal r, w, p, q
-    n[0] = nearest(z * splat(<real>1.4426950408889634))
+cdef inline vreal reduced_exp(vreal z, vreal* s, vreal* lost) noexcept nogil:
+    """exp(z) = s (1 + p + lost) for z <= 0, s a power of two, lost the rounding of p: returns p."""
+    cdef vreal n, r, q, w, p
+    n = nearest(z * splat(<real>1.4426950408889634))
+    s[0] = scale(splat(1), n)
     if sizeof(real) == 4:
         # log 2 in two parts; the first has zeros at its end, so that n times it is exact.
-        r = (z - n[0] * splat(<real>0.693145751953125)) - n[0] * splat(<real>1.42860682030941723e-6)
+        r = (z - n * splat(<real>0.693145751953125)) - n * splat(<real>1.42860682030941723e-6)
         q = splat(<real>0.0013814471)
         q = q * r + splat(<real>0.008368779)
         q = q * r + splat(<real>0.041668393)
         q = q * r + splat(<real>0.1666652)
         q = q * r + splat(<real>0.49999994)
     else:
-        r = (z - n[0] * splat(<real>0.693147180369123816490)) - n[0] * splat(<real>1.90821492927058770002e-10)
+        r = (z - n * splat(<real>0.693147180369123816490)) - n * splat(<real>1.90821492927058770002e-10)
         q = splat(<real>2.4999967851288303e-08)
         q = q * r + splat(<real>2.763037522765166e-07)
         q = q * r + splat(<real>2.755758731695224e-06)
@@ -54,41 +54,38 @@ cdef inline vreal reduced_exp(vreal z, vreal* n, vreal* low) noexcept nogil:
         q = q * r + splat(<real>0.5000000000000011)
     w = (r * r) * q
     p = r + w
-    low[0] = (r - p) + w
+    lost[0] = (r - p) + w
     return p
 
 
 cdef inline vreal sigmoid_vector(vreal z) noexcept nogil:
     cdef vreal one = splat(1)
-    cdef vreal n, p, low, y, e, e_low, d, d_low, q, below
+    cdef vreal s, p, e, d, lost, inverse, error, below
     # Past the limit exp(-a) is 0 in the dtype.
-    p = reduced_exp(-at_most(splat(104 if sizeof(real) == 4 else 746), magnitude(z)), &n, &low)
-    y = one + p
-    low = ((one - y) + p) + low
-    e = scale(y, n)
-    e_low = scale(low, n)
+    p = reduced_exp(-at_most(splat(104 if sizeof(real) == 4 else 746), magnitude(z)), &s, &lost)
+    e = fused(s, p, s)
     d = one + e
-    d_low = (e - (d - one)) + e_low
-    q = e / d
-    below = q + (e_low - q * d_low) * (one - q)
+    lost = e - (d - one)
+    inverse = one / d
+    error = fused(-inverse, lost, fused(-inverse, d, one))  # 1 / (1 + e) = inverse (1 + error)
+    below = fused(inverse, fused(error, one + p, p), inverse) * s
     return where_negative(z, below, one - below)
 
 
 cdef inline vreal tanh_vector(vreal z) noexcept nogil:
     cdef vreal one = splat(1), two = splat(2)
-    cdef vreal n, p, low, s, big, e, e_low, d, d_low, q
+    cdef vreal s, p, p_lost, big, e, e_lost, d, d_lost, inverse, t, error
     # Past the limit tanh is 1 in the dtype.
-    p = reduced_exp(-two * at_most(splat(10 if sizeof(real) == 4 else 20), magnitude(z)), &n, &low)
-    s = scale(one, n)
+    p = reduced_exp(-two * at_most(splat(10 if sizeof(real) == 4 else 20), magnitude(z)), &s, &p_lost)
     big = s - one
-    p = s * p
-    e = big + p
-    e_low = ((big - e) + p) + s * low
+    e = fused(s, p, big)
+    e_lost = fused(s, p, big - e) + s * p_lost
     d = two + e
-    d_low = (e - (d - two)) + e_low
-    q = -e / d
-    q = q - (e_low + q * d_low) * (one + q) * splat(<real>0.5)
-    return with_sign_of(q, z)
+    d_lost = e - (d - two)
+    inverse = one / d
+    t = -e * inverse
+    error = fused(-t, d, -e) - fused(t, d_lost, e_lost)
+    return with_sign_of(fused(error, inverse, t), z)
 
 
 cdef void activate(int kind, const real* z, real* a, Py_ssize_t n) noexcept nogil:

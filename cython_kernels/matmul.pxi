@@ -71,9 +71,9 @@ cdef inline void micro_tile(
     const int rows, const int vectors, Py_ssize_t depth, Left a, const real* b, Output c,
 ) noexcept nogil:
     """c (rows, vectors * LANES) from a (rows, depth) and the panel b (depth, PANEL)."""
-    cdef vreal sums[ROWS][VECTORS]
+    cdef vreal sums[MOST_ROWS][VECTORS]
     cdef vreal right[VECTORS]
-    cdef real spilled[ROWS * PANEL]
+    cdef real spilled[MOST_ROWS * PANEL]
     cdef vreal left
     cdef const real* ak
     cdef int i, v

@@ -49,7 +49,7 @@ typedef bits vbits __attribute__((vector_size(VECTOR_BYTES)));
 typedef real vreal_anywhere __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
 typedef real real_anywhere __attribute__((aligned(1), may_alias));
 
-enum { LANES = VECTOR_BYTES / sizeof(real), PANEL = VECTORS * LANES };
+enum { LANES = VECTOR_BYTES / sizeof(real), PANEL = VECTORS * LANES, MOST_ROWS = 8 };
 
 /* In these kernels `cdef inline` is a promise: a micro-tile is a function of constants, which stays in
    registers only where it is inlined with them. What should be called is declared without it. */
@@ -210,6 +210,25 @@ FUSEGRAD_INLINE vreal square_root(vreal v) {
     for (int i = 0; i < LANES; i++)
         v[i] = sizeof(real) == 4 ? (real)sqrtf((float)v[i]) : (real)sqrt((double)v[i]);
     return v;
+#endif
+}
+
+/* a * b + c, rounded once: what the error terms below rest on. Without such an instruction, float32
+   goes through float64; float64 rounds twice, which its bound allows. */
+FUSEGRAD_INLINE vreal fused(vreal a, vreal b, vreal c) {
+#if defined(__FMA__)
+    return (vreal)NATIVE(fmadd)(a, b, c);
+#elif defined(__FP_FAST_FMA)
+    for (int i = 0; i < LANES; i++)
+        c[i] = sizeof(real) == 4 ? (real)__builtin_fmaf((float)a[i], (float)b[i], (float)c[i])
+                                 : (real)__builtin_fma((double)a[i], (double)b[i], (double)c[i]);
+    return c;
+#elif FUSEGRAD_REAL == 32
+    typedef double wide __attribute__((vector_size(2 * VECTOR_BYTES)));
+    wide sum = __builtin_convertvector(a, wide) * __builtin_convertvector(b, wide) + __builtin_convertvector(c, wide);
+    return __builtin_convertvector(sum, vreal);
+#else
+    return a * b + c;
 #endif
 }
 

@@ -7,6 +7,7 @@ cdef extern from "vector.h" nogil:
 
     enum:
         LANES           # numbers in a vector
+        MOST_ROWS       # no ROWS is larger
         ROWS            # micro-tile: ROWS x VECTORS accumulators
         VECTORS
         PANEL           # numbers in VECTORS vectors: the width of a panel
@@ -32,6 +33,7 @@ cdef extern from "vector.h" nogil:
     vreal at_most(vreal limit, vreal v)
     vreal at_least(vreal limit, vreal v)
     vreal square_root(vreal v)
+    vreal fused(vreal a, vreal b, vreal c)
     vreal nearest(vreal v)
     vreal scale(vreal v, vreal n)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fusegrad._arrays import Array
 from fusegrad._kernels import by_dtype
+from fusegrad._threads import resolve_threads
 
 # ---- what the choices rest on ----
 
@@ -90,9 +91,21 @@ def stack_layers(shapes: Sequence[tuple[int, int, str, bool]]) -> tuple[Dense, .
     return tuple(layers)
 
 
+def allowed_threads(work: int, n_threads: int | None = None) -> int:
+    """How many threads a call may use; work for one does not even ask."""
+    if n_threads is None and work < 2 * THREAD_WORK:
+        return 1
+    return resolve_threads(n_threads)
+
+
 def worthwhile_threads(work: int, n_parts: int, n_threads: int) -> int:
     """How many of the threads allowed `work` multiply-adds in n_parts are worth."""
     return max(1, min(n_threads, n_parts, work // THREAD_WORK))
+
+
+def step_work(layers: tuple[Dense, ...], m: int) -> int:
+    """Multiply-adds of a step over m examples: forward, the way back, and the gradient."""
+    return 3 * layers[-1].end * m
 
 
 def _up(n: int, multiple: int) -> int:
@@ -153,7 +166,7 @@ def make_plan(layers: tuple[Dense, ...], dtype: np.dtype[Any], batch: int, n_thr
         batch=batch,
         tile=tile,
         block=block,
-        n_threads=worthwhile_threads(3 * n_parameters * batch, -(-batch // block), n_threads),
+        n_threads=worthwhile_threads(step_work(layers, batch), -(-batch // block), n_threads),
         scratch=tile * per_example,
         layer_table=table,
     )

@@ -5,6 +5,8 @@ process may use. What the work is worth is the plan's business (`_plan.worthwhil
 """
 
 import os
+import time
+from functools import lru_cache
 from pathlib import Path
 
 from fusegrad._arrays import as_count
@@ -12,9 +14,17 @@ from fusegrad._kernels import runtime
 
 _chosen: int | None = None
 
+QUOTA_SECONDS = 1.0  # how long a quota that was read is taken for granted: reading costs 20 microseconds
+
 
 def _cgroup_quota() -> int | None:
-    """Processors that the control group grants, rounded up; OpenMP does not look at it."""
+    """The processors that the control group grants; OpenMP does not look at it."""
+    return _read_quota(int(time.monotonic() / QUOTA_SECONDS))
+
+
+@lru_cache(maxsize=1)
+def _read_quota(_when: int) -> int | None:
+    """The quota over its period, rounded up."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):

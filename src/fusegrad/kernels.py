@@ -10,8 +10,7 @@ import numpy as np
 
 from fusegrad._arrays import Array, as_floats, as_matrix, as_output
 from fusegrad._kernels import by_dtype
-from fusegrad._plan import make_plan, stack_layers, worthwhile_threads
-from fusegrad._threads import resolve_threads
+from fusegrad._plan import allowed_threads, make_plan, stack_layers, step_work, worthwhile_threads
 from fusegrad.layers import ACTIVATIONS
 
 _KINDS = by_dtype[np.dtype("float32")].ACTIVATIONS
@@ -83,7 +82,8 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
         and not np.may_share_memory(result, b)
     )
     target = result if direct else np.empty(shape, a.dtype)
-    n_threads = worthwhile_threads(a.shape[0] * a.shape[1] * b.shape[1], max(shape) // 16, resolve_threads(None))
+    work = a.shape[0] * a.shape[1] * b.shape[1]
+    n_threads = worthwhile_threads(work, max(shape) // 16, allowed_threads(work))
     by_dtype[a.dtype].matmul(a, b, target, n_threads)
     if not direct:
         result[...] = target
@@ -145,7 +145,8 @@ def apply(z: Any, activation: str, out: Array | None = None) -> Array:
     else:
         source = np.array(z, order="C").reshape(1, -1)
         target = source
-    n_threads = worthwhile_threads(_ACTIVATION_WORK * z.size, -(-z.size // _CHUNK), resolve_threads(None))
+    work = _ACTIVATION_WORK * z.size
+    n_threads = worthwhile_threads(work, -(-z.size // _CHUNK), allowed_threads(work))
     by_dtype[z.dtype].activation(kind, source, target, n_threads)
     if target is source:
         result[...] = target.reshape(z.shape)
@@ -274,4 +275,5 @@ def _one_layer(weight: Array, bias: Any) -> Array:
 
 def _engine(weight: Array, activation: str, bias: bool, m: int) -> Any:
     layers = stack_layers([(weight.shape[1], weight.shape[0], activation, bias)])
-    return by_dtype[weight.dtype].Engine(make_plan(layers, weight.dtype, m, resolve_threads(None)))
+    plan = make_plan(layers, weight.dtype, m, allowed_threads(step_work(layers, m)))
+    return by_dtype[weight.dtype].Engine(plan)

@@ -19,8 +19,7 @@ from fusegrad._arrays import (
     as_output,
 )
 from fusegrad._kernels import by_dtype
-from fusegrad._plan import THREAD_WORK, Dense, Plan, make_plan, stack_layers
-from fusegrad._threads import resolve_threads
+from fusegrad._plan import Dense, Plan, allowed_threads, make_plan, stack_layers, step_work
 from fusegrad.layers import Activation, Identity, Layer, Linear, Sigmoid
 from fusegrad.optimizers import Optimizer
 from fusegrad.training import History, fit, runs_compiled
@@ -201,20 +200,14 @@ class Sequential:
 
     # ---- computing ------------------------------------------------------------------------------------
 
-    def _threads(self, m: int, n_threads: int | None) -> int:
-        """The threads that a step of m examples may use; small work does not even ask."""
-        if n_threads is None and 3 * self.n_parameters * m < 2 * THREAD_WORK:
-            return 1
-        return resolve_threads(n_threads)
-
     def plan(self, n_examples: int, n_threads: int | None = None) -> Plan:
         """The plan of a step over n_examples; print it to see what was chosen."""
         m = as_count(n_examples, "n_examples")
-        return make_plan(self.dense_layers, self.dtype, m, self._threads(m, n_threads))
+        return make_plan(self.dense_layers, self.dtype, m, allowed_threads(step_work(self.dense_layers, m), n_threads))
 
     def _engine(self, m: int, n_threads: int | None = None) -> Any:
         """The engine for steps of m examples, made once."""
-        key = (m, self._threads(m, n_threads))
+        key = (m, allowed_threads(step_work(self.dense_layers, m), n_threads))
         engine = self._engines.get(key)
         if engine is None:
             if len(self._engines) >= MOST_ENGINES:
