@@ -11,6 +11,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from numpy.random cimport bitgen_t
 
+cimport numpy as cnp
+
 import numpy as np
 
 from vector cimport (
@@ -32,6 +34,8 @@ cdef extern from "Python.h":
     # Declared without `except`: the exception is to stay set while the parallel region ends.
     int check_signals "PyErr_CheckSignals"() noexcept
 
+cnp.import_array()
+
 ACTIVATIONS = ("identity", "sigmoid", "relu", "tanh")
 RULES = ("none", "sgd", "adagrad", "rmsprop", "adam")
 lanes = LANES
@@ -43,6 +47,9 @@ cdef enum:
 cdef double AIR_SECONDS = 0.05  # between two looks at the signals
 
 
+cdef int REAL_TYPE = cnp.NPY_FLOAT64 if sizeof(real) == 8 else cnp.NPY_FLOAT32
+
+
 cdef Matrix matrix(const real[:, :] a) noexcept:
     cdef Matrix m
     m.data = <char*>&a[0, 0]
@@ -51,6 +58,50 @@ cdef Matrix matrix(const real[:, :] a) noexcept:
     m.row = a.strides[0]
     m.column = a.strides[1]
     return m
+
+
+# The engine reads NumPy's own struct in place of a memoryview: a memoryview costs 0.25 microseconds an
+# argument, as much as the arithmetic of a whole step of a small network.
+
+cdef bint is_own(object a, int ndim):
+    """Whether a is an array of this module's dtype, in the processor's byte order."""
+    return (
+        cnp.PyArray_Check(a)
+        and cnp.PyArray_TYPE(<cnp.ndarray>a) == REAL_TYPE
+        and cnp.PyArray_NDIM(<cnp.ndarray>a) == ndim
+        and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>a)
+    )
+
+
+cdef int read_matrix(cnp.ndarray a, Matrix* m) except -1:
+    if not is_own(a, 2):
+        raise TypeError(f"expected a {np.dtype(np.float64 if sizeof(real) == 8 else np.float32)} matrix, got {a!r}")
+    m.data = cnp.PyArray_BYTES(a)
+    m.rows = cnp.PyArray_DIM(a, 0)
+    m.columns = cnp.PyArray_DIM(a, 1)
+    m.row = cnp.PyArray_STRIDE(a, 0)
+    m.column = cnp.PyArray_STRIDE(a, 1)
+    return 0
+
+
+cdef real* read_flat(cnp.ndarray a, Py_ssize_t n) except NULL:
+    if not (is_own(a, 1) and cnp.PyArray_DIM(a, 0) == n and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISALIGNED(a)):
+        raise TypeError(f"expected a flat buffer of {n}, got {a!r}")
+    return <real*>cnp.PyArray_DATA(a)
+
+
+def is_batch(X, y, Py_ssize_t n_features, Py_ssize_t n_outputs):
+    """Whether X (n_features, m) and y (n_outputs, m), m >= 1, can be taken as they are: the door's quick yes."""
+    return (
+        is_own(X, 2)
+        and is_own(y, 2)
+        and type(X) is cnp.ndarray
+        and type(y) is cnp.ndarray
+        and cnp.PyArray_DIM(<cnp.ndarray>X, 0) == n_features
+        and cnp.PyArray_DIM(<cnp.ndarray>y, 0) == n_outputs
+        and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == cnp.PyArray_DIM(<cnp.ndarray>y, 1)
+        and cnp.PyArray_DIM(<cnp.ndarray>X, 1) > 0
+    )
 
 
 # ---- scratch memory ----------------------------------------------------------------------------------
@@ -70,8 +121,7 @@ cdef class _Scratch:
         self.data += -<Py_ssize_t>self.data & (CACHE_LINE - 1)
 
 
-cdef _Scratch borrow_scratch(size):
-    """size: a Python int, so that no product of shapes can wrap around."""
+cdef _Scratch borrow_scratch(Py_ssize_t size):
     cdef _Scratch scratch
     if spare_scratch:
         scratch = spare_scratch.pop()
@@ -85,9 +135,9 @@ cdef void return_scratch(_Scratch scratch):
         spare_scratch.append(scratch)
 
 
-cdef Py_ssize_t whole_lines(Py_ssize_t reals) noexcept:
-    """The size of `reals` numbers in bytes, rounded up to cache lines."""
-    return (reals * <Py_ssize_t>sizeof(real) + CACHE_LINE - 1) & ~<Py_ssize_t>(CACHE_LINE - 1)
+cdef object rounded_up(reals):
+    """The size of `reals` numbers in bytes, rounded up to cache lines; in Python's integers, which do not wrap."""
+    return -(-reals * sizeof(real) // CACHE_LINE) * CACHE_LINE
 
 
 # ---- the engine --------------------------------------------------------------------------------------
@@ -281,8 +331,9 @@ cdef class Engine:
     """
     cdef int64[:, ::1] table
     cdef Job blank
-    cdef object scratch_size
+    cdef Py_ssize_t line            # bytes of a gradient
     cdef Py_ssize_t n_blocks
+    cdef Py_ssize_t scratch_bytes   # for the threads, the slots and the losses of the blocks
     cdef readonly int n_threads
 
     def __init__(self, plan):
@@ -293,42 +344,40 @@ cdef class Engine:
         self.blank.walk.tile = plan.tile
         self.blank.walk.block = plan.block
         self.blank.batch = plan.batch
-        self.n_blocks = (plan.batch + plan.block - 1) // plan.block
+        self.n_blocks = plan.n_blocks
         self.n_threads = plan.n_threads
-        self.blank.scratch_size = whole_lines(plan.scratch)
+        # Python's integers: a product that is too large is an error here, and nowhere later.
+        line, piece = rounded_up(plan.n_parameters), rounded_up(plan.scratch)
+        self.line = line
+        self.blank.scratch_size = piece
+        self.scratch_bytes = plan.n_threads * piece + plan.n_blocks * (line + sizeof(double)) + 2 * line
 
-    cdef Job job(self, const real[:, :] X, const real[::1] parameters):
-        cdef Job job = self.blank
-        job.walk.x = matrix(X)
-        job.walk.parameters = &parameters[0]
-        job.n_examples = X.shape[1]
-        job.last_air = monotonic_seconds()
-        return job
-
-    cdef _Scratch lend(self, Job* job, Py_ssize_t n_gradients):
-        """_Scratch for the threads, then a gradient or two, the slots, and the losses of the blocks."""
-        cdef Py_ssize_t line = whole_lines(job.walk.n_parameters)
-        cdef Py_ssize_t slots = self.n_blocks * line if self.n_blocks > 1 else 0
-        cdef _Scratch scratch = borrow_scratch(
-            self.n_threads * job.scratch_size + n_gradients * line + slots + self.n_blocks * 8)
+    cdef _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters):
+        """Fills in a job and lends it scratch: a piece a thread, two gradients, the slots, the losses."""
+        cdef _Scratch scratch = borrow_scratch(self.scratch_bytes)
         cdef char* place = scratch.data
+        job[0] = self.blank
+        read_matrix(X, &job.walk.x)
+        job.n_examples = job.walk.x.columns
+        job.parameters = read_flat(parameters, job.walk.n_parameters)
+        job.walk.parameters = job.parameters
         job.scratch = place
         place += self.n_threads * job.scratch_size
-        if n_gradients > 0:
-            job.gradient = <real*>place
-        if n_gradients > 1:
-            job.ahead = <real*>(place + line)
-        place += n_gradients * line
+        job.gradient = <real*>place
+        place += self.line
+        job.ahead = <real*>place
+        place += self.line
         job.slots = <real*>place
-        place += slots
+        place += self.n_blocks * self.line
         job.block_losses = <double*>place
         return scratch
 
-    def forward(self, const real[:, :] X, const real[::1] parameters, real[:, :] out):
+    def forward(self, cnp.ndarray X not None, cnp.ndarray parameters not None, cnp.ndarray out not None):
         """out (n_outputs, m) = the network's prediction for X (n_features, m)."""
-        cdef Job job = self.job(X, parameters)
-        cdef _Scratch scratch = self.lend(&job, 0)
-        cdef Matrix target = matrix(out)
+        cdef Job job
+        cdef _Scratch scratch = self.begin(&job, X, parameters)
+        cdef Matrix target
+        read_matrix(out, &target)
         with nogil:
             if self.n_threads == 1:
                 forward_blocks(&job, target, 0, 1)
@@ -339,22 +388,23 @@ cdef class Engine:
         return_scratch(scratch)
 
     def gradient(
-        self, const real[:, :] X, const real[:, :] y, const real[::1] parameters, real[::1] gradient=None,
-        real[:, :] input_gradient=None, const real[:, :] outputs=None,
+        self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None,
+        cnp.ndarray gradient=None, cnp.ndarray input_gradient=None, cnp.ndarray outputs=None,
     ):
         """The loss; gradient (n_parameters,) and with it input_gradient (n_features, m) are filled, unless None.
 
         With outputs, f(W X + b) of a single layer, y is the gradient on them and the loss is 0.
         """
-        cdef Job job = self.job(X, parameters)
-        cdef _Scratch scratch = self.lend(&job, 0)
-        job.walk.y = matrix(y)
+        cdef Job job
+        cdef _Scratch scratch = self.begin(&job, X, parameters)
+        read_matrix(y, &job.walk.y)
+        job.gradient = NULL
         if gradient is not None:
-            job.gradient = &gradient[0]
+            job.gradient = read_flat(gradient, job.walk.n_parameters)
         if input_gradient is not None:
-            job.walk.input_gradient = matrix(input_gradient)
+            read_matrix(input_gradient, &job.walk.input_gradient)
         if outputs is not None:
-            job.walk.outputs = matrix(outputs)
+            read_matrix(outputs, &job.walk.outputs)
         with nogil:
             if self.n_threads == 1:
                 walk_blocks(&job, &job.walk, 0, job.n_examples, 0, 1)
@@ -367,76 +417,88 @@ cdef class Engine:
         return_scratch(scratch)
         return mean_loss(&job, self.n_blocks, job.n_examples)
 
+    def step(self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None, optimizer):
+        """One step over all of X and y; returns the loss before the update."""
+        cdef Job job
+        cdef _Scratch scratch = self.begin(&job, X, parameters)
+        cdef double loss = 0
+        read_matrix(y, &job.walk.y)
+        read_update(&job.update, optimizer, parameters)
+        job.losses = &loss
+        job.n_epochs = 1
+        self.run(&job, optimizer)
+        return_scratch(scratch)
+        return loss
+
     def train(
-        self, const real[:, :] X, const real[:, :] y, real[::1] parameters, optimizer, double[::1] losses,
-        const double[::1] rates=None, bit_generator=None,
+        self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None, optimizer,
+        double[::1] losses, const double[::1] rates=None, bit_generator=None,
     ):
-        """len(losses) epochs of mini-batches. Counts optimizer.n_steps, also when it is interrupted."""
-        cdef Job job = self.job(X, parameters)
-        cdef _Scratch scratch
+        """len(losses) epochs of mini-batches, a learning rate a step, shuffled if there is a generator."""
+        cdef Job job
+        cdef _Scratch scratch = self.begin(&job, X, parameters)
         cdef Py_ssize_t[::1] order
-        read_update(&job.update, optimizer)
-        scratch = self.lend(&job, 2 if job.update.nesterov else 1)
-        job.walk.y = matrix(y)
-        job.parameters = &parameters[0]
-        if job.update.nesterov:
-            job.walk.parameters = job.ahead
-        job.n_epochs = losses.shape[0]
+        read_matrix(y, &job.walk.y)
+        read_update(&job.update, optimizer, parameters)
         job.losses = &losses[0]
+        job.n_epochs = losses.shape[0]
         if rates is not None:
             job.rates = &rates[0]
-        try:
-            if bit_generator is None:
-                self.run(&job)
-            else:
-                order = np.empty(job.n_examples, dtype=np.intp)
-                job.order = &order[0]
-                job.walk.order = job.order
-                job.bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
-                with bit_generator.lock:
-                    self.run(&job)
-        finally:
-            optimizer.n_steps += job.n_steps
+        if bit_generator is None:
+            self.run(&job, optimizer)
+        else:
+            order = np.empty(job.n_examples, dtype=np.intp)
+            job.order = &order[0]
+            job.walk.order = job.order
+            job.bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+            with bit_generator.lock:
+                self.run(&job, optimizer)
         return_scratch(scratch)
 
-    cdef int run(self, Job* job) except -1:
-        with nogil:
-            if self.n_threads == 1:
-                train_steps(job, 0, 1)
-            else:
-                with parallel(num_threads=self.n_threads):
-                    train_steps(job, omp_get_thread_num(), self.n_threads)
-        return check(job)
+    cdef int run(self, Job* job, optimizer) except -1:
+        """The steps of a job. Counts optimizer.n_steps, also when they are interrupted."""
+        if job.update.nesterov:
+            job.walk.parameters = job.ahead
+        try:
+            with nogil:
+                if self.n_threads == 1:
+                    train_steps(job, 0, 1)
+                else:
+                    with parallel(num_threads=self.n_threads):
+                        train_steps(job, omp_get_thread_num(), self.n_threads)
+            check(job)
+        finally:
+            optimizer.n_steps = job.update.step + job.n_steps
+        return 0
 
 
 # ---- optimizers --------------------------------------------------------------------------------------
 
-cdef int read_update(Update* u, optimizer) except -1:
-    """The C form of a fusegrad.optimizers.Optimizer, whose state has been allocated."""
-    cdef real[:, ::1] state
-    u.rule = optimizer._rule
+cdef int read_update(Update* u, optimizer, cnp.ndarray parameters) except -1:
+    """The C form of a fusegrad.optimizers.Optimizer, whose state is made or checked."""
+    cdef object state = optimizer.state
+    if not (is_own(state, 2) and cnp.PyArray_DIM(<cnp.ndarray>state, 1) == cnp.PyArray_DIM(parameters, 0)):
+        optimizer.prepare(parameters)
+        state = optimizer.state
+    u.rule, u.nesterov, u.bias_correction, u.decay, u.decay2, u.eps = optimizer._constants
     u.learning_rate = optimizer.lr
-    u.decay, u.decay2, u.eps = optimizer._factors
-    u.nesterov = optimizer._nesterov
-    u.bias_correction = optimizer._bias_correction
     u.step = optimizer.n_steps
     u.first = NULL
     u.second = NULL
-    state = optimizer.state
-    if state is not None and state.shape[0] > 0:
-        u.first = &state[0, 0]
-        if state.shape[0] > 1:
-            u.second = &state[1, 0]
+    if cnp.PyArray_DIM(<cnp.ndarray>state, 0) > 0:
+        u.first = <real*>cnp.PyArray_DATA(<cnp.ndarray>state)
+    if cnp.PyArray_DIM(<cnp.ndarray>state, 0) > 1:
+        u.second = u.first + cnp.PyArray_DIM(<cnp.ndarray>state, 1)
     return 0
 
 
 def optimizer_step(optimizer, real[::1] parameters, const real[::1] gradient):
     """One update of parameters, in place. Counts optimizer.n_steps."""
     cdef Update u
-    read_update(&u, optimizer)
+    read_update(&u, optimizer, np.asarray(parameters))
     with nogil:
         update(&u, &parameters[0], &gradient[0], 0, parameters.shape[0])
-    optimizer.n_steps += 1
+    optimizer.n_steps = u.step + 1
 
 
 # ---- kernels on their own ----------------------------------------------------------------------------
@@ -448,7 +510,7 @@ def matmul(const real[:, :] a, const real[:, :] b, real[:, :] out, int n_threads
     """
     cdef Matrix left = matrix(a), right = matrix(b), target = matrix(out)
     cdef bint by_columns = target.columns >= target.rows
-    cdef Py_ssize_t size = whole_lines(multiply_scratch(left.rows, left.columns, right.columns))
+    cdef Py_ssize_t size = rounded_up(multiply_scratch(left.rows, left.columns, right.columns))
     cdef _Scratch scratch = borrow_scratch(size * n_threads)
     with nogil:
         if n_threads == 1:

@@ -65,6 +65,7 @@ class Plan:
     batch: int  # examples in a step
     tile: int  # examples that walk together
     block: int  # examples whose gradient is added up in one slot
+    n_blocks: int  # of them, in a step
     n_threads: int
     scratch: int  # numbers that a thread needs for a tile
     layer_table: Array
@@ -108,6 +109,11 @@ def step_work(layers: tuple[Dense, ...], m: int) -> int:
     return 3 * layers[-1].end * m
 
 
+def parallel_from(layers: tuple[Dense, ...]) -> int:
+    """The least number of examples whose step is worth two threads."""
+    return -(-2 * THREAD_WORK // step_work(layers, 1))
+
+
 def _up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
@@ -144,6 +150,7 @@ def make_plan(layers: tuple[Dense, ...], dtype: np.dtype[Any], batch: int, n_thr
     n_parameters = layers[-1].end
     most_blocks = max(1, min(MOST_BLOCKS, SLOT_BYTES // (n_parameters * dtype.itemsize)))
     block = _up(max(LEAST_BLOCK, -(-batch // most_blocks)), tile)
+    n_blocks = -(-batch // block)
 
     table = np.array(
         [
@@ -166,7 +173,8 @@ def make_plan(layers: tuple[Dense, ...], dtype: np.dtype[Any], batch: int, n_thr
         batch=batch,
         tile=tile,
         block=block,
-        n_threads=worthwhile_threads(step_work(layers, batch), -(-batch // block), n_threads),
+        n_blocks=n_blocks,
+        n_threads=worthwhile_threads(step_work(layers, batch), n_blocks, n_threads),
         scratch=tile * per_example,
         layer_table=table,
     )

@@ -19,7 +19,8 @@ from fusegrad._arrays import (
     as_output,
 )
 from fusegrad._kernels import by_dtype
-from fusegrad._plan import Dense, Plan, allowed_threads, make_plan, stack_layers, step_work
+from fusegrad._plan import Dense, Plan, make_plan, parallel_from, stack_layers
+from fusegrad._threads import resolve_threads
 from fusegrad.layers import Activation, Identity, Layer, Linear, Sigmoid
 from fusegrad.optimizers import Optimizer
 from fusegrad.training import History, fit, runs_compiled
@@ -109,7 +110,8 @@ class Sequential:
         self.n_parameters = self.dense_layers[-1].end
         self._parameters = np.zeros(self.n_parameters, self.dtype)
         self._kernels = by_dtype[self.dtype]
-        self._engines: dict[tuple[int, int | None], Any] = {}
+        self._engines: dict[tuple[int, int], Any] = {}
+        self._parallel_from = parallel_from(self.dense_layers)
         self._initialize(as_generator(rng))
 
     def _initialize(self, rng: np.random.Generator) -> None:
@@ -203,11 +205,12 @@ class Sequential:
     def plan(self, n_examples: int, n_threads: int | None = None) -> Plan:
         """The plan of a step over n_examples; print it to see what was chosen."""
         m = as_count(n_examples, "n_examples")
-        return make_plan(self.dense_layers, self.dtype, m, allowed_threads(step_work(self.dense_layers, m), n_threads))
+        return make_plan(self.dense_layers, self.dtype, m, resolve_threads(n_threads))
 
     def _engine(self, m: int, n_threads: int | None = None) -> Any:
         """The engine for steps of m examples, made once."""
-        key = (m, allowed_threads(step_work(self.dense_layers, m), n_threads))
+        # A small step takes one thread whatever the machine has: it does not ask.
+        key = (m, 1 if n_threads is None and m < self._parallel_from else resolve_threads(n_threads))
         engine = self._engines.get(key)
         if engine is None:
             if len(self._engines) >= MOST_ENGINES:
@@ -216,6 +219,8 @@ class Sequential:
         return engine
 
     def _batch(self, X: Any, y: Any) -> tuple[Array, Array]:
+        if self._kernels.is_batch(X, y, self.n_features, self.n_outputs):
+            return X, y
         return as_batch(X, y, self.dtype, self.n_features, self.n_outputs)
 
     def forward(self, X: Any, out: Array | None = None) -> Array:
@@ -327,14 +332,12 @@ class Sequential:
             The loss before the update (with Nesterov's rule: at the look-ahead point).
         """
         X, y = self._batch(X, y)
-        if not runs_compiled(optimizer):
-            value, gradient = self.loss_and_gradient(X, y)
-            optimizer.step(self._parameters, gradient)
+        if runs_compiled(optimizer):
+            value: float = self._engine(X.shape[1]).step(X, y, self._parameters, optimizer)
             return value
-        optimizer.prepare(self._parameters)
-        losses = np.empty(1)
-        self._engine(X.shape[1]).train(X, y, self._parameters, optimizer, losses)
-        return float(losses[0])
+        value, gradient = self.loss_and_gradient(X, y)
+        optimizer.step(self._parameters, gradient)
+        return value
 
     def fit(
         self,

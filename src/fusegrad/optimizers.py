@@ -27,17 +27,26 @@ class Optimizer:
         Momenta and averages, in the dtype of the parameters; None before the first step.
     """
 
-    n_states: ClassVar[int] = 0
-    _rule: ClassVar[int]
-    # (decay, decay2, eps) and two switches, as the compiled update reads them
-    _factors: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    _nesterov: bool = False
-    _bias_correction: bool = False
+    rule: ClassVar[str]
+    n_states: int = 0
 
     def __init__(self, lr: float) -> None:
         self.lr = as_number(lr, "lr", above=0.0)
         self.n_steps = 0
         self.state: Array | None = None
+        self._constants = self._pack()
+
+    def _pack(
+        self,
+        *,
+        nesterov: bool = False,
+        bias_correction: bool = False,
+        decay: float = 0.0,
+        decay2: float = 0.0,
+        eps: float = 0.0,
+    ) -> tuple[int, bool, bool, float, float, float]:
+        """What the compiled update reads beside the learning rate, in its order."""
+        return RULES.index(self.rule), nesterov, bias_correction, decay, decay2, eps
 
     def prepare(self, parameters: Array) -> None:
         """Make the state for these parameters, or check that it is theirs; called by every step."""
@@ -70,7 +79,6 @@ class Optimizer:
             raise TypeError(f"parameters: expected a float32 or float64 array, got {dtype}")
         parameters = as_flat_output(parameters, "parameters", dtype, np.size(parameters))
         gradient = as_flat(gradient, "gradient", dtype, parameters.size)
-        self.prepare(parameters)
         by_dtype[dtype].optimizer_step(self, parameters, gradient)
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,21 +144,16 @@ class SGD(Optimizer):
     array([0.5, 2.5])
     """
 
-    _rule = RULES.index("sgd")
+    rule = "sgd"
 
     def __init__(self, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(lr)
         self.momentum = as_number(momentum, "momentum", least=0.0, below=1.0)
         if nesterov and not self.momentum:
             raise ValueError("nesterov: expected a momentum of more than 0, got 0")
-        self._nesterov = bool(nesterov)
-        self._factors = (self.momentum, 0.0, 0.0)
-        self.n_states = 1 if self.momentum else 0  # type: ignore[misc]  # the one rule whose state depends on it
-
-    @property
-    def nesterov(self) -> bool:
-        """Whether the gradient is taken at the look-ahead point."""
-        return self._nesterov
+        self.nesterov = bool(nesterov)
+        self.n_states = 1 if self.momentum else 0
+        self._constants = self._pack(nesterov=self.nesterov, decay=self.momentum)
 
     def look_ahead(self, parameters: Array) -> Array:
         """W + mu v, the point where Nesterov's rule wants the gradient (W itself without momentum)."""
@@ -197,12 +200,12 @@ class Adagrad(Optimizer):
     """
 
     n_states = 1
-    _rule = RULES.index("adagrad")
+    rule = "adagrad"
 
     def __init__(self, lr: float, eps: float = 1e-10) -> None:
         super().__init__(lr)
         self.eps = as_number(eps, "eps", least=0.0)
-        self._factors = (0.0, 0.0, self.eps)
+        self._constants = self._pack(eps=self.eps)
 
     def __repr__(self) -> str:
         return f"Adagrad(lr={self.lr}, eps={self.eps})"
@@ -244,13 +247,13 @@ class RMSprop(Optimizer):
     """
 
     n_states = 1
-    _rule = RULES.index("rmsprop")
+    rule = "rmsprop"
 
     def __init__(self, lr: float, decay: float = 0.99, eps: float = 1e-8) -> None:
         super().__init__(lr)
         self.decay = as_number(decay, "decay", least=0.0, below=1.0)
         self.eps = as_number(eps, "eps", least=0.0)
-        self._factors = (self.decay, 0.0, self.eps)
+        self._constants = self._pack(decay=self.decay, eps=self.eps)
 
     def __repr__(self) -> str:
         return f"RMSprop(lr={self.lr}, decay={self.decay}, eps={self.eps})"
@@ -298,7 +301,7 @@ class Adam(Optimizer):
     """
 
     n_states = 2
-    _rule = RULES.index("adam")
+    rule = "adam"
 
     def __init__(
         self,
@@ -317,13 +320,10 @@ class Adam(Optimizer):
             as_number(beta2, "betas[1]", least=0.0, below=1.0),
         )
         self.eps = as_number(eps, "eps", least=0.0)
-        self._bias_correction = bool(bias_correction)
-        self._factors = (*self.betas, self.eps)
-
-    @property
-    def bias_correction(self) -> bool:
-        """Whether the averages are corrected for starting at 0."""
-        return self._bias_correction
+        self.bias_correction = bool(bias_correction)
+        self._constants = self._pack(
+            bias_correction=self.bias_correction, decay=self.betas[0], decay2=self.betas[1], eps=self.eps
+        )
 
     def __repr__(self) -> str:
         return f"Adam(lr={self.lr}, betas={self.betas}, eps={self.eps}, bias_correction={self.bias_correction})"

@@ -55,8 +55,8 @@ class History:
 
 def runs_compiled(optimizer: Any) -> bool:
     """Whether the engine knows the rule; else `optimizer.step` is called from Python."""
-    if isinstance(optimizer, Optimizer):
-        return type(optimizer).step is Optimizer.step
+    if isinstance(optimizer, Optimizer) and type(optimizer).step is Optimizer.step:
+        return True
     if not callable(getattr(optimizer, "step", None)):
         raise TypeError(f"optimizer: expected an object with step(parameters, gradient), got {optimizer!r}")
     return False
