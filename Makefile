@@ -20,7 +20,7 @@ $(BIN)/python:
 # The wheel is built once for each state of the sources, and installed: nothing runs from the source tree.
 $(VENV)/installed: $(SOURCES) | $(BIN)/python
 	rm -rf build/wheel && mkdir -p build/wheel
-	$(BIN)/pip wheel $(PIP_OPTIONS) --no-deps --wheel-dir build/wheel .
+	$(BIN)/pip wheel $(PIP_OPTIONS) --config-settings=cmake.define.FUSEGRAD_WERROR=ON --no-deps --wheel-dir build/wheel .
 	$(BIN)/pip install $(PIP_OPTIONS) --force-reinstall --no-deps build/wheel/*.whl
 	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls build/wheel/*.whl)[test,plots,progress]"
 	touch $@

@@ -74,15 +74,50 @@ cdef void unpack_tile(const real* tile, Matrix out, Py_ssize_t first, Py_ssize_t
 
 # ---- forward -----------------------------------------------------------------------------------------
 
+cdef enum:
+    ROW_PANELS = 4
+
+
+cdef inline void forward_row(
+    const int n_panels, Py_ssize_t depth, const real* weight, const real* bias, const real* x, real* a,
+) noexcept nogil:
+    """a = w x + b for a single output and n_panels panels: one row alone has too few sums to hide the
+    latency of its additions, several panels of it have enough."""
+    cdef vreal sums[ROW_PANELS][VECTORS]
+    cdef vreal w
+    cdef int p, v
+    cdef Py_ssize_t k
+    for p in range(n_panels):
+        for v in range(VECTORS):
+            sums[p][v] = splat(0) if bias == NULL else splat(bias[0])
+    for k in range(depth):
+        w = splat(weight[k])
+        for p in range(n_panels):
+            for v in range(VECTORS):
+                sums[p][v] = sums[p][v] + w * load(x + (p * depth + k) * PANEL + v * LANES)
+    for p in range(n_panels):
+        for v in range(VECTORS):
+            store(a + p * PANEL + v * LANES, sums[p][v])
+
+
 cdef void dense_forward(
     Layer* layer, const real* weight, const real* bias, const real* x, real* a, Py_ssize_t n_panels,
 ) noexcept nogil:
     """a = f(W x + b); bias may be NULL."""
-    cdef Py_ssize_t p
+    cdef Py_ssize_t p = 0, n_in = layer.n_in
     cdef Left left
     cdef Output out
+    if layer.n_out == 1:
+        while p + ROW_PANELS <= n_panels:
+            forward_row(ROW_PANELS, n_in, weight, bias, x + p * n_in * PANEL, a + p * PANEL)
+            p += ROW_PANELS
+        while p < n_panels:
+            forward_row(1, n_in, weight, bias, x + p * n_in * PANEL, a + p * PANEL)
+            p += 1
+        activate(<int>layer.activation, a, a, n_panels * PANEL)
+        return
     left.data = weight
-    left.row = layer.n_in
+    left.row = n_in
     left.step = 1
     out.row = PANEL
     out.columns = PANEL
@@ -91,7 +126,7 @@ cdef void dense_forward(
     out.activation = 0
     for p in range(n_panels):
         out.data = a + p * layer.n_out * PANEL
-        multiply_panel(layer.n_out, layer.n_in, left, ROWS * layer.n_in, x + p * layer.n_in * PANEL, out)
+        multiply_panel(layer.n_out, n_in, left, ROWS * n_in, x + p * n_in * PANEL, out)
         activate(<int>layer.activation, out.data, out.data, layer.n_out * PANEL)
 
 
@@ -231,16 +266,19 @@ cdef void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panel
     """gradient_i += sum over examples of delta_i."""
     cdef vreal sums[LANES]
     cdef real totals[LANES]
-    cdef Py_ssize_t i0 = 0, i, p, v
+    cdef const real* rows[LANES]
+    cdef Py_ssize_t i0 = 0, p, v
+    cdef int i
     while i0 < n_delta:
         for i in range(LANES):
             sums[i] = splat(0)
-        for i in range(smaller(LANES, n_delta - i0)):
-            for p in range(n_panels):
-                for v in range(VECTORS):
-                    sums[i] = sums[i] + load(delta + (p * n_delta + i0 + i) * PANEL + v * LANES)
+            rows[i] = delta + smaller(i0 + i, n_delta - 1) * PANEL
+        for p in range(n_panels):
+            for v in range(VECTORS):
+                for i in range(LANES):
+                    sums[i] = sums[i] + load(rows[i] + p * n_delta * PANEL + v * LANES)
         add_lanes(sums, LANES, totals)
-        for i in range(smaller(LANES, n_delta - i0)):
+        for i in range(<int>smaller(LANES, n_delta - i0)):
             gradient[i0 + i] += totals[i]
         i0 += LANES
 

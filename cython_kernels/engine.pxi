@@ -56,7 +56,9 @@ cdef inline const real* weight_of(Walk* walk, Py_ssize_t layer) noexcept nogil:
 
 
 cdef inline const real* bias_of(Walk* walk, Py_ssize_t layer) noexcept nogil:
-    return NULL if walk.layers[layer].bias < 0 else walk.parameters + walk.layers[layer].bias
+    if walk.layers[layer].bias < 0:
+        return NULL
+    return walk.parameters + walk.layers[layer].bias
 
 
 # ---- the loss ----------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ cdef struct Left:
 cdef enum Finish:
     STORE               # c = sum
     ADD                 # c = c + sum
-    DERIVATIVE          # c = sum f'(c): a delta takes the place of its activation
+    DERIVATIVE          # c = sum f'(c): a delta takes the place of its activation; whole panels only
 
 cdef struct Output:
     # The product, rows `row` apart, `columns` of them wanted; each sum starts at its bias if there is one.
@@ -45,26 +45,36 @@ cdef struct Output:
     int activation      # whose derivative, with DERIVATIVE
 
 
-cdef void finish_micro_tile(int rows, int vectors, const real* sums, Output c) noexcept nogil:
+cdef inline Py_ssize_t smaller(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a if a < b else b
+
+
+cdef void finish_edge(int rows, int vectors, const real* sums, Output c) noexcept nogil:
+    """STORE or ADD where the product ends within a vector."""
     cdef int i, v
     cdef Py_ssize_t n
     cdef vreal total
     cdef real* place
     for i in range(rows):
         for v in range(vectors):
-            n = c.columns - v * LANES
+            n = smaller(LANES, c.columns - v * LANES)
             place = c.data + i * c.row + v * LANES
             total = load(sums + (i * vectors + v) * LANES)
-            if n >= LANES:
-                if c.finish == ADD:
-                    total = load(place) + total
-                elif c.finish == DERIVATIVE:
-                    total = times_derivative(c.activation, total, load(place))
-                store(place, total)
-            elif n > 0:
+            if n > 0:
                 if c.finish == ADD:
                     total = load_first(place, n) + total
                 store_first(place, total, n)
+
+
+cdef inline void finish_derivative(
+    const int activation, const int rows, const int vectors, vreal sums[MOST_ROWS][VECTORS], Output c,
+) noexcept nogil:
+    cdef int i, v
+    cdef real* place
+    for i in range(rows):
+        for v in range(vectors):
+            place = c.data + i * c.row + v * LANES
+            store(place, times_derivative(activation, sums[i][v], load(place)))
 
 
 cdef inline void micro_tile(
@@ -76,6 +86,7 @@ cdef inline void micro_tile(
     cdef real spilled[MOST_ROWS * PANEL]
     cdef vreal left
     cdef const real* ak
+    cdef real* ci
     cdef int i, v
     cdef Py_ssize_t k
     for i in range(rows):
@@ -90,15 +101,28 @@ cdef inline void micro_tile(
             left = splat(ak[i * a.row])
             for v in range(vectors):
                 sums[i][v] = sums[i][v] + left * right[v]
-    if c.finish == STORE and c.columns >= vectors * LANES:
-        for i in range(rows):
-            for v in range(vectors):
-                store(c.data + i * c.row + v * LANES, sums[i][v])
-    else:
+    if c.columns < vectors * LANES:
         for i in range(rows):
             for v in range(vectors):
                 store(spilled + (i * vectors + v) * LANES, sums[i][v])
-        finish_micro_tile(rows, vectors, spilled, c)
+        finish_edge(rows, vectors, spilled, c)
+    elif c.finish == STORE:
+        for i in range(rows):
+            for v in range(vectors):
+                store(c.data + i * c.row + v * LANES, sums[i][v])
+    elif c.finish == ADD:
+        for i in range(rows):
+            for v in range(vectors):
+                ci = c.data + i * c.row + v * LANES
+                store(ci, load(ci) + sums[i][v])
+    elif c.activation == SIGMOID:
+        finish_derivative(SIGMOID, rows, vectors, sums, c)
+    elif c.activation == TANH:
+        finish_derivative(TANH, rows, vectors, sums, c)
+    elif c.activation == RELU:
+        finish_derivative(RELU, rows, vectors, sums, c)
+    else:
+        finish_derivative(IDENTITY, rows, vectors, sums, c)
 
 
 cdef inline void multiply_rows(
@@ -147,10 +171,6 @@ cdef enum:
     DEPTH_BLOCK = 256
     ROW_BLOCK = 240
     COLUMN_BLOCK = 1024
-
-
-cdef inline Py_ssize_t smaller(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return a if a < b else b
 
 
 cdef inline Py_ssize_t panels(Py_ssize_t n) noexcept nogil:

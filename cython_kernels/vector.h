@@ -27,21 +27,22 @@ typedef int64_t bits;
    A micro-tile is ROWS x VECTORS accumulators. It wants ROWS * VECTORS >= FMA latency x FMA ports
    (8 to 10), and accumulators + VECTORS of B + one broadcast of A in the registers there are.
    LANE_ROWS x LANE_COLUMNS is the block of the lane-wise weight gradient: as many independent
-   sums as leave room for its operands; their product is a multiple of the lanes. */
+   sums as leave room for its operands; their product is a multiple of the lanes. GROUP vectors go
+   through an activation together: alone, each would wait for its own latencies. */
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define VECTOR_BYTES 64 /* 32 registers: 16 + 2 + 1 */
-enum { ROWS = 8, VECTORS = 2, LANE_ROWS = 4, LANE_COLUMNS = 4 };
+enum { ROWS = 8, VECTORS = 2, LANE_ROWS = 4, LANE_COLUMNS = 4, GROUP = 4 };
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define VECTOR_BYTES 32 /* 16 registers: 12 + 2 + 1 */
-enum { ROWS = 6, VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4 };
+enum { ROWS = 6, VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4, GROUP = 2 };
 #else
 #if defined(__SSE4_2__)
 #include <immintrin.h>
 #endif
 #define VECTOR_BYTES 16 /* 16 registers: 12 + 2 + 1 (32 on aarch64) */
-enum { ROWS = 6, VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4 };
+enum { ROWS = 6, VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4, GROUP = 2 };
 #endif
 
 typedef real vreal __attribute__((vector_size(VECTOR_BYTES)));

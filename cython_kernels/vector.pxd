@@ -11,6 +11,7 @@ cdef extern from "vector.h" nogil:
         ROWS            # micro-tile: ROWS x VECTORS accumulators
         VECTORS
         PANEL           # numbers in VECTORS vectors: the width of a panel
+        GROUP           # vectors that go through an activation together
         LANE_ROWS       # block of the lane-wise weight gradient
         LANE_COLUMNS
 

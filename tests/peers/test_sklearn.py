@@ -30,8 +30,9 @@ def test_gradients_of_mlp_regressor():
     rng = np.random.default_rng(0)
     data, y = rng.normal(size=(40, 5)), rng.normal(size=40)
     model = MLPRegressor(
-        hidden_layer_sizes=(7,), activation="logistic", solver="sgd", alpha=0.0, momentum=0.0, nesterovs_momentum=False, batch_size=40,
-        learning_rate_init=0.2, shuffle=False, max_iter=1, random_state=0, tol=0.0,
+        hidden_layer_sizes=(7,), activation="logistic", solver="sgd", alpha=0.0, momentum=0.0,
+        nesterovs_momentum=False, batch_size=40, learning_rate_init=0.2, shuffle=False, max_iter=1,
+        random_state=0, tol=0.0,
     )  # fmt: skip
     model.partial_fit(data, y)
     net = fg.TwoLayerSigmoid(5, 7, dtype="float64")
