@@ -8,7 +8,7 @@ cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from numpy.random cimport bitgen_t
 
 cimport numpy as cnp
@@ -27,6 +27,7 @@ include "activations.pxi"
 include "matmul.pxi"
 include "dense.pxi"
 include "optimizers.pxi"
+include "collapse.pxi"
 include "engine.pxi"
 
 
@@ -146,10 +147,16 @@ cdef struct Job:
     # What the threads of one call share.
     Walk walk
     Update update
+    Chain* chains           # one a layer of the walk; NULL: the layers are the network's own
+    Layer* members          # the network's layers
+    Py_ssize_t n_parameters     # of the network; those of the walk may be fewer
     real* parameters
     real* ahead             # Nesterov: where the gradient is taken
+    real* composed          # the parameters of the walk, where it has its own
     real* gradient
-    real* slots             # one gradient a block, when there is more than one block
+    real* walked            # the gradient of the walk: `gradient` where there are no chains
+    real* tiles             # scratch of the chains
+    real* slots             # one gradient of the walk a block, when there is more than one block
     double* block_losses
     char* scratch           # one piece a thread
     Py_ssize_t scratch_size
@@ -201,7 +208,7 @@ cdef void walk_blocks(Job* job, Walk* walk, Py_ssize_t first, Py_ssize_t count, 
     while block < n_blocks:
         slot = NULL             # only the loss is wanted
         if job.gradient != NULL:
-            slot = job.gradient if n_blocks == 1 else job.slots + block * walk.n_parameters
+            slot = job.walked if n_blocks == 1 else job.slots + block * walk.n_parameters
             memset(slot, 0, walk.n_parameters * sizeof(real))
         loss = 0
         place = first + block * walk.block
@@ -216,17 +223,30 @@ cdef void walk_blocks(Job* job, Walk* walk, Py_ssize_t first, Py_ssize_t count, 
 
 
 cdef void add_slots(Job* job, Py_ssize_t n_blocks, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """gradient = slot 0 + slot 1 + ..., in this order, for the elements start ... stop."""
+    """walked = slot 0 + slot 1 + ..., in this order, for the elements start ... stop."""
     cdef Py_ssize_t i, n = job.walk.n_parameters
     cdef const real* slot = job.slots
     if n_blocks == 1:
         return
     for i in range(start, stop):
-        job.gradient[i] = slot[i]
+        job.walked[i] = slot[i]
     for _ in range(1, n_blocks):
         slot += n
         for i in range(start, stop):
-            job.gradient[i] += slot[i]
+            job.walked[i] += slot[i]
+
+
+cdef void compose_chains(Job* job, const real* parameters) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(job.walk.n_layers):
+        compose(&job.chains[i], job.members, &job.walk.layers[i], parameters, job.composed, job.tiles)
+
+
+cdef void expand_chains(Job* job, const real* parameters) noexcept nogil:
+    cdef Py_ssize_t i
+    memset(job.gradient, 0, job.n_parameters * sizeof(real))
+    for i in range(job.walk.n_layers):
+        expand(&job.chains[i], job.members, &job.walk.layers[i], parameters, job.walked, job.gradient, job.tiles)
 
 
 cdef double mean_loss(Job* job, Py_ssize_t n_blocks, Py_ssize_t count) noexcept nogil:
@@ -274,8 +294,8 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
     """What each thread does in `Engine.train`."""
     cdef Walk walk = job.walk
     cdef Update rule = job.update
-    cdef Py_ssize_t n = walk.n_parameters, epoch, first, count, n_blocks, step = 0
-    cdef Py_ssize_t start = share(n, thread, n_threads), stop = share(n, thread + 1, n_threads)
+    cdef Py_ssize_t n = job.n_parameters, epoch, first, count, n_blocks, step = 0
+    cdef const real* parameters = job.ahead if rule.nesterov else job.parameters
     cdef double loss
     for epoch in range(job.n_epochs):
         if job.order != NULL:
@@ -287,9 +307,11 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
         while first < job.n_examples:
             if job.rates != NULL:
                 rule.learning_rate = job.rates[step]
-            if rule.nesterov:
-                if thread == 0:
+            if rule.nesterov or job.chains != NULL:
+                if thread == 0 and rule.nesterov:
                     look_ahead(&rule, job.parameters, job.ahead, n)
+                if thread == 0 and job.chains != NULL:
+                    compose_chains(job, parameters)
                 wait_for_all(n_threads)
             count = smaller(job.batch, job.n_examples - first)
             n_blocks = (count + walk.block - 1) // walk.block
@@ -299,8 +321,16 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
                 return
             if thread == 0:
                 loss += mean_loss(job, n_blocks, count) * count
-            add_slots(job, n_blocks, start, stop)
-            update(&rule, job.parameters, job.gradient, start, stop)
+            add_slots(
+                job, n_blocks,
+                share(walk.n_parameters, thread, n_threads), share(walk.n_parameters, thread + 1, n_threads))
+            if job.chains != NULL:
+                wait_for_all(n_threads)
+                if thread == 0:
+                    expand_chains(job, parameters)
+                wait_for_all(n_threads)
+            update(
+                &rule, job.parameters, job.gradient, share(n, thread, n_threads), share(n, thread + 1, n_threads))
             wait_for_all(n_threads)
             rule.step += 1
             step += 1
@@ -329,37 +359,50 @@ cdef class Engine:
 
     Every call borrows scratch memory, so that calls from several Python threads do not meet.
     """
-    cdef int64[:, ::1] table
+    cdef int64[:, ::1] layers
+    cdef int64[:, ::1] members
+    cdef int64[:, ::1] chains
     cdef Job blank
     cdef Py_ssize_t line            # bytes of a gradient
     cdef Py_ssize_t n_blocks
-    cdef Py_ssize_t scratch_bytes   # for the threads, the slots and the losses of the blocks
+    cdef Py_ssize_t tiles_bytes     # of the chains
+    cdef Py_ssize_t scratch_bytes
     cdef readonly int n_threads
 
     def __init__(self, plan):
-        self.table = plan.layer_table
-        self.blank.walk.layers = <Layer*>&self.table[0, 0]
-        self.blank.walk.n_layers = self.table.shape[0]
-        self.blank.walk.n_parameters = plan.n_parameters
+        self.layers = plan.layer_table
+        self.members = plan.member_table
+        self.chains = plan.chain_table
+        self.blank.walk.layers = <Layer*>&self.layers[0, 0]
+        self.blank.walk.n_layers = self.layers.shape[0]
+        self.blank.walk.n_parameters = plan.n_walked
+        self.blank.members = <Layer*>&self.members[0, 0]
+        self.blank.chains = <Chain*>&self.chains[0, 0] if plan.collapsed else NULL
+        self.blank.n_parameters = plan.n_parameters
         self.blank.walk.tile = plan.tile
         self.blank.walk.block = plan.block
         self.blank.batch = plan.batch
         self.n_blocks = plan.n_blocks
         self.n_threads = plan.n_threads
         # Python's integers: a product that is too large is an error here, and nowhere later.
-        line, piece = rounded_up(plan.n_parameters), rounded_up(plan.scratch)
+        line, piece, tiles = rounded_up(plan.n_parameters), rounded_up(plan.scratch), rounded_up(plan.chain_scratch)
         self.line = line
         self.blank.scratch_size = piece
-        self.scratch_bytes = plan.n_threads * piece + plan.n_blocks * (line + sizeof(double)) + 2 * line
+        self.tiles_bytes = tiles
+        self.scratch_bytes = (
+            plan.n_threads * piece + (plan.n_blocks + 4) * line + tiles + plan.n_blocks * sizeof(double))
 
     cdef _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters):
-        """Fills in a job and lends it scratch: a piece a thread, two gradients, the slots, the losses."""
+        """Fills in a job and lends it scratch: a piece a thread, parameters, gradients, slots, tiles, losses.
+
+        None of the walk's buffers is longer than the network's, so each of them has a whole `line`.
+        """
         cdef _Scratch scratch = borrow_scratch(self.scratch_bytes)
         cdef char* place = scratch.data
         job[0] = self.blank
         read_matrix(X, &job.walk.x)
         job.n_examples = job.walk.x.columns
-        job.parameters = read_flat(parameters, job.walk.n_parameters)
+        job.parameters = read_flat(parameters, job.n_parameters)
         job.walk.parameters = job.parameters
         job.scratch = place
         place += self.n_threads * job.scratch_size
@@ -367,8 +410,17 @@ cdef class Engine:
         place += self.line
         job.ahead = <real*>place
         place += self.line
+        job.walked = job.gradient
+        if job.chains != NULL:
+            job.composed = <real*>place
+            job.walk.parameters = job.composed
+            place += self.line
+            job.walked = <real*>place
+            place += self.line
         job.slots = <real*>place
         place += self.n_blocks * self.line
+        job.tiles = <real*>place
+        place += self.tiles_bytes
         job.block_losses = <double*>place
         return scratch
 
@@ -400,12 +452,16 @@ cdef class Engine:
         read_matrix(y, &job.walk.y)
         job.gradient = NULL
         if gradient is not None:
-            job.gradient = read_flat(gradient, job.walk.n_parameters)
+            job.gradient = read_flat(gradient, job.n_parameters)
+        if job.chains == NULL:
+            job.walked = job.gradient
         if input_gradient is not None:
             read_matrix(input_gradient, &job.walk.input_gradient)
         if outputs is not None:
             read_matrix(outputs, &job.walk.outputs)
         with nogil:
+            if job.chains != NULL:
+                compose_chains(&job, job.parameters)
             if self.n_threads == 1:
                 walk_blocks(&job, &job.walk, 0, job.n_examples, 0, 1)
             else:
@@ -413,6 +469,8 @@ cdef class Engine:
                     walk_blocks(&job, &job.walk, 0, job.n_examples, omp_get_thread_num(), self.n_threads)
             if job.gradient != NULL:
                 add_slots(&job, self.n_blocks, 0, job.walk.n_parameters)
+                if job.chains != NULL:
+                    expand_chains(&job, job.parameters)
         check(&job)
         return_scratch(scratch)
         return mean_loss(&job, self.n_blocks, job.n_examples)
@@ -457,7 +515,7 @@ cdef class Engine:
 
     cdef int run(self, Job* job, optimizer) except -1:
         """The steps of a job. Counts optimizer.n_steps, also when they are interrupted."""
-        if job.update.nesterov:
+        if job.update.nesterov and job.chains == NULL:
             job.walk.parameters = job.ahead
         try:
             with nogil:

@@ -6,7 +6,7 @@ on the machine's number of processors: that is why results do not.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -34,8 +34,12 @@ SLOT_BYTES = 32 * 1024 * 1024
 #: Multiply-adds that pay for waking a thread (about 20 microseconds of work).
 THREAD_WORK = 1 << 19
 
-#: The columns of the layer table; `Layer` in cython_kernels/dense.pxd reads them in this order.
+#: The columns of the layer table; `Layer` in cython_kernels/dense.pxi reads them in this order.
 LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed")
+#: The columns of the chain table; `Chain` in cython_kernels/collapse.pxi reads them in this order.
+CHAIN_TABLE = ("first", "count", "scratch")
+#: Multiply-adds that composing a chain costs beside its products.
+CHAIN_WORK = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +63,26 @@ class Dense:
 class Plan:
     """What an engine needs to know; see cython_kernels/engine.pxd for how it walks."""
 
-    layers: tuple[Dense, ...]
+    layers: tuple[Dense, ...]  # that are walked
+    members: tuple[Dense, ...]  # of the network
     dtype: np.dtype[Any]
-    n_parameters: int
+    n_parameters: int  # of the network
+    n_walked: int  # of the walk
     batch: int  # examples in a step
     tile: int  # examples that walk together
     block: int  # examples whose gradient is added up in one slot
     n_blocks: int  # of them, in a step
     n_threads: int
     scratch: int  # numbers that a thread needs for a tile
+    chain_scratch: int  # numbers that the chains need
     layer_table: Array
+    member_table: Array
+    chain_table: Array
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether consecutive linear layers are walked as one."""
+        return len(self.layers) < len(self.members)
 
     def __str__(self) -> str:
         """What was chosen, in a few lines."""
@@ -77,8 +91,11 @@ class Plan:
             f"{self.batch} examples a step, in tiles of {self.tile} and blocks of {self.block}, "
             f"{self.n_threads} thread{'s' * (self.n_threads > 1)}, {self.scratch * self.dtype.itemsize} bytes each"
         ]
-        for layer, row in zip(self.layers, self.layer_table, strict=True):
-            lines.append(f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}, gradient {ways[row[-1]]}")
+        for layer, row, (_, count, _) in zip(self.layers, self.layer_table, self.chain_table, strict=True):
+            collapsed = f", {count} linear layers in one" if count > 1 else ""
+            lines.append(
+                f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}, gradient {ways[row[-1]]}{collapsed}"
+            )
         return "\n".join(lines)
 
 
@@ -131,11 +148,75 @@ def _transposed_pays(layer: Dense, tile: int, lanes: int) -> bool:
     return layer.n_out * vectors * tile + turning < lanewise
 
 
+def collapse(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple[Dense, ...]]:
+    """The chains of consecutive linear layers that are cheaper to walk as one; other layers stand alone.
+
+    Walked one by one, a layer costs n_in n_out multiply-adds for each example (three times over). As one,
+    each example costs n_in n_out of the whole chain, and the members cost what n_in + 1 examples would.
+    """
+    chains: list[list[Dense]] = []
+    for layer in layers:
+        if chains and chains[-1][-1].activation == "identity":
+            chains[-1].append(layer)
+        else:
+            chains.append([layer])
+    result: list[tuple[Dense, ...]] = []
+    for chain in chains:
+        weights = sum(layer.n_in * layer.n_out for layer in chain)
+        one = batch * chain[0].n_in * chain[-1].n_out + _up(chain[0].n_in + 1, panel) * weights + CHAIN_WORK
+        if len(chain) > 1 and one < batch * weights:
+            result.append(tuple(chain))
+        else:
+            result.extend((layer,) for layer in chain)
+    return result
+
+
+def _walked(chains: list[tuple[Dense, ...]]) -> tuple[Dense, ...]:
+    """The layers of the walk: one for each chain, in a buffer of their own if any chain is longer than one."""
+    if all(len(chain) == 1 for chain in chains):
+        return tuple(chain[0] for chain in chains)
+    return stack_layers(
+        [
+            (chain[0].n_in, chain[-1].n_out, chain[-1].activation, any(layer.bias is not None for layer in chain))
+            for chain in chains
+        ]
+    )
+
+
+def _table(layers: Sequence[Dense], activations: Sequence[str], transposed: Sequence[bool]) -> Array:
+    rows = [
+        (
+            layer.n_in,
+            layer.n_out,
+            activations.index(layer.activation),
+            layer.weight,
+            -1 if layer.bias is None else layer.bias,
+            turned,
+        )
+        for layer, turned in zip(layers, transposed, strict=True)
+    ]
+    return np.array(rows, dtype=np.int64)
+
+
 @lru_cache(maxsize=1024)
-def make_plan(layers: tuple[Dense, ...], dtype: np.dtype[Any], batch: int, n_threads: int) -> Plan:
+def make_plan(
+    members: tuple[Dense, ...], dtype: np.dtype[Any], batch: int, n_threads: int, collapsing: bool = True
+) -> Plan:
     """The plan for steps of `batch` examples on at most n_threads threads."""
     kernels = by_dtype[dtype]
     lanes, panel = kernels.lanes, kernels.panel
+
+    chains = collapse(members, batch, panel) if collapsing else [(layer,) for layer in members]
+    layers = _walked(chains)
+    # A chain's tiles have a column for each input and one for the bias.
+    chain_table, first, chain_scratch = [], 0, 0
+    for chain in chains:
+        chain_table.append((first, len(chain), chain_scratch))
+        first += len(chain)
+        if len(chain) > 1:
+            chain_scratch += _up(chain[0].n_in + 1, panel) * sum(layer.n_out for layer in chain)
+    # Their last activation is the walk's; to each other the members of a chain are linear.
+    linear = [replace(layer, activation="identity") for layer in members]
 
     # Activations of all layers and the targets; then room for x^T of the widest layer that is turned.
     per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out
@@ -147,34 +228,24 @@ def make_plan(layers: tuple[Dense, ...], dtype: np.dtype[Any], batch: int, n_thr
         (_up(layer.n_in, panel) for layer, turn in zip(layers, transposed, strict=True) if turn), default=0
     )
 
-    n_parameters = layers[-1].end
-    most_blocks = max(1, min(MOST_BLOCKS, SLOT_BYTES // (n_parameters * dtype.itemsize)))
+    most_blocks = max(1, min(MOST_BLOCKS, SLOT_BYTES // (layers[-1].end * dtype.itemsize)))
     block = _up(max(LEAST_BLOCK, -(-batch // most_blocks)), tile)
     n_blocks = -(-batch // block)
 
-    table = np.array(
-        [
-            (
-                layer.n_in,
-                layer.n_out,
-                kernels.ACTIVATIONS.index(layer.activation),
-                layer.weight,
-                -1 if layer.bias is None else layer.bias,
-                turned,
-            )
-            for layer, turned in zip(layers, transposed, strict=True)
-        ],
-        dtype=np.int64,
-    )
     return Plan(
         layers=layers,
+        members=members,
         dtype=dtype,
-        n_parameters=n_parameters,
+        n_parameters=members[-1].end,
+        n_walked=layers[-1].end,
         batch=batch,
         tile=tile,
         block=block,
         n_blocks=n_blocks,
         n_threads=worthwhile_threads(step_work(layers, batch), n_blocks, n_threads),
         scratch=tile * per_example,
-        layer_table=table,
+        chain_scratch=chain_scratch,
+        layer_table=_table(layers, kernels.ACTIVATIONS, transposed),
+        member_table=_table(linear, kernels.ACTIVATIONS, [False] * len(members)),
+        chain_table=np.array(chain_table, dtype=np.int64),
     )

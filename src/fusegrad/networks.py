@@ -110,7 +110,7 @@ class Sequential:
         self.n_parameters = self.dense_layers[-1].end
         self._parameters = np.zeros(self.n_parameters, self.dtype)
         self._kernels = by_dtype[self.dtype]
-        self._engines: dict[tuple[int, int], Any] = {}
+        self._engines: dict[tuple[int, int, bool], Any] = {}
         self._parallel_from = parallel_from(self.dense_layers)
         self._initialize(as_generator(rng))
 
@@ -207,10 +207,13 @@ class Sequential:
         m = as_count(n_examples, "n_examples")
         return make_plan(self.dense_layers, self.dtype, m, resolve_threads(n_threads))
 
-    def _engine(self, m: int, n_threads: int | None = None) -> Any:
-        """The engine for steps of m examples, made once."""
+    def _engine(self, m: int, n_threads: int | None = None, collapsing: bool = True) -> Any:
+        """The engine for steps of m examples, made once.
+
+        Predictions do not collapse layers: one example's is the same in a batch of any size.
+        """
         # A small step takes one thread whatever the machine has: it does not ask.
-        key = (m, 1 if n_threads is None and m < self._parallel_from else resolve_threads(n_threads))
+        key = (m, 1 if n_threads is None and m < self._parallel_from else resolve_threads(n_threads), collapsing)
         engine = self._engines.get(key)
         if engine is None:
             if len(self._engines) >= MOST_ENGINES:
@@ -247,7 +250,7 @@ class Sequential:
         target = result
         if out is not None and (np.may_share_memory(out, X) or np.may_share_memory(out, self._parameters)):
             target = np.empty(shape, self.dtype)
-        self._engine(X.shape[1]).forward(X, self._parameters, target)
+        self._engine(X.shape[1], collapsing=False).forward(X, self._parameters, target)
         if target is not result:
             result[...] = target
         return result
@@ -257,7 +260,7 @@ class Sequential:
     def loss(self, X: Any, y: Any) -> float:
         """The loss L = |prediction - y|^2 / m; shapes as for `loss_and_gradient`."""
         X, y = self._batch(X, y)
-        value: float = self._engine(X.shape[1]).gradient(X, y, self._parameters, None)
+        value: float = self._engine(X.shape[1], collapsing=False).gradient(X, y, self._parameters)
         return value
 
     def loss_and_gradient(self, X: Any, y: Any, out: Array | None = None) -> tuple[float, Array]:
@@ -313,7 +316,7 @@ class Sequential:
         X, y = self._batch(X, y)
         result = np.empty(X.shape, self.dtype)
         gradient = np.empty(self.n_parameters, self.dtype)
-        self._engine(X.shape[1]).gradient(X, y, self._parameters, gradient, result)
+        self._engine(X.shape[1], collapsing=False).gradient(X, y, self._parameters, gradient, result)
         return result
 
     def train_step(self, X: Any, y: Any, optimizer: Optimizer) -> float:

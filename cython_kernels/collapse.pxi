@@ -1,0 +1,127 @@
+"""Consecutive linear layers as one: w2 (W1 x + b1) + b2 is a single layer W x + b to every example.
+
+Design. A step over m examples walks only the composed layer. Its exact gradients G = delta x^T and
+gamma = delta 1 hold all that the members need:
+
+    E_1 = [W1 | b1],  E_l = W_l E_{l-1} + [0 | b_l];       W | b = E_k
+    D_k = [G | gamma],  D_{l-1} = W_l^T D_l;               dW_l = D_l E_{l-1}^T,  db_l = the last column of D_l
+
+and dW_1 | db_1 = D_1. That is the way of n_in + 1 examples up and down through the members, so it is
+walked as one: E_l and D_l are tiles whose columns are the inputs and, last, the bias. Where a step has
+many more examples than inputs, a two-layer linear network costs no more than one layer.
+
+The plan decides where this pays (`_plan.collapse`), and gives the composed layer its place in a
+buffer of parameters of the walk's own.
+"""
+
+
+# The fields are those of the rows of _plan.CHAIN_TABLE.
+cdef struct Chain:
+    int64 first             # member
+    int64 count             # of members; 1: the layer is the walk's as it is
+    int64 scratch           # where its tiles start
+
+
+cdef Matrix dense_matrix(const real* data, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
+    cdef Matrix m
+    m.data = <char*>data
+    m.rows = rows
+    m.columns = columns
+    m.row = columns * sizeof(real)
+    m.column = sizeof(real)
+    return m
+
+
+cdef inline real* column_of(real* tile, Py_ssize_t n_features, Py_ssize_t column) noexcept nogil:
+    """The first feature of a column of a tile; the others follow PANEL apart."""
+    return tile + column // PANEL * n_features * PANEL + column % PANEL
+
+
+cdef void pack_affine(const real* weight, const real* bias, Py_ssize_t n_out, Py_ssize_t n_in, real* tile) noexcept nogil:
+    """tile = [W | b | 0 ...], to the end of the last panel."""
+    cdef Py_ssize_t column, i
+    cdef real* place
+    pack_tile(dense_matrix(weight, n_out, n_in), NULL, 0, n_in, tile)
+    for column in range(n_in, panels(n_in + 1) * PANEL):
+        place = column_of(tile, n_out, column)
+        for i in range(n_out):
+            place[i * PANEL] = bias[i] if column == n_in and bias != NULL else 0
+
+
+cdef void unpack_affine(const real* tile, Py_ssize_t n_out, Py_ssize_t n_in, real* weight, real* bias) noexcept nogil:
+    """W and b (unless NULL) from tile = [W | b | ...]."""
+    cdef const real* place = column_of(<real*>tile, n_out, n_in)
+    cdef Py_ssize_t i
+    unpack_tile(tile, dense_matrix(weight, n_out, n_in), 0, n_in)
+    if bias != NULL:
+        for i in range(n_out):
+            bias[i] = place[i * PANEL]
+
+
+cdef inline const real* at(const real* buffer, int64 place) noexcept nogil:
+    """A place in a flat buffer; NULL for a bias that is not there."""
+    if place < 0:
+        return NULL
+    return buffer + place
+
+
+cdef void compose(
+    Chain* chain, Layer* members, Layer* layer, const real* parameters, real* composed, real* scratch,
+) noexcept nogil:
+    """The parameters of the walk's layer from those of its members; leaves E_1 ... E_k in scratch."""
+    cdef Layer* member = &members[chain.first]
+    cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), l, i
+    cdef real* tile = scratch + chain.scratch
+    cdef real* above
+    cdef real* last
+    cdef const real* bias
+    if chain.count == 1:
+        memcpy(composed + layer.weight, parameters + member.weight, member.n_in * member.n_out * sizeof(real))
+        if member.bias >= 0:
+            memcpy(composed + layer.bias, parameters + member.bias, member.n_out * sizeof(real))
+        return
+    pack_affine(parameters + member.weight, at(parameters, member.bias), member.n_out, n_in, tile)
+    for l in range(1, chain.count):
+        member = &members[chain.first + l]
+        above = tile + member.n_in * n_panels * PANEL
+        dense_forward(member, parameters + member.weight, NULL, tile, above, n_panels)
+        bias = at(parameters, member.bias)
+        if bias != NULL:
+            last = column_of(above, member.n_out, n_in)
+            for i in range(member.n_out):
+                last[i * PANEL] += bias[i]
+        tile = above
+    unpack_affine(tile, layer.n_out, n_in, composed + layer.weight, <real*>at(composed, layer.bias))
+
+
+cdef void expand(
+    Chain* chain, Layer* members, Layer* layer, const real* parameters, const real* walked, real* gradient, real* scratch,
+) noexcept nogil:
+    """The gradients of the members, added to `gradient`, from that of the walk's layer, in `walked`."""
+    cdef Layer* member = &members[chain.first]
+    cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), l, i
+    cdef real* tile = scratch + chain.scratch
+    cdef real* below
+    cdef real* last
+    if chain.count == 1:
+        memcpy(gradient + member.weight, walked + layer.weight, member.n_in * member.n_out * sizeof(real))
+        if member.bias >= 0:
+            memcpy(gradient + member.bias, walked + layer.bias, member.n_out * sizeof(real))
+        return
+    for l in range(1, chain.count):
+        tile += members[chain.first + l].n_in * n_panels * PANEL
+    pack_affine(walked + layer.weight, at(walked, layer.bias), layer.n_out, n_in, tile)
+    l = chain.count - 1
+    while l > 0:
+        member = &members[chain.first + l]
+        below = tile - member.n_in * n_panels * PANEL
+        dense_backward(member, below, tile, n_panels, gradient + member.weight, NULL, NULL)
+        if member.bias >= 0:
+            last = column_of(tile, member.n_out, n_in)
+            for i in range(member.n_out):
+                gradient[member.bias + i] = last[i * PANEL]
+        delta_below(member, parameters + member.weight, tile, below, n_panels, IDENTITY)
+        tile = below
+        l -= 1
+    member = &members[chain.first]
+    unpack_affine(tile, member.n_out, n_in, gradient + member.weight, <real*>at(gradient, member.bias))
