@@ -70,7 +70,7 @@ cdef void compose(
 ) noexcept nogil:
     """The parameters of the walk's layer from those of its members; leaves E_1 ... E_k in scratch."""
     cdef Layer* member = &members[chain.first]
-    cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), l, i
+    cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), step, i
     cdef real* tile = scratch + chain.scratch
     cdef real* above
     cdef real* last
@@ -81,8 +81,8 @@ cdef void compose(
             memcpy(composed + layer.bias, parameters + member.bias, member.n_out * sizeof(real))
         return
     pack_affine(parameters + member.weight, at(parameters, member.bias), member.n_out, n_in, tile)
-    for l in range(1, chain.count):
-        member = &members[chain.first + l]
+    for step in range(1, chain.count):
+        member = &members[chain.first + step]
         above = tile + member.n_in * n_panels * PANEL
         dense_forward(member, parameters + member.weight, NULL, tile, above, n_panels)
         bias = at(parameters, member.bias)
@@ -99,7 +99,7 @@ cdef void expand(
 ) noexcept nogil:
     """The gradients of the members, added to `gradient`, from that of the walk's layer, in `walked`."""
     cdef Layer* member = &members[chain.first]
-    cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), l, i
+    cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), step, i
     cdef real* tile = scratch + chain.scratch
     cdef real* below
     cdef real* last
@@ -108,12 +108,12 @@ cdef void expand(
         if member.bias >= 0:
             memcpy(gradient + member.bias, walked + layer.bias, member.n_out * sizeof(real))
         return
-    for l in range(1, chain.count):
-        tile += members[chain.first + l].n_in * n_panels * PANEL
+    for step in range(1, chain.count):
+        tile += members[chain.first + step].n_in * n_panels * PANEL
     pack_affine(walked + layer.weight, at(walked, layer.bias), layer.n_out, n_in, tile)
-    l = chain.count - 1
-    while l > 0:
-        member = &members[chain.first + l]
+    step = chain.count - 1
+    while step > 0:
+        member = &members[chain.first + step]
         below = tile - member.n_in * n_panels * PANEL
         dense_backward(member, below, tile, n_panels, gradient + member.weight, NULL, NULL)
         if member.bias >= 0:
@@ -122,6 +122,6 @@ cdef void expand(
                 gradient[member.bias + i] = last[i * PANEL]
         delta_below(member, parameters + member.weight, tile, below, n_panels, IDENTITY)
         tile = below
-        l -= 1
+        step -= 1
     member = &members[chain.first]
     unpack_affine(tile, member.n_out, n_in, gradient + member.weight, <real*>at(gradient, member.bias))

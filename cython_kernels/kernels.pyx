@@ -16,7 +16,7 @@ cimport numpy as cnp
 import numpy as np
 
 from vector cimport (
-    GROUP, LANE_COLUMNS, LANE_ROWS, LANES, MOST_ROWS, PANEL, ROWS, VECTORS,
+    GROUP, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LANES, MOST_ROWS, PANEL, ROWS, ROW_SUMS, VECTORS,
     at_least, at_most, first_lanes, fused, interleave_high, interleave_low, load, load_anywhere, load_first, magnitude,
     monotonic_seconds, nearest, real, scale, splat, square_root, store, store_anywhere, store_first, vreal,
     where_negative, where_positive, with_sign_of,

@@ -50,7 +50,13 @@ typedef bits vbits __attribute__((vector_size(VECTOR_BYTES)));
 typedef real vreal_anywhere __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
 typedef real real_anywhere __attribute__((aligned(1), may_alias));
 
-enum { LANES = VECTOR_BYTES / sizeof(real), PANEL = VECTORS * LANES, MOST_ROWS = 8 };
+enum {
+    LANES = VECTOR_BYTES / sizeof(real),
+    PANEL = VECTORS * LANES,
+    MOST_ROWS = 8,
+    LANE_BLOCK = LANE_ROWS * LANE_COLUMNS,
+    ROW_SUMS = LANE_BLOCK / VECTORS < LANES ? LANE_BLOCK / VECTORS : LANES
+};
 
 /* In these kernels `cdef inline` is a promise: a micro-tile is a function of constants, which stays in
    registers only where it is inlined with them. What should be called is declared without it. */

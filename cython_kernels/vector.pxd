@@ -14,6 +14,8 @@ cdef extern from "vector.h" nogil:
         GROUP           # vectors that go through an activation together
         LANE_ROWS       # block of the lane-wise weight gradient
         LANE_COLUMNS
+        LANE_BLOCK      # LANE_ROWS x LANE_COLUMNS
+        ROW_SUMS        # rows summed over examples side by side
 
     vreal load(const real* p)
     void store(real* p, vreal v)
