@@ -9,8 +9,6 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from numpy.random cimport bitgen_t
-
 cimport numpy as cnp
 
 import numpy as np
@@ -34,6 +32,13 @@ include "engine.pxi"
 cdef extern from "Python.h":
     # Declared without `except`: the exception is to stay set while the parallel region ends.
     int check_signals "PyErr_CheckSignals"() noexcept
+
+cdef extern from "numpy/random/bitgen.h":
+    # Not cimported: that would load np.random, 10 ms, whenever fusegrad is imported.
+    ctypedef struct bitgen_t:
+        void* state
+        uint64_t (*next_uint64)(void* state) noexcept nogil
+        uint32_t (*next_uint32)(void* state) noexcept nogil
 
 cnp.import_array()
 

@@ -9,8 +9,6 @@
 True
 """
 
-from importlib.metadata import version as _version
-
 from fusegrad import datasets, kernels, reference, testing
 from fusegrad._config import show_config
 from fusegrad._threads import get_num_threads, set_num_threads
@@ -27,7 +25,7 @@ from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
 from fusegrad.schedules import ExponentialDecay, InverseTimeDecay, StepDecay
 from fusegrad.training import History
 
-__version__ = _version("fusegrad")
+__version__ = "0.1.0"
 
 __all__ = [
     "SGD",

@@ -124,7 +124,7 @@ def as_flat_output(value: Any, name: str, dtype: np.dtype[Any], size: int) -> Ar
     return array
 
 
-def as_generator(rng: Any) -> np.random.Generator:
+def as_generator(rng: Any) -> "np.random.Generator":  # quoted: NumPy loads np.random when it is first named
     """A NumPy Generator from None, a seed or a Generator."""
     try:
         return np.random.default_rng(rng)

@@ -1,11 +1,11 @@
 """What this installation runs on."""
 
 import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+import fusegrad
 from fusegrad import _kernels, _threads
 from fusegrad._kernels import runtime
 
@@ -18,7 +18,7 @@ def config() -> dict[str, str]:
         isa += f" (capped by FUSEGRAD_MAX_ISA; the processor runs {supported[-1]})"
     threads, source = _threads.default_threads()
     return {
-        "fusegrad": version("fusegrad"),
+        "fusegrad": fusegrad.__version__,
         "instruction set": isa,
         "OpenMP": _openmp(),
         "threads": f"{threads} (from {source})",

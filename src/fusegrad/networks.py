@@ -114,7 +114,7 @@ class Sequential:
         self._parallel_from = parallel_from(self.dense_layers)
         self._initialize(as_generator(rng))
 
-    def _initialize(self, rng: np.random.Generator) -> None:
+    def _initialize(self, rng: "np.random.Generator") -> None:
         for i, layer in enumerate(self.dense_layers, start=1):
             fans = layer.n_in if layer.activation == "relu" else layer.n_in + layer.n_out
             bound = np.sqrt(6 / fans)

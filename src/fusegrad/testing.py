@@ -141,7 +141,7 @@ def check_gradients(
     return result
 
 
-def _unit(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+def _unit(rng: "np.random.Generator", shape: tuple[int, ...]) -> Array:
     direction: Array = rng.normal(size=shape)
     direction /= np.sqrt((direction**2).sum())
     return direction
