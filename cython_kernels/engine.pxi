@@ -25,6 +25,7 @@ cdef extern from * nogil:
     #else
     #define FUSEGRAD_BARRIER
     static inline int omp_get_thread_num(void) { return 0; }
+    static inline int omp_get_num_threads(void) { return 1; }
     #endif
     /* Every thread of the region must come here. */
     static inline void wait_for_all(int n_threads) { if (n_threads > 1) { FUSEGRAD_BARRIER } }
@@ -32,6 +33,7 @@ cdef extern from * nogil:
     static inline int is_raised(int *flag) { return __atomic_load_n(flag, __ATOMIC_RELAXED); }
     """
     int omp_get_thread_num()
+    int omp_get_num_threads()   # in a region; the runtime may give fewer than were asked for
     void wait_for_all(int n_threads)
     void raise_flag(int* flag)
     bint is_raised(int* flag)

@@ -440,7 +440,7 @@ cdef class Engine:
                 forward_blocks(&job, target, 0, 1)
             else:
                 with parallel(num_threads=self.n_threads):
-                    forward_blocks(&job, target, omp_get_thread_num(), self.n_threads)
+                    forward_blocks(&job, target, omp_get_thread_num(), omp_get_num_threads())
         check(&job)
         return_scratch(scratch)
 
@@ -471,7 +471,7 @@ cdef class Engine:
                 walk_blocks(&job, &job.walk, 0, job.n_examples, 0, 1)
             else:
                 with parallel(num_threads=self.n_threads):
-                    walk_blocks(&job, &job.walk, 0, job.n_examples, omp_get_thread_num(), self.n_threads)
+                    walk_blocks(&job, &job.walk, 0, job.n_examples, omp_get_thread_num(), omp_get_num_threads())
             if job.gradient != NULL:
                 add_slots(&job, self.n_blocks, 0, job.walk.n_parameters)
                 if job.chains != NULL:
@@ -528,7 +528,7 @@ cdef class Engine:
                     train_steps(job, 0, 1)
                 else:
                     with parallel(num_threads=self.n_threads):
-                        train_steps(job, omp_get_thread_num(), self.n_threads)
+                        train_steps(job, omp_get_thread_num(), omp_get_num_threads())
             check(job)
         finally:
             optimizer.n_steps = job.update.step + job.n_steps
@@ -582,7 +582,7 @@ def matmul(const real[:, :] a, const real[:, :] b, real[:, :] out, int n_threads
             with parallel(num_threads=n_threads):
                 multiply_share(
                     left, right, target, by_columns, <real*>(scratch.data + omp_get_thread_num() * size),
-                    omp_get_thread_num(), n_threads)
+                    omp_get_thread_num(), omp_get_num_threads())
     return_scratch(scratch)
 
 
@@ -651,4 +651,4 @@ def activation(int kind, const real[:, :] z, real[:, :] out, int n_threads):
             activate_share(kind, source, target, 0, 1)
         else:
             with parallel(num_threads=n_threads):
-                activate_share(kind, source, target, omp_get_thread_num(), n_threads)
+                activate_share(kind, source, target, omp_get_thread_num(), omp_get_num_threads())

@@ -72,3 +72,24 @@ assert net.loss(X, y) == expected[0]
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_fewer_threads_than_asked_for():
+    """OpenMP may give fewer threads than a call asks for; nothing may be left out then."""
+    code = """
+import numpy as np, fusegrad as fg
+X, y = np.ones((64, 20000)), np.ones(20000)
+net = fg.TwoLayerSigmoid(64, 64, dtype="float64", rng=0)
+results = []
+for n in (1, 8):
+    fg.set_num_threads(n)
+    net = fg.TwoLayerSigmoid(64, 64, dtype="float64", rng=0)
+    history = net.fit(X, y, optimizer=fg.Adam(), epochs=2)
+    product = fg.kernels.matmul(X[:, :500].T, X[:, :2000])
+    results.append((history.loss, net(X), net.parameters, product, fg.kernels.sigmoid(X)))
+assert results[0][0] == results[1][0]
+for one, eight in zip(*[result[1:] for result in results]):
+    np.testing.assert_array_equal(one, eight)
+"""
+    for limit in ({"OMP_THREAD_LIMIT": "2"}, {"OMP_DYNAMIC": "true"}, {"OMP_THREAD_LIMIT": "1"}):
+        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **limit}, timeout=60)

@@ -192,8 +192,8 @@ def plot(results: list[Result], path: Path) -> None:
     except ImportError:
         raise ImportError('the picture is drawn with matplotlib: pip install "fusegrad[plots]"') from None
     figure = Figure(figsize=(15, 7.6), layout="constrained", facecolor="white")
-    figure.suptitle(
-        "Four networks, miles per gallon of 392 cars", x=0.012, ha="left", fontsize=17, color=INK, weight="bold"
+    title = figure.suptitle(
+        "Four networks, miles per gallon of 392 cars", ha="left", fontsize=17, color=INK, weight="bold"
     )
     axes = figure.subplots(2, len(results), gridspec_kw={"hspace": 0.09, "wspace": 0.05})
     for column, r in enumerate(results):
@@ -203,6 +203,8 @@ def plot(results: list[Result], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(GREY)
         axis.tick_params(colors=INK, labelsize=9)
+    figure.draw_without_rendering()  # only the layout knows where the axes begin
+    title.set_x(axes[0, 0].get_position().x0)
     figure.savefig(path, dpi=150)
 
 
