@@ -206,7 +206,8 @@ def make_plan(
     kernels = by_dtype[dtype]
     lanes, panel = kernels.lanes, kernels.panel
 
-    chains = collapse(members, batch, panel) if collapsing else [(layer,) for layer in members]
+    alone: list[tuple[Dense, ...]] = [(layer,) for layer in members]
+    chains = collapse(members, batch, panel) if collapsing else alone
     layers = _walked(chains)
     # A chain's tiles have a column for each input and one for the bias.
     chain_table, first, chain_scratch = [], 0, 0
