@@ -154,11 +154,3 @@ cdef inline vreal times_derivative(int kind, vreal delta, vreal a) noexcept nogi
     if kind == RELU:
         return where_positive(a, delta)
     return delta
-
-
-cdef void multiply_by_derivative(int kind, const real* a, real* delta, Py_ssize_t n) noexcept nogil:
-    """delta = delta f'(z), n a multiple of LANES."""
-    cdef Py_ssize_t i
-    if kind != IDENTITY:
-        for i in range(n // LANES):
-            store(delta + i * LANES, times_derivative(kind, load(delta + i * LANES), load(a + i * LANES)))

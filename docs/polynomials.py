@@ -1,4 +1,4 @@
-"""Print the polynomials of ``cython_kernels/activations.pxd`` (needs ``pip install mpmath``).
+"""Print the polynomials of ``cython_kernels/activations.pxi`` (needs ``pip install mpmath``).
 
 exp(r) = 1 + r + r^2 q(r) on |r| <= log(2)/2. The coefficients of q are those that minimise the
 largest error relative to exp(r), found by Remez exchange in 60 digits and rounded once to the dtype.

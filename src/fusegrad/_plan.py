@@ -61,7 +61,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an engine needs to know; see cython_kernels/engine.pxd for how it walks."""
+    """What an engine needs to know; see cython_kernels/engine.pxi for how it walks."""
 
     layers: tuple[Dense, ...]  # that are walked
     members: tuple[Dense, ...]  # of the network

@@ -198,7 +198,7 @@ def plot(results: list[Result], path: Path) -> None:
     axes = figure.subplots(2, len(results), gridspec_kw={"hspace": 0.09, "wspace": 0.05})
     for column, r in enumerate(results):
         _plot_losses(axes[0, column], r, first=column == 0)
-        _plot_fit(axes[1, column], r, first=column == 0)
+        _plot_fit(axes[1, column], r)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(GREY)
@@ -227,7 +227,7 @@ def _plot_losses(axis: Any, r: Result, first: bool) -> None:
         axis.legend(frameon=False, fontsize=9.5)
 
 
-def _plot_fit(axis: Any, r: Result, first: bool) -> None:
+def _plot_fit(axis: Any, r: Result) -> None:
     data = r.data
     if data.features == [WEIGHT]:
         pounds = fg.datasets.load_auto_mpg()[0][WEIGHT]

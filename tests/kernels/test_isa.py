@@ -72,15 +72,3 @@ for dtype in ("f4", "f8"):
 """
     result = run(code)
     assert result.returncode == 0, result.stderr
-
-
-def test_importing_is_quick():
-    """At most 30 ms beyond NumPy, the best of several."""
-    code = """
-import time, numpy
-start = time.perf_counter()
-import fusegrad
-print(time.perf_counter() - start)
-"""
-    seconds = min(float(run(code).stdout) for _ in range(7))
-    print(f"import fusegrad: {1e3 * seconds:.1f} ms beyond numpy")
