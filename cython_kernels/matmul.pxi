@@ -25,10 +25,13 @@ cdef struct Matrix:
     Py_ssize_t column
 
 cdef struct Left:
-    # The left factor: element (i, k) is data[i * row + k * step].
+    # The left factor, in one run or several side by side, as the tiles have it, each of the product's depth:
+    # element (i, k) of a run is data[i * row + k * step + run * hop]. The panel has the runs' rows in order.
     const real* data
     Py_ssize_t row
     Py_ssize_t step
+    Py_ssize_t runs
+    Py_ssize_t hop
 
 cdef enum Finish:
     STORE               # c = sum
@@ -80,7 +83,7 @@ cdef inline void finish_derivative(
 cdef inline void micro_tile(
     const int rows, const int vectors, Py_ssize_t depth, Left a, const real* b, Output c,
 ) noexcept nogil:
-    """c (rows, vectors * LANES) from a (rows, depth) and the panel b (depth, PANEL)."""
+    """c (rows, vectors * LANES) from a (rows, runs x depth) and the panel b (runs x depth, PANEL)."""
     cdef vreal sums[MOST_ROWS][VECTORS]
     cdef vreal right[VECTORS]
     cdef real spilled[MOST_ROWS * PANEL]
@@ -88,19 +91,22 @@ cdef inline void micro_tile(
     cdef const real* ak
     cdef real* ci
     cdef int i, v
-    cdef Py_ssize_t k
+    cdef Py_ssize_t run, k
     for i in range(rows):
         left = splat(0) if c.bias == NULL else splat(c.bias[i])
         for v in range(vectors):
             sums[i][v] = left
-    for k in range(depth):
-        for v in range(vectors):
-            right[v] = load(b + k * PANEL + v * LANES)
-        ak = a.data + k * a.step
-        for i in range(rows):
-            left = splat(ak[i * a.row])
+    for run in range(a.runs):
+        ak = a.data + run * a.hop
+        for k in range(depth):
             for v in range(vectors):
-                sums[i][v] = sums[i][v] + left * right[v]
+                right[v] = load(b + v * LANES)
+            for i in range(rows):
+                left = splat(ak[i * a.row])
+                for v in range(vectors):
+                    sums[i][v] = sums[i][v] + left * right[v]
+            ak += a.step
+            b += PANEL
     if c.columns < vectors * LANES:
         for i in range(rows):
             for v in range(vectors):
@@ -224,9 +230,7 @@ cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch)
     cdef real* packed_left = scratch + smaller(a.columns, DEPTH_BLOCK) * panels(smaller(b.columns, COLUMN_BLOCK)) * PANEL
     cdef Left left
     cdef Output out
-    left.data = packed_left
-    left.row = 1
-    left.step = ROWS
+    left = Left(packed_left, 1, ROWS, 1, 0)
     out.row = c_row
     out.bias = NULL
     out.activation = 0
