@@ -91,6 +91,14 @@ class Sequential:
     Every method that computes releases the GIL, and uses as many threads as `set_num_threads` allows and the
     work is worth. The number of threads changes no bit of a result.
 
+    References
+    ----------
+    Rumelhart, D. E., Hinton, G. E. and Williams, R. J. (1986). Learning representations by
+    back-propagating errors. Nature 323.
+    Glorot, X. and Bengio, Y. (2010). Understanding the difficulty of training deep feedforward neural
+    networks. AISTATS.
+    He, K. et al. (2015). Delving deep into rectifiers. ICCV.
+
     Examples
     --------
     >>> import numpy as np, fusegrad as fg
@@ -139,6 +147,11 @@ class Sequential:
         flat : array (n_parameters,), contiguous
             Parameters, a gradient, or a row of an optimizer's state.
 
+        Raises
+        ------
+        ValueError
+            If it has another shape.
+
         Examples
         --------
         >>> import fusegrad as fg
@@ -157,11 +170,28 @@ class Sequential:
         return views
 
     def named_parameters(self) -> dict[str, Array]:
-        """Views of the parameters, by name: see `unflatten`. Writing to a view changes the network."""
+        """Views of the parameters, by name: see `unflatten`. Writing to a view changes the network.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.UnivariateRegression(dtype="float64", rng=0)
+        >>> net.named_parameters()["W1"][:] = 2.0
+        >>> net.parameters
+        array([2., 0.])
+        """
         return self.unflatten(self._parameters)
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of the parameters under PyTorch's names and shapes: ``"0.weight"`` (out, in), ``"0.bias"`` (out,)."""
+        """Copies of the parameters under PyTorch's names and shapes: ``"0.weight"`` (out, in), ``"0.bias"`` (out,).
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.TwoLayerSigmoid(13, 50, rng=0)
+        >>> {name: array.shape for name, array in net.state_dict().items()}
+        {'0.weight': (50, 13), '0.bias': (50,), '2.weight': (1, 50), '2.bias': (1,)}
+        """
         named = self.named_parameters()
         state: dict[str, Array] = {}
         dense = 0
@@ -180,6 +210,14 @@ class Sequential:
         ------
         ValueError
             If names or shapes are not this network's; nothing is written then.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net, other = fg.TwoLayerSigmoid(13, 50, rng=0), fg.TwoLayerSigmoid(13, 50, rng=1)
+        >>> net.load_state_dict(other.state_dict())
+        >>> bool((net.parameters == other.parameters).all())
+        True
         """
         own = self.state_dict()
         if set(own) != set(state_dict):
@@ -196,14 +234,32 @@ class Sequential:
         """Write the network to a file, all of it or nothing.
 
         The format is safetensors: the arrays of `state_dict`, which any reader of that format loads, with
-        the layers and a checksum beside them. `fusegrad.load` reads it.
+        the layers and a checksum beside them. `fusegrad.load` reads it and has an example.
+
+        Parameters
+        ----------
+        path : path
+            What stands there is replaced.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what stood there stays.
         """
         _files.save(path, self.state_dict(), {"layers": _files.describe(self.layers), "dtype": self.dtype.name})
 
     # ---- computing ------------------------------------------------------------------------------------
 
     def plan(self, n_examples: int, n_threads: int | None = None) -> Plan:
-        """The plan of a step over n_examples; print it to see what was chosen."""
+        """The plan of a step over n_examples; print it to see what was chosen.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> print(fg.TwoLayerLinear(8, 32, rng=0).plan(1000, n_threads=1))  # doctest: +ELLIPSIS
+        1000 examples a step, in tiles of ...
+          dense 8 -> 1 identity, gradient lane-wise, 2 linear layers in one
+        """
         m = as_count(n_examples, "n_examples")
         return make_plan(self.dense_layers, self.dtype, m, resolve_threads(n_threads))
 
@@ -227,7 +283,7 @@ class Sequential:
         return as_batch(X, y, self.dtype, self.n_features, self.n_outputs)
 
     def forward(self, X: Any, out: Array | None = None) -> Array:
-        """Predict.
+        """Predict: x1 = X, x_{l+1} = f_l(W_l x_l + b_l), the last of them. ``net(X)`` is the same.
 
         Parameters
         ----------
@@ -243,6 +299,18 @@ class Sequential:
         ------
         TypeError, ValueError
             For arrays of the wrong kind or shape.
+
+        Notes
+        -----
+        An example's prediction does not depend on the batch that it stands in. NaN goes through.
+
+        Examples
+        --------
+        >>> import numpy as np, fusegrad as fg
+        >>> net = fg.MultivariateRegression(2, dtype="float64", rng=0)
+        >>> net.parameters = [1.0, 2.0, 0.5]
+        >>> net(np.array([[1.0, 0.0], [1.0, 1.0]]))
+        array([[3.5, 2.5]])
         """
         X = as_matrix(X, "X", self.dtype, self.n_features, "features")
         shape = (self.n_outputs, X.shape[1])
@@ -258,7 +326,16 @@ class Sequential:
     __call__ = forward
 
     def loss(self, X: Any, y: Any) -> float:
-        """The loss L = |prediction - y|^2 / m; shapes as for `loss_and_gradient`."""
+        """The loss L = |prediction - y|^2 / m, summed over outputs; arguments and errors as for `loss_and_gradient`.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.UnivariateRegression(dtype="float64", rng=0)
+        >>> net.parameters = [2.0, 0.0]
+        >>> net.loss([1.0, 2.0], [1.0, 4.0])
+        0.5
+        """
         X, y = self._batch(X, y)
         value: float = self._engine(X.shape[1], collapsing=False).gradient(X, y, self._parameters)
         return value
@@ -312,7 +389,18 @@ class Sequential:
         return value, gradient
 
     def input_gradient(self, X: Any, y: Any) -> Array:
-        """The gradient of the loss on X, (W_1)^T delta_1, an array (n_features, m)."""
+        """The gradient of the loss on X, (W_1)^T delta_1, an array (n_features, m).
+
+        Arguments and errors as for `loss_and_gradient`.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.UnivariateRegression(dtype="float64", rng=0)
+        >>> net.parameters = [2.0, 0.0]
+        >>> net.input_gradient([1.0, 2.0], [1.0, 4.0])
+        array([[2., 0.]])
+        """
         X, y = self._batch(X, y)
         result = np.empty(X.shape, self.dtype)
         gradient = np.empty(self.n_parameters, self.dtype)
@@ -333,6 +421,21 @@ class Sequential:
         -------
         float
             The loss before the update (with Nesterov's rule: at the look-ahead point).
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arrays of the wrong kind or shape, and what is no optimizer or that of another network.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.UnivariateRegression(dtype="float64", rng=0)
+        >>> net.parameters = [2.0, 0.0]
+        >>> net.train_step([1.0, 2.0], [1.0, 4.0], fg.SGD(lr=0.5))
+        0.5
+        >>> net.parameters
+        array([ 1.5, -0.5])
         """
         X, y = self._batch(X, y)
         if runs_compiled(optimizer):
@@ -402,6 +505,19 @@ class Sequential:
         Notes
         -----
         Without callbacks and validation whole epochs run in compiled code without Python in between.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> X, y = fg.datasets.load_penguins()
+        >>> X, y = (X - X.mean()) / X.std(), (y - y.mean()) / y.std()
+        >>> net = fg.UnivariateRegression(rng=0)
+        >>> history = net.fit(
+        ...     X, y, optimizer=fg.SGD(lr=0.1), epochs=20, batch_size=32, rng=0, validation_data=(X, y),
+        ...     callbacks=[lambda net, history: history.validation_loss[-1] < 0.25],
+        ... )
+        >>> history.stopped, history.epochs < 20
+        (True, True)
         """
         return fit(
             self, X, y,

@@ -15,7 +15,7 @@ RULES = by_dtype[np.dtype("float32")].RULES
 
 
 class Optimizer:
-    """What all optimizers share.
+    """What all optimizers share. A rule of your own needs no more than a `step` of this form.
 
     Attributes
     ----------
@@ -73,6 +73,10 @@ class Optimizer:
         ------
         TypeError, ValueError
             If a buffer is of the wrong kind, size or dtype, or not that of the step before.
+
+        Notes
+        -----
+        Runs in the calling thread. The update is that of the class, in the dtype of the parameters.
         """
         dtype: Any = getattr(parameters, "dtype", type(parameters).__name__)
         if dtype not in by_dtype:
@@ -82,11 +86,34 @@ class Optimizer:
         by_dtype[dtype].optimizer_step(self, parameters, gradient)
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of what changes from step to step: ``lr``, ``n_steps``, ``state``."""
+        """A copy of what changes from step to step: ``lr``, ``n_steps``, ``state``.
+
+        Examples
+        --------
+        >>> import numpy as np, fusegrad as fg
+        >>> optimizer = fg.SGD(lr=0.5, momentum=0.9)
+        >>> optimizer.step(np.zeros(2), np.ones(2))
+        >>> optimizer.state_dict()
+        {'lr': 0.5, 'n_steps': 1, 'state': array([[-0.5, -0.5]])}
+        """
         return {"lr": self.lr, "n_steps": self.n_steps, "state": None if self.state is None else self.state.copy()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Go on where `state_dict` was taken.
+
+        Raises
+        ------
+        ValueError
+            If it is not the state of such an optimizer; nothing is changed then.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> optimizer = fg.SGD(lr=0.5)
+        >>> optimizer.load_state_dict({"lr": 0.25, "n_steps": 10, "state": None})
+        >>> optimizer.lr, optimizer.n_steps
+        (0.25, 10)
+        """
         if set(state_dict) != {"lr", "n_steps", "state"}:
             raise ValueError(f"state_dict: expected the keys lr, n_steps, state, got {sorted(state_dict)}")
         state = state_dict["state"]
@@ -156,7 +183,27 @@ class SGD(Optimizer):
         self._constants = self._pack(nesterov=self.nesterov, decay=self.momentum)
 
     def look_ahead(self, parameters: Array) -> Array:
-        """W + mu v, the point where Nesterov's rule wants the gradient (W itself without momentum)."""
+        """W + mu v, the point where Nesterov's rule wants the gradient (W itself without momentum).
+
+        Parameters
+        ----------
+        parameters : array (n,)
+            Read.
+
+        Returns
+        -------
+        array (n,)
+            A new one.
+
+        Examples
+        --------
+        >>> import numpy as np, fusegrad as fg
+        >>> optimizer = fg.SGD(lr=0.5, momentum=0.5, nesterov=True)
+        >>> w = np.zeros(2)
+        >>> optimizer.step(w, np.ones(2))
+        >>> w, optimizer.look_ahead(w)
+        (array([-0.5, -0.5]), array([-0.75, -0.75]))
+        """
         if self.state is None or not self.n_states:
             return parameters.copy()
         return parameters + parameters.dtype.type(self.momentum) * self.state[0]

@@ -1,6 +1,7 @@
 """Learning-rate decay: functions from the step (0, 1, 2, ...) to the learning rate.
 
-Any callable will do for ``fit(..., schedule=...)``; these are the usual ones.
+Any callable will do for ``fit(..., schedule=...)``; these are the usual ones, as in the notes of the course
+CS231n (Stanford), "Annealing the learning rate". ``fit`` calls them from Python, ahead of the steps.
 """
 
 from dataclasses import dataclass
