@@ -544,7 +544,7 @@ cdef int read_update(Update* u, optimizer, cnp.ndarray parameters) except -1:
         optimizer.prepare(parameters)
         state = optimizer.state
     u.rule, u.nesterov, u.bias_correction, u.decay, u.decay2, u.eps = optimizer._constants
-    u.learning_rate = optimizer.lr
+    u.learning_rate = optimizer._lr
     u.step = optimizer.n_steps
     u.first = NULL
     u.second = NULL

@@ -51,3 +51,23 @@ def test_an_unknown_verb(capsys):
     with pytest.raises(SystemExit):
         main(["fly"])
     assert "invalid choice" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_said_first(capsys, monkeypatch, tmp_path):
+    for arguments, message in (
+        (["demo", "--output", str(tmp_path / "nowhere" / "x.png")], "no folder"),
+        (["demo", "--output", str(tmp_path / "x.foo")], "expected a name that ends in .png"),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr("fusegrad.__main__.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        main(["demo"])
+    assert 'needs matplotlib and tqdm: pip install "fusegrad[plots,progress]"' in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert re.fullmatch(r"fusegrad \d+\.\d+\.\d+\n", capsys.readouterr().out)

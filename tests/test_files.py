@@ -64,3 +64,28 @@ def test_damage_is_found(path):
 def test_a_missing_file(path):
     with pytest.raises(FileNotFoundError):
         fg.load(path)
+
+
+def test_what_cannot_be_written(tmp_path):
+    net = fg.UnivariateRegression(rng=0)
+    for wrong in (3, b"bytes", None):
+        with pytest.raises(TypeError, match=r"path: expected a str or a pathlib\.Path, got"):
+            net.save(wrong)
+        with pytest.raises(TypeError, match=r"path: expected a str or a pathlib\.Path, got"):
+            fg.load(wrong)
+    with pytest.raises(FileNotFoundError, match=r"nowhere/net\.safetensors'$"):
+        net.save(tmp_path / "nowhere" / "net.safetensors")
+
+
+def test_a_saved_file_is_as_open_to_others_as_any(path, tmp_path):
+    usual = tmp_path / "usual"
+    usual.write_text("")
+    net = fg.UnivariateRegression(rng=0)
+    net.save(path)
+    assert path.stat().st_mode == usual.stat().st_mode
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    net.parameters[:] = 7
+    net.save(link)
+    assert link.is_symlink()
+    assert (fg.load(path).parameters == 7).all()

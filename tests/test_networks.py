@@ -1,5 +1,8 @@
 """Networks against the reference: every shape, layout, dtype; and what they refuse."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
@@ -349,3 +352,42 @@ def test_bad_arguments_are_refused():
 
 def test_repr():
     assert repr(fg.TwoLayerSigmoid(3, 4)) == "Sequential(Linear(3, 4), Sigmoid(), Linear(4, 1), dtype='float32')"
+
+
+def test_what_a_network_is_made_of_stays():
+    net = fg.TwoLayerSigmoid(3, 4, rng=0)
+    for name in ("n_features", "n_outputs", "n_parameters", "dtype", "layers", "dense_layers"):
+        with pytest.raises(AttributeError):
+            setattr(net, name, getattr(net, name))
+
+
+@pytest.mark.parametrize("copy", [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_are_networks_of_their_own(copy, dtype, rng):
+    net = fg.TwoLayerSigmoid(3, 4, dtype=dtype, rng=0)
+    X, y = rng.normal(size=(3, 20)), rng.normal(size=20)
+    loss = net.loss(X, y)
+    other = copy(net)
+    assert type(other) is type(net)
+    assert repr(other) == repr(net)
+    assert other.loss(X, y) == loss
+    other.train_step(X, y, fg.SGD(lr=0.1))
+    assert net.loss(X, y) == loss
+    assert other.loss(X, y) < loss
+
+
+def test_the_gradient_may_be_written_over_what_it_is_taken_from(dtype, rng):
+    X, y = rng.normal(size=(3, 20)).astype(dtype), rng.normal(size=(1, 20)).astype(dtype)
+    net = fg.MultivariateRegression(3, dtype=dtype, rng=0)
+    loss, expected = net.loss_and_gradient(X, y)
+    assert net.loss_and_gradient(X, y, out=net.parameters)[0] == loss
+    np.testing.assert_array_equal(net.parameters, expected)
+
+
+def test_what_is_no_flat_buffer_or_state():
+    net = fg.MultivariateRegression(3, rng=0)
+    with pytest.raises(TypeError, match="flat: expected an array, got list"):
+        net.unflatten([0.0] * 4)
+    with pytest.raises(ValueError, match=r"flat: expected a contiguous array of shape \(4,\), got \(4,\)"):
+        net.unflatten(np.zeros(8)[::2])
+    with pytest.raises(TypeError, match="state_dict: expected a dict, got int"):
+        net.load_state_dict(3)

@@ -221,3 +221,54 @@ def test_step_refuses_buffers_that_do_not_fit():
         optimizer.step(np.zeros(4), np.zeros(4))
     with pytest.raises(ValueError, match="its state is of 3 float64 parameters, got 3 float32"):
         fg.MultivariateRegression(2).train_step(np.zeros((2, 5)), np.zeros(5), optimizer)
+
+
+def test_numbers_of_a_rule():
+    optimizer = fg.Adam(lr=0.1)
+    optimizer.lr = 0.0
+    for wrong, kind in ((np.nan, ValueError), (-1, ValueError), ("0.1", TypeError), (True, TypeError)):
+        with pytest.raises(kind, match="lr: expected a"):
+            optimizer.lr = wrong
+        with pytest.raises(kind, match="lr: expected a"):
+            fg.SGD(lr=wrong)
+    assert optimizer.lr == 0.0
+    for optimizer, names in (
+        (fg.SGD(lr=0.1), ("momentum", "nesterov")),
+        (fg.Adagrad(lr=0.1), ("eps",)),
+        (fg.RMSprop(lr=0.1), ("decay", "eps")),
+        (fg.Adam(), ("betas", "eps", "bias_correction")),
+    ):
+        for name in names:
+            with pytest.raises(AttributeError):
+                setattr(optimizer, name, getattr(optimizer, name))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        (3, TypeError), ({"lr": 0.1}, ValueError), ({"lr": 0.1, "n_steps": -1, "state": None}, ValueError),
+        ({"lr": 0.1, "n_steps": "5", "state": None}, TypeError),
+        ({"lr": 0.1, "n_steps": 2.5, "state": None}, TypeError),
+        ({"lr": -0.1, "n_steps": 1, "state": None}, ValueError), ({"lr": 0.1, "n_steps": 1, "state": [1.0]}, TypeError),
+        ({"lr": 0.1, "n_steps": 1, "state": np.zeros((1, 3))}, ValueError),
+    ],
+)  # fmt: skip
+def test_states_that_are_refused(wrong, kind):
+    optimizer = fg.Adam(lr=0.5)
+    with pytest.raises(kind, match="state_dict"):
+        optimizer.load_state_dict(wrong)
+    assert optimizer.state_dict() == {"lr": 0.5, "n_steps": 0, "state": None}
+
+
+def test_a_class_without_a_rule():
+    with pytest.raises(TypeError, match="Optimizer: expected a class with a step of its own"):
+        fg.Optimizer(lr=0.1)
+
+    class Sign(fg.Optimizer):
+        def step(self, parameters, gradient):
+            parameters -= self.lr * np.sign(gradient)
+
+    net = fg.UnivariateRegression(dtype="float64", rng=0)
+    net.parameters = [2.0, 0.0]
+    net.fit([1.0, 2.0], [1.0, 4.0], optimizer=Sign(lr=0.25), epochs=1)
+    np.testing.assert_array_equal(net.parameters, [1.75, -0.25])

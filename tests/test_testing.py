@@ -27,7 +27,7 @@ def test_central_differences(layers, capsys):
     before = net.parameters.copy()
     check = fg.testing.check_gradients(net, X, y)
     with capsys.disabled():
-        print(f"  {check.error:.0e}", end="")
+        print(f"\n  {net!r}: off by {check.error:.0e} from central differences", end="")
     assert check.error <= 1e-7
     assert (check.each is None) == (net.n_parameters > 500)
     np.testing.assert_array_equal(net.parameters, before)

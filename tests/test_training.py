@@ -362,3 +362,32 @@ def test_bad_arguments_are_refused_before_anything_is_written(arguments, error, 
     with pytest.raises(error, match=message):
         net.fit(X, y, **{"optimizer": fg.SGD(lr=0.1), "epochs": 2, **arguments})
     np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_a_fit_that_is_refused_leaves_the_optimizer_free():
+    net, optimizer = fg.UnivariateRegression(rng=0), fg.Adam()
+
+    def no_number(step):
+        return None
+
+    for arguments, kind in (
+        ({"schedule": no_number}, TypeError),
+        ({"callbacks": print}, TypeError),
+        ({"callbacks": [3]}, TypeError),
+        ({"verbose": 7}, ValueError),
+    ):
+        with pytest.raises(kind, match=next(iter(arguments))):
+            net.fit([0.0, 1.0], [1.0, 2.0], optimizer=optimizer, epochs=2, **arguments)
+    net.fit([0.0, 1.0], [1.0, 2.0], optimizer=optimizer, epochs=0)
+    assert optimizer.state_dict() == fg.Adam().state_dict()
+    with pytest.raises(TypeError, match="optimizer: expected an object with step"):
+        net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.Adam, epochs=2)
+
+
+@pytest.mark.parametrize("stop", [True, np.True_])
+def test_a_callback_stops_with_numpys_true_too(stop):
+    net = fg.UnivariateRegression(rng=0)
+    history = net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.Adam(), epochs=5, callbacks=[lambda net, history: stop])
+    assert history.epochs == 1
+    history = net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.Adam(), epochs=5, callbacks=[lambda net, history: "text"])
+    assert history.epochs == 5

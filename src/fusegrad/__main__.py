@@ -1,6 +1,7 @@
 """The command line: ``python -m fusegrad demo | bench | info``."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 import fusegrad
@@ -9,6 +10,7 @@ import fusegrad
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb."""
     parser = argparse.ArgumentParser(prog="python -m fusegrad", description=fusegrad.__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"fusegrad {fusegrad.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True)
     demo = verbs.add_parser("demo", help="train the four networks on Auto MPG: a table and a picture")
     demo.add_argument("--output", type=Path, default=Path("fusegrad-demo.png"), help="where to write the picture")
@@ -17,6 +19,13 @@ def main(arguments: list[str] | None = None) -> None:
     verbs.add_parser("info", help="what this installation runs on")
     chosen = parser.parse_args(arguments)
     if chosen.verb == "demo":
+        missing = [name for name in ("matplotlib", *["tqdm"] * (not chosen.quiet)) if find_spec(name) is None]
+        if missing:
+            demo.error(f'needs {" and ".join(missing)}: pip install "fusegrad[plots,progress]"')
+        if not chosen.output.absolute().parent.is_dir():
+            demo.error(f"--output: no folder {chosen.output.absolute().parent}")
+        if chosen.output.suffix not in (".png", ".pdf", ".svg"):
+            demo.error(f"--output: expected a name that ends in .png, .pdf or .svg, got {chosen.output}")
         from fusegrad import demo as verb
 
         verb.main(chosen.output, verbose=0 if chosen.quiet else 1)

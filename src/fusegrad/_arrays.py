@@ -18,7 +18,7 @@ FLOATS = (np.dtype("float32"), np.dtype("float64"))
 def as_dtype(dtype: Any, name: str = "dtype") -> np.dtype[Any]:
     """float32 or float64."""
     try:
-        result: np.dtype[Any] | None = np.dtype(dtype)
+        result: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)
     except TypeError:
         result = None
     if result is None or result not in FLOATS:
@@ -41,10 +41,12 @@ def as_count(value: Any, name: str, least: int = 1) -> int:
 
 def as_number(value: Any, name: str, *, least: float = -np.inf, below: float = np.inf, above: float = -np.inf) -> float:
     """A finite number in [least, below), and greater than `above`."""
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+    except (TypeError, OverflowError):  # a complex one, an integer beyond all floats
+        raise TypeError(f"{name}: expected a real number, got {value!r}") from None
     if not (np.isfinite(number) and least <= number < below and number > above):
         bounds = [f"at least {least:g}"] if least > -np.inf else []
         bounds += [f"more than {above:g}"] if above > -np.inf else []

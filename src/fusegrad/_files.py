@@ -59,7 +59,7 @@ def _header(arrays: dict[str, Array], metadata: dict[str, str], digest: str) -> 
 
 
 def _digest(header: bytes, data: bytes) -> str:
-    """The checksum. hashlib, like tempfile, is imported where it is needed: it costs `import fusegrad` 5 ms."""
+    """The checksum. hashlib, like secrets, is imported where it is needed: it costs `import fusegrad` 5 ms."""
     import hashlib
 
     digest = hashlib.sha256(header)
@@ -67,16 +67,28 @@ def _digest(header: bytes, data: bytes) -> str:
     return digest.hexdigest()
 
 
+def _path(path: Any) -> Path:
+    try:
+        return Path(path)
+    except TypeError:
+        raise TypeError(f"path: expected a str or a pathlib.Path, got {path!r}") from None
+
+
 def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str, str]) -> None:
     """Write a file beside its place, then move it there in one step."""
-    import tempfile
+    import secrets
 
-    path = Path(path)
+    path = Path(os.path.realpath(_path(path)))  # a link stays one
     # safetensors wants little-endian numbers in C order
     arrays = {name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")) for name, a in arrays.items()}
     data = b"".join(a.tobytes() for a in arrays.values())
     digest = _digest(_header(arrays, metadata, NO_DIGEST), data)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # as open would: the umask counts
+    except OSError as error:
+        error.filename = str(path)
+        raise
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(_header(arrays, metadata, digest) + data)
@@ -90,7 +102,7 @@ def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str
 
 def load(path: str | PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
     """Read the arrays and the metadata of a file; ValueError, with the file and the cause, if it is not whole."""
-    path = Path(path)
+    path = _path(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")

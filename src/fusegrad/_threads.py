@@ -46,7 +46,7 @@ def default_threads() -> tuple[int, str]:
     if _chosen is not None:
         return _chosen, "set_num_threads"
     openmp = runtime.max_threads()
-    if os.environ.get("OMP_NUM_THREADS"):
+    if os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip().isdecimal():  # the runtime ignores what is not
         return openmp, "OMP_NUM_THREADS"
     limits = {"OpenMP": openmp, "affinity": len(os.sched_getaffinity(0))}
     quota = _cgroup_quota()

@@ -96,8 +96,8 @@ class Result:
     case: Case
     data: Data
     net: Sequential
-    loss: list[float]
-    validation_loss: list[float]
+    train_loss: list[float]  # after each epoch, like those of the test part
+    test_loss: list[float]
     train_rmse: float
     test_rmse: float
     best_train: float
@@ -149,15 +149,16 @@ def run(case: Case, verbose: int) -> Result:
     # trained in float64, where the linear ones reach least squares to the last digits shown
     net = case.make("float64")
     check = fg.testing.check_gradients(net, X, y)
+    train_loss: list[float] = []
     history = net.fit(
         X, y, optimizer=case.optimizer(), epochs=case.epochs, batch_size=case.batch_size, rng=SEED,
-        validation_data=validation, verbose=verbose,
+        validation_data=validation, callbacks=[lambda net, _: train_loss.append(net.loss(X, y))], verbose=verbose,
     )  # fmt: skip
     timed = case.make("float32")
     ours, theirs = step_times(timed, X.astype("float32"), y.astype("float32"))
     best = data.least_squares()
     return Result(
-        case, data, net, history.loss, history.validation_loss,
+        case, data, net, train_loss, history.validation_loss,
         data.rmse(net, data.train), data.rmse(net, data.test),
         data.rmse(best, data.train), data.rmse(best, data.test),
         check.error, ours, theirs / ours,
@@ -187,10 +188,8 @@ BLUE, ORANGE, GREY, INK = "#1f5fa8", "#d9620c", "#8a8f98", "#22262c"
 
 def plot(results: list[Result], path: Path) -> None:
     """Loss curves above, fits below, one column a network."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError('the picture is drawn with matplotlib: pip install "fusegrad[plots]"') from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(15, 7.6), layout="constrained", facecolor="white")
     title = figure.suptitle(
         "Four networks, miles per gallon of 392 cars", ha="left", fontsize=17, color=INK, weight="bold"
@@ -210,11 +209,14 @@ def plot(results: list[Result], path: Path) -> None:
 
 def _plot_losses(axis: Any, r: Result, first: bool) -> None:
     scale = r.data.y_scale
-    epochs = np.arange(1, len(r.loss) + 1)
-    axis.plot(epochs, scale * np.sqrt(r.loss), color=BLUE, lw=2, label="train")
-    axis.plot(epochs, scale * np.sqrt(r.validation_loss), color=ORANGE, lw=1.6, label="test")
+    epochs = np.arange(1, len(r.train_loss) + 1)
+    axis.plot(epochs, scale * np.sqrt(r.train_loss), color=BLUE, lw=2, label="train")
+    axis.plot(epochs, scale * np.sqrt(r.test_loss), color=ORANGE, lw=1.6, label="test")
     axis.axhline(r.best_train, color=GREY, lw=1, ls=(0, (4, 3)), zorder=0)
-    axis.text(1, r.best_train * 0.97, "least squares, train", color=GREY, fontsize=8.5, va="top")
+    if r.case.linear:
+        axis.text(1, r.best_train * 0.97, "least squares, train", color=GREY, fontsize=8.5, va="top")
+    else:  # its curves end below the line
+        axis.text(epochs[-1], r.best_train * 1.03, "least squares, train", color=GREY, fontsize=8.5, ha="right")
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_ylim(2, 30)
@@ -240,6 +242,7 @@ def _plot_fit(axis: Any, r: Result) -> None:
         axis.set_xlabel("weight (lb)", fontsize=9.5, color=INK)
         axis.set_ylabel("mpg", fontsize=10, color=INK)
         axis.set_ylim(5, 50)
+        _note_error(axis, r, place=0.92)
         return
     for part, color, size in ((data.train, BLUE, 11), (data.test, ORANGE, 15)):
         measured = data.y[0, part] * data.y_scale + data.y_mean
@@ -250,8 +253,12 @@ def _plot_fit(axis: Any, r: Result) -> None:
     axis.set_ylim(5, 50)
     axis.set_xlabel("mpg, measured", fontsize=9.5, color=INK)
     axis.set_ylabel("mpg, predicted", fontsize=10, color=INK)
+    _note_error(axis, r, place=0.05)
+
+
+def _note_error(axis: Any, r: Result, place: float) -> None:
     axis.text(
-        0.97, 0.05, f"test RMSE {r.test_rmse:.2f}", transform=axis.transAxes, ha="right", fontsize=11, color=ORANGE,
+        0.97, place, f"test RMSE {r.test_rmse:.2f}", transform=axis.transAxes, ha="right", fontsize=11, color=ORANGE,
         weight="bold",
     )  # fmt: skip
 

@@ -13,6 +13,8 @@ from fusegrad._kernels import by_dtype
 from fusegrad._plan import allowed_threads, make_plan, stack_layers, step_work, worthwhile_threads
 from fusegrad.layers import ACTIVATIONS
 
+__all__ = ["apply", "dense_backward", "dense_forward", "matmul", "sigmoid"]
+
 _KINDS = by_dtype[np.dtype("float32")].ACTIVATIONS
 _CHUNK = 4096  # numbers that a thread takes at a time
 _ACTIVATION_WORK = 16  # multiply-adds that an activation is worth

@@ -1,6 +1,6 @@
 """The networks: `Sequential`, and the four of the course as the smallest plans of it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -22,7 +22,7 @@ from fusegrad._kernels import by_dtype
 from fusegrad._plan import Dense, Plan, make_plan, parallel_from, stack_layers
 from fusegrad._threads import resolve_threads
 from fusegrad.layers import Activation, Identity, Layer, Linear, Sigmoid
-from fusegrad.optimizers import Optimizer
+from fusegrad.optimizers import SupportsStep
 from fusegrad.training import History, fit, runs_compiled
 
 MOST_ENGINES = 256  # batch sizes remembered by a network
@@ -60,7 +60,7 @@ class Sequential:
 
     Shapes: X ``(n_features, m)``, y and predictions ``(n_outputs, m)``. ``(m,)`` will do for X where there
     is one feature, for y where there is one output. Any strides are taken as they are: hand in a
-    scikit-learn array as ``X.T``. Data of another float type or of integers are converted.
+    scikit-learn array as ``X.T``. Data of the other float type, and integers, are converted.
 
     Parameters
     ----------
@@ -80,6 +80,7 @@ class Sequential:
     layers : tuple of layers
     dtype : numpy.dtype
     n_features, n_outputs, n_parameters : int
+        What the network is made of does not change; only its numbers do.
 
     Raises
     ------
@@ -110,20 +111,62 @@ class Sequential:
     """
 
     def __init__(self, *layers: Layer, dtype: Any = "float32", rng: Any = None) -> None:
-        self.layers = layers
-        self.dtype = as_dtype(dtype)
-        self.dense_layers: tuple[Dense, ...] = stack_layers(_shapes(layers))
-        self.n_features = self.dense_layers[0].n_in
-        self.n_outputs = self.dense_layers[-1].n_out
-        self.n_parameters = self.dense_layers[-1].end
-        self._parameters = np.zeros(self.n_parameters, self.dtype)
-        self._kernels = by_dtype[self.dtype]
-        self._engines: dict[tuple[int, int, bool], Any] = {}
-        self._parallel_from = parallel_from(self.dense_layers)
+        self._set_up(layers, as_dtype(dtype))
         self._initialize(as_generator(rng))
 
+    def _set_up(self, layers: tuple[Layer, ...], dtype: "np.dtype[Any]") -> None:
+        self._layers = layers
+        self._dtype = dtype
+        self._dense_layers = stack_layers(_shapes(layers))
+        self._n_features = self._dense_layers[0].n_in
+        self._n_outputs = self._dense_layers[-1].n_out
+        self._parameters = np.zeros(self._dense_layers[-1].end, dtype)
+        self._kernels = by_dtype[dtype]
+        self._engines: dict[tuple[int, int, bool], Any] = {}
+        self._parallel_from = parallel_from(self._dense_layers)
+
+    def __getstate__(self) -> tuple[tuple[Layer, ...], "np.dtype[Any]", Array]:
+        return self._layers, self._dtype, self._parameters
+
+    def __setstate__(self, state: tuple[tuple[Layer, ...], "np.dtype[Any]", Array]) -> None:
+        layers, dtype, parameters = state
+        self._set_up(layers, dtype)
+        self.parameters = parameters
+
+    # What the compiled code reads its sizes from cannot be assigned.
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """As they were handed in."""
+        return self._layers
+
+    @property
+    def dense_layers(self) -> tuple[Dense, ...]:
+        """Each `Linear` with the activation behind it, and where its numbers lie in `parameters`."""
+        return self._dense_layers
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """Of the parameters and of all that is computed."""
+        return self._dtype
+
+    @property
+    def n_features(self) -> int:
+        """Rows of X."""
+        return self._n_features
+
+    @property
+    def n_outputs(self) -> int:
+        """Rows of y."""
+        return self._n_outputs
+
+    @property
+    def n_parameters(self) -> int:
+        """The size of `parameters`."""
+        return self._parameters.size
+
     def _initialize(self, rng: "np.random.Generator") -> None:
-        for i, layer in enumerate(self.dense_layers, start=1):
+        for i, layer in enumerate(self._dense_layers, start=1):
             fans = layer.n_in if layer.activation == "relu" else layer.n_in + layer.n_out
             bound = np.sqrt(6 / fans)
             self.named_parameters()[f"W{i}"][:] = rng.uniform(-bound, bound, (layer.n_out, layer.n_in))
@@ -149,8 +192,8 @@ class Sequential:
 
         Raises
         ------
-        ValueError
-            If it has another shape.
+        TypeError, ValueError
+            If it is no array, has another shape, or cannot be viewed so.
 
         Examples
         --------
@@ -159,8 +202,10 @@ class Sequential:
         >>> {name: view.shape for name, view in net.unflatten(net.parameters).items()}
         {'W1': (50, 13), 'b1': (50, 1), 'W2': (1, 50), 'b2': (1, 1)}
         """
-        if flat.shape != (self.n_parameters,):
-            raise ValueError(f"flat: expected shape ({self.n_parameters},), got {flat.shape}")
+        if not isinstance(flat, np.ndarray):
+            raise TypeError(f"flat: expected an array, got {type(flat).__name__}")
+        if flat.shape != (self.n_parameters,) or not flat.flags.c_contiguous:
+            raise ValueError(f"flat: expected a contiguous array of shape ({self.n_parameters},), got {flat.shape}")
         views: dict[str, Array] = {}
         for i, layer in enumerate(self.dense_layers, start=1):
             end = layer.weight + layer.n_in * layer.n_out
@@ -203,12 +248,12 @@ class Sequential:
                     state[f"{i}.bias"] = named[f"b{dense}"].ravel().copy()
         return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over the parameters of a `state_dict`, fusegrad's or PyTorch's.
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             If names or shapes are not this network's; nothing is written then.
 
         Examples
@@ -220,6 +265,8 @@ class Sequential:
         True
         """
         own = self.state_dict()
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict: expected a dict, got {type(state_dict).__name__}")
         if set(own) != set(state_dict):
             raise ValueError(f"state_dict: expected the keys {', '.join(own)}, got {', '.join(map(str, state_dict))}")
         parts = []
@@ -243,6 +290,8 @@ class Sequential:
 
         Raises
         ------
+        TypeError
+            If it is no path.
         OSError
             If it cannot be written; what stood there stays.
         """
@@ -278,9 +327,9 @@ class Sequential:
         return engine
 
     def _batch(self, X: Any, y: Any) -> tuple[Array, Array]:
-        if self._kernels.is_batch(X, y, self.n_features, self.n_outputs):
+        if self._kernels.is_batch(X, y, self._n_features, self._n_outputs):
             return X, y
-        return as_batch(X, y, self.dtype, self.n_features, self.n_outputs)
+        return as_batch(X, y, self._dtype, self._n_features, self._n_outputs)
 
     def forward(self, X: Any, out: Array | None = None) -> Array:
         """Predict: x1 = X, x_{l+1} = f_l(W_l x_l + b_l), the last of them. ``net(X)`` is the same.
@@ -312,8 +361,8 @@ class Sequential:
         >>> net(np.array([[1.0, 0.0], [1.0, 1.0]]))
         array([[3.5, 2.5]])
         """
-        X = as_matrix(X, "X", self.dtype, self.n_features, "features")
-        shape = (self.n_outputs, X.shape[1])
+        X = as_matrix(X, "X", self._dtype, self._n_features, "features")
+        shape = (self._n_outputs, X.shape[1])
         result = np.empty(shape, self.dtype) if out is None else as_output(out, "out", self.dtype, shape)
         target = result
         if out is not None and (np.may_share_memory(out, X) or np.may_share_memory(out, self._parameters)):
@@ -385,7 +434,12 @@ class Sequential:
             gradient = np.empty(self.n_parameters, self.dtype)
         else:
             gradient = as_flat_output(out, "out", self.dtype, self.n_parameters)
+        if out is not None and any(np.may_share_memory(out, used) for used in (X, y, self._parameters)):
+            gradient = np.empty_like(gradient)
         value: float = self._engine(X.shape[1]).gradient(X, y, self._parameters, gradient)
+        if out is not None and gradient is not out:
+            out[:] = gradient
+            gradient = out
         return value, gradient
 
     def input_gradient(self, X: Any, y: Any) -> Array:
@@ -407,7 +461,7 @@ class Sequential:
         self._engine(X.shape[1], collapsing=False).gradient(X, y, self._parameters, gradient, result)
         return result
 
-    def train_step(self, X: Any, y: Any, optimizer: Optimizer) -> float:
+    def train_step(self, X: Any, y: Any, optimizer: SupportsStep) -> float:
         """One step over the whole of X and y: loss, gradient and update in one call.
 
         Parameters
@@ -450,7 +504,7 @@ class Sequential:
         X: Any,
         y: Any,
         *,
-        optimizer: Optimizer,
+        optimizer: SupportsStep,
         epochs: int,
         batch_size: int | None = None,
         shuffle: bool = True,
@@ -479,12 +533,13 @@ class Sequential:
             What the shuffling draws from.
         schedule : callable, optional
             From the step (the optimizer's ``n_steps``, which goes on from fit to fit) to the learning rate.
-            Without it the rate is ``optimizer.lr``.
+            Without it the rate is ``optimizer.lr``. It is asked some steps ahead; if it fails, the steps before
+            may have been made.
         validation_data : (X, y), optional
             Its loss is taken after each epoch.
         callbacks : iterable of callables
             Each is called after each epoch as ``callback(net, history)`` and may look, save, or stop the
-            training by returning True.
+            training by returning True (NumPy's will do).
         verbose : {0, 1, 2}
             Nothing; a progress bar (needs tqdm); a line an epoch.
         n_threads : int, optional

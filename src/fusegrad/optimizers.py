@@ -4,14 +4,21 @@ An optimizer knows nothing of networks: it updates one flat buffer by another. I
 `fusegrad.Sequential.fit` the same rule runs in the engine, without a call to Python.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from fusegrad._arrays import Array, as_flat, as_flat_output, as_number
+from fusegrad._arrays import Array, as_count, as_flat, as_flat_output, as_number
 from fusegrad._kernels import by_dtype
 
 RULES = by_dtype[np.dtype("float32")].RULES
+
+
+class SupportsStep(Protocol):
+    """What a rule of your own must have to train a network; a schedule sets its ``lr``."""
+
+    def step(self, parameters: Array, gradient: Array) -> Any:
+        """Update parameters in place from their gradient."""
 
 
 class Optimizer:
@@ -20,21 +27,32 @@ class Optimizer:
     Attributes
     ----------
     lr : float
-        The learning rate; may be set between steps.
+        The learning rate; may be set between steps. The other numbers of a rule stay as they are.
     n_steps : int
         How many updates there have been.
     state : array (n_states, n_parameters) or None
         Momenta and averages, in the dtype of the parameters; None before the first step.
     """
 
-    rule: ClassVar[str]
+    rule: ClassVar[str] = "none"
     n_states: int = 0
 
     def __init__(self, lr: float) -> None:
+        if self.rule == "none" and type(self).step is Optimizer.step:
+            raise TypeError(f"{type(self).__name__}: expected a class with a step of its own, such as fusegrad.SGD")
         self.lr = as_number(lr, "lr", above=0.0)
         self.n_steps = 0
         self.state: Array | None = None
         self._constants = self._pack()
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._lr = as_number(value, "lr", least=0.0)  # a schedule may end at 0
 
     def _pack(
         self,
@@ -48,16 +66,20 @@ class Optimizer:
         """What the compiled update reads beside the learning rate, in its order."""
         return RULES.index(self.rule), nesterov, bias_correction, decay, decay2, eps
 
-    def prepare(self, parameters: Array) -> None:
-        """Make the state for these parameters, or check that it is theirs; called by every step."""
+    def check(self, parameters: Array) -> None:
+        """Raise unless the state, if there is one, is that of such parameters."""
         state = self.state
-        if state is None:
-            self.state = np.zeros((self.n_states, parameters.size), parameters.dtype)
-        elif state.shape[1] != parameters.size or state.dtype != parameters.dtype:
+        if state is not None and (state.shape[1] != parameters.size or state.dtype != parameters.dtype):
             raise ValueError(
                 f"optimizer: its state is of {state.shape[1]} {state.dtype} parameters, "
                 f"got {parameters.size} {parameters.dtype}: take an optimizer of its own for each network"
             )
+
+    def prepare(self, parameters: Array) -> None:
+        """Make the state for these parameters, if there is none; called by the first step."""
+        self.check(parameters)
+        if self.state is None:
+            self.state = np.zeros((self.n_states, parameters.size), parameters.dtype)
 
     def step(self, parameters: Array, gradient: Array) -> None:
         """Update parameters in place from their gradient.
@@ -103,7 +125,7 @@ class Optimizer:
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             If it is not the state of such an optimizer; nothing is changed then.
 
         Examples
@@ -114,15 +136,21 @@ class Optimizer:
         >>> optimizer.lr, optimizer.n_steps
         (0.25, 10)
         """
+        if not isinstance(state_dict, dict):
+            raise TypeError(f"state_dict: expected a dict, got {type(state_dict).__name__}")
         if set(state_dict) != {"lr", "n_steps", "state"}:
-            raise ValueError(f"state_dict: expected the keys lr, n_steps, state, got {sorted(state_dict)}")
+            raise ValueError(f"state_dict: expected the keys lr, n_steps, state, got {list(state_dict)}")
+        lr = as_number(state_dict["lr"], "state_dict['lr']", least=0.0)
+        n_steps = as_count(state_dict["n_steps"], "state_dict['n_steps']", least=0)
         state = state_dict["state"]
+        if state is not None and not isinstance(state, np.ndarray):
+            raise TypeError(f"state_dict['state']: expected an array or None, got {type(state).__name__}")
         if state is not None and (state.ndim != 2 or state.shape[0] != self.n_states or state.dtype not in by_dtype):
             raise ValueError(
                 f"state_dict['state']: expected {self.n_states} rows of floats, got {state.dtype} {state.shape}"
             )
-        self.lr = as_number(state_dict["lr"], "state_dict['lr']", above=0.0)
-        self.n_steps = int(state_dict["n_steps"])
+        self.lr = lr
+        self.n_steps = n_steps
         self.state = None if state is None else np.array(state, order="C")
 
 
@@ -175,12 +203,22 @@ class SGD(Optimizer):
 
     def __init__(self, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(lr)
-        self.momentum = as_number(momentum, "momentum", least=0.0, below=1.0)
-        if nesterov and not self.momentum:
+        self._momentum = as_number(momentum, "momentum", least=0.0, below=1.0)
+        if nesterov and not self._momentum:
             raise ValueError("nesterov: expected a momentum of more than 0, got 0")
-        self.nesterov = bool(nesterov)
-        self.n_states = 1 if self.momentum else 0
-        self._constants = self._pack(nesterov=self.nesterov, decay=self.momentum)
+        self._nesterov = bool(nesterov)
+        self.n_states = 1 if self._momentum else 0
+        self._constants = self._pack(nesterov=self._nesterov, decay=self._momentum)
+
+    @property
+    def momentum(self) -> float:
+        """Mu."""
+        return self._momentum
+
+    @property
+    def nesterov(self) -> bool:
+        """Whether the gradient is taken at the look-ahead point."""
+        return self._nesterov
 
     def look_ahead(self, parameters: Array) -> Array:
         """W + mu v, the point where Nesterov's rule wants the gradient (W itself without momentum).
@@ -206,10 +244,10 @@ class SGD(Optimizer):
         """
         if self.state is None or not self.n_states:
             return parameters.copy()
-        return parameters + parameters.dtype.type(self.momentum) * self.state[0]
+        return parameters + parameters.dtype.type(self._momentum) * self.state[0]
 
     def __repr__(self) -> str:
-        return f"SGD(lr={self.lr}, momentum={self.momentum}, nesterov={self.nesterov})"
+        return f"SGD(lr={self.lr}, momentum={self._momentum}, nesterov={self._nesterov})"
 
 
 class Adagrad(Optimizer):
@@ -251,11 +289,16 @@ class Adagrad(Optimizer):
 
     def __init__(self, lr: float, eps: float = 1e-10) -> None:
         super().__init__(lr)
-        self.eps = as_number(eps, "eps", least=0.0)
-        self._constants = self._pack(eps=self.eps)
+        self._eps = as_number(eps, "eps", least=0.0)
+        self._constants = self._pack(eps=self._eps)
+
+    @property
+    def eps(self) -> float:
+        """What is added to the root."""
+        return self._eps
 
     def __repr__(self) -> str:
-        return f"Adagrad(lr={self.lr}, eps={self.eps})"
+        return f"Adagrad(lr={self.lr}, eps={self._eps})"
 
 
 class RMSprop(Optimizer):
@@ -298,12 +341,22 @@ class RMSprop(Optimizer):
 
     def __init__(self, lr: float, decay: float = 0.99, eps: float = 1e-8) -> None:
         super().__init__(lr)
-        self.decay = as_number(decay, "decay", least=0.0, below=1.0)
-        self.eps = as_number(eps, "eps", least=0.0)
-        self._constants = self._pack(decay=self.decay, eps=self.eps)
+        self._decay = as_number(decay, "decay", least=0.0, below=1.0)
+        self._eps = as_number(eps, "eps", least=0.0)
+        self._constants = self._pack(decay=self._decay, eps=self._eps)
+
+    @property
+    def decay(self) -> float:
+        """The weight of the average so far."""
+        return self._decay
+
+    @property
+    def eps(self) -> float:
+        """What is added to the root."""
+        return self._eps
 
     def __repr__(self) -> str:
-        return f"RMSprop(lr={self.lr}, decay={self.decay}, eps={self.eps})"
+        return f"RMSprop(lr={self.lr}, decay={self._decay}, eps={self._eps})"
 
 
 class Adam(Optimizer):
@@ -362,15 +415,30 @@ class Adam(Optimizer):
             beta1, beta2 = betas
         except (TypeError, ValueError):
             raise TypeError(f"betas: expected two numbers, got {betas!r}") from None
-        self.betas = (
+        self._betas = (
             as_number(beta1, "betas[0]", least=0.0, below=1.0),
             as_number(beta2, "betas[1]", least=0.0, below=1.0),
         )
-        self.eps = as_number(eps, "eps", least=0.0)
-        self.bias_correction = bool(bias_correction)
+        self._eps = as_number(eps, "eps", least=0.0)
+        self._bias_correction = bool(bias_correction)
         self._constants = self._pack(
-            bias_correction=self.bias_correction, decay=self.betas[0], decay2=self.betas[1], eps=self.eps
+            bias_correction=self._bias_correction, decay=self._betas[0], decay2=self._betas[1], eps=self._eps
         )
 
+    @property
+    def betas(self) -> tuple[float, float]:
+        """The weights of the averages so far."""
+        return self._betas
+
+    @property
+    def eps(self) -> float:
+        """What is added to the root."""
+        return self._eps
+
+    @property
+    def bias_correction(self) -> bool:
+        """Whether the averages are corrected for starting at 0."""
+        return self._bias_correction
+
     def __repr__(self) -> str:
-        return f"Adam(lr={self.lr}, betas={self.betas}, eps={self.eps}, bias_correction={self.bias_correction})"
+        return f"Adam(lr={self.lr}, betas={self._betas}, eps={self._eps}, bias_correction={self._bias_correction})"

@@ -78,7 +78,7 @@ def dense_forward(weight: Array, x: Array, bias: Array | None, activation: str =
 def dense_backward(
     weight: Array, x: Array, a: Array, grad_a: Array, activation: str = "identity"
 ) -> tuple[Array, Array, Array]:
-    """Delta = f' * grad_a; the gradients on W, b and x are delta x^T, delta 1 and W^T delta."""
+    """From delta = f' * grad_a; the gradients on W, b and x are delta x^T, delta 1 and W^T delta."""
     delta = times_derivative(grad_a, a, activation)
     return delta @ x.T, delta.sum(axis=1, keepdims=True), weight.T @ delta
 
@@ -157,19 +157,19 @@ def sgd(w: Array, g: Array, lr: float) -> Array:
 
 
 def momentum(w: Array, g: Array, v: Array, lr: float, mu: float) -> tuple[Array, Array]:
-    """V = mu v - lr g; W += v. With g taken at W + mu v it is Nesterov's rule."""
+    """Return W and v: v = mu v - lr g; W += v. With g taken at W + mu v it is Nesterov's rule."""
     v = mu * v - lr * g
     return w + v, v
 
 
 def adagrad(w: Array, g: Array, c: Array, lr: float, eps: float) -> tuple[Array, Array]:
-    """C += g^2; W -= lr g / (sqrt c + eps)."""
+    """Return W and c: c += g^2; W -= lr g / (sqrt c + eps)."""
     c = c + g**2
     return w - lr * g / (np.sqrt(c) + eps), c
 
 
 def rmsprop(w: Array, g: Array, c: Array, lr: float, decay: float, eps: float) -> tuple[Array, Array]:
-    """C = decay c + (1 - decay) g^2; W -= lr g / (sqrt c + eps)."""
+    """Return W and c: c = decay c + (1 - decay) g^2; W -= lr g / (sqrt c + eps)."""
     c = decay * c + (1 - decay) * g**2
     return w - lr * g / (np.sqrt(c) + eps), c
 
@@ -178,7 +178,7 @@ def adam(
     w: Array, g: Array, m: Array, v: Array, t: int, lr: float, betas: tuple[float, float], eps: float,
     bias_correction: bool = True,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """M and v average g and g^2; W -= lr m / (sqrt v + eps), both corrected for their start, t = 1, 2, ..."""
+    """Return W, m and v: m and v average g and g^2, corrected for their start at t = 1; W -= lr m / (sqrt v + eps)."""
     m = betas[0] * m + (1 - betas[0]) * g
     v = betas[1] * v + (1 - betas[1]) * g**2
     if bias_correction:

@@ -4,8 +4,8 @@ Any callable will do for ``fit(..., schedule=...)``; these are the usual ones, a
 CS231n (Stanford), "Annealing the learning rate". ``fit`` calls them from Python, ahead of the steps.
 """
 
+import math
 from dataclasses import dataclass
-from math import exp
 
 from fusegrad._arrays import as_count, as_number
 
@@ -82,7 +82,7 @@ class ExponentialDecay:
 
     def __call__(self, step: int) -> float:
         """The learning rate at this step."""
-        return self.lr * exp(-self.rate * step)
+        return self.lr * math.exp(-self.rate * step)
 
 
 @dataclass(frozen=True, slots=True)

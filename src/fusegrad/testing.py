@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusegrad._arrays import Array, as_generator
+from fusegrad._arrays import Array, as_count, as_generator
 
 if TYPE_CHECKING:
     from fusegrad.networks import Sequential
@@ -94,8 +94,9 @@ def check_gradients(
     >>> check.error < 1e-7
     True
     """
-    if net.dtype != np.float64:
-        raise TypeError(f"net: expected a network of dtype float64, got {net.dtype}")
+    if getattr(net, "dtype", None) != np.float64:
+        raise TypeError(f"net: expected a network of dtype float64, got {getattr(net, 'dtype', net)}")
+    n_directions = as_count(n_directions, "n_directions")
     X, y = net._batch(X, y)
     rng = as_generator(rng)
     start = net.parameters.copy()

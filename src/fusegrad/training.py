@@ -57,7 +57,7 @@ def runs_compiled(optimizer: Any) -> bool:
     """Whether the engine knows the rule; else `optimizer.step` is called from Python."""
     if isinstance(optimizer, Optimizer) and type(optimizer).step is Optimizer.step:
         return True
-    if not callable(getattr(optimizer, "step", None)):
+    if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
         raise TypeError(f"optimizer: expected an object with step(parameters, gradient), got {optimizer!r}")
     return False
 
@@ -82,8 +82,8 @@ class _Run:
         self.steps_per_epoch = -(-self.m // self.batch)
         self.n_steps = 0
         self.engine = net._engine(self.batch, n_threads)
-        if self.compiled:
-            optimizer.prepare(net.parameters)
+        if isinstance(optimizer, Optimizer):
+            optimizer.check(net.parameters)
 
     def rate(self, step: int) -> float:
         assert self.schedule is not None
@@ -141,6 +141,8 @@ def fit(
     if verbose not in (0, 1, 2):
         raise ValueError(f"verbose: expected 0, 1 or 2, got {verbose!r}")
     validation = _validation_data(net, validation_data)
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks: expected callables in a list or tuple, got {callbacks!r}")
     callbacks = tuple(callbacks)
     for i, callback in enumerate(callbacks):
         if not callable(callback):
@@ -159,7 +161,8 @@ def fit(
             if validation is not None:
                 history.validation_loss.append(net.loss(*validation))
             for callback in callbacks:
-                if callback(net, history) is True:
+                stop = callback(net, history)
+                if isinstance(stop, (bool, np.bool_)) and stop:
                     history.stopped = True
             progress.show(history)
             # Twice as many epochs at a time until they fill the time between two looks.

@@ -1,0 +1,477 @@
+"""Each system in its best form, behind one interface, in a process of its own.
+
+`prepare(task)` sets a task up and returns its answer, which must agree between systems before anything is
+timed: the losses of the first steps, or the numbers computed. `run(count)` then does the task `count`
+times and returns the seconds of one: of one step, where the task is training.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tasks import LEARNING_RATE, Elementwise, Product, Training
+
+CHECKED_STEPS = 20  # whose losses are compared
+SCAN = 1000  # steps in one call where a system compiles the number
+
+
+class System:
+    """What a system has to do. `start` returns a function that does the task `count` times."""
+
+    steps_a_call = 1  # steps in one of `count`
+
+    def losses(self, task: Training) -> list[float]:
+        """The losses before each of the first steps, in the order of the data."""
+        raise NotImplementedError
+
+    def training(self, task: Training) -> Callable[[int], Any]:
+        """Set up steps of training."""
+        raise NotImplementedError
+
+    def product(self, task: Product) -> Callable[[], Any]:
+        """Set up a product."""
+        raise NotImplementedError
+
+    def elementwise(self, task: Elementwise) -> Callable[[], Any]:
+        """Set up an activation."""
+        raise NotImplementedError
+
+    def prepare(self, task: Any) -> Any:
+        """Set up a task; its answer."""
+        self.steps_a_call = 1
+        if isinstance(task, Training):
+            answer: Any = self.losses(task) if task.action != "forward" else [0.0]
+            self._run = self.training(task)
+            return np.array(answer)
+        once = self.product(task) if isinstance(task, Product) else self.elementwise(task)
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                once()
+
+        self._run = run
+        return np.array(once())
+
+    def run(self, count: int) -> float:
+        """Seconds of one, of `count`."""
+        start = time.perf_counter()
+        self._run(count)
+        return (time.perf_counter() - start) / (count * self.steps_a_call)
+
+
+class Fusegrad(System):
+    """fusegrad itself."""
+
+    def __init__(self) -> None:
+        import fusegrad as fg
+
+        self.fg = fg
+
+    def _net(self, task: Training) -> tuple[Any, Any, Any, Any]:
+        fg = self.fg
+        X, y, weights = task.arrays()
+        activations = {"identity": fg.Identity, "sigmoid": fg.Sigmoid, "relu": fg.ReLU, "tanh": fg.Tanh}
+        layers = [layer for n, k, name in task.layers for layer in (fg.Linear(n, k), activations[name]())]
+        net = fg.Sequential(*layers, dtype=task.dtype, rng=0)
+        net.parameters = np.concatenate([part.ravel() for pair in weights for part in pair])
+        optimizer = fg.SGD(LEARNING_RATE) if task.optimizer == "sgd" else fg.Adam(LEARNING_RATE)
+        fg.set_num_threads(task.n_threads)
+        return net, X, y, optimizer
+
+    def losses(self, task: Training) -> list[float]:
+        net, X, y, optimizer = self._net(task)
+        batch = task.batch or task.m
+        return [
+            net.train_step(X[:, i : i + batch], y[:, i : i + batch], optimizer)
+            for i in (step % task.steps_an_epoch * batch for step in range(CHECKED_STEPS))
+        ]
+
+    def training(self, task: Training) -> Callable[[int], Any]:
+        net, X, y, optimizer = self._net(task)
+        if task.action == "fit":
+            self.steps_a_call = task.steps_an_epoch
+            return lambda count: net.fit(X, y, optimizer=optimizer, epochs=count, batch_size=task.batch, rng=0)
+        if task.action == "forward":
+            out = np.empty((task.layers[-1][1], task.m), task.dtype)
+
+            def forward(count: int) -> None:
+                for _ in range(count):
+                    net.forward(X, out)
+
+            return forward
+
+        def steps(count: int) -> None:
+            for _ in range(count):
+                net.train_step(X, y, optimizer)
+
+        return steps
+
+    def product(self, task: Product) -> Callable[[], Any]:
+        a, b = task.arrays()
+        out = np.empty((task.n, task.k), task.dtype)
+        self.fg.set_num_threads(task.n_threads)
+        return lambda: self.fg.kernels.matmul(a, b, out)
+
+    def elementwise(self, task: Elementwise) -> Callable[[], Any]:
+        z = task.arrays()
+        out = np.empty_like(z)
+        self.fg.set_num_threads(task.n_threads)
+        return lambda: self.fg.kernels.apply(z, task.activation, out)
+
+
+class NumPy(System):
+    """The equations as people write them."""
+
+    def _step(self, task: Training) -> Callable[[Any, Any], float]:
+        _, _, weights = task.arrays()
+        names = [name for _, _, name in task.layers]
+        rate = np.dtype(task.dtype).type(LEARNING_RATE)
+
+        def step(X: Any, y: Any) -> float:
+            x = [X]
+            for (W, b), name in zip(weights, names, strict=True):
+                z = W @ x[-1] + b
+                x.append(1 / (1 + np.exp(-z)) if name == "sigmoid" else z)
+            difference = x[-1] - y
+            loss = (difference**2).sum() / X.shape[1]
+            delta = 2 / X.shape[1] * difference
+            for layer in reversed(range(len(weights))):
+                W, b = weights[layer]
+                dW, db = delta @ x[layer].T, delta.sum(axis=1, keepdims=True)
+                if layer:
+                    delta = W.T @ delta
+                    if names[layer - 1] == "sigmoid":
+                        delta = delta * x[layer] * (1 - x[layer])
+                W -= rate * dW
+                b -= rate * db
+            return float(loss)
+
+        return step
+
+    def losses(self, task: Training) -> list[float]:
+        X, y, _ = task.arrays()
+        step = self._step(task)
+        return [step(X, y) for _ in range(CHECKED_STEPS)]
+
+    def training(self, task: Training) -> Callable[[int], Any]:
+        X, y, _ = task.arrays()
+        step = self._step(task)
+
+        def steps(count: int) -> None:
+            for _ in range(count):
+                step(X, y)
+
+        return steps
+
+    def product(self, task: Product) -> Callable[[], Any]:
+        a, b = task.arrays()
+        out = np.empty((task.n, task.k), task.dtype)
+        return lambda: np.matmul(a, b, out=out)
+
+    def elementwise(self, task: Elementwise) -> Callable[[], Any]:
+        z = task.arrays()
+        return (lambda: np.tanh(z)) if task.activation == "tanh" else (lambda: 1 / (1 + np.exp(-z)))
+
+
+class CarefulNumPy(NumPy):
+    """NumPy with a buffer for everything, and nothing computed twice."""
+
+    def _step(self, task: Training) -> Callable[[Any, Any], float]:
+        X, _, weights = task.arrays()
+        names = [name for _, _, name in task.layers]
+        rate = np.dtype(task.dtype).type(LEARNING_RATE)
+        a = [np.empty((k, task.m), X.dtype) for _, k, _ in task.layers]
+        deltas = [np.empty_like(one) for one in a]
+        gradients = [(np.empty_like(W), np.empty_like(b)) for W, b in weights]
+
+        def step(X: Any, y: Any) -> float:
+            x = X
+            for (W, b), name, out in zip(weights, names, a, strict=True):
+                np.matmul(W, x, out=out)
+                out += b
+                if name == "sigmoid":
+                    np.negative(out, out=out)
+                    np.exp(out, out=out)
+                    out += 1
+                    np.reciprocal(out, out=out)
+                x = out
+            delta = deltas[-1]
+            np.subtract(x, y, out=delta)
+            flat = delta.ravel()
+            loss = flat @ flat / X.shape[1]
+            delta *= 2 / X.shape[1]
+            for layer in reversed(range(len(weights))):
+                W, b = weights[layer]
+                dW, db = gradients[layer]
+                np.matmul(delta, (a[layer - 1] if layer else X).T, out=dW)
+                np.sum(delta, axis=1, keepdims=True, out=db)
+                if layer:
+                    below = deltas[layer - 1]
+                    np.matmul(W.T, delta, out=below)
+                    if names[layer - 1] == "sigmoid":
+                        below *= a[layer - 1]
+                        np.subtract(1, a[layer - 1], out=a[layer - 1])
+                        below *= a[layer - 1]
+                    delta = below
+                dW *= rate
+                W -= dW
+                db *= rate
+                b -= db
+            return float(loss)
+
+        return step
+
+
+class PyTorch(System):
+    """Eager mode, the fused optimizers; examples in rows, as torch has them."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.torch = torch
+        torch.set_num_threads(1)
+
+    def _step(self, task: Training) -> tuple[Callable[[Any, Any], Any], Any, Any]:
+        torch = self.torch
+        X, y, weights = task.arrays()
+        activations = {"sigmoid": torch.nn.Sigmoid, "relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
+        modules: list[Any] = []
+        dtype = getattr(torch, task.dtype)
+        for (n, k, name), (W, b) in zip(task.layers, weights, strict=True):
+            linear = torch.nn.Linear(n, k, dtype=dtype)
+            with torch.no_grad():
+                linear.weight.copy_(torch.from_numpy(W))
+                linear.bias.copy_(torch.from_numpy(b.ravel()))
+            modules.append(linear)
+            if name != "identity":
+                modules.append(activations[name]())
+        net = torch.nn.Sequential(*modules)
+        rule = torch.optim.SGD if task.optimizer == "sgd" else torch.optim.Adam
+        optimizer = rule(net.parameters(), lr=LEARNING_RATE, fused=True)
+        n_outputs = task.layers[-1][1]
+
+        def step(X: Any, y: Any) -> Any:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(net(X), y)
+            if n_outputs > 1:
+                loss = loss * n_outputs
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return step, torch.from_numpy(X.T.copy()), torch.from_numpy(y.T.copy())
+
+    def losses(self, task: Training) -> list[float]:
+        step, X, y = self._step(task)
+        batch = task.batch or task.m
+        starts = (step_ % task.steps_an_epoch * batch for step_ in range(CHECKED_STEPS))
+        return [step(X[i : i + batch], y[i : i + batch]).item() for i in starts]
+
+    def training(self, task: Training) -> Callable[[int], Any]:
+        step, X, y = self._step(task)
+        if task.batch is None:
+
+            def steps(count: int) -> None:
+                for _ in range(count):
+                    step(X, y)
+
+            return steps
+        self.steps_a_call = task.steps_an_epoch
+
+        def epochs(count: int) -> None:
+            for _ in range(count):
+                order = self.torch.randperm(task.m)
+                for i in range(0, task.m, task.batch):
+                    which = order[i : i + task.batch]
+                    step(X[which], y[which])
+
+        return epochs
+
+    def elementwise(self, task: Elementwise) -> Callable[[], Any]:
+        z = self.torch.from_numpy(task.arrays())
+        out = self.torch.empty_like(z)
+        function = getattr(self.torch, task.activation)
+        return lambda: function(z, out=out)
+
+
+class Jax(System):
+    """One jitted step, or a jitted scan over many, with donated buffers."""
+
+    def __init__(self) -> None:
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        self.jax = jax
+
+    def _setup(self, task: Training) -> tuple[Any, Any, Any, Callable[[Any, Any, Any], Any]]:
+        jax = self.jax
+        jnp = jax.numpy
+        names = [name for _, _, name in task.layers]
+        functions = {"identity": lambda z: z, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "tanh": jnp.tanh}
+        m = task.batch or task.m
+
+        def loss_of(weights: Any, X: Any, y: Any) -> Any:
+            x = X
+            for (W, b), name in zip(weights, names, strict=True):
+                x = functions[name](W @ x + b)
+            return ((x - y) ** 2).sum() / m
+
+        def sgd(state: Any, X: Any, y: Any) -> Any:
+            loss, gradient = jax.value_and_grad(loss_of)(state, X, y)
+            return jax.tree.map(lambda w, g: w - LEARNING_RATE * g, state, gradient), loss
+
+        def adam(state: Any, X: Any, y: Any) -> Any:
+            weights, first, second, t = state
+            loss, gradient = jax.value_and_grad(loss_of)(weights, X, y)
+            t = t + 1
+            first = jax.tree.map(lambda v, g: 0.9 * v + 0.1 * g, first, gradient)
+            second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradient)
+            scale1, scale2 = 1 / (1 - 0.9**t), 1 / (1 - 0.999**t)
+            weights = jax.tree.map(
+                lambda w, v, s: w - LEARNING_RATE * (v * scale1) / (jnp.sqrt(s * scale2) + 1e-8), weights, first, second
+            )
+            return (weights, first, second, t), loss
+
+        X, y, arrays = task.arrays()
+        weights = jax.tree.map(jnp.array, [tuple(pair) for pair in arrays])
+        if task.optimizer == "sgd":
+            return weights, jnp.array(X), jnp.array(y), sgd
+        zeros = jax.tree.map(jnp.zeros_like, weights)
+        state = (weights, zeros, jax.tree.map(jnp.zeros_like, weights), jnp.zeros((), task.dtype))
+        return state, jnp.array(X), jnp.array(y), adam
+
+    def losses(self, task: Training) -> list[float]:
+        state, X, y, step = self._setup(task)
+        compiled = self.jax.jit(step)
+        batch = task.batch or task.m
+        found = []
+        for i in (number % task.steps_an_epoch * batch for number in range(CHECKED_STEPS)):
+            state, loss = compiled(state, X[:, i : i + batch], y[:, i : i + batch])
+            found.append(float(loss))
+        return found
+
+    def training(self, task: Training) -> Callable[[int], Any]:
+        jax = self.jax
+        state, X, y, step = self._setup(task)
+        if task.action == "step":
+            compiled = jax.jit(step, donate_argnums=(0,)).lower(state, X, y).compile()
+
+            def steps(count: int) -> None:
+                nonlocal state
+                for _ in range(count):
+                    state, loss = compiled(state, X, y)
+                loss.block_until_ready()
+
+            return steps
+        if task.batch is None:
+
+            def many(state: Any, X: Any, y: Any) -> Any:
+                return jax.lax.scan(lambda carry, _: step(carry, X, y), state, None, length=SCAN)
+
+            self.steps_a_call = SCAN
+        else:
+            # The batches are cut beforehand: gathering them is no part of the scan.
+            count = task.steps_an_epoch
+            X = X.reshape(X.shape[0], count, task.batch).transpose(1, 0, 2).copy()
+            y = y.reshape(y.shape[0], count, task.batch).transpose(1, 0, 2).copy()
+            epochs = -(-SCAN // count)
+
+            def many(state: Any, X: Any, y: Any) -> Any:
+                def epoch(carry: Any, _: Any) -> Any:
+                    return jax.lax.scan(lambda inner, batch: step(inner, *batch), carry, (X, y))
+
+                return jax.lax.scan(epoch, state, None, length=epochs)
+
+            self.steps_a_call = epochs * count
+        compiled = jax.jit(many, donate_argnums=(0,)).lower(state, X, y).compile()
+
+        def scans(count: int) -> None:
+            nonlocal state
+            for _ in range(count):
+                state, losses = compiled(state, X, y)
+            losses.block_until_ready()
+
+        return scans
+
+
+class ScikitLearn(System):
+    """MLPRegressor.fit: Adam, its loss one half of ours."""
+
+    def _model(self, task: Training, epochs: int, shuffle: bool) -> tuple[Any, Any, Any]:
+        import warnings
+
+        from sklearn.neural_network import MLPRegressor
+
+        warnings.simplefilter("ignore")  # that it has not converged
+        X, y, weights = task.arrays()
+        activation = {"sigmoid": "logistic"}.get(task.layers[0][2], task.layers[0][2])
+        model = MLPRegressor(
+            hidden_layer_sizes=[k for _, k, _ in task.layers[:-1]], activation=activation, solver="adam", alpha=0.0,
+            batch_size=task.batch or task.m, learning_rate_init=LEARNING_RATE, shuffle=shuffle, max_iter=1, tol=0.0,
+            n_iter_no_change=10**9, warm_start=True, random_state=0,
+        )  # fmt: skip
+        X, y = np.ascontiguousarray(X.T), np.ascontiguousarray(y.T)[:, 0]
+        model.fit(X, y)  # makes its arrays, which then take our weights
+        model.coefs_ = [np.ascontiguousarray(W.T) for W, _ in weights]
+        model.intercepts_ = [b[:, 0].copy() for _, b in weights]
+        model.loss_curve_ = []
+        model.max_iter = epochs
+        return model, X, y
+
+    def losses(self, task: Training) -> list[float]:
+        batch = task.batch or task.m
+        model, X, y = self._model(task, 1, shuffle=False)
+        found, weights = [], (model.coefs_, model.intercepts_)
+        # partial_fit on one batch is one step, and keeps the optimizer's state.
+        model.warm_start = False
+        for attribute in ("_optimizer",):
+            delattr(model, attribute)
+        model.coefs_, model.intercepts_ = weights
+        for number in range(CHECKED_STEPS):
+            i = number % task.steps_an_epoch * batch
+            model.partial_fit(X[i : i + batch], y[i : i + batch])
+            found.append(2 * model.loss_)
+        return found
+
+    def training(self, task: Training) -> Callable[[int], Any]:
+        model, X, y = self._model(task, 10, shuffle=True)
+        self.steps_a_call = 10 * task.steps_an_epoch
+
+        def fits(count: int) -> None:
+            for _ in range(count):
+                model.fit(X, y)
+
+        return fits
+
+
+SYSTEMS: dict[str, tuple[type[System], dict[str, str]]] = {
+    "fusegrad": (Fusegrad, {}),
+    "fusegrad v3": (Fusegrad, {"FUSEGRAD_MAX_ISA": "x86_64_v3"}),
+    "NumPy": (NumPy, {}),
+    "NumPy out=": (CarefulNumPy, {}),
+    "PyTorch": (PyTorch, {}),
+    "JAX": (Jax, {}),
+    "scikit-learn": (ScikitLearn, {}),
+}
+
+
+def serve(connection: Any, name: str, core: int) -> None:
+    """The life of a process: tasks and counts come in, answers and seconds go out."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    system = SYSTEMS[name][0]()
+    while True:
+        verb, argument = connection.recv()
+        try:
+            if verb == "prepare":
+                os.sched_setaffinity(0, {core} if argument.n_threads == 1 else everywhere)
+                connection.send(system.prepare(argument))
+            elif verb == "run":
+                connection.send(system.run(argument))
+            else:
+                return
+        except BaseException as error:
+            connection.send(error)
+            raise

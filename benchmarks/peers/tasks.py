@@ -1,0 +1,292 @@
+"""What is measured: the tasks, who does them, and the ratios that are wanted."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Training:
+    """Steps of training a dense network: the same data and initial weights for everybody."""
+
+    layers: tuple[tuple[int, int, str], ...]  # n_in, n_out, activation
+    m: int
+    action: str  # "step": a call from Python each; "fit": many in one call; "forward"
+    optimizer: str = "sgd"
+    batch: int | None = None
+    dtype: str = "float32"
+    n_threads: int | None = 1
+
+    def arrays(self) -> tuple[Any, Any, list[tuple[Any, Any]]]:
+        """X (n, m), y (o, m), and (weight, bias) of each layer."""
+        rng = np.random.default_rng(0)
+        weights = []
+        for n_in, n_out, _ in self.layers:
+            bound = (6 / (n_in + n_out)) ** 0.5
+            weights.append((rng.uniform(-bound, bound, (n_out, n_in)), rng.normal(scale=0.1, size=(n_out, 1))))
+        X = rng.standard_normal((self.layers[0][0], self.m), np.float32)
+        y = rng.standard_normal((self.layers[-1][1], self.m), np.float32)
+        return (
+            X.astype(self.dtype),
+            y.astype(self.dtype),
+            [(w.astype(self.dtype), b.astype(self.dtype)) for w, b in weights],
+        )
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """How many updates one pass over the data makes."""
+        return 1 if self.batch is None else -(-self.m // self.batch)
+
+    @property
+    def flops(self) -> float:
+        """Of a step: forward, the gradient of W, and the delta of the layer below if there is one."""
+        m = self.batch or self.m
+        passes = [2] + [3] * (len(self.layers) - 1)
+        return sum(2.0 * n * k * m * p for (n, k, _), p in zip(self.layers, passes, strict=True))
+
+    @property
+    def activations(self) -> int:
+        """How many sigmoids or tanhs a step takes."""
+        return sum(k for _, k, name in self.layers if name in ("sigmoid", "tanh")) * (self.batch or self.m)
+
+    @property
+    def n_bytes(self) -> int:
+        """What a step must read: X and y once."""
+        return (self.layers[0][0] + self.layers[-1][1]) * (self.batch or self.m) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product, (n, d) by (d, k); the factors may be stored transposed."""
+
+    n: int
+    d: int
+    k: int
+    dtype: str = "float32"
+    transposed: bool = False
+    action: str = "matmul"
+    n_threads: int | None = 1
+    activations: int = 0
+
+    def arrays(self) -> tuple[Any, Any]:
+        """Both factors."""
+        rng = np.random.default_rng(0)
+        a, b = rng.normal(size=(self.n, self.d)), rng.normal(size=(self.d, self.k))
+        if self.transposed:
+            return np.asfortranarray(a.astype(self.dtype)), np.asfortranarray(b.astype(self.dtype))
+        return a.astype(self.dtype), b.astype(self.dtype)
+
+    @property
+    def flops(self) -> float:
+        """Multiply-adds, counted twice."""
+        return 2.0 * self.n * self.d * self.k
+
+    @property
+    def n_bytes(self) -> int:
+        """Both factors and the product, once."""
+        return (self.n * self.d + self.d * self.k + self.n * self.k) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """An activation of n numbers."""
+
+    n: int
+    activation: str
+    dtype: str = "float32"
+    action: str = "apply"
+    n_threads: int | None = 1
+    flops: float = 0.0
+
+    def arrays(self) -> Any:
+        """The arguments."""
+        return np.random.default_rng(0).normal(scale=3, size=self.n).astype(self.dtype)
+
+    @property
+    def activations(self) -> int:
+        """All of them."""
+        return self.n
+
+    @property
+    def n_bytes(self) -> int:
+        """Read once and written once."""
+        return 2 * self.n * np.dtype(self.dtype).itemsize
+
+
+Task = Training | Product | Elementwise
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: who does which task (label -> (system, task)), and what is wanted."""
+
+    group: str
+    title: str
+    contenders: dict[str, tuple[str, Task]]
+    goals: dict[str, float] = field(default_factory=dict)  # label -> how many times faster the first one is to be
+    limit_goal: float | None = None  # the share of the limit that is wanted
+    seconds_goal: float | None = None  # the time that is allowed
+
+    @property
+    def own(self) -> Task:
+        """The task as fusegrad does it."""
+        return next(iter(self.contenders.values()))[1]
+
+
+def two_layer(n: int, k: int, m: int, activation: str = "sigmoid", **options: Any) -> Training:
+    """The two-layer network with one output."""
+    return Training(((n, k, activation), (k, 1, "identity")), m, **options)
+
+
+# (n, k, m): step against NumPy, PyTorch, JAX jit; fit against JAX scan; share of the limit
+TWO_LAYER = {
+    (1, 1, 32): (15, 60, 9, 6, None),
+    (8, 16, 32): (14, 60, 13, 5, None),
+    (13, 50, 32): (12, 45, 11, 3, None),
+    (13, 50, 128): (8, 23, 5, 1.9, 0.6),
+    (16, 64, 256): (6, 11, 3, 1.6, None),
+    (64, 128, 128): (3.6, 5.8, 1.9, 1.2, 0.75),
+    (784, 128, 128): (2.1, 2.5, 1.2, 1.1, 0.75),
+    (256, 1024, 1024): (2.8, 2.5, 1.0, 1.0, 0.75),
+    (8, 32, 100_000): (12, 8, 3.8, 3.6, None),
+}
+SQUARES = (4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048)
+SHAPES = (
+    (50, 13, 1000),
+    (1, 50, 1000),
+    (1000, 50, 1),
+    (1000, 1000, 8),
+    (8, 1000, 1000),
+    (10_000, 16, 16),
+    (16, 10_000, 16),
+)
+
+
+def everyone(task_of: Any, action: str, names: tuple[str, ...]) -> dict[str, tuple[str, Task]]:
+    """The same task for several systems."""
+    return {name: (name, task_of(action=action)) for name in names}
+
+
+def rows() -> list[Row]:
+    """All that is measured, in order."""
+    table: list[Row] = []
+    for (n, k, m), (numpy, torch, jit, scan, share) in TWO_LAYER.items():
+
+        def task(n: int = n, k: int = k, m: int = m, **options: Any) -> Training:
+            return two_layer(n, k, m, **options)
+
+        title = f"two-layer sigmoid ({n}, {k}, {m})"
+        table.append(
+            Row(
+                "step", title,
+                everyone(task, "step", ("fusegrad", "NumPy", "NumPy out=", "PyTorch", "JAX", "fusegrad v3")),
+                {"NumPy": numpy, "PyTorch": torch, "JAX": jit},
+            )
+        )  # fmt: skip
+        table.append(Row("fit", title, everyone(task, "fit", ("fusegrad", "JAX")), {"JAX": scan}, share))
+        widths = {"float64": task(action="fit", dtype="float64"), "float32": task(action="fit")}
+        table.append(Row("float64", title, {name: ("fusegrad", of) for name, of in widths.items()}, {"float32": 0.4}))
+    return table + other_nets() + linear_nets() + kernels() + threads() + overhead()
+
+
+def other_nets() -> list[Row]:
+    """Adam, deeper networks, mini-batches."""
+    batches = two_layer(4, 50, 9568, action="fit", optimizer="adam", batch=32)
+    deep = Training(((16, 64, "relu"), (64, 64, "relu"), (64, 64, "relu"), (64, 1, "identity")), 128, "fit", "adam")
+    simple = Training(((4, 32, "tanh"), (32, 16, "tanh"), (16, 4, "identity")), 10_000, "fit", "adam")
+    return [
+        Row(
+            "fit", "Adam, batches of 32, 4-50-1, 9 568 examples",
+            {name: (name, batches) for name in ("fusegrad", "scikit-learn", "PyTorch", "JAX")},
+            {"scikit-learn": 50, "PyTorch": 60, "JAX": 2.5},
+        ),
+        Row(
+            "fit", "Adam, 16-64-64-64-1 ReLU, 128 examples",
+            {name: (name, deep) for name in ("fusegrad", "PyTorch", "JAX")}, {"PyTorch": 7, "JAX": 1.4},
+        ),
+        Row(
+            "fit", "Adam, 4-32-16-4 tanh, 10 000 examples",
+            {name: (name, simple) for name in ("fusegrad", "PyTorch", "JAX")}, {"PyTorch": 7.5, "JAX": 1.7}, 0.55,
+        ),
+    ]  # fmt: skip
+
+
+def linear_nets() -> list[Row]:
+    """The linear networks: as fast as memory."""
+    names = ("fusegrad", "NumPy", "NumPy out=", "PyTorch", "JAX")
+    univariate = Training(((1, 1, "identity"),), 10**7, "step")
+    multivariate = Training(((64, 1, "identity"),), 10**6, "step")
+    linear = two_layer(8, 32, 100_000, "identity", action="step")
+    return [
+        Row("step", "univariate, 10^7", {name: (name, univariate) for name in names}, limit_goal=1 / 1.15),
+        Row("step", "multivariate (64, 10^6)", {name: (name, multivariate) for name in names}, limit_goal=1 / 1.15),
+        Row("step", "two-layer linear (8, 32, 10^5)", {name: (name, linear) for name in names}, {"NumPy": 40}),
+    ]
+
+
+def kernels() -> list[Row]:
+    """The kernels as functions."""
+    table = []
+    for dtype in ("float32", "float64"):
+        for size in SQUARES:
+            task = Product(size, size, size, dtype)
+            table.append(
+                Row(
+                    "matmul", f"{size}^3 {dtype}",
+                    {name: (name, task) for name in ("fusegrad", "NumPy", "fusegrad v3")},
+                    {"NumPy": 1.0}, 0.9 if size >= 512 else None,
+                )
+            )  # fmt: skip
+        for n, d, k in SHAPES:
+            for transposed in (False, True):
+                task = Product(n, d, k, dtype, transposed)
+                table.append(
+                    Row(
+                        "matmul", f"({n}, {d}) ({d}, {k}){' transposed' * transposed} {dtype}",
+                        {name: (name, task) for name in ("fusegrad", "NumPy")}, {"NumPy": 1.0},
+                    )
+                )  # fmt: skip
+        for activation in ("sigmoid", "tanh"):
+            for n in (4096, 10**6):
+                apply = Elementwise(n, activation, dtype)
+                table.append(
+                    Row(
+                        activation, f"{n} {dtype}",
+                        {name: (name, apply) for name in ("fusegrad", "NumPy", "PyTorch")},
+                        {"NumPy": 2.4, "PyTorch": 1.0} if activation == "sigmoid" else {},
+                    )
+                )  # fmt: skip
+    return table
+
+
+def threads() -> list[Row]:
+    """Two threads against one, and the default against one."""
+    tasks = {
+        "two-layer sigmoid (256, 1024, 1024)": (two_layer(256, 1024, 1024, action="step"), 1.8),
+        "two-layer sigmoid (8, 32, 100000)": (two_layer(8, 32, 100_000, action="step"), 1.8),
+        "univariate, 10^7": (Training(((1, 1, "identity"),), 10**7, "step"), 1.4),
+    }
+    table = []
+    for title, (task, goal) in tasks.items():
+        counts = {"two": replace(task, n_threads=2), "one": task}
+        table.append(Row("two threads", title, {name: ("fusegrad", of) for name, of in counts.items()}, {"one": goal}))
+    for n, k, m in list(TWO_LAYER)[:7]:
+        task = two_layer(n, k, m, action="step")
+        counts = {"default": replace(task, n_threads=None), "one": task}
+        title = f"two-layer sigmoid ({n}, {k}, {m})"
+        table.append(
+            Row("default threads", title, {name: ("fusegrad", of) for name, of in counts.items()}, {"one": 0.95})
+        )
+    return table
+
+
+def overhead() -> list[Row]:
+    """What a call costs."""
+    calls = {"step": ("train_step (1, 1, 1)", 1.0e-6), "forward": ("forward (1, 1, 1)", 0.7e-6)}
+    return [
+        Row("overhead", title, {"fusegrad": ("fusegrad", two_layer(1, 1, 1, action=action))}, seconds_goal=seconds)
+        for action, (title, seconds) in calls.items()
+    ]

@@ -1,0 +1,102 @@
+"""The door by itself; what comes through it is tested where it goes."""
+
+import numpy as np
+import pytest
+
+from fusegrad._arrays import as_batch, as_count, as_dtype, as_floats, as_generator, as_matrix, as_number, as_output
+
+F4, F8 = np.dtype("float32"), np.dtype("float64")
+
+
+@pytest.mark.parametrize("value", ["float32", np.float32, F4, "f4"])
+def test_as_dtype(value):
+    assert as_dtype(value) == F4
+
+
+@pytest.mark.parametrize("value", [None, "int32", "float16", "nonsense", 3, complex])
+def test_as_dtype_refuses(value):
+    with pytest.raises(TypeError, match="dtype: expected float32 or float64, got"):
+        as_dtype(value)
+
+
+@pytest.mark.parametrize("value", ["0.1", None, True, 1j, [1.0], np.array([1.0]), 10**400])
+def test_as_number_refuses_the_kind(value):
+    with pytest.raises(TypeError, match=r"lr: expected a (real )?number, got"):
+        as_number(value, "lr")
+
+
+@pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf, 1])
+def test_as_number_refuses_the_value(value):
+    with pytest.raises(ValueError, match="lr: expected a finite number, more than 0, less than 1, got"):
+        as_number(value, "lr", above=0.0, below=1.0)
+
+
+def test_as_number():
+    assert [as_number(value, "lr") for value in (1, 0.5, np.float32(0.5), np.int64(3))] == [1.0, 0.5, 0.5, 3.0]
+
+
+def test_as_count():
+    assert as_count(np.int16(3), "n") == 3
+    for value in (1.0, "1", True, np.True_, None):
+        with pytest.raises(TypeError, match="n: expected a whole number, got"):
+            as_count(value, "n")
+    with pytest.raises(ValueError, match="n: expected at least 1, got 0"):
+        as_count(0, "n")
+
+
+def test_as_floats_takes_what_it_can_as_it_is():
+    a = np.ones((3, 4), "float32")
+    assert as_floats(a, "a", F4) is a
+    assert np.shares_memory(as_floats(a.T, "a", F4), a)
+    assert as_floats(a, "a", F8).dtype == F8
+    assert as_floats([1, 2], "a", None).dtype == F8
+    assert as_floats(a.astype(">f4"), "a", None).dtype.isnative
+
+
+@pytest.mark.parametrize(
+    "value", ["text", [1j], [None], np.ones(3, bool), np.ones(3, "float16"), np.ones(3, np.longdouble)]
+)
+def test_as_floats_refuses(value):
+    with pytest.raises(TypeError, match="a: expected float32, float64 or integers, got dtype"):
+        as_floats(value, "a", F4)
+
+
+def test_as_floats_refuses_ragged_and_masked():
+    with pytest.raises(TypeError, match="a: expected an array of numbers, got list"):
+        as_floats([[1], [1, 2]], "a", F4)
+    with pytest.raises(TypeError, match="a: expected an array without a mask"):
+        as_floats(np.ma.array([1.0]), "a", F4)
+
+
+def test_shapes():
+    assert as_matrix([1.0, 2.0], "x", F4, 1, "features").shape == (1, 2)
+    for value, message in (
+        (np.ones((2, 3)), r"x: expected 4 features \(rows\), got shape \(2, 3\)"),
+        (np.ones(3), r"x: expected two dimensions, \(4, m\), got shape \(3,\)"),
+        (np.ones((4, 0)), r"x: expected at least one example, got shape \(4, 0\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            as_matrix(value, "x", F4, 4, "features")
+    with pytest.raises(ValueError, match=r"y: expected 3 examples \(columns\) as in X, got shape \(1, 2\)"):
+        as_batch(np.ones((4, 3)), np.ones(2), F4, 4, 1)
+
+
+def test_as_output():
+    out = np.empty((2, 3), "float32")
+    assert as_output(out, "out", F4, (2, 3)) is out
+    out.flags.writeable = False
+    for value, kind in (
+        ([0.0], TypeError),
+        (np.empty((2, 3)), TypeError),
+        (np.empty((3, 2), "f4"), ValueError),
+        (out, ValueError),
+    ):
+        with pytest.raises(kind, match="out: expected"):
+            as_output(value, "out", F4, (2, 3))
+
+
+def test_as_generator():
+    rng = np.random.default_rng(0)
+    assert as_generator(rng) is rng
+    with pytest.raises(TypeError, match="rng: expected None, a seed or"):
+        as_generator("seed")
