@@ -344,7 +344,7 @@ def test_bad_arguments_are_refused():
         net.forward(np.zeros((2, 3)), out=np.zeros((3, 1), "float32"))
     with pytest.raises(ValueError, match=r"parameters: expected shape \(3,\), got \(4,\)"):
         net.parameters = np.zeros(4)
-    with pytest.raises(ValueError, match=r"flat: expected shape \(3,\), got \(2,\)"):
+    with pytest.raises(ValueError, match=r"flat: expected a contiguous array of shape \(3,\), got \(2,\)"):
         net.unflatten(np.zeros(2))
     with pytest.raises(TypeError, match="optimizer: expected an object with step"):
         net.train_step(np.zeros((2, 3)), np.zeros(3), "adam")
