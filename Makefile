@@ -8,7 +8,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 # One core for what is timed, where the system can pin
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
-.PHONY: help demo test test-peers test-exhaustive bench lint annotate wheel clean
+.PHONY: help demo test test-peers test-exhaustive bench bench-peers lint annotate wheel clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -57,6 +57,10 @@ test-exhaustive: $(VENV)/installed
 ## make bench            time the kernels and the steps beside the NumPy reference, pinned to one core
 bench: $(VENV)/installed
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PIN) $(BIN)/python benchmarks/table.py
+
+## make bench-peers      time everything beside NumPy, PyTorch, JAX, scikit-learn and the limits of the machine (half an hour)
+bench-peers: $(PEERS)/installed
+	$(PEERS)/bin/python benchmarks/peers --output build/peers
 
 ## make lint             ruff, cython-lint, mypy, stubtest
 lint: $(VENV)/linters

@@ -80,6 +80,13 @@ cdef void unpack_tile(const real* tile, Matrix out, Py_ssize_t first, Py_ssize_t
 
 cdef enum:
     ROW_PANELS = 4
+    WEIGHT_BLOCK = 128 * 1024       # bytes of W that all panels of a tile pass by, so that it comes from the L2
+
+
+cdef inline Py_ssize_t weight_rows(Py_ssize_t n_rows, Py_ssize_t depth) noexcept nogil:
+    """How many rows of W make a block: whole micro-tiles, at least one."""
+    cdef Py_ssize_t micro_tiles = WEIGHT_BLOCK // (ROWS * depth * <Py_ssize_t>sizeof(real))
+    return smaller(n_rows, ROWS * micro_tiles if micro_tiles > 1 else ROWS)
 
 
 cdef inline void forward_row(
@@ -108,7 +115,7 @@ cdef void dense_forward(
     Layer* layer, const real* weight, const real* bias, const real* x, real* a, Py_ssize_t n_panels,
 ) noexcept nogil:
     """a = f(W x + b); bias may be NULL."""
-    cdef Py_ssize_t p = 0, n_in = layer.n_in
+    cdef Py_ssize_t p = 0, i = 0, n_in = layer.n_in, rows = weight_rows(layer.n_out, n_in)
     cdef Left left
     cdef Output out
     if layer.n_out == 1:
@@ -126,10 +133,16 @@ cdef void dense_forward(
     out.bias = bias
     out.finish = STORE
     out.activation = 0
-    for p in range(n_panels):
-        out.data = a + p * layer.n_out * PANEL
-        multiply_panel(layer.n_out, n_in, left, ROWS * n_in, x + p * n_in * PANEL, out)
-        activate(<int>layer.activation, out.data, out.data, layer.n_out * PANEL)
+    while i < layer.n_out:
+        rows = smaller(rows, layer.n_out - i)
+        for p in range(n_panels):
+            out.data = a + (p * layer.n_out + i) * PANEL
+            multiply_panel(rows, n_in, left, ROWS * n_in, x + p * n_in * PANEL, out)
+            activate(<int>layer.activation, out.data, out.data, rows * PANEL)
+        left.data += rows * n_in
+        if bias != NULL:
+            out.bias += rows
+        i += rows
 
 
 # ---- backward ----------------------------------------------------------------------------------------
@@ -318,15 +331,18 @@ cdef void delta_below(
     Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t n_panels, int activation,
 ) noexcept nogil:
     """x = f'(x) * W^T delta: the delta of the layer below takes the place of its activation x."""
-    cdef Py_ssize_t p
-    cdef Left left
+    cdef Py_ssize_t p, i = 0, rows = weight_rows(layer.n_in, layer.n_out)
+    cdef Left left = Left(weight, 1, layer.n_in, 1, 0)
     cdef Output out
-    left = Left(weight, 1, layer.n_in, 1, 0)
     out.row = PANEL
     out.columns = PANEL
     out.bias = NULL
     out.finish = DERIVATIVE
     out.activation = activation
-    for p in range(n_panels):
-        out.data = x + p * layer.n_in * PANEL
-        multiply_panel(layer.n_in, layer.n_out, left, ROWS, delta + p * layer.n_out * PANEL, out)
+    while i < layer.n_in:
+        rows = smaller(rows, layer.n_in - i)
+        for p in range(n_panels):
+            out.data = x + (p * layer.n_in + i) * PANEL
+            multiply_panel(rows, layer.n_out, left, ROWS, delta + p * layer.n_out * PANEL, out)
+        left.data += rows
+        i += rows

@@ -16,7 +16,7 @@ import numpy as np
 from vector cimport (
     GROUP, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LANES, MOST_ROWS, PANEL, ROWS, ROW_SUMS, VECTORS,
     at_least, at_most, first_lanes, fused, interleave_high, interleave_low, load, load_anywhere, load_first, magnitude,
-    monotonic_seconds, nearest, real, scale, splat, square_root, store, store_anywhere, store_first, vreal,
+    monotonic_seconds, nearest, prefetch, real, scale, splat, square_root, store, store_anywhere, store_first, vreal,
     where_negative, where_positive, with_sign_of,
 )
 
@@ -96,6 +96,16 @@ cdef real* read_flat(cnp.ndarray a, Py_ssize_t n) except NULL:
     return <real*>cnp.PyArray_DATA(a)
 
 
+def is_input(X, Py_ssize_t n_features):
+    """Whether X (n_features, m), m >= 1, can be taken as it is: the door's quick yes."""
+    return (
+        is_own(X, 2)
+        and type(X) is cnp.ndarray
+        and cnp.PyArray_DIM(<cnp.ndarray>X, 0) == n_features
+        and cnp.PyArray_DIM(<cnp.ndarray>X, 1) > 0
+    )
+
+
 def is_batch(X, y, Py_ssize_t n_features, Py_ssize_t n_outputs):
     """Whether X (n_features, m) and y (n_outputs, m), m >= 1, can be taken as they are: the door's quick yes."""
     return (
@@ -107,6 +117,26 @@ def is_batch(X, y, Py_ssize_t n_features, Py_ssize_t n_outputs):
         and cnp.PyArray_DIM(<cnp.ndarray>y, 0) == n_outputs
         and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == cnp.PyArray_DIM(<cnp.ndarray>y, 1)
         and cnp.PyArray_DIM(<cnp.ndarray>X, 1) > 0
+    )
+
+
+cdef bint is_output(object out, bint contiguous):
+    """Whether a result can be written to an array as it is."""
+    return (
+        type(out) is cnp.ndarray
+        and cnp.PyArray_TYPE(<cnp.ndarray>out) == REAL_TYPE
+        and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>out)
+        and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
+        and cnp.PyArray_ISALIGNED(<cnp.ndarray>out)
+        and (not contiguous or cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>out))
+    )
+
+
+cdef bint apart(cnp.ndarray a, cnp.ndarray b):
+    """Whether two contiguous arrays share no memory."""
+    return (
+        cnp.PyArray_BYTES(a) + cnp.PyArray_NBYTES(a) <= cnp.PyArray_BYTES(b)
+        or cnp.PyArray_BYTES(b) + cnp.PyArray_NBYTES(b) <= cnp.PyArray_BYTES(a)
     )
 
 
@@ -429,11 +459,16 @@ cdef class Engine:
         job.block_losses = <double*>place
         return scratch
 
-    def forward(self, cnp.ndarray X not None, cnp.ndarray parameters not None, cnp.ndarray out not None):
-        """out (n_outputs, m) = the network's prediction for X (n_features, m)."""
+    def forward(self, cnp.ndarray X not None, cnp.ndarray parameters not None, cnp.ndarray out=None):
+        """out (n_outputs, m), a new one if there is none, = the network's prediction for X (n_features, m)."""
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters)
         cdef Matrix target
+        cdef cnp.npy_intp shape[2]
+        if out is None:
+            shape[0] = job.walk.layers[job.walk.n_layers - 1].n_out
+            shape[1] = job.n_examples
+            out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
         read_matrix(out, &target)
         with nogil:
             if self.n_threads == 1:
@@ -443,6 +478,7 @@ cdef class Engine:
                     forward_blocks(&job, target, omp_get_thread_num(), omp_get_num_threads())
         check(&job)
         return_scratch(scratch)
+        return out
 
     def gradient(
         self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None,
@@ -641,6 +677,36 @@ cdef void activate_share(int kind, Matrix z, Matrix out, int thread, int n_threa
     while chunk < n_chunks:
         activate_chunk(kind, z, out, chunk)
         chunk += n_threads
+
+
+def quick_activation(int kind, z, out, Py_ssize_t most):
+    """`activation` of at most `most` numbers in contiguous arrays that can be taken as they are; else None.
+
+    A new array is made if out is None.
+    """
+    cdef Matrix source, target
+    if not (
+        type(z) is cnp.ndarray
+        and cnp.PyArray_TYPE(<cnp.ndarray>z) == REAL_TYPE
+        and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>z)
+        and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>z)
+        and 0 < cnp.PyArray_SIZE(<cnp.ndarray>z) <= most
+    ):
+        return None
+    if out is None:
+        out = cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(<cnp.ndarray>z), cnp.PyArray_DIMS(<cnp.ndarray>z), REAL_TYPE)
+    elif not (
+        is_output(out, True)
+        and cnp.PyArray_SAMESHAPE(<cnp.ndarray>z, <cnp.ndarray>out)
+        and (out is z or apart(<cnp.ndarray>z, <cnp.ndarray>out))
+    ):
+        return None
+    source = Matrix(cnp.PyArray_BYTES(<cnp.ndarray>z), 1, cnp.PyArray_SIZE(<cnp.ndarray>z), 0, sizeof(real))
+    target = source
+    target.data = cnp.PyArray_BYTES(<cnp.ndarray>out)
+    with nogil:
+        activate_share(kind, source, target, 0, 1)
+    return out
 
 
 def activation(int kind, const real[:, :] z, real[:, :] out, int n_threads):

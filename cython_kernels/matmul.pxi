@@ -96,6 +96,10 @@ cdef inline void micro_tile(
         left = splat(0) if c.bias == NULL else splat(c.bias[i])
         for v in range(vectors):
             sums[i][v] = left
+    if c.finish == ADD:     # by the time that they are wanted they are there
+        for i in range(rows):
+            for v in range(vectors):
+                prefetch(c.data + i * c.row + v * LANES)
     for run in range(a.runs):
         ak = a.data + run * a.hop
         for k in range(depth):

@@ -146,6 +146,9 @@ FUSEGRAD_INLINE void store_first(real *p, vreal v, Py_ssize_t n) {
 #endif
 }
 
+/* Asks for the cache line at p, which need not be memory at all. */
+FUSEGRAD_INLINE void prefetch(const real *p) { __builtin_prefetch(p); }
+
 /* An element of an array from outside, which may lie at any address. */
 FUSEGRAD_INLINE real load_anywhere(const char *p) { return *(const real_anywhere *)p; }
 FUSEGRAD_INLINE void store_anywhere(char *p, real x) { *(real_anywhere *)p = x; }
@@ -182,8 +185,14 @@ FUSEGRAD_INLINE vreal with_sign_of(vreal v, vreal sign) {
 
 /* a where z has its sign bit set, else b. */
 FUSEGRAD_INLINE vreal where_negative(vreal z, vreal a, vreal b) {
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    return (vreal)_mm512_mask_mov_ps(b, _mm512_movepi32_mask((__m512i)z), a);
+#elif defined(__AVX512F__)
+    return (vreal)_mm512_mask_mov_pd(b, _mm512_movepi64_mask((__m512i)z), a);
+#else
     vbits negative = (vbits)z >> SIGN_SHIFT;
     return (vreal)(((vbits)a & negative) | ((vbits)b & ~negative));
+#endif
 }
 
 FUSEGRAD_INLINE vreal where_positive(vreal z, vreal a) {

@@ -10,14 +10,16 @@ import numpy as np
 
 from fusegrad._arrays import Array, as_floats, as_matrix, as_output
 from fusegrad._kernels import by_dtype
-from fusegrad._plan import allowed_threads, make_plan, stack_layers, step_work, worthwhile_threads
+from fusegrad._plan import THREAD_WORK, allowed_threads, make_plan, stack_layers, step_work, worthwhile_threads
 from fusegrad.layers import ACTIVATIONS
 
 __all__ = ["apply", "dense_backward", "dense_forward", "matmul", "sigmoid"]
 
-_KINDS = by_dtype[np.dtype("float32")].ACTIVATIONS
+_MODULES = tuple(by_dtype.values())
+_KINDS = {name: kind for kind, name in enumerate(_MODULES[0].ACTIVATIONS)}
 _CHUNK = 4096  # numbers that a thread takes at a time
 _ACTIVATION_WORK = 16  # multiply-adds that an activation is worth
+_ALONE = 2 * THREAD_WORK // _ACTIVATION_WORK - 1  # numbers that are worth one thread only
 
 
 def _activation(name: Any) -> str:
@@ -162,7 +164,11 @@ def apply(z: Any, activation: str, out: Array | None = None) -> Array:
     >>> fg.kernels.apply(np.array([-1.0, 2.0]), "relu")
     array([0., 2.])
     """
-    kind = _KINDS.index(_activation(activation))
+    kind = _KINDS[_activation(activation)]
+    for kernels in _MODULES:  # what needs no judging goes straight in
+        quick = kernels.quick_activation(kind, z, out, _ALONE)
+        if quick is not None:
+            return quick
     z = as_floats(z, "z", None)
     result = np.empty(z.shape, z.dtype) if out is None else as_output(out, "out", z.dtype, z.shape)
     if z.size == 0:
