@@ -58,13 +58,6 @@ cdef void unpack_affine(const real* tile, Py_ssize_t n_out, Py_ssize_t n_in, rea
             bias[i] = place[i * PANEL]
 
 
-cdef inline const real* at(const real* buffer, int64 place) noexcept nogil:
-    """A place in a flat buffer; NULL for a bias that is not there."""
-    if place < 0:
-        return NULL
-    return buffer + place
-
-
 cdef void compose(
     Chain* chain, Layer* members, Layer* layer, const real* parameters, real* composed, real* scratch,
 ) noexcept nogil:
@@ -80,18 +73,18 @@ cdef void compose(
         if member.bias >= 0:
             memcpy(composed + layer.bias, parameters + member.bias, member.n_out * sizeof(real))
         return
-    pack_affine(parameters + member.weight, at(parameters, member.bias), member.n_out, n_in, tile)
+    pack_affine(parameters + member.weight, at(<real*>parameters, member.bias), member.n_out, n_in, tile)
     for step in range(1, chain.count):
         member = &members[chain.first + step]
         above = tile + member.n_in * n_panels * PANEL
-        dense_forward(member, parameters + member.weight, NULL, tile, above, n_panels)
-        bias = at(parameters, member.bias)
+        dense_forward(member, parameters + member.weight, NULL, of_tile(tile, member.n_in), above, n_panels)
+        bias = at(<real*>parameters, member.bias)
         if bias != NULL:
             last = column_of(above, member.n_out, n_in)
             for i in range(member.n_out):
                 last[i * PANEL] += bias[i]
         tile = above
-    unpack_affine(tile, layer.n_out, n_in, composed + layer.weight, <real*>at(composed, layer.bias))
+    unpack_affine(tile, layer.n_out, n_in, composed + layer.weight, at(composed, layer.bias))
 
 
 cdef void expand(
@@ -110,12 +103,12 @@ cdef void expand(
         return
     for step in range(1, chain.count):
         tile += members[chain.first + step].n_in * n_panels * PANEL
-    pack_affine(walked + layer.weight, at(walked, layer.bias), layer.n_out, n_in, tile)
+    pack_affine(walked + layer.weight, at(<real*>walked, layer.bias), layer.n_out, n_in, tile)
     step = chain.count - 1
     while step > 0:
         member = &members[chain.first + step]
         below = tile - member.n_in * n_panels * PANEL
-        dense_backward(member, below, tile, n_panels, gradient + member.weight, NULL, NULL)
+        dense_backward(member, of_tile(below, member.n_in), tile, n_panels, gradient + member.weight, NULL)
         if member.bias >= 0:
             last = column_of(tile, member.n_out, n_in)
             for i in range(member.n_out):
@@ -124,4 +117,4 @@ cdef void expand(
         tile = below
         step -= 1
     member = &members[chain.first]
-    unpack_affine(tile, member.n_out, n_in, gradient + member.weight, <real*>at(gradient, member.bias))
+    unpack_affine(tile, member.n_out, n_in, gradient + member.weight, at(gradient, member.bias))

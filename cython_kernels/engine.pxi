@@ -58,9 +58,7 @@ cdef inline const real* weight_of(Walk* walk, Py_ssize_t layer) noexcept nogil:
 
 
 cdef inline const real* bias_of(Walk* walk, Py_ssize_t layer) noexcept nogil:
-    if walk.layers[layer].bias < 0:
-        return NULL
-    return walk.parameters + walk.layers[layer].bias
+    return at(<real*>walk.parameters, walk.layers[layer].bias)
 
 
 # ---- the loss ----------------------------------------------------------------------------------------
@@ -72,6 +70,48 @@ cdef inline vreal squared_error(vreal prediction, vreal y, vreal* gradient) noex
     return difference * difference
 
 
+cdef inline void loss_panel(
+    const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y, vreal* total,
+) noexcept nogil:
+    """`loss_stage` of one panel, of which `count` examples are real."""
+    cdef vreal gradient, loss
+    cdef Py_ssize_t i, place
+    cdef int v
+    for i in range(n_outputs):
+        for v in range(VECTORS):
+            place = i * PANEL + v * LANES
+            loss = squared_error(load(outputs + place), load(y + place), &gradient)
+            gradient = times_derivative(activation, splat(weight) * gradient, load(outputs + place))
+            if count < PANEL:
+                loss = first_lanes(loss, count - v * LANES)
+                gradient = first_lanes(gradient, count - v * LANES)
+            total[v] = total[v] + loss
+            store(outputs + place, gradient)
+
+
+cdef inline double loss_of(
+    const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
+) noexcept nogil:
+    cdef Py_ssize_t p, i
+    cdef vreal total[VECTORS]       # a single sum would wait for itself
+    cdef real lanes[LANES]
+    cdef double tile_loss = 0
+    cdef int v
+    for v in range(VECTORS):
+        total[v] = splat(0)
+    for p in range(count // PANEL):
+        loss_panel(activation, n_outputs, PANEL, weight, outputs, y, total)
+        outputs += n_outputs * PANEL
+        y += n_outputs * PANEL
+    if count % PANEL:
+        loss_panel(activation, n_outputs, count % PANEL, weight, outputs, y, total)
+    for v in range(VECTORS):
+        store(lanes, total[v])
+        for i in range(LANES):
+            tile_loss += lanes[i]
+    return tile_loss
+
+
 cdef double loss_stage(
     int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
 ) noexcept nogil:
@@ -79,25 +119,13 @@ cdef double loss_stage(
 
     outputs: activations in, deltas out (weight * gradient * f'). Spare lanes weigh nothing.
     """
-    cdef Py_ssize_t p, i, v, place
-    cdef vreal gradient, loss, total = splat(0)
-    cdef real lanes[LANES]
-    cdef double tile_loss = 0
-    for p in range(panels(count)):
-        for i in range(n_outputs):
-            for v in range(VECTORS):
-                place = (p * n_outputs + i) * PANEL + v * LANES
-                loss = squared_error(load(outputs + place), load(y + place), &gradient)
-                gradient = times_derivative(activation, splat(weight) * gradient, load(outputs + place))
-                if p * PANEL + (v + 1) * LANES > count:
-                    loss = first_lanes(loss, count - p * PANEL - v * LANES)
-                    gradient = first_lanes(gradient, count - p * PANEL - v * LANES)
-                total = total + loss
-                store(outputs + place, gradient)
-    store(lanes, total)
-    for i in range(LANES):
-        tile_loss += lanes[i]
-    return tile_loss
+    if activation == SIGMOID:
+        return loss_of(SIGMOID, n_outputs, count, weight, outputs, y)
+    if activation == TANH:
+        return loss_of(TANH, n_outputs, count, weight, outputs, y)
+    if activation == RELU:
+        return loss_of(RELU, n_outputs, count, weight, outputs, y)
+    return loss_of(IDENTITY, n_outputs, count, weight, outputs, y)
 
 
 cdef void given_stage(
@@ -116,20 +144,137 @@ cdef void given_stage(
 
 # ---- one tile ----------------------------------------------------------------------------------------
 
-cdef real* forward_tile(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* scratch) noexcept nogil:
-    """Packs a tile into scratch and walks it up; the activations lie one after another. Returns the last."""
+cdef inline bint side_by_side(Matrix m, const Py_ssize_t* order, Py_ssize_t count) noexcept nogil:
+    """Whether whole panels of examples can be read as they lie."""
+    return (
+        order == NULL
+        and count % PANEL == 0
+        and m.column == sizeof(real)
+        and (<Py_ssize_t>m.data | m.row) % <Py_ssize_t>sizeof(real) == 0
+    )
+
+
+cdef Features inputs(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
+    """X as the first layer sees it: in its tile, or where it lies if that layer has a single output.
+
+    Such a layer reads X but twice, at the speed of memory: to pack it costs half as much again.
+    """
+    cdef Features x
+    if walk.layers[0].n_out == 1 and walk.input_gradient.data == NULL and side_by_side(walk.x, walk.order, count):
+        x = Features(<const real*>walk.x.data + first, walk.x.row // <Py_ssize_t>sizeof(real), PANEL, 0)
+        if first + 2 * walk.tile <= walk.x.columns:
+            x.ahead = walk.tile
+        return x
+    pack_tile(walk.x, walk.order, first, count, tile)
+    return of_tile(tile, walk.layers[0].n_in)
+
+
+cdef real* forward_tile(Walk* walk, Features x, Py_ssize_t first, Py_ssize_t count, real* scratch) noexcept nogil:
+    """Walks a tile up; the activations lie one after another in scratch, after room for x. Returns the last."""
     cdef Py_ssize_t i
-    cdef real* x = scratch
-    cdef real* a
-    pack_tile(walk.x, walk.order, first, count, x)
+    cdef real* a = scratch
     for i in range(walk.n_layers):
-        a = x + walk.layers[i].n_in * walk.tile
+        a += walk.layers[i].n_in * walk.tile
         if walk.outputs.data != NULL:
             pack_tile(walk.outputs, walk.order, first, count, a)
         else:
             dense_forward(&walk.layers[i], weight_of(walk, i), bias_of(walk, i), x, a, panels(count))
-        x = a
-    return x
+        x = of_tile(a, walk.layers[i].n_out)
+    return a
+
+
+cdef const real* targets(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
+    """y as the loss sees it: where it lies, or in a tile."""
+    if walk.y.rows == 1 and side_by_side(walk.y, walk.order, count):
+        return <const real*>walk.y.data + first
+    pack_tile(walk.y, walk.order, first, count, tile)
+    return tile
+
+
+cdef enum:
+    MOST_INPUTS = 4         # of a layer that is walked in a single pass
+    AHEAD = 1024            # numbers: how far ahead of itself that pass asks for memory
+
+
+cdef inline void line_panel(
+    const int n, Py_ssize_t count, Features x, const vreal* w, vreal bias, const real* y, vreal weight,
+    vreal* loss, vreal* dw, vreal* db,
+) noexcept nogil:
+    cdef vreal inputs[MOST_INPUTS]
+    cdef vreal prediction, value, gradient
+    cdef int i, v
+    for v in range(VECTORS):
+        prediction = bias
+        for i in range(n):
+            inputs[i] = load(x.data + i * x.feature + v * LANES)
+            prediction = prediction + w[i] * inputs[i]
+            if x.ahead:
+                prefetch(x.data + i * x.feature + v * LANES + AHEAD)
+        if x.ahead:
+            prefetch(y + v * LANES + AHEAD)
+        value = squared_error(prediction, load(y + v * LANES), &gradient)
+        gradient = weight * gradient
+        if count < PANEL:
+            value = first_lanes(value, count - v * LANES)
+            gradient = first_lanes(gradient, count - v * LANES)
+        loss[v] = loss[v] + value
+        db[v] = db[v] + gradient
+        for i in range(n):
+            dw[i * VECTORS + v] = dw[i * VECTORS + v] + gradient * inputs[i]
+
+
+cdef inline double line_of(
+    const int n, Walk* walk, Features x, const real* y, Py_ssize_t count, real weight, real* gradient,
+) noexcept nogil:
+    cdef vreal w[MOST_INPUTS]
+    cdef vreal dw[MOST_INPUTS * VECTORS]
+    cdef vreal db[VECTORS]
+    cdef vreal loss[VECTORS]
+    cdef real lanes[LANES]
+    cdef const real* bias = bias_of(walk, 0)
+    cdef vreal b = splat(0) if bias == NULL else splat(bias[0])
+    cdef double tile_loss = 0
+    cdef Py_ssize_t p
+    cdef int i, v
+    for i in range(n):
+        w[i] = splat(weight_of(walk, 0)[i])
+    for v in range(VECTORS):
+        loss[v] = splat(0)
+        db[v] = splat(0)
+        for i in range(n):
+            dw[i * VECTORS + v] = splat(0)
+    for p in range(count // PANEL):
+        line_panel(n, PANEL, x, w, b, y, splat(weight), loss, dw, db)
+        x.data += x.panel
+        y += PANEL
+    if count % PANEL:
+        line_panel(n, count % PANEL, x, w, b, y, splat(weight), loss, dw, db)
+    for v in range(VECTORS):
+        store(lanes, loss[v])
+        for i in range(LANES):
+            tile_loss += lanes[i]
+    if gradient != NULL:
+        for i in range(n):
+            gradient[walk.layers[0].weight + i] += sum_of_lanes(dw[i * VECTORS] + dw[i * VECTORS + 1])
+        if bias != NULL:
+            gradient[walk.layers[0].bias] += sum_of_lanes(db[0] + db[1])
+    return tile_loss
+
+
+cdef double line_tile(
+    Walk* walk, Features x, const real* y, Py_ssize_t count, real weight, real* gradient,
+) noexcept nogil:
+    """`gradient_tile` for a single linear layer with one output and few inputs: up and down in one pass.
+
+    There is too little to compute for a pass over a tile to hide the next one's wait for memory: half the time.
+    """
+    if walk.layers[0].n_in == 1:
+        return line_of(1, walk, x, y, count, weight, gradient)
+    if walk.layers[0].n_in == 2:
+        return line_of(2, walk, x, y, count, weight, gradient)
+    if walk.layers[0].n_in == 3:
+        return line_of(3, walk, x, y, count, weight, gradient)
+    return line_of(4, walk, x, y, count, weight, gradient)
 
 
 cdef double gradient_tile(
@@ -141,24 +286,47 @@ cdef double gradient_tile(
     """
     cdef Py_ssize_t i = walk.n_layers - 1, n_panels = panels(count)
     cdef Layer* layer = &walk.layers[i]
-    cdef real* delta = forward_tile(walk, first, count, scratch)
-    cdef real* y = delta + layer.n_out * walk.tile
-    cdef real* transposed = y + layer.n_out * walk.tile
+    cdef Features lowest = inputs(walk, first, count, scratch)
+    cdef real* delta
+    cdef const real* y
+    cdef real* transposed
     cdef real* x
+    cdef real* below            # the gradient of the bias of the layer below
     cdef double loss = 0
-    pack_tile(walk.y, walk.order, first, count, y)
+    if (
+        walk.n_layers == 1 and layer.n_out == 1 and layer.n_in <= MOST_INPUTS and layer.activation == IDENTITY
+        and walk.outputs.data == NULL and walk.input_gradient.data == NULL
+    ):
+        y = targets(walk, first, count, scratch + layer.n_in * walk.tile)
+        return line_tile(walk, lowest, y, count, weight, gradient)
+    delta = forward_tile(walk, lowest, first, count, scratch)
+    y = targets(walk, first, count, delta + layer.n_out * walk.tile)
+    transposed = delta + 2 * layer.n_out * walk.tile
     if walk.outputs.data != NULL:
         given_stage(<int>layer.activation, layer.n_out, count, delta, y)
     else:
         loss = loss_stage(<int>layer.activation, layer.n_out, count, weight, delta, y)
-    while i >= 0 and gradient != NULL:
+    if gradient == NULL:
+        return loss
+    if layer.bias >= 0:
+        add_examples(delta, layer.n_out, n_panels, gradient + layer.bias)
+    while i >= 0:
         layer = &walk.layers[i]
         x = delta - layer.n_in * walk.tile
+        below = at(gradient, walk.layers[i - 1].bias) if i > 0 else NULL
+        if i > 0 and layer.n_out == 1:
+            below_one(
+                layer, weight_of(walk, i), delta, x, n_panels, <int>walk.layers[i - 1].activation,
+                gradient + layer.weight, below)
+            delta = x
+            i -= 1
+            continue
         dense_backward(
-            layer, x, delta, n_panels, gradient + layer.weight,
-            NULL if layer.bias < 0 else gradient + layer.bias, transposed)
+            layer, lowest if i == 0 else of_tile(x, layer.n_in), delta, n_panels, gradient + layer.weight, transposed)
         if i > 0:
             delta_below(layer, weight_of(walk, i), delta, x, n_panels, <int>walk.layers[i - 1].activation)
+            if below != NULL:
+                add_examples(x, layer.n_in, n_panels, below)
         elif walk.input_gradient.data != NULL:
             delta_below(layer, weight_of(walk, i), delta, x, n_panels, IDENTITY)
             unpack_tile(x, walk.input_gradient, first, count)

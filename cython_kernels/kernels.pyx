@@ -15,7 +15,7 @@ import numpy as np
 
 from vector cimport (
     GROUP, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LANES, MOST_ROWS, PANEL, ROWS, ROW_SUMS, VECTORS,
-    at_least, at_most, first_lanes, fused, interleave_high, interleave_low, load, load_anywhere, load_first, magnitude,
+    at_least, at_most, first_lane, first_lanes, fused, interleave_high, interleave_low, load, load_anywhere, load_first, magnitude,
     monotonic_seconds, nearest, prefetch, real, scale, splat, square_root, store, store_anywhere, store_first, vreal,
     where_negative, where_positive, with_sign_of,
 )
@@ -381,7 +381,8 @@ cdef void forward_blocks(Job* job, Matrix out, int thread, int n_threads) noexce
     cdef real* prediction
     while place < out.columns:
         count = smaller(job.walk.tile, out.columns - place)
-        prediction = forward_tile(&job.walk, place, count, own_scratch(job, thread))
+        prediction = forward_tile(
+            &job.walk, inputs(&job.walk, place, count, own_scratch(job, thread)), place, count, own_scratch(job, thread))
         unpack_tile(prediction, out, place, count)
         if interrupted(job, thread, job.walk.n_parameters * job.walk.tile):
             return

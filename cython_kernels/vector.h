@@ -163,6 +163,8 @@ FUSEGRAD_INLINE vreal interleave_high(vreal a, vreal b) {
     return __builtin_shufflevector(a, b, HIGH_HALVES);
 }
 
+FUSEGRAD_INLINE real first_lane(vreal v) { return v[0]; }
+
 /* v in the first n lanes, 0 in the others, whatever stands there. */
 FUSEGRAD_INLINE vreal first_lanes(vreal v, Py_ssize_t n) { return (vreal)((vbits)v & lanes_below(n)); }
 

@@ -28,6 +28,7 @@ cdef extern from "vector.h" nogil:
     vreal splat(real x)
     vreal interleave_low(vreal a, vreal b)
     vreal interleave_high(vreal a, vreal b)
+    real first_lane(vreal v)
     vreal first_lanes(vreal v, Py_ssize_t n)
 
     vreal magnitude(vreal v)

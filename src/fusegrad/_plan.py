@@ -25,7 +25,7 @@ LEAST_TILE = 256
 #: For these a tile may take this much of an L2 of 1 MiB (the weights stream past it).
 L2_TILE = 512 * 1024
 #: More gain nothing: the cost of a tile's start is spread thin enough.
-LARGEST_TILE = 1024
+LARGEST_TILE = 4096
 #: Examples in a block at the least: adding up its slot then costs below 3 % of its walk.
 LEAST_BLOCK = 256
 #: Blocks at the most: enough for many threads; memory for their slots is bounded below as well.
