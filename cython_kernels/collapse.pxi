@@ -108,7 +108,9 @@ cdef void expand(
     while step > 0:
         member = &members[chain.first + step]
         below = tile - member.n_in * n_panels * PANEL
-        dense_backward(member, of_tile(below, member.n_in), tile, n_panels, gradient + member.weight, NULL)
+        dense_backward(
+            member, of_tile(below, member.n_in), tile, n_panels,
+            Total(gradient + member.weight, member.n_in, True), NULL)
         if member.bias >= 0:
             last = column_of(tile, member.n_out, n_in)
             for i in range(member.n_out):

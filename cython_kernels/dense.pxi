@@ -5,8 +5,9 @@ A *tile* is some panels of examples. A panel holds PANEL examples in its lanes, 
     tile[(panel * n_features + feature) * PANEL + lane]
 
 so each panel is the packed right factor of the next product, and one vector operation serves LANES
-examples. Where the first layer has a single output, X itself is read in place of a tile (see Features). A panel that is not full repeats the last example in its spare lanes: they compute what a
-real example computes, never a stray infinity; the loss gives them the weight 0.
+examples. Where the first layer has a single output, X itself is read in place of a tile (see Features).
+A panel that is not full repeats the last example in its spare lanes: they compute what a real example
+computes, never a stray infinity; the loss gives them the weight 0.
 
 Backward, the delta of a layer takes the place of its activation: the activation is last needed for
 the gradient of the layer above and for its own derivative, and both come before. So a tile costs one
@@ -44,6 +45,18 @@ cdef struct Features:
 
 cdef inline Features of_tile(const real* tile, Py_ssize_t n_features) noexcept nogil:
     return Features(tile, PANEL, n_features * PANEL, 0)
+
+
+cdef struct Total:
+    # Where sums over examples go: element (i, j) at data + i * row + j; NULL where they are not wanted.
+    real* data
+    Py_ssize_t row
+    bint fresh              # the first tile of a block stores its sums, the others add theirs
+
+
+cdef inline void add_to(Total total, Py_ssize_t i, Py_ssize_t j, real value) noexcept nogil:
+    cdef real* place = total.data + i * total.row + j
+    place[0] = value if total.fresh else place[0] + value
 
 
 cdef inline real* at(real* buffer, int64 place) noexcept nogil:
@@ -198,10 +211,9 @@ cdef inline real sum_of_lanes(vreal v) noexcept nogil:
 
 cdef inline void lane_products(
     const int rows, const int columns, Py_ssize_t n_panels,
-    Features delta, Py_ssize_t n_delta, Py_ssize_t i0, Features x, Py_ssize_t n_x, Py_ssize_t j0,
-    real* gradient, Py_ssize_t row, Py_ssize_t column,
+    Features delta, Py_ssize_t n_delta, Py_ssize_t i0, Features x, Py_ssize_t n_x, Py_ssize_t j0, Total gradient,
 ) noexcept nogil:
-    """gradient[i * row + j * column] += sum over examples of delta_i x_j, for a block at (i0, j0).
+    """The sums over examples of delta_i x_j, for a block at (i0, j0).
 
     Past the edge the last row or column is computed again and dropped.
     """
@@ -240,32 +252,35 @@ cdef inline void lane_products(
     for v in range(1, parts):
         sums[0] = sums[0] + sums[v]
     add_lanes(sums, LANE_BLOCK, totals)
-    for i in range(<int>smaller(rows, n_delta - i0)):
-        for j in range(<int>smaller(columns, n_x - j0)):
-            gradient[(i0 + i) * row + (j0 + j) * column] += totals[i * columns + j]
+    if i0 + rows <= n_delta and j0 + columns <= n_x:
+        for i in range(rows):       # constant counts, which become vectors
+            for j in range(columns):
+                add_to(gradient, i0 + i, j0 + j, totals[i * columns + j])
+    else:
+        for i in range(<int>smaller(rows, n_delta - i0)):
+            for j in range(<int>smaller(columns, n_x - j0)):
+                add_to(gradient, i0 + i, j0 + j, totals[i * columns + j])
 
 
 cdef void weight_gradient_lanewise(
-    Features delta, Py_ssize_t n_delta, Features x, Py_ssize_t n_x, Py_ssize_t n_panels,
-    real* gradient, Py_ssize_t row, Py_ssize_t column,
+    Features delta, Py_ssize_t n_delta, Features x, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
 ) noexcept nogil:
     cdef Py_ssize_t i0 = 0, j0
     if n_delta == 1 and n_x == 1:
-        lane_products(1, 1, n_panels, delta, 1, 0, x, 1, 0, gradient, row, column)
+        lane_products(1, 1, n_panels, delta, 1, 0, x, 1, 0, gradient)
         return
     if n_delta == 1:
         j0 = 0
         while j0 + LANE_COLUMNS < n_x:
-            lane_products(1, LANE_BLOCK, n_panels, delta, 1, 0, x, n_x, j0, gradient, row, column)
+            lane_products(1, LANE_BLOCK, n_panels, delta, 1, 0, x, n_x, j0, gradient)
             j0 += LANE_BLOCK
         if j0 < n_x:
-            lane_products(1, LANE_COLUMNS, n_panels, delta, 1, 0, x, n_x, j0, gradient, row, column)
+            lane_products(1, LANE_COLUMNS, n_panels, delta, 1, 0, x, n_x, j0, gradient)
         return
     while i0 < n_delta:
         j0 = 0
         while j0 < n_x:
-            lane_products(
-                LANE_ROWS, LANE_COLUMNS, n_panels, delta, n_delta, i0, x, n_x, j0, gradient, row, column)
+            lane_products(LANE_ROWS, LANE_COLUMNS, n_panels, delta, n_delta, i0, x, n_x, j0, gradient)
             j0 += LANE_COLUMNS
         i0 += LANE_ROWS
 
@@ -300,28 +315,27 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
 
 
 cdef void weight_gradient_transposed(
-    const real* delta, Py_ssize_t n_delta, const real* transposed, Py_ssize_t n_x, Py_ssize_t n_panels,
-    real* gradient,
+    const real* delta, Py_ssize_t n_delta, const real* transposed, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
 ) noexcept nogil:
     """All panels of the tile are summed in registers before the gradient is read and written: 10 % of a step."""
     cdef Py_ssize_t block
     cdef Left left = Left(delta, PANEL, 1, n_panels, n_delta * PANEL)
     cdef Output out
-    out.row = n_x
+    out.row = gradient.row
     out.bias = NULL
-    out.finish = ADD
+    out.finish = STORE if gradient.fresh else ADD
     out.activation = 0
     for block in range(panels(n_x)):
-        out.data = gradient + block * PANEL
+        out.data = gradient.data + block * PANEL
         out.columns = smaller(PANEL, n_x - block * PANEL)
         multiply_panel(
             n_delta, PANEL, left, ROWS * PANEL, transposed + block * n_panels * PANEL * PANEL, out)
 
 
 cdef inline void add_rows(
-    const int n_rows, const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panels, real* gradient,
+    const int n_rows, const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panels, Total gradient, Py_ssize_t first,
 ) noexcept nogil:
-    """gradient_i += sum over examples of delta_i, for the first n_rows of a tile's n_delta rows."""
+    """`add_examples` for n_rows of a tile's n_delta rows, from `first` on."""
     cdef vreal sums[LANES][VECTORS]
     cdef vreal rows[LANES]
     cdef real totals[LANES]
@@ -333,22 +347,22 @@ cdef inline void add_rows(
     for p in range(n_panels):
         for i in range(n_rows):
             for v in range(VECTORS):
-                sums[i][v] = sums[i][v] + load(delta + (p * n_delta + i) * PANEL + v * LANES)
+                sums[i][v] = sums[i][v] + load(delta + (p * n_delta + first + i) * PANEL + v * LANES)
     for i in range(LANES):
         rows[i] = sums[i][0] + sums[i][1] if i < n_rows else splat(0)
     add_lanes(rows, LANES, totals)
     for i in range(n_rows):
-        gradient[i] += totals[i]
+        add_to(gradient, 0, first + i, totals[i])
 
 
-cdef void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panels, real* gradient) noexcept nogil:
-    """gradient_i += sum over examples of delta_i."""
+cdef void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panels, Total gradient) noexcept nogil:
+    """The sums over examples of delta_i."""
     cdef Py_ssize_t i = 0
     while i + ROW_SUMS <= n_delta:
-        add_rows(ROW_SUMS, delta + i * PANEL, n_delta, n_panels, gradient + i)
+        add_rows(ROW_SUMS, delta, n_delta, n_panels, gradient, i)
         i += ROW_SUMS
     while i < n_delta:
-        add_rows(1, delta + i * PANEL, n_delta, n_panels, gradient + i)
+        add_rows(1, delta, n_delta, n_panels, gradient, i)
         i += 1
 
 
@@ -385,7 +399,7 @@ cdef inline void rows_below_one(
 
 cdef inline void below_one_by(
     const int activation, const real* weight, const real* delta, real* x, Py_ssize_t n_x, Py_ssize_t n_panels,
-    real* weight_gradient, real* bias_gradient,
+    Total weight_gradient, Total bias_gradient,
 ) noexcept nogil:
     cdef vreal sums[LANES]
     cdef real totals[LANES]
@@ -408,20 +422,20 @@ cdef inline void below_one_by(
             i += 1
         add_lanes(sums, LANES, totals)
         for i in range(<int>count):
-            weight_gradient[j + i] += totals[i]
-            if bias_gradient != NULL:
-                bias_gradient[j + i] += totals[LANES // 2 + i]
+            add_to(weight_gradient, 0, j + i, totals[i])
+            if bias_gradient.data != NULL:
+                add_to(bias_gradient, 0, j + i, totals[LANES // 2 + i])
         j += count
 
 
 cdef void below_one(
     Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t n_panels, int activation,
-    real* weight_gradient, real* bias_gradient,
+    Total weight_gradient, Total bias_gradient,
 ) noexcept nogil:
     """Down through a layer with a single output: all that is to be had from one pass over x.
 
     Its own weight's gradient, delta x^T; the delta of the layer below, which takes the place of x; and the
-    gradient of that layer's bias (unless NULL). 6 % of a step of a two-layer network.
+    gradient of that layer's bias. 6 % of a step of a two-layer network.
     """
     if activation == SIGMOID:
         below_one_by(SIGMOID, weight, delta, x, layer.n_in, n_panels, weight_gradient, bias_gradient)
@@ -434,18 +448,18 @@ cdef void below_one(
 
 
 cdef void dense_backward(
-    Layer* layer, Features x, const real* delta, Py_ssize_t n_panels, real* weight_gradient, real* transposed,
+    Layer* layer, Features x, const real* delta, Py_ssize_t n_panels, Total weight_gradient, real* transposed,
 ) noexcept nogil:
-    """Adds delta x^T. transposed: scratch, if the layer asks for it. The bias's part is `add_examples`."""
+    """The gradient of W, delta x^T. transposed: scratch, if the layer asks for it. The bias's is `add_examples`."""
     cdef Features d = of_tile(delta, layer.n_out)
     if layer.transposed:
         transpose_tile(x.data, layer.n_in, n_panels, transposed)
         weight_gradient_transposed(delta, layer.n_out, transposed, layer.n_in, n_panels, weight_gradient)
     elif layer.n_in == 1 and layer.n_out > 1:
         # One input, many outputs is the mirror image of many inputs, one output.
-        weight_gradient_lanewise(x, 1, d, layer.n_out, n_panels, weight_gradient, 1, 1)
+        weight_gradient_lanewise(x, 1, d, layer.n_out, n_panels, weight_gradient)
     else:
-        weight_gradient_lanewise(d, layer.n_out, x, layer.n_in, n_panels, weight_gradient, layer.n_in, 1)
+        weight_gradient_lanewise(d, layer.n_out, x, layer.n_in, n_panels, weight_gradient)
 
 
 cdef void delta_below(

@@ -92,10 +92,8 @@ cdef inline void loss_panel(
 cdef inline double loss_of(
     const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
 ) noexcept nogil:
-    cdef Py_ssize_t p, i
+    cdef Py_ssize_t p
     cdef vreal total[VECTORS]       # a single sum would wait for itself
-    cdef real lanes[LANES]
-    cdef double tile_loss = 0
     cdef int v
     for v in range(VECTORS):
         total[v] = splat(0)
@@ -105,11 +103,7 @@ cdef inline double loss_of(
         y += n_outputs * PANEL
     if count % PANEL:
         loss_panel(activation, n_outputs, count % PANEL, weight, outputs, y, total)
-    for v in range(VECTORS):
-        store(lanes, total[v])
-        for i in range(LANES):
-            tile_loss += lanes[i]
-    return tile_loss
+    return sum_of_lanes(total[0] + total[1])
 
 
 cdef double loss_stage(
@@ -224,16 +218,14 @@ cdef inline void line_panel(
 
 
 cdef inline double line_of(
-    const int n, Walk* walk, Features x, const real* y, Py_ssize_t count, real weight, real* gradient,
+    const int n, Walk* walk, Features x, const real* y, Py_ssize_t count, real weight, Total gradient,
 ) noexcept nogil:
     cdef vreal w[MOST_INPUTS]
     cdef vreal dw[MOST_INPUTS * VECTORS]
     cdef vreal db[VECTORS]
     cdef vreal loss[VECTORS]
-    cdef real lanes[LANES]
     cdef const real* bias = bias_of(walk, 0)
     cdef vreal b = splat(0) if bias == NULL else splat(bias[0])
-    cdef double tile_loss = 0
     cdef Py_ssize_t p
     cdef int i, v
     for i in range(n):
@@ -249,20 +241,16 @@ cdef inline double line_of(
         y += PANEL
     if count % PANEL:
         line_panel(n, count % PANEL, x, w, b, y, splat(weight), loss, dw, db)
-    for v in range(VECTORS):
-        store(lanes, loss[v])
-        for i in range(LANES):
-            tile_loss += lanes[i]
-    if gradient != NULL:
+    if gradient.data != NULL:
         for i in range(n):
-            gradient[walk.layers[0].weight + i] += sum_of_lanes(dw[i * VECTORS] + dw[i * VECTORS + 1])
+            add_to(gradient, 0, walk.layers[0].weight + i, sum_of_lanes(dw[i * VECTORS] + dw[i * VECTORS + 1]))
         if bias != NULL:
-            gradient[walk.layers[0].bias] += sum_of_lanes(db[0] + db[1])
-    return tile_loss
+            add_to(gradient, 0, walk.layers[0].bias, sum_of_lanes(db[0] + db[1]))
+    return sum_of_lanes(loss[0] + loss[1])
 
 
 cdef double line_tile(
-    Walk* walk, Features x, const real* y, Py_ssize_t count, real weight, real* gradient,
+    Walk* walk, Features x, const real* y, Py_ssize_t count, real weight, Total gradient,
 ) noexcept nogil:
     """`gradient_tile` for a single linear layer with one output and few inputs: up and down in one pass.
 
@@ -278,11 +266,11 @@ cdef double line_tile(
 
 
 cdef double gradient_tile(
-    Walk* walk, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, real* gradient,
+    Walk* walk, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, Total gradient,
 ) noexcept nogil:
-    """Walks a tile up and down and adds to the gradient; returns the sum of the loss before `weight`.
+    """Walks a tile up and down for its part of the gradient; returns the sum of the loss before `weight`.
 
-    With gradient NULL it goes up only.
+    Where no gradient is wanted it goes up only.
     """
     cdef Py_ssize_t i = walk.n_layers - 1, n_panels = panels(count)
     cdef Layer* layer = &walk.layers[i]
@@ -291,7 +279,7 @@ cdef double gradient_tile(
     cdef const real* y
     cdef real* transposed
     cdef real* x
-    cdef real* below            # the gradient of the bias of the layer below
+    cdef Total here, below          # the gradients of a layer's W, and of the bias of the layer below
     cdef double loss = 0
     if (
         walk.n_layers == 1 and layer.n_out == 1 and layer.n_in <= MOST_INPUTS and layer.activation == IDENTITY
@@ -306,26 +294,27 @@ cdef double gradient_tile(
         given_stage(<int>layer.activation, layer.n_out, count, delta, y)
     else:
         loss = loss_stage(<int>layer.activation, layer.n_out, count, weight, delta, y)
-    if gradient == NULL:
+    if gradient.data == NULL:
         return loss
     if layer.bias >= 0:
-        add_examples(delta, layer.n_out, n_panels, gradient + layer.bias)
+        add_examples(delta, layer.n_out, n_panels, Total(gradient.data + layer.bias, 0, gradient.fresh))
     while i >= 0:
         layer = &walk.layers[i]
         x = delta - layer.n_in * walk.tile
-        below = at(gradient, walk.layers[i - 1].bias) if i > 0 else NULL
+        here = Total(gradient.data + layer.weight, layer.n_in, gradient.fresh)
+        below = Total(NULL, 0, gradient.fresh)
+        if i > 0:
+            below.data = at(gradient.data, walk.layers[i - 1].bias)
         if i > 0 and layer.n_out == 1:
             below_one(
-                layer, weight_of(walk, i), delta, x, n_panels, <int>walk.layers[i - 1].activation,
-                gradient + layer.weight, below)
+                layer, weight_of(walk, i), delta, x, n_panels, <int>walk.layers[i - 1].activation, here, below)
             delta = x
             i -= 1
             continue
-        dense_backward(
-            layer, lowest if i == 0 else of_tile(x, layer.n_in), delta, n_panels, gradient + layer.weight, transposed)
+        dense_backward(layer, lowest if i == 0 else of_tile(x, layer.n_in), delta, n_panels, here, transposed)
         if i > 0:
             delta_below(layer, weight_of(walk, i), delta, x, n_panels, <int>walk.layers[i - 1].activation)
-            if below != NULL:
+            if below.data != NULL:
                 add_examples(x, layer.n_in, n_panels, below)
         elif walk.input_gradient.data != NULL:
             delta_below(layer, weight_of(walk, i), delta, x, n_panels, IDENTITY)

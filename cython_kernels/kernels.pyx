@@ -8,14 +8,15 @@ cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 cimport numpy as cnp
 
 import numpy as np
 
 from vector cimport (
     GROUP, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LANES, MOST_ROWS, PANEL, ROWS, ROW_SUMS, VECTORS,
-    at_least, at_most, first_lane, first_lanes, fused, interleave_high, interleave_low, load, load_anywhere, load_first, magnitude,
+    at_least, at_most, first_lane, first_lanes,
+    fused, interleave_high, interleave_low, load, load_anywhere, load_first, magnitude,
     monotonic_seconds, nearest, prefetch, real, scale, splat, square_root, store, store_anywhere, store_first, vreal,
     where_negative, where_positive, with_sign_of,
 )
@@ -233,23 +234,28 @@ cdef inline real* own_scratch(Job* job, int thread) noexcept nogil:
     return <real*>(job.scratch + thread * job.scratch_size)
 
 
+cdef inline real* slot_of(Job* job, Py_ssize_t block) noexcept nogil:
+    """Where a block sums its gradient up: the first one where the whole is wanted."""
+    return job.walked if block == 0 else job.slots + (block - 1) * job.walk.n_parameters
+
+
 cdef void walk_blocks(Job* job, Walk* walk, Py_ssize_t first, Py_ssize_t count, int thread, int n_threads) noexcept nogil:
     """This thread's share of the blocks of one batch: gradients into their slots, losses beside them."""
     cdef Py_ssize_t n_blocks = (count + walk.block - 1) // walk.block
     cdef Py_ssize_t block = thread, place, stop
-    cdef real* slot
+    cdef Total slot
     cdef real weight = <real>(1.0 / count)
     cdef double loss
     while block < n_blocks:
-        slot = NULL             # only the loss is wanted
+        slot = Total(NULL, 0, True)     # only the loss is wanted
         if job.gradient != NULL:
-            slot = job.walked if n_blocks == 1 else job.slots + block * walk.n_parameters
-            memset(slot, 0, walk.n_parameters * sizeof(real))
+            slot.data = slot_of(job, block)
         loss = 0
         place = first + block * walk.block
         stop = first + smaller(count, (block + 1) * walk.block)
         while place < stop:
             loss += gradient_tile(walk, place, smaller(walk.tile, stop - place), weight, own_scratch(job, thread), slot)
+            slot.fresh = False
             if interrupted(job, thread, 3 * walk.n_parameters * walk.tile):
                 return
             place += walk.tile
@@ -258,15 +264,11 @@ cdef void walk_blocks(Job* job, Walk* walk, Py_ssize_t first, Py_ssize_t count, 
 
 
 cdef void add_slots(Job* job, Py_ssize_t n_blocks, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """walked = slot 0 + slot 1 + ..., in this order, for the elements start ... stop."""
-    cdef Py_ssize_t i, n = job.walk.n_parameters
-    cdef const real* slot = job.slots
-    if n_blocks == 1:
-        return
-    for i in range(start, stop):
-        job.walked[i] = slot[i]
-    for _ in range(1, n_blocks):
-        slot += n
+    """walked = slot 0, which is walked itself, + slot 1 + ..., in this order, for the elements start ... stop."""
+    cdef Py_ssize_t i, block
+    cdef const real* slot
+    for block in range(1, n_blocks):
+        slot = slot_of(job, block)
         for i in range(start, stop):
             job.walked[i] += slot[i]
 
@@ -279,7 +281,6 @@ cdef void compose_chains(Job* job, const real* parameters) noexcept nogil:
 
 cdef void expand_chains(Job* job, const real* parameters) noexcept nogil:
     cdef Py_ssize_t i
-    memset(job.gradient, 0, job.n_parameters * sizeof(real))
     for i in range(job.walk.n_layers):
         expand(&job.chains[i], job.members, &job.walk.layers[i], parameters, job.walked, job.gradient, job.tiles)
 

@@ -96,10 +96,10 @@ def activation_seconds(process: Process, dtype: str) -> float:
     from tasks import Elementwise
 
     seconds = []
-    for n in (2048, 4096):
+    for n in (1024, 2048):
         process.ask("prepare", Elementwise(n, "sigmoid", dtype))
         seconds.append(min(process.ask("run", 1000) for _ in range(20)))
-    return float(seconds[1] - seconds[0]) / 2048
+    return float(seconds[1] - seconds[0]) / 1024
 
 
 def agree(row: Row, answers: dict[str, Any]) -> None:
@@ -130,13 +130,15 @@ def measure(row: Row, processes: dict[str, Process], limits: Limits, sigmoid: di
             processes[system].ask("run", max(1, count // 10))
         return float(processes[system].ask("run", count))
 
-    counts = {}
+    counts = dict.fromkeys(row.contenders, 1)
     for label in row.contenders:
-        start = time.perf_counter()
-        run(label, 1)
-        start = time.perf_counter()
-        run(label, 1)
-        counts[label] = max(1, int(ROUND_SECONDS / max(time.perf_counter() - start, 1e-6)))
+        while True:  # ten times as often until it fills a round
+            start = time.perf_counter()
+            run(label, counts[label])
+            elapsed = time.perf_counter() - start
+            if elapsed > ROUND_SECONDS / 2:
+                break
+            counts[label] = max(counts[label] + 1, min(10 * counts[label], int(counts[label] * ROUND_SECONDS / elapsed)))
     seconds: dict[str, list[float]] = {label: [] for label in row.contenders}
     peaks: dict[str, list[float]] = {"flops": [], "L2": [], "DRAM": []}
     start = time.perf_counter()

@@ -23,11 +23,13 @@ SMALL_TILE = 64 * 1024
 #: Examples that pay for what is done once a tile: sums over lanes, the gradient read and written.
 LEAST_TILE = 256
 #: For these a tile may take this much of an L2 of 1 MiB (the weights stream past it).
-L2_TILE = 512 * 1024
+L2_TILE = 768 * 1024
 #: More gain nothing: the cost of a tile's start is spread thin enough.
 LARGEST_TILE = 4096
-#: Examples in a block at the least: adding up its slot then costs below 3 % of its walk.
+#: Examples in a block at the least: adding up its slot then costs below 3 % of its walk ...
 LEAST_BLOCK = 256
+#: ... and twice as many where a gradient takes more than this and the slots do not stay in the L2.
+L2_GRADIENT = 256 * 1024
 #: Blocks at the most: enough for many threads; memory for their slots is bounded below as well.
 MOST_BLOCKS = 64
 SLOT_BYTES = 32 * 1024 * 1024
@@ -224,13 +226,16 @@ def make_plan(
     fits = SMALL_TILE // (per_example * dtype.itemsize)
     tile = max(fits, min(LEAST_TILE, L2_TILE // (per_example * dtype.itemsize)))
     tile = min(max(tile // panel, 1) * panel, LARGEST_TILE, _up(batch, panel))
+    while tile < min(batch, LEAST_BLOCK) and LEAST_BLOCK % tile:  # then blocks are of one size, and threads even
+        tile -= panel
     transposed = [_transposed_pays(layer, tile, lanes) for layer in layers]
     per_example += max(
         (_up(layer.n_in, panel) for layer, turn in zip(layers, transposed, strict=True) if turn), default=0
     )
 
     most_blocks = max(1, min(MOST_BLOCKS, SLOT_BYTES // (layers[-1].end * dtype.itemsize)))
-    block = _up(max(LEAST_BLOCK, -(-batch // most_blocks)), tile)
+    least = LEAST_BLOCK if layers[-1].end * dtype.itemsize <= L2_GRADIENT else 2 * LEAST_BLOCK
+    block = _up(max(least, -(-batch // most_blocks)), tile)
     n_blocks = -(-batch // block)
 
     return Plan(
