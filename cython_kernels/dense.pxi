@@ -172,7 +172,7 @@ cdef void dense_forward(
         rows = smaller(rows, layer.n_out - i)
         for p in range(n_panels):
             out.data = a + (p * layer.n_out + i) * PANEL
-            multiply_panel(rows, n_in, left, ROWS * n_in, x.data + p * x.panel, out)
+            multiply_panel(rows, n_in, left, ROWS * n_in, Right(x.data + p * x.panel, PANEL), out)
             activate(<int>layer.activation, out.data, out.data, rows * PANEL)
         left.data += rows * n_in
         if bias != NULL:
@@ -181,33 +181,6 @@ cdef void dense_forward(
 
 
 # ---- backward ----------------------------------------------------------------------------------------
-
-cdef inline void add_lanes(vreal* sums, Py_ssize_t n, real* totals) noexcept nogil:
-    """totals[i] = the sum of the lanes of sums[i], i < n, n a multiple of LANES. Destroys sums.
-
-    Halves are interleaved and added: LANES vectors become LANES / 2, then LANES / 4, ... and in the
-    end one vector that holds the LANES totals in order.
-    """
-    cdef Py_ssize_t group, i, half
-    cdef vreal total
-    for group in range(n // LANES):
-        half = LANES // 2
-        while half > 0:
-            for i in range(half):
-                sums[i] = interleave_low(sums[i], sums[i + half]) + interleave_high(sums[i], sums[i + half])
-            half = half // 2
-        store(totals + group * LANES, sums[0])
-        sums += LANES
-
-
-cdef inline real sum_of_lanes(vreal v) noexcept nogil:
-    """In the order of `add_lanes`."""
-    cdef int half = LANES // 2
-    while half > 0:
-        v = interleave_low(v, v) + interleave_high(v, v)
-        half = half // 2
-    return first_lane(v)
-
 
 cdef inline void lane_products(
     const int rows, const int columns, Py_ssize_t n_panels,
@@ -288,12 +261,10 @@ cdef void weight_gradient_lanewise(
 cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* transposed) noexcept nogil:
     """x^T in panels of features: transposed[(block * n_examples + example) * PANEL + feature lane].
 
-    LANES x LANES at a time: interleaving the halves of a square log2(LANES) times transposes it.
     Feature lanes past the end repeat the last feature; what is computed from them is dropped.
     """
     cdef vreal square[LANES]
-    cdef vreal turned[LANES]
-    cdef Py_ssize_t block, p, v, i, stage, feature, n_examples = n_panels * PANEL
+    cdef Py_ssize_t block, p, v, i, feature, n_examples = n_panels * PANEL
     cdef real* place
     for block in range((n + LANES - 1) // LANES):
         for p in range(n_panels):
@@ -301,14 +272,7 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
                 for i in range(LANES):
                     feature = smaller(block * LANES + i, n - 1)
                     square[i] = load(x + (p * n + feature) * PANEL + v * LANES)
-                stage = 1
-                while stage < LANES:
-                    for i in range(LANES // 2):
-                        turned[2 * i] = interleave_low(square[i], square[i + LANES // 2])
-                        turned[2 * i + 1] = interleave_high(square[i], square[i + LANES // 2])
-                    for i in range(LANES):
-                        square[i] = turned[i]
-                    stage = stage * 2
+                transpose_square(square)
                 place = transposed + ((block // VECTORS) * n_examples + p * PANEL + v * LANES) * PANEL + (block % VECTORS) * LANES
                 for i in range(LANES):
                     store(place + i * PANEL, square[i])
@@ -320,6 +284,7 @@ cdef void weight_gradient_transposed(
     """All panels of the tile are summed in registers before the gradient is read and written: 10 % of a step."""
     cdef Py_ssize_t block
     cdef Left left = Left(delta, PANEL, 1, n_panels, n_delta * PANEL)
+    cdef Right right = Right(transposed, PANEL)
     cdef Output out
     out.row = gradient.row
     out.bias = NULL
@@ -328,8 +293,8 @@ cdef void weight_gradient_transposed(
     for block in range(panels(n_x)):
         out.data = gradient.data + block * PANEL
         out.columns = smaller(PANEL, n_x - block * PANEL)
-        multiply_panel(
-            n_delta, PANEL, left, ROWS * PANEL, transposed + block * n_panels * PANEL * PANEL, out)
+        right.data = transposed + block * n_panels * PANEL * PANEL
+        multiply_panel(n_delta, PANEL, left, ROWS * PANEL, right, out)
 
 
 cdef inline void add_rows(
@@ -478,6 +443,6 @@ cdef void delta_below(
         rows = smaller(rows, layer.n_in - i)
         for p in range(n_panels):
             out.data = x + (p * layer.n_in + i) * PANEL
-            multiply_panel(rows, layer.n_out, left, ROWS, delta + p * layer.n_out * PANEL, out)
+            multiply_panel(rows, layer.n_out, left, ROWS, Right(delta + p * layer.n_out * PANEL, PANEL), out)
         left.data += rows
         i += rows

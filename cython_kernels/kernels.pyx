@@ -624,6 +624,45 @@ def matmul(const real[:, :] a, const real[:, :] b, real[:, :] out, int n_threads
     return_scratch(scratch)
 
 
+def quick_matmul(a, b, out, Py_ssize_t most):
+    """`matmul` of at most `most` multiply-adds, of arrays that can be taken as they are; else None.
+
+    A new array is made if out is None.
+    """
+    cdef cnp.ndarray left, right, product
+    cdef cnp.npy_intp shape[2]
+    cdef Matrix x, y, target
+    cdef _Scratch scratch
+    if not (is_own(a, 2) and is_own(b, 2) and type(a) is cnp.ndarray and type(b) is cnp.ndarray):
+        return None
+    left, right = a, b
+    read_matrix(left, &x)
+    read_matrix(right, &y)
+    if x.columns != y.rows or x.rows == 0 or x.columns == 0 or y.columns == 0:
+        return None
+    if <double>x.rows * <double>x.columns * <double>y.columns > most:
+        return None
+    shape[0], shape[1] = x.rows, y.columns
+    if out is None:
+        product = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
+    else:
+        if not (is_output(out, True) and cnp.PyArray_NDIM(<cnp.ndarray>out) == 2):
+            return None
+        product = out
+        if not (
+            cnp.PyArray_DIM(product, 0) == shape[0] and cnp.PyArray_DIM(product, 1) == shape[1]
+            and cnp.PyArray_ISONESEGMENT(left) and apart(left, product)
+            and cnp.PyArray_ISONESEGMENT(right) and apart(right, product)
+        ):
+            return None
+    read_matrix(product, &target)
+    scratch = borrow_scratch(multiply_scratch(x.rows, x.columns, y.columns) * sizeof(real))
+    with nogil:
+        multiply(x, y, <real*>target.data, target.columns, <real*>scratch.data)
+    return_scratch(scratch)
+    return product
+
+
 cdef void multiply_share(
     Matrix a, Matrix b, Matrix c, bint by_columns, real* scratch, int thread, int n_threads,
 ) noexcept nogil:

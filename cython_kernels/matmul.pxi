@@ -1,19 +1,20 @@
 """Matrix product: the micro-kernel that all layers are made of, and the blocked product over it.
 
-Design. The right factor comes in *panels*, PANEL columns wide and contiguous: b[k * PANEL + lane].
+Design. The right factor comes in *panels*, PANEL columns wide: rows of PANEL numbers side by side.
 A micro-tile of ROWS x PANEL sums stays in registers while k runs (an outer product for each k: the
 panel's row is loaded once, an element of the left factor is broadcast to each row). The left factor
 is any strided matrix, so W, its transpose and a tile of deltas are all read where they lie.
 The same code, inlined with constant counts of rows and vectors, makes the edges.
 
 The layers hold their activations in panels of examples and call `multiply_panel` directly.
-`multiply` serves matrices from outside: it packs blocks of both factors as BLIS does (a block of A
-for the L2 cache, a panel of B for the L1), and adds up the blocks of k in order, so that a result does
-not depend on the number of threads.
+`multiply` serves matrices from outside. It cuts them into blocks as BLIS does (a block of A for the L2
+cache, a panel of B for the L1), and copies a block where its lines are to be read often enough to pay
+for it; else the micro-kernel reads it where it lies. Blocks of k are added up in order, so that a result
+does not depend on the number of threads. Where a factor is a vector there is nothing to read twice:
+two loops of their own go along the matrix, by the sums (outer) or by the products (inner).
 
-Rejected: inner products (a horizontal sum for each output); unpacked B (its rows lie a power of two
-apart and fall into the same few sets of the L1 cache); a scalar path for edges (it would round
-otherwise than the vectors).
+Rejected: inner products throughout (a horizontal sum for each output); copying every block (four times
+the time of NumPy for 16 x 16); a scalar path for edges (it would round otherwise than the vectors).
 """
 
 cdef struct Matrix:
@@ -33,6 +34,11 @@ cdef struct Left:
     Py_ssize_t runs
     Py_ssize_t hop
 
+cdef struct Right:
+    # A panel of the right factor: its row k is PANEL numbers at data + k * row.
+    const real* data
+    Py_ssize_t row
+
 cdef enum Finish:
     STORE               # c = sum
     ADD                 # c = c + sum
@@ -51,6 +57,50 @@ cdef struct Output:
 cdef inline Py_ssize_t smaller(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return a if a < b else b
 
+
+# ---- lanes -------------------------------------------------------------------------------------------
+
+cdef inline void add_lanes(vreal* sums, Py_ssize_t n, real* totals) noexcept nogil:
+    """totals[i] = the sum of the lanes of sums[i], i < n, n a multiple of LANES. Destroys sums.
+
+    Halves are interleaved and added: LANES vectors become LANES / 2, then LANES / 4, ... and in the
+    end one vector that holds the LANES totals in order.
+    """
+    cdef Py_ssize_t group, i, half
+    cdef vreal total
+    for group in range(n // LANES):
+        half = LANES // 2
+        while half > 0:
+            for i in range(half):
+                sums[i] = interleave_low(sums[i], sums[i + half]) + interleave_high(sums[i], sums[i + half])
+            half = half // 2
+        store(totals + group * LANES, sums[0])
+        sums += LANES
+
+
+cdef inline real sum_of_lanes(vreal v) noexcept nogil:
+    """In the order of `add_lanes`."""
+    cdef int half = LANES // 2
+    while half > 0:
+        v = interleave_low(v, v) + interleave_high(v, v)
+        half = half // 2
+    return first_lane(v)
+
+
+cdef inline void transpose_square(vreal square[LANES]) noexcept nogil:
+    """Rows to columns: interleaving the halves of a square log2(LANES) times transposes it."""
+    cdef vreal turned[LANES]
+    cdef int i, stage = 1
+    while stage < LANES:
+        for i in range(LANES // 2):
+            turned[2 * i] = interleave_low(square[i], square[i + LANES // 2])
+            turned[2 * i + 1] = interleave_high(square[i], square[i + LANES // 2])
+        for i in range(LANES):
+            square[i] = turned[i]
+        stage = stage * 2
+
+
+# ---- the micro-kernel --------------------------------------------------------------------------------
 
 cdef void finish_edge(int rows, int vectors, const real* sums, Output c) noexcept nogil:
     """STORE or ADD where the product ends within a vector."""
@@ -81,7 +131,7 @@ cdef inline void finish_derivative(
 
 
 cdef inline void micro_tile(
-    const int rows, const int vectors, Py_ssize_t depth, Left a, const real* b, Output c,
+    const int rows, const int vectors, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
     """c (rows, vectors * LANES) from a (rows, runs x depth) and the panel b (runs x depth, PANEL)."""
     cdef vreal sums[MOST_ROWS][VECTORS]
@@ -104,13 +154,13 @@ cdef inline void micro_tile(
         ak = a.data + run * a.hop
         for k in range(depth):
             for v in range(vectors):
-                right[v] = load(b + v * LANES)
+                right[v] = load(b.data + v * LANES)
             for i in range(rows):
                 left = splat(ak[i * a.row])
                 for v in range(vectors):
                     sums[i][v] = sums[i][v] + left * right[v]
             ak += a.step
-            b += PANEL
+            b.data += b.row
     if c.columns < vectors * LANES:
         for i in range(rows):
             for v in range(vectors):
@@ -136,7 +186,7 @@ cdef inline void micro_tile(
 
 
 cdef inline void multiply_rows(
-    const int rows, Py_ssize_t depth, Left a, const real* b, Output c,
+    const int rows, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
     if c.columns > LANES:
         micro_tile(rows, VECTORS, depth, a, b, c)
@@ -145,7 +195,7 @@ cdef inline void multiply_rows(
 
 
 cdef void multiply_panel(
-    Py_ssize_t rows, Py_ssize_t depth, Left a, Py_ssize_t a_block, const real* b, Output c,
+    Py_ssize_t rows, Py_ssize_t depth, Left a, Py_ssize_t a_block, Right b, Output c,
 ) noexcept nogil:
     """c (rows, <= PANEL) from a (rows, depth) and the panel b; blocks of ROWS rows of a lie a_block apart."""
     cdef Py_ssize_t i
@@ -181,6 +231,11 @@ cdef enum:
     DEPTH_BLOCK = 256
     ROW_BLOCK = 240
     COLUMN_BLOCK = 1024
+    REUSED_ROWS = 64        # of A, from which on B is copied to panels; measured, as is
+    REUSED_PANELS = 8       # of B, from which on A is copied
+    NEAR = 128              # bytes from column to column of A at which each line is read to its end;
+    NEAR_COLUMNS = 128      # with longer steps more columns than these are copied
+    LONG_VECTORS = 8        # a vector times a matrix: that many sums hide their latency
 
 
 cdef inline Py_ssize_t panels(Py_ssize_t n) noexcept nogil:
@@ -189,52 +244,95 @@ cdef inline Py_ssize_t panels(Py_ssize_t n) noexcept nogil:
 
 
 cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
-    """The reals that `multiply` needs for its packed blocks."""
+    """The reals that `multiply` needs for its copies."""
+    if rows == 1 or columns == 1:
+        return depth + LANES
     return smaller(depth, DEPTH_BLOCK) * (
         (smaller(rows, ROW_BLOCK) + ROWS) + panels(smaller(columns, COLUMN_BLOCK)) * PANEL
     )
 
 
-cdef void pack_right(Matrix b, Py_ssize_t k0, Py_ssize_t depth, Py_ssize_t j0, Py_ssize_t columns, real* packed) noexcept nogil:
-    """b[k0 : k0 + depth, j0 : j0 + columns] in panels; the last one ends in zeros."""
-    cdef Py_ssize_t p, k, lane, width
-    cdef const char* place
-    for p in range(panels(columns)):
-        width = smaller(PANEL, columns - p * PANEL)
+cdef inline bint in_reals(Matrix m) noexcept nogil:
+    """Whether its elements lie a whole number of reals apart, at their natural alignment."""
+    return (<Py_ssize_t>m.data | m.row | m.column) % <Py_ssize_t>sizeof(real) == 0
+
+
+cdef inline void copy(const char* source, Py_ssize_t n, real* target) noexcept nogil:
+    """n numbers that lie side by side, at any address."""
+    cdef Py_ssize_t i = 0
+    while i + LANES <= n:
+        store(target + i, load(<const real*>source + i))
+        i += LANES
+    if i < n:
+        store_first(target + i, load_first(<const real*>source + i, n - i), n - i)
+
+
+cdef void pack_panel(Matrix b, Py_ssize_t depth, Py_ssize_t width, real* packed) noexcept nogil:
+    """The first rows and columns of b as a panel; beyond `width` it holds zeros."""
+    cdef Py_ssize_t k = 0, lane, v
+    cdef vreal square[LANES]
+    if b.column == sizeof(real):
         for k in range(depth):
-            place = b.data + (k0 + k) * b.row + (j0 + p * PANEL) * b.column
-            if width == PANEL and b.column == sizeof(real):
-                for lane in range(VECTORS):
-                    store(packed + lane * LANES, load(<const real*>place + lane * LANES))
-            else:
-                for lane in range(width):
-                    packed[lane] = load_anywhere(place + lane * b.column)
-                for lane in range(width, PANEL):
-                    packed[lane] = 0
-            packed += PANEL
+            if width < PANEL:
+                for v in range(VECTORS):
+                    store(packed + k * PANEL + v * LANES, splat(0))
+            copy(b.data + k * b.row, width, packed + k * PANEL)
+        return
+    if b.row == sizeof(real):           # b lies transposed
+        while k + LANES <= depth:
+            for v in range(VECTORS):
+                for lane in range(LANES):
+                    square[lane] = splat(0)
+                    if v * LANES + lane < width:
+                        square[lane] = load(<const real*>(b.data + (v * LANES + lane) * b.column) + k)
+                transpose_square(square)
+                for lane in range(LANES):
+                    store(packed + (k + lane) * PANEL + v * LANES, square[lane])
+            k += LANES
+    while k < depth:
+        for lane in range(width):
+            packed[k * PANEL + lane] = load_anywhere(b.data + k * b.row + lane * b.column)
+        for lane in range(width, PANEL):
+            packed[k * PANEL + lane] = 0
+        k += 1
 
 
-cdef void pack_left(Matrix a, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t k0, Py_ssize_t depth, real* packed) noexcept nogil:
-    """a[i0 : i0 + rows, k0 : k0 + depth] in blocks of ROWS rows, k by k."""
-    cdef Py_ssize_t block, i, k, height
-    cdef const char* place
-    for block in range((rows + ROWS - 1) // ROWS):
-        height = smaller(ROWS, rows - block * ROWS)
-        for i in range(height):
-            place = a.data + (i0 + block * ROWS + i) * a.row + k0 * a.column
+cdef Left pack_left(Matrix a, Py_ssize_t rows, Py_ssize_t depth, real* packed) noexcept nogil:
+    """The first rows and columns of a, side by side in the direction in which they already are."""
+    cdef Py_ssize_t i, k
+    if a.row == sizeof(real):
+        for k in range(depth):
+            copy(a.data + k * a.column, rows, packed + k * rows)
+        return Left(packed, 1, rows, 1, 0)
+    for i in range(rows):
+        if a.column == sizeof(real):
+            copy(a.data + i * a.row, depth, packed + i * depth)
+        else:
             for k in range(depth):
-                packed[k * ROWS + i] = load_anywhere(place + k * a.column)
-        packed += depth * ROWS
+                packed[i * depth + k] = load_anywhere(a.data + i * a.row + k * a.column)
+    return Left(packed, depth, 1, 1, 0)
+
+
+cdef inline Matrix part(Matrix m, Py_ssize_t row, Py_ssize_t column) noexcept nogil:
+    """m from a row and a column on."""
+    m.data += row * m.row + column * m.column
+    m.rows -= row
+    m.columns -= column
+    return m
 
 
 cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch) noexcept nogil:
     """c = a b; c has contiguous rows c_row apart. scratch: multiply_scratch(...) reals."""
-    cdef Py_ssize_t i0, j0, k0, p, rows, depth, columns
-    cdef real* right = scratch
+    cdef Py_ssize_t i0, j0, k0, p, rows, depth, columns, a_block
     cdef real* packed_left = scratch + smaller(a.columns, DEPTH_BLOCK) * panels(smaller(b.columns, COLUMN_BLOCK)) * PANEL
+    cdef bint b_lies = b.column == sizeof(real) and in_reals(b) and a.rows < REUSED_ROWS
+    cdef bint a_lies = in_reals(a) and b.columns < REUSED_PANELS * PANEL and (
+        a.column <= NEAR or a.columns <= NEAR_COLUMNS)
     cdef Left left
+    cdef Right right
     cdef Output out
-    left = Left(packed_left, 1, ROWS, 1, 0)
+    if (a.rows == 1 or b.columns == 1) and multiply_vector(a, b, c, c_row, scratch):
+        return
     out.row = c_row
     out.bias = NULL
     out.activation = 0
@@ -244,16 +342,125 @@ cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch)
         k0 = 0
         while k0 == 0 or k0 < a.columns:    # once even for an empty sum
             depth = smaller(DEPTH_BLOCK, a.columns - k0)
-            pack_right(b, k0, depth, j0, columns, right)
+            for p in range(panels(columns)):
+                if not b_lies or columns < (p + 1) * PANEL:
+                    pack_panel(
+                        part(b, k0, j0 + p * PANEL), depth, smaller(PANEL, columns - p * PANEL), scratch + p * depth * PANEL)
             out.finish = STORE if k0 == 0 else ADD
             i0 = 0
             while i0 < a.rows:
                 rows = smaller(ROW_BLOCK, a.rows - i0)
-                pack_left(a, i0, rows, k0, depth, packed_left)
+                if a_lies:
+                    left = Left(
+                        <const real*>part(a, i0, k0).data,
+                        a.row // <Py_ssize_t>sizeof(real), a.column // <Py_ssize_t>sizeof(real), 1, 0)
+                else:
+                    left = pack_left(part(a, i0, k0), rows, depth, packed_left)
+                a_block = ROWS * left.row
                 for p in range(panels(columns)):
                     out.data = c + i0 * c_row + j0 + p * PANEL
                     out.columns = smaller(PANEL, columns - p * PANEL)
-                    multiply_panel(rows, depth, left, depth * ROWS, right + p * depth * PANEL, out)
+                    if b_lies and out.columns == PANEL:
+                        right = Right(<const real*>part(b, k0, j0 + p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
+                    else:
+                        right = Right(scratch + p * depth * PANEL, PANEL)
+                    multiply_panel(rows, depth, left, a_block, right, out)
                 i0 += ROW_BLOCK
             k0 += DEPTH_BLOCK
         j0 += COLUMN_BLOCK
+
+
+# ---- a vector and a matrix -----------------------------------------------------------------------------
+
+cdef inline void vector_sums(
+    const int vectors, Py_ssize_t depth, const real* x, Py_ssize_t x_step, const real* m, Py_ssize_t m_row, real* c,
+    Py_ssize_t columns,
+) noexcept nogil:
+    """c[j] = sum over k of x[k * x_step] m[k * m_row + j]: outer, for `vectors` vectors of j or `columns` of one."""
+    cdef vreal sums[LONG_VECTORS]
+    cdef vreal left
+    cdef Py_ssize_t k
+    cdef int v
+    for v in range(vectors):
+        sums[v] = splat(0)
+    for k in range(depth):
+        left = splat(x[k * x_step])
+        for v in range(vectors):
+            if columns < LANES:
+                sums[v] = sums[v] + left * load_first(m + k * m_row, columns)
+            else:
+                sums[v] = sums[v] + left * load(m + k * m_row + v * LANES)
+                prefetch(m + k * m_row + (vectors + v) * LANES)
+    for v in range(vectors):
+        if columns < LANES:
+            store_first(c, sums[v], columns)
+        else:
+            store(c + v * LANES, sums[v])
+
+
+cdef inline void vector_products(
+    const int rows, Py_ssize_t depth, const real* x, const real* m, Py_ssize_t m_row, real* c, Py_ssize_t c_step,
+) noexcept nogil:
+    """c[i * c_step] = sum over k of x[k] m[i * m_row + k]: inner. x ends in zeros, to a whole vector."""
+    cdef vreal sums[LANES]
+    cdef real totals[LANES]
+    cdef vreal left
+    cdef Py_ssize_t k = 0
+    cdef int i
+    for i in range(LANES):
+        sums[i] = splat(0)
+    while k + LANES <= depth:
+        left = load(x + k)
+        for i in range(rows):
+            sums[i] = sums[i] + left * load(m + i * m_row + k)
+        k += LANES
+    if k < depth:
+        left = load(x + k)
+        for i in range(rows):
+            sums[i] = sums[i] + left * load_first(m + i * m_row + k, depth - k)
+    add_lanes(sums, LANES, totals)
+    for i in range(rows):
+        c[i * c_step] = totals[i]
+
+
+cdef bint multiply_vector(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch) noexcept nogil:
+    """`multiply` where a is a row or b a column; returns False, nothing done, where the matrix lies neither way."""
+    cdef Matrix m                       # out[j] = sum over k of x[k] m[k, j]
+    cdef const char* x
+    cdef Py_ssize_t x_step, c_step, j = 0, k, m_row, m_column, depth = a.columns
+    if a.rows == 1:
+        m, x, x_step, c_step = b, a.data, a.column, 1
+    else:
+        m = Matrix(a.data, a.columns, a.rows, a.column, a.row)
+        x, x_step, c_step = b.data, b.row, c_row
+    if not in_reals(m):
+        return False
+    m_row = m.row // <Py_ssize_t>sizeof(real)
+    m_column = m.column // <Py_ssize_t>sizeof(real)
+    if m_row != 1 and (m_column != 1 or c_step != 1):
+        return False
+    for k in range(depth):
+        scratch[k] = load_anywhere(x + k * x_step)
+    for k in range(depth, (depth + LANES - 1) // LANES * LANES):
+        scratch[k] = 0
+    if m_row == 1:
+        while j + LANES <= m.columns:
+            vector_products(
+                LANES, depth, scratch, <const real*>m.data + j * m_column, m_column, c + j * c_step, c_step)
+            j += LANES
+        while j < m.columns:
+            vector_products(1, depth, scratch, <const real*>m.data + j * m_column, m_column, c + j * c_step, c_step)
+            j += 1
+        return True
+    while j + LONG_VECTORS * LANES <= m.columns:
+        vector_sums(LONG_VECTORS, depth, scratch, 1, <const real*>m.data + j, m_row, c + j, LANES)
+        j += LONG_VECTORS * LANES
+    while j + 2 * LANES <= m.columns:
+        vector_sums(2, depth, scratch, 1, <const real*>m.data + j, m_row, c + j, LANES)
+        j += 2 * LANES
+    while j + LANES <= m.columns:
+        vector_sums(1, depth, scratch, 1, <const real*>m.data + j, m_row, c + j, LANES)
+        j += LANES
+    if j < m.columns:
+        vector_sums(1, depth, scratch, 1, <const real*>m.data + j, m_row, c + j, m.columns - j)
+    return True

@@ -138,7 +138,9 @@ def measure(row: Row, processes: dict[str, Process], limits: Limits, sigmoid: di
             elapsed = time.perf_counter() - start
             if elapsed > ROUND_SECONDS / 2:
                 break
-            counts[label] = max(counts[label] + 1, min(10 * counts[label], int(counts[label] * ROUND_SECONDS / elapsed)))
+            counts[label] = max(
+                counts[label] + 1, min(10 * counts[label], int(counts[label] * ROUND_SECONDS / elapsed))
+            )
     seconds: dict[str, list[float]] = {label: [] for label in row.contenders}
     peaks: dict[str, list[float]] = {"flops": [], "L2": [], "DRAM": []}
     start = time.perf_counter()

@@ -57,8 +57,8 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
 
     Notes
     -----
-    2 n d k flops. Threads share the columns of the result, or its rows; a sum over d is one thread's and goes
-    from left to right, so the result is the same on any number of them.
+    2 n d k flops. Threads share the columns of the result, or its rows; a sum over d is one thread's, and its
+    order depends on shapes and layouts alone, so the result is the same on any number of them.
 
     References
     ----------
@@ -72,6 +72,10 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
     array([[ 5., 14.],
            [14., 50.]])
     """
+    for kernels in _MODULES:  # what needs no judging goes straight in
+        quick: Array | None = kernels.quick_matmul(a, b, out, 2 * THREAD_WORK - 1)
+        if quick is not None:
+            return quick
     a = _operand(a, "a", None)
     b = _operand(b, "b", a.dtype)
     if a.shape[1] != b.shape[0]:
@@ -166,7 +170,7 @@ def apply(z: Any, activation: str, out: Array | None = None) -> Array:
     """
     kind = _KINDS[_activation(activation)]
     for kernels in _MODULES:  # what needs no judging goes straight in
-        quick = kernels.quick_activation(kind, z, out, _ALONE)
+        quick: Array | None = kernels.quick_activation(kind, z, out, _ALONE)
         if quick is not None:
             return quick
     z = as_floats(z, "z", None)
