@@ -121,6 +121,19 @@ def is_batch(X, y, Py_ssize_t n_features, Py_ssize_t n_outputs):
     )
 
 
+def is_target(out, X, parameters, Py_ssize_t n_outputs):
+    """Whether predictions for X can go to `out` (n_outputs, m) as it is: the door's quick yes."""
+    return (
+        is_output(out, True)
+        and cnp.PyArray_NDIM(<cnp.ndarray>out) == 2
+        and cnp.PyArray_DIM(<cnp.ndarray>out, 0) == n_outputs
+        and cnp.PyArray_DIM(<cnp.ndarray>out, 1) == cnp.PyArray_DIM(<cnp.ndarray>X, 1)
+        and cnp.PyArray_ISONESEGMENT(<cnp.ndarray>X)
+        and apart(<cnp.ndarray>X, <cnp.ndarray>out)
+        and apart(<cnp.ndarray>parameters, <cnp.ndarray>out)
+    )
+
+
 cdef bint is_output(object out, bint contiguous):
     """Whether a result can be written to an array as it is."""
     return (

@@ -235,6 +235,7 @@ cdef enum:
     REUSED_PANELS = 8       # of B, from which on A is copied
     NEAR = 128              # bytes from column to column of A at which each line is read to its end;
     NEAR_COLUMNS = 128      # with longer steps more columns than these are copied
+    NEAR_BYTES = 1 << 20    # of B, above which the step from row to row of a panel costs more than a copy
     LONG_VECTORS = 8        # a vector times a matrix: that many sums hide their latency
 
 
@@ -267,17 +268,31 @@ cdef inline void copy(const char* source, Py_ssize_t n, real* target) noexcept n
         store_first(target + i, load_first(<const real*>source + i, n - i), n - i)
 
 
+cdef void pack_rows(Matrix b, Py_ssize_t depth, Py_ssize_t columns, real* packed) noexcept nogil:
+    """The first rows and columns of b, whose rows lie side by side, in panels; the last one ends in zeros.
+
+    Row by row: memory likes to be read on.
+    """
+    cdef Py_ssize_t k, p, v
+    cdef const char* row
+    cdef real* place
+    for k in range(depth):
+        row = b.data + k * b.row
+        place = packed + k * PANEL
+        for p in range(columns // PANEL):
+            for v in range(VECTORS):
+                store(place + v * LANES, load(<const real*>row + p * PANEL + v * LANES))
+            place += depth * PANEL
+        if columns % PANEL:
+            for v in range(VECTORS):
+                store(place + v * LANES, splat(0))
+            copy(row + (columns // PANEL) * PANEL * sizeof(real), columns % PANEL, place)
+
+
 cdef void pack_panel(Matrix b, Py_ssize_t depth, Py_ssize_t width, real* packed) noexcept nogil:
     """The first rows and columns of b as a panel; beyond `width` it holds zeros."""
     cdef Py_ssize_t k = 0, lane, v
     cdef vreal square[LANES]
-    if b.column == sizeof(real):
-        for k in range(depth):
-            if width < PANEL:
-                for v in range(VECTORS):
-                    store(packed + k * PANEL + v * LANES, splat(0))
-            copy(b.data + k * b.row, width, packed + k * PANEL)
-        return
     if b.row == sizeof(real):           # b lies transposed
         while k + LANES <= depth:
             for v in range(VECTORS):
@@ -325,7 +340,8 @@ cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch)
     """c = a b; c has contiguous rows c_row apart. scratch: multiply_scratch(...) reals."""
     cdef Py_ssize_t i0, j0, k0, p, rows, depth, columns, a_block
     cdef real* packed_left = scratch + smaller(a.columns, DEPTH_BLOCK) * panels(smaller(b.columns, COLUMN_BLOCK)) * PANEL
-    cdef bint b_lies = b.column == sizeof(real) and in_reals(b) and a.rows < REUSED_ROWS
+    cdef bint b_lies = (
+        b.column == sizeof(real) and in_reals(b) and a.rows < REUSED_ROWS and b.row * b.rows <= NEAR_BYTES)
     cdef bint a_lies = in_reals(a) and b.columns < REUSED_PANELS * PANEL and (
         a.column <= NEAR or a.columns <= NEAR_COLUMNS)
     cdef Left left
@@ -342,8 +358,11 @@ cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch)
         k0 = 0
         while k0 == 0 or k0 < a.columns:    # once even for an empty sum
             depth = smaller(DEPTH_BLOCK, a.columns - k0)
-            for p in range(panels(columns)):
-                if not b_lies or columns < (p + 1) * PANEL:
+            if b.column == sizeof(real):
+                p = columns // PANEL if b_lies else 0       # where it lies well, but for the last panel
+                pack_rows(part(b, k0, j0 + p * PANEL), depth, columns - p * PANEL, scratch + p * depth * PANEL)
+            else:
+                for p in range(panels(columns)):
                     pack_panel(
                         part(b, k0, j0 + p * PANEL), depth, smaller(PANEL, columns - p * PANEL), scratch + p * depth * PANEL)
             out.finish = STORE if k0 == 0 else ADD

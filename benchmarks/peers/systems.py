@@ -466,7 +466,7 @@ def serve(connection: Any, name: str, core: int) -> None:
         verb, argument = connection.recv()
         try:
             if verb == "prepare":
-                os.sched_setaffinity(0, {core} if argument.n_threads == 1 else everywhere)
+                os.sched_setaffinity(0, {core} if argument.pinned else everywhere)
                 connection.send(system.prepare(argument))
             elif verb == "run":
                 connection.send(system.run(argument))

@@ -19,6 +19,7 @@ class Training:
     batch: int | None = None
     dtype: str = "float32"
     n_threads: int | None = 1
+    pinned: bool = True  # to one core
 
     def arrays(self) -> tuple[Any, Any, list[tuple[Any, Any]]]:
         """X (n, m), y (o, m), and (weight, bias) of each layer."""
@@ -69,6 +70,7 @@ class Product:
     transposed: bool = False
     action: str = "matmul"
     n_threads: int | None = 1
+    pinned: bool = True
     activations: int = 0
 
     def arrays(self) -> tuple[Any, Any]:
@@ -99,6 +101,7 @@ class Elementwise:
     dtype: str = "float32"
     action: str = "apply"
     n_threads: int | None = 1
+    pinned: bool = True
     flops: float = 0.0
 
     def arrays(self) -> Any:
@@ -271,11 +274,11 @@ def threads() -> list[Row]:
     }
     table = []
     for title, (task, goal) in tasks.items():
-        counts = {"two": replace(task, n_threads=2), "one": task}
+        counts = {"two": replace(task, n_threads=2, pinned=False), "one": replace(task, pinned=False)}
         table.append(Row("two threads", title, {name: ("fusegrad", of) for name, of in counts.items()}, {"one": goal}))
     for n, k, m in list(TWO_LAYER)[:7]:
         task = two_layer(n, k, m, action="step")
-        counts = {"default": replace(task, n_threads=None), "one": task}
+        counts = {"default": replace(task, n_threads=None, pinned=False), "one": replace(task, pinned=False)}
         title = f"two-layer sigmoid ({n}, {k}, {m})"
         table.append(
             Row("default threads", title, {name: ("fusegrad", of) for name, of in counts.items()}, {"one": 0.95})

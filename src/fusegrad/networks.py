@@ -361,8 +361,10 @@ class Sequential:
         >>> net(np.array([[1.0, 0.0], [1.0, 1.0]]))
         array([[3.5, 2.5]])
         """
-        if out is None and self._kernels.is_input(X, self._n_features):
-            quick: Array = self._engine(X.shape[1], collapsing=False).forward(X, self._parameters)
+        if self._kernels.is_input(X, self._n_features) and (
+            out is None or self._kernels.is_target(out, X, self._parameters, self._n_outputs)
+        ):
+            quick: Array = self._engine(X.shape[1], collapsing=False).forward(X, self._parameters, out)
             return quick
         X = as_matrix(X, "X", self._dtype, self._n_features, "features")
         shape = (self._n_outputs, X.shape[1])
