@@ -27,6 +27,7 @@ include "matmul.pxi"
 include "dense.pxi"
 include "optimizers.pxi"
 include "collapse.pxi"
+include "moments.pxi"
 include "engine.pxi"
 
 
@@ -205,6 +206,7 @@ cdef struct Job:
     real* gradient
     real* walked            # the gradient of the walk: `gradient` where there are no chains
     real* tiles             # scratch of the chains
+    Moments moments         # means NULL: the examples are walked
     real* slots             # one gradient of the walk a block, when there is more than one block
     double* block_losses
     char* scratch           # one piece a thread
@@ -345,7 +347,9 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
     cdef Update rule = job.update
     cdef Py_ssize_t n = job.n_parameters, epoch, first, count, n_blocks, step = 0
     cdef const real* parameters = job.ahead if rule.nesterov else job.parameters
-    cdef double loss
+    cdef bint by_moments = job.moments.means != NULL    # all threads read it anew behind a barrier
+    cdef double loss, step_loss = 0
+    wait_for_all(n_threads)
     for epoch in range(job.n_epochs):
         if job.order != NULL:
             if thread == 0:
@@ -364,15 +368,25 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
                 wait_for_all(n_threads)
             count = smaller(job.batch, job.n_examples - first)
             n_blocks = (count + walk.block - 1) // walk.block
-            walk_blocks(job, &walk, first, count, thread, n_threads)
-            wait_for_all(n_threads)
+            if by_moments:
+                if thread == 0:
+                    step_loss = moments_step(&job.moments, walk.layers, walk.parameters, count, job.walked)
+                    if not step_loss >= 0:
+                        job.moments.means = NULL
+                    interrupted(job, thread, walk.n_parameters * walk.layers[0].n_in)
+                wait_for_all(n_threads)
+                by_moments = job.moments.means != NULL
+            if not by_moments:
+                walk_blocks(job, &walk, first, count, thread, n_threads)
+                wait_for_all(n_threads)
+                step_loss = mean_loss(job, n_blocks, count)
+                if not is_raised(&job.stop):
+                    add_slots(
+                        job, n_blocks,
+                        share(walk.n_parameters, thread, n_threads), share(walk.n_parameters, thread + 1, n_threads))
             if is_raised(&job.stop):
                 return
-            if thread == 0:
-                loss += mean_loss(job, n_blocks, count) * count
-            add_slots(
-                job, n_blocks,
-                share(walk.n_parameters, thread, n_threads), share(walk.n_parameters, thread + 1, n_threads))
+            loss += step_loss * count
             if job.chains != NULL:
                 wait_for_all(n_threads)
                 if thread == 0:
@@ -546,18 +560,28 @@ cdef class Engine:
 
     def train(
         self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None, optimizer,
-        double[::1] losses, const double[::1] rates=None, bit_generator=None,
+        double[::1] losses, const double[::1] rates=None, bit_generator=None, moments=None,
     ):
-        """len(losses) epochs of mini-batches, a learning rate a step, shuffled if there is a generator."""
+        """len(losses) epochs of mini-batches, a learning rate a step, shuffled if there is a generator.
+
+        With moments, of all examples, a network that is walked as one linear layer is trained from them.
+        Returns whether it was, to the end.
+        """
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters)
         cdef Py_ssize_t[::1] order
+        cdef const double[::1] means
+        cdef const double[:, ::1] products
+        cdef double[::1] work
         read_matrix(y, &job.walk.y)
         read_update(&job.update, optimizer, parameters)
         job.losses = &losses[0]
         job.n_epochs = losses.shape[0]
         if rates is not None:
             job.rates = &rates[0]
+        if moments is not None:
+            means, products, work = moments.means, moments.products, np.empty(self.blank.walk.layers[0].n_in)
+            job.moments = Moments(means.shape[0], &means[0], &products[0, 0], &work[0])
         if bit_generator is None:
             self.run(&job, optimizer)
         else:
@@ -568,6 +592,7 @@ cdef class Engine:
             with bit_generator.lock:
                 self.run(&job, optimizer)
         return_scratch(scratch)
+        return job.moments.means != NULL
 
     cdef int run(self, Job* job, optimizer) except -1:
         """The steps of a job. Counts optimizer.n_steps, also when they are interrupted."""

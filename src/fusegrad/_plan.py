@@ -80,6 +80,7 @@ class Plan:
     layer_table: Array
     member_table: Array
     chain_table: Array
+    note: str = ""
 
     @property
     def collapsed(self) -> bool:
@@ -98,7 +99,7 @@ class Plan:
             lines.append(
                 f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}, gradient {ways[row[-1]]}{collapsed}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
 
 
 def stack_layers(shapes: Sequence[tuple[int, int, str, bool]]) -> tuple[Dense, ...]:
@@ -131,6 +132,23 @@ def step_work(layers: tuple[Dense, ...], m: int) -> int:
 def parallel_from(layers: tuple[Dense, ...]) -> int:
     """The least number of examples whose step is worth two threads."""
     return -(-2 * THREAD_WORK // step_work(layers, 1))
+
+
+def moments_pay(plan: Plan, m: int, epochs: int) -> tuple[bool, str]:
+    """Whether `epochs` steps over all m examples are cheaper from their moments, and why or why not.
+
+    Multiply-adds: the moments cost (n_in + n_out)^2 an example, once, in float64; a walk costs
+    2 n_in n_out an example, each step. They must pay twice over.
+    """
+    if len(plan.layers) > 1 or plan.layers[0].activation != "identity":
+        return False, "not one linear layer"
+    if plan.batch < m:
+        return False, "mini-batches"
+    layer = plan.layers[0]
+    once, each = 2 * (layer.n_in + layer.n_out) ** 2, 2 * layer.n_in * layer.n_out
+    step = layer.n_out * layer.n_in**2
+    pays = 2 * (once * m + epochs * step) < epochs * each * m
+    return pays, f"{once} multiply-adds an example once, {each} an example and step"
 
 
 def _up(n: int, multiple: int) -> int:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusegrad._arrays import Array, as_count, as_generator, as_number
+from fusegrad._moments import Moments
+from fusegrad._moments import moments as take_moments
+from fusegrad._plan import moments_pay
 from fusegrad.optimizers import Optimizer
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ class History:
         The loss of the validation data after each epoch; empty where there are none.
     stopped : bool
         Whether a callback ended the training.
+    from_moments : bool
+        Whether all steps were taken from the moments of the data; see `Sequential.fit`.
 
     Examples
     --------
@@ -46,6 +51,7 @@ class History:
     loss: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     stopped: bool = False
+    from_moments: bool = False
 
     @property
     def epochs(self) -> int:
@@ -67,7 +73,7 @@ class _Run:
 
     def __init__(
         self, net: "Sequential", X: Any, y: Any, optimizer: Any, batch_size: int | None, shuffle: bool, rng: Any,
-        schedule: Callable[[int], float] | None, n_threads: int | None,
+        schedule: Callable[[int], float] | None, n_threads: int | None, moments: bool, epochs: int,
     ) -> None:  # fmt: skip
         self.net = net
         self.X, self.y = net._batch(X, y)
@@ -82,6 +88,10 @@ class _Run:
         self.steps_per_epoch = -(-self.m // self.batch)
         self.n_steps = 0
         self.engine = net._engine(self.batch, n_threads)
+        self.moments: Moments | None = None
+        plan = net.plan(self.batch, n_threads)
+        if moments and self.compiled and moments_pay(plan, self.m, epochs)[0]:
+            self.moments = take_moments(self.X, self.y)
         if isinstance(optimizer, Optimizer):
             optimizer.check(net.parameters)
 
@@ -100,7 +110,9 @@ class _Run:
             first = self.optimizer.n_steps
             rates = np.array([self.rate(first + i) for i in range(n * self.steps_per_epoch)])
         bits = None if self.rng is None else self.rng.bit_generator
-        self.engine.train(self.X, self.y, self.net.parameters, self.optimizer, losses, rates, bits)
+        arguments = self.X, self.y, self.net.parameters, self.optimizer, losses, rates, bits, self.moments
+        if not self.engine.train(*arguments):
+            self.moments = None
         result: list[float] = losses.tolist()
         return result
 
@@ -135,6 +147,7 @@ def fit(
     callbacks: Iterable[Callable[["Sequential", History], Any]],
     verbose: int,
     n_threads: int | None,
+    moments: bool,
 ) -> History:
     """See `Sequential.fit`."""
     epochs = as_count(epochs, "epochs", least=0)
@@ -147,7 +160,7 @@ def fit(
     for i, callback in enumerate(callbacks):
         if not callable(callback):
             raise TypeError(f"callbacks[{i}]: expected a callable, got {callback!r}")
-    run = _Run(net, X, y, optimizer, batch_size, shuffle, rng, schedule, n_threads)
+    run = _Run(net, X, y, optimizer, batch_size, shuffle, rng, schedule, n_threads, moments, epochs)
 
     history = History()
     one_by_one = validation is not None or bool(callbacks) or verbose == 2
@@ -168,6 +181,7 @@ def fit(
             # Twice as many epochs at a time until they fill the time between two looks.
             if time.monotonic() - start < LOOK_SECONDS / 2:
                 count = min(2 * count, most)
+    history.from_moments = run.moments is not None
     return history
 
 

@@ -1,0 +1,48 @@
+"""The moments of a data set: what a linear network has to know of it. See cython_kernels/moments.pxi."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusegrad._arrays import Array
+from fusegrad._kernels import by_dtype
+
+CHUNK = 4096  # examples at a time: they stay in the cache while they are converted, centred and multiplied
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Means and centred products of the rows of X and y together, in float64."""
+
+    means: Array  # (n,)
+    products: Array  # (n, n): the sum over examples of (z - mean)(z - mean)^T
+
+
+def moments(X: Array, y: Array) -> Moments:
+    """The moments of examples in columns, in one pass.
+
+    z is shifted by the mean of its first examples, which takes most of every mean away; what is left of it
+    is taken away at the end: sum (z - s)(z - s)^T - m (mean - s)(mean - s)^T.
+    """
+    matmul = by_dtype[np.dtype("float64")].matmul
+    n_in, m = X.shape
+    n = n_in + y.shape[0]
+    shift = np.concatenate([part[:, :CHUNK].mean(axis=1, dtype=np.float64) for part in (X, y)])[:, np.newaxis]
+    chunk, total, products = np.empty((n, CHUNK)), np.zeros(n), np.zeros((n, n))
+    xx, yx, yy = np.empty((n_in, n_in)), np.empty((n - n_in, n_in)), np.empty((n - n_in, n - n_in))
+    for start in range(0, m, CHUNK):
+        z = chunk[:, : min(CHUNK, m - start)]
+        x, t = z[:n_in], z[n_in:]
+        x[:] = X[:, start : start + CHUNK]
+        t[:] = y[:, start : start + CHUNK]
+        z -= shift
+        # Three products, of whole panels where X has them: a quarter less than one of all.
+        for left, right, product in ((x, x, xx), (t, x, yx), (t, t, yy)):
+            matmul(left, right.T, product, 1)
+        products[:n_in, :n_in] += xx
+        products[n_in:, :n_in] += yx
+        products[n_in:, n_in:] += yy
+        total += z.sum(axis=1)
+    products[:n_in, n_in:] = products[n_in:, :n_in].T
+    rest = total / m
+    return Moments(shift[:, 0] + rest, products - m * np.outer(rest, rest))
