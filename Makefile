@@ -8,7 +8,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 # One core for what is timed, where the system can pin
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
-.PHONY: help demo test test-peers test-exhaustive bench bench-peers lint annotate wheel clean
+.PHONY: help demo test test-peers test-exhaustive bench bench-peers bench-growth lint annotate wheel clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -61,6 +61,10 @@ bench: $(VENV)/installed
 ## make bench-peers      time everything beside NumPy, PyTorch, JAX, scikit-learn and the limits of the machine (ten minutes)
 bench-peers: $(PEERS)/installed
 	$(PEERS)/bin/python benchmarks/peers --output build/peers
+
+## make bench-growth     how the cost of a step grows with examples, width, depth, threads: a picture
+bench-growth: $(VENV)/installed
+	$(BIN)/python benchmarks/growth.py --output build/growth.png
 
 ## make lint             ruff, cython-lint, mypy, stubtest
 lint: $(VENV)/linters
