@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support import FIGURES
 
 import fusegrad as fg
 from fusegrad._kernels import ISA
@@ -9,6 +10,11 @@ from fusegrad._kernels import ISA
 
 def pytest_report_header() -> str:
     return f"fusegrad {fg.__version__}, {ISA}, {fg.get_num_threads()} threads, from {fg.__file__}"
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    for what, (value, most) in sorted(FIGURES.items()):
+        terminalreporter.write_line(f"{ISA}  {what}: {value:.3g} (at most {most:g})")
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -18,6 +18,16 @@ FIVE_LAYERS = (
 )  # fmt: skip
 
 
+#: The worst figure of each promise in this run, and what is promised: printed at its end.
+FIGURES: dict[str, tuple[float, float]] = {}
+
+
+def within(what, value, most):
+    """Assert that a figure is no larger than promised, and keep the worst."""
+    FIGURES[what] = max(FIGURES.get(what, (-np.inf, most))[0], float(value)), most
+    assert value <= most, what
+
+
 def shaken(*layers, dtype, seed=0, **options):
     """A network whose biases are not 0 either."""
     net = fg.Sequential(*layers, dtype=dtype, rng=seed, **options)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import examples, relative, shaken
+from support import examples, relative, shaken, within
 
 import fusegrad as fg
 
@@ -53,7 +53,7 @@ def test_100_steps_of_the_equations(make, n, rng):
     optimizer = make()
     for g in gradients:
         optimizer.step(w, g)
-    assert relative(w, expected) <= 1e-12
+    within("100 steps of an optimizer against its equations", relative(w, expected), 1e-12)
     for row, state in zip(optimizer.state, states, strict=False):
         assert relative(row, state) <= 1e-12
     assert optimizer.n_steps == 100

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, examples, relative, shaken
+from support import FIVE_LAYERS, examples, relative, shaken, within
 
 import fusegrad as fg
 
@@ -273,17 +273,15 @@ def least_squares(X, y):
     ],
     ids=["univariate", "multivariate", "two-layer linear"],
 )
-def test_linear_networks_reach_least_squares(make, features, dtype, capsys):
+def test_linear_networks_reach_least_squares(make, features, dtype):
     X, y = auto_mpg(features)
     net = make(dtype=dtype, rng=0)
     net.fit(X, y, optimizer=fg.SGD(lr=0.02, momentum=0.9), epochs=5000)
     loss, best = net.loss(X, y), least_squares(X, y)
-    with capsys.disabled():
-        print(f"\n  {type(net).__name__} {dtype}: loss / least squares - 1 = {loss / best - 1:.1e}")
-    assert loss == pytest.approx(best, rel=1e-6)
+    within(f"linear networks on Auto MPG, loss over least squares - 1, {dtype}", abs(loss / best - 1), 1e-6)
 
 
-def test_two_layer_sigmoid_beats_least_squares_by_15_percent(capsys):
+def test_two_layer_sigmoid_beats_least_squares_by_15_percent():
     """Test RMSE on Auto MPG, k = 16, mean over 10 seeds of an 80/20 split."""
     X, y = fg.datasets.load_auto_mpg()
     errors = []
@@ -299,9 +297,7 @@ def test_two_layer_sigmoid_beats_least_squares_by_15_percent(capsys):
         ours, theirs = net(Z[:, test]) - t[:, test], design[test] @ best - t[0, test]
         errors.append([np.sqrt((e**2).mean()) * scale for e in (ours, theirs)])
     ours, theirs = np.mean(errors, axis=0)
-    with capsys.disabled():
-        print(f"\n  test RMSE {ours:.2f} mpg, least squares {theirs:.2f}: {1 - ours / theirs:.0%} under")
-    assert ours <= 0.85 * theirs
+    within("two-layer sigmoid on Auto MPG, test RMSE over that of least squares", ours / theirs, 0.85)
 
 
 # ---- interrupts ----
