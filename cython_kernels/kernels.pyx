@@ -1,7 +1,7 @@
 """The compiled module of one instruction set and one dtype: what Python may call.
 
 Everything here takes arrays that `fusegrad._arrays` has judged: of this module's dtype and of shapes that
-agree. The algorithms are in the .pxd files beside this one; see README.md for the contract.
+agree. The algorithms are in the .pxi files beside this one; see README.md for the contract.
 """
 
 cimport cython

@@ -245,10 +245,8 @@ cdef inline Py_ssize_t panels(Py_ssize_t n) noexcept nogil:
 
 
 cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
-    """The reals that `multiply` needs for its copies."""
-    if rows == 1 or columns == 1:
-        return depth + LANES
-    return smaller(depth, DEPTH_BLOCK) * (
+    """The reals that `multiply` needs for its copies, of these sizes or any part of them: blocks, or a vector."""
+    return depth + LANES + smaller(depth, DEPTH_BLOCK) * (
         (smaller(rows, ROW_BLOCK) + ROWS) + panels(smaller(columns, COLUMN_BLOCK)) * PANEL
     )
 
@@ -392,10 +390,9 @@ cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch)
 # ---- a vector and a matrix -----------------------------------------------------------------------------
 
 cdef inline void vector_sums(
-    const int vectors, Py_ssize_t depth, const real* x, Py_ssize_t x_step, const real* m, Py_ssize_t m_row, real* c,
-    Py_ssize_t columns,
+    const int vectors, Py_ssize_t depth, const real* x, const real* m, Py_ssize_t m_row, real* c, Py_ssize_t columns,
 ) noexcept nogil:
-    """c[j] = sum over k of x[k * x_step] m[k * m_row + j]: outer, for `vectors` vectors of j or `columns` of one."""
+    """c[j] = sum over k of x[k] m[k * m_row + j]: outer, for `vectors` vectors of j or `columns` of one."""
     cdef vreal sums[LONG_VECTORS]
     cdef vreal left
     cdef Py_ssize_t k
@@ -403,7 +400,7 @@ cdef inline void vector_sums(
     for v in range(vectors):
         sums[v] = splat(0)
     for k in range(depth):
-        left = splat(x[k * x_step])
+        left = splat(x[k])
         for v in range(vectors):
             if columns < LANES:
                 sums[v] = sums[v] + left * load_first(m + k * m_row, columns)
@@ -472,14 +469,14 @@ cdef bint multiply_vector(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
             j += 1
         return True
     while j + LONG_VECTORS * LANES <= m.columns:
-        vector_sums(LONG_VECTORS, depth, scratch, 1, <const real*>m.data + j, m_row, c + j, LANES)
+        vector_sums(LONG_VECTORS, depth, scratch, <const real*>m.data + j, m_row, c + j, LANES)
         j += LONG_VECTORS * LANES
     while j + 2 * LANES <= m.columns:
-        vector_sums(2, depth, scratch, 1, <const real*>m.data + j, m_row, c + j, LANES)
+        vector_sums(2, depth, scratch, <const real*>m.data + j, m_row, c + j, LANES)
         j += 2 * LANES
     while j + LANES <= m.columns:
-        vector_sums(1, depth, scratch, 1, <const real*>m.data + j, m_row, c + j, LANES)
+        vector_sums(1, depth, scratch, <const real*>m.data + j, m_row, c + j, LANES)
         j += LANES
     if j < m.columns:
-        vector_sums(1, depth, scratch, 1, <const real*>m.data + j, m_row, c + j, m.columns - j)
+        vector_sums(1, depth, scratch, <const real*>m.data + j, m_row, c + j, m.columns - j)
     return True

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from report import show_row, write_report
 from systems import SYSTEMS, serve
-from tasks import Row, rows
+from tasks import Elementwise, Row, rows
 
 HERE = Path(__file__).parent
 ROUND_SECONDS = 0.02  # that a system runs in a round, at least once
@@ -64,11 +64,11 @@ class Limits:
     """What the core can do at most, measured when asked."""
 
     def __init__(self, folder: Path) -> None:
-        library = folder / "limits.so"
+        binary = folder / "limits.so"
         compiler = os.environ.get("CC", "cc")
-        command = [compiler, "-O3", "-march=native", "-shared", "-fPIC", str(HERE / "limits.c"), "-o", str(library)]
+        command = [compiler, "-O3", "-march=native", "-shared", "-fPIC", str(HERE / "limits.c"), "-o", str(binary)]
         subprocess.run(command, check=True)
-        self.library = ctypes.CDLL(str(library))
+        self.measured = ctypes.CDLL(str(binary))
         self.memory = {"L2": self._aligned(512 * 1024), "DRAM": self._aligned(256 * 1024 * 1024)}
 
     @staticmethod
@@ -77,24 +77,22 @@ class Limits:
         start = -memory.ctypes.data % 4096
         return memory[start : start + size]
 
-    def flops(self, dtype: str, width: str = "wide") -> float:
+    def flops(self, dtype: str) -> float:
         """Floating-point operations a second, by multiply-adds in registers."""
-        function = getattr(self.library, f"{width}_{dtype}")
+        function = getattr(self.measured, f"multiply_add_{dtype}")
         function.restype = ctypes.c_double
         return float(1 / function(ctypes.c_long(100_000)))
 
     def bytes(self, where: str) -> float:
         """Bytes a second, read one after another."""
         memory = self.memory[where]
-        self.library.reading.restype = ctypes.c_double
+        self.measured.reading.restype = ctypes.c_double
         count = max(1, (1 << 24) // memory.size)
-        return float(1 / self.library.reading(ctypes.c_void_p(memory.ctypes.data), ctypes.c_long(memory.size), count))
+        return float(1 / self.measured.reading(ctypes.c_void_p(memory.ctypes.data), ctypes.c_long(memory.size), count))
 
 
 def activation_seconds(process: Process, dtype: str) -> float:
     """What one sigmoid takes this library on data in the L1, without what a call costs."""
-    from tasks import Elementwise
-
     seconds = []
     for n in (1024, 2048):
         process.ask("prepare", Elementwise(n, "sigmoid", dtype))

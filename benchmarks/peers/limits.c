@@ -12,10 +12,12 @@ static double now(void) {
 
 static volatile float kept;
 
-/* `count` times the multiply-adds of `SUMS` independent vectors; enough of them to hide their latency. */
-#define MULTIPLY_ADD(name, real, bytes, SUMS)                                          \
+#define BYTES 64
+#define SUMS 12 /* independent vectors: enough to hide the latency of each */
+
+#define MULTIPLY_ADD(name, real)                                                       \
     double name(long count) {                                                          \
-        typedef real vector __attribute__((vector_size(bytes)));                       \
+        typedef real vector __attribute__((vector_size(BYTES)));                       \
         vector sums[SUMS], total = {0}, x = {0}, y = {0};                              \
         for (int i = 0; i < SUMS; i++) sums[i] = total + (real)i;                      \
         x += (real)0.999, y += (real)1e-3;                                             \
@@ -25,14 +27,12 @@ static volatile float kept;
         double seconds = now() - start;                                                \
         for (int i = 0; i < SUMS; i++) total += sums[i];                               \
         kept = (float)total[0];                                                        \
-        return seconds / ((double)count * SUMS * 2 * (bytes / sizeof(real)));          \
+        return seconds / ((double)count * SUMS * 2 * (BYTES / sizeof(real)));          \
     }
 
 /* Seconds a flop. */
-MULTIPLY_ADD(wide_float32, float, 64, 12)
-MULTIPLY_ADD(wide_float64, double, 64, 12)
-MULTIPLY_ADD(narrow_float32, float, 32, 12)
-MULTIPLY_ADD(narrow_float64, double, 32, 12)
+MULTIPLY_ADD(multiply_add_float32, float)
+MULTIPLY_ADD(multiply_add_float64, double)
 
 /* Seconds a byte, reading `bytes` of memory `count` times. */
 double reading(const char *memory, long bytes, long count) {

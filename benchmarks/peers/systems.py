@@ -82,11 +82,7 @@ class Fusegrad(System):
 
     def losses(self, task: Training) -> list[float]:
         net, X, y, optimizer = self._net(task)
-        batch = task.batch or task.m
-        return [
-            net.train_step(X[:, i : i + batch], y[:, i : i + batch], optimizer)
-            for i in (step % task.steps_an_epoch * batch for step in range(CHECKED_STEPS))
-        ]
+        return [net.train_step(X[:, which], y[:, which], optimizer) for which in task.batches(CHECKED_STEPS)]
 
     def training(self, task: Training) -> Callable[[int], Any]:
         net, X, y, optimizer = self._net(task)
@@ -325,9 +321,7 @@ class PyTorch(System):
 
     def losses(self, task: Training) -> list[float]:
         step, X, y = self._step(task)
-        batch = task.batch or task.m
-        starts = (step_ % task.steps_an_epoch * batch for step_ in range(CHECKED_STEPS))
-        return [step(X[i : i + batch], y[i : i + batch]).item() for i in starts]
+        return [step(X[which], y[which]).item() for which in task.batches(CHECKED_STEPS)]
 
     def training(self, task: Training) -> Callable[[int], Any]:
         step, X, y = self._step(task)
@@ -405,10 +399,9 @@ class Jax(System):
     def losses(self, task: Training) -> list[float]:
         state, X, y, step = self._setup(task)
         compiled = self.jax.jit(step)
-        batch = task.batch or task.m
         found = []
-        for i in (number % task.steps_an_epoch * batch for number in range(CHECKED_STEPS)):
-            state, loss = compiled(state, X[:, i : i + batch], y[:, i : i + batch])
+        for which in task.batches(CHECKED_STEPS):
+            state, loss = compiled(state, X[:, which], y[:, which])
             found.append(float(loss))
         return found
 
@@ -481,17 +474,11 @@ class ScikitLearn(System):
         return model, X, y
 
     def losses(self, task: Training) -> list[float]:
-        batch = task.batch or task.m
         model, X, y = self._model(task, 1, shuffle=False)
-        found, weights = [], (model.coefs_, model.intercepts_)
-        # partial_fit on one batch is one step, and keeps the optimizer's state.
-        model.warm_start = False
-        for attribute in ("_optimizer",):
-            delattr(model, attribute)
-        model.coefs_, model.intercepts_ = weights
-        for number in range(CHECKED_STEPS):
-            i = number % task.steps_an_epoch * batch
-            model.partial_fit(X[i : i + batch], y[i : i + batch])
+        del model._optimizer  # partial_fit makes its own, for these weights; one batch is then one step
+        found = []
+        for which in task.batches(CHECKED_STEPS):
+            model.partial_fit(X[which], y[which])
             found.append(2 * model.loss_)
         return found
 

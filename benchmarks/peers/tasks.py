@@ -1,7 +1,7 @@
 """What is measured: the tasks, who does them, and the ratios that are wanted."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -43,6 +43,12 @@ class Training:
         """How many updates one pass over the data makes."""
         return 1 if self.batch is None else -(-self.m // self.batch)
 
+    def batches(self, steps: int) -> list[slice]:
+        """The examples of the first steps, in the order of the data."""
+        batch = self.batch or self.m
+        starts = (step % self.steps_an_epoch * batch for step in range(steps))
+        return [slice(start, start + batch) for start in starts]
+
     @property
     def flops(self) -> float:
         """Of a step: forward, the gradient of W, and the delta of the layer below if there is one."""
@@ -70,10 +76,9 @@ class Product:
     k: int
     dtype: str = "float32"
     transposed: bool = False
-    action: str = "matmul"
-    n_threads: int | None = 1
-    pinned: bool = True
-    activations: int = 0
+    n_threads: ClassVar[int] = 1
+    pinned: ClassVar[bool] = True
+    activations: ClassVar[int] = 0
 
     def arrays(self) -> tuple[Any, Any]:
         """Both factors."""
@@ -101,10 +106,9 @@ class Elementwise:
     n: int
     activation: str
     dtype: str = "float32"
-    action: str = "apply"
-    n_threads: int | None = 1
-    pinned: bool = True
-    flops: float = 0.0
+    n_threads: ClassVar[int] = 1
+    pinned: ClassVar[bool] = True
+    flops: ClassVar[float] = 0.0
 
     def arrays(self) -> Any:
         """The arguments."""

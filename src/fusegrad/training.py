@@ -89,8 +89,7 @@ class _Run:
         self.n_steps = 0
         self.engine = net._engine(self.batch, n_threads)
         self.moments: Moments | None = None
-        plan = net.plan(self.batch, n_threads)
-        if moments and self.compiled and moments_pay(plan, self.m, epochs)[0]:
+        if moments and self.compiled and moments_pay(net.plan(self.batch, n_threads), self.m, epochs)[0]:
             self.moments = take_moments(self.X, self.y)
         if isinstance(optimizer, Optimizer):
             optimizer.check(net.parameters)

@@ -70,6 +70,29 @@ def test_any_layout_gives_the_same_bits(dtype):
     np.testing.assert_array_equal(matmul(a, b), expected)
 
 
+@pytest.mark.parametrize("d", [1, 5, 300, 100_000])
+@pytest.mark.parametrize("k", [1, 2, 40])
+def test_a_vector_and_a_matrix_that_lies_neither_way(d, k, dtype):
+    for n, columns in ((1, k), (k, 1)):
+        a, b = operands(n, d, columns, dtype)
+        expected = a @ b
+        error = bound(a, b)[1]
+        for left in (a, np.asfortranarray(a), np.repeat(a, 2, axis=1)[:, ::2], a[:, ::-1][:, ::-1]):
+            for right in (b, np.asfortranarray(b), np.repeat(np.repeat(b, 2, axis=1), 2, axis=0)[::2, ::2]):
+                assert np.abs(matmul(left, right) - expected).max() <= 2 * error
+
+
+def test_shares_of_one_row(dtype, threads):
+    """A thread whose share is a single row, of a sum longer than any block."""
+    a, b = operands(2 * LANES[dtype] + 1, 60_000, 2, dtype)
+    threads(1)
+    expected = matmul(a, b)
+    for n_threads in (2, 3):
+        threads(n_threads)
+        assert_product(matmul(a, b), a, b)
+    assert_product(expected, a, b)
+
+
 def test_out(dtype):
     a, b = operands(20, 30, 40, dtype)
     expected = matmul(a, b)
