@@ -58,7 +58,7 @@ test-exhaustive: $(VENV)/installed
 bench: $(VENV)/installed
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PIN) $(BIN)/python benchmarks/table.py
 
-## make bench-peers      time everything beside NumPy, PyTorch, JAX, scikit-learn and the limits of the machine (ten minutes)
+## make bench-peers      time everything beside NumPy, PyTorch, JAX, scikit-learn and the limits of the machine (some minutes)
 bench-peers: $(PEERS)/installed
 	$(PEERS)/bin/python benchmarks/peers --output build/peers
 

@@ -68,7 +68,7 @@ class Limits:
         compiler = os.environ.get("CC", "cc")
         command = [compiler, "-O3", "-march=native", "-shared", "-fPIC", str(HERE / "limits.c"), "-o", str(binary)]
         subprocess.run(command, check=True)
-        self.measured = ctypes.CDLL(str(binary))
+        self.compiled = ctypes.CDLL(str(binary))
         self.memory = {"L2": self._aligned(512 * 1024), "DRAM": self._aligned(256 * 1024 * 1024)}
 
     @staticmethod
@@ -79,16 +79,16 @@ class Limits:
 
     def flops(self, dtype: str) -> float:
         """Floating-point operations a second, by multiply-adds in registers."""
-        function = getattr(self.measured, f"multiply_add_{dtype}")
+        function = getattr(self.compiled, f"multiply_add_{dtype}")
         function.restype = ctypes.c_double
         return float(1 / function(ctypes.c_long(100_000)))
 
     def bytes(self, where: str) -> float:
         """Bytes a second, read one after another."""
         memory = self.memory[where]
-        self.measured.reading.restype = ctypes.c_double
+        self.compiled.reading.restype = ctypes.c_double
         count = max(1, (1 << 24) // memory.size)
-        return float(1 / self.measured.reading(ctypes.c_void_p(memory.ctypes.data), ctypes.c_long(memory.size), count))
+        return float(1 / self.compiled.reading(ctypes.c_void_p(memory.ctypes.data), ctypes.c_long(memory.size), count))
 
 
 def activation_seconds(process: Process, dtype: str) -> float:
