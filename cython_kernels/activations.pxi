@@ -103,7 +103,7 @@ cdef inline void sigmoid_group(const int group, const real* z, real* a) noexcept
         # Now 1 / (1 + e) = inverse (1 + error).
     for i in range(group):
         below = fused(inverse[i], fused(error[i], one + p[i], p[i]), inverse[i]) * s[i]
-        store(a + i * LANES, where_negative(load(z + i * LANES), below, one - below))
+        store(a + i * LANES, reflected(load(z + i * LANES), below))
 
 
 cdef inline void tanh_group(const int group, const real* z, real* a) noexcept nogil:
@@ -113,7 +113,7 @@ cdef inline void tanh_group(const int group, const real* z, real* a) noexcept no
     cdef vreal p_lost[GROUP]
     cdef vreal inverse[GROUP]
     cdef vreal error[GROUP]
-    cdef vreal big, e, e_lost, d, d_lost
+    cdef vreal big, e, e_lost
     cdef int i
     for i in range(group):
         # Past the limit tanh is 1 in the dtype.
@@ -124,13 +124,12 @@ cdef inline void tanh_group(const int group, const real* z, real* a) noexcept no
         big = s[i] - one
         e = fused(s[i], p[i], big)
         e_lost = fused(s[i], p[i], big - e) + s[i] * p_lost[i]
-        d = two + e
-        d_lost = e - (d - two)
-        inverse[i] = estimated_inverse(d - one)
+        inverse[i] = estimated_inverse(one + e)
         if LANES == 16:
-            inverse[i] = fused(inverse[i], fused(-inverse[i], d, one), inverse[i])
+            inverse[i] = fused(fused(-inverse[i], two + e, one), inverse[i], inverse[i])
         p[i] = -e * inverse[i]
-        error[i] = fused(-p[i], d, -e) - fused(p[i], d_lost, e_lost)
+        # -E - (2 + E) p: the sum of e and 2 p, which differ by less than a factor of 2 of either sign, is exact.
+        error[i] = fused(-p[i], e, -(e + two * p[i])) - e_lost
     for i in range(group):
         store(a + i * LANES, with_sign_of(fused(error[i], inverse[i], p[i]), load(z + i * LANES)))
 

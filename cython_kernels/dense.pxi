@@ -172,7 +172,7 @@ cdef void dense_forward(
         rows = smaller(rows, layer.n_out - i)
         for p in range(n_panels):
             out.data = a + (p * layer.n_out + i) * PANEL
-            multiply_panel(rows, n_in, left, ROWS * n_in, Right(x.data + p * x.panel, PANEL), out)
+            multiply_panel(rows, n_in, left, Right(x.data + p * x.panel, PANEL), out)
             activate(<int>layer.activation, out.data, out.data, rows * PANEL)
         left.data += rows * n_in
         if bias != NULL:
@@ -294,7 +294,7 @@ cdef void weight_gradient_transposed(
         out.data = gradient.data + block * PANEL
         out.columns = smaller(PANEL, n_x - block * PANEL)
         right.data = transposed + block * n_panels * PANEL * PANEL
-        multiply_panel(n_delta, PANEL, left, ROWS * PANEL, right, out)
+        multiply_panel(n_delta, PANEL, left, right, out)
 
 
 cdef inline void add_rows(
@@ -413,12 +413,11 @@ cdef void below_one(
 
 
 cdef void dense_backward(
-    Layer* layer, Features x, const real* delta, Py_ssize_t n_panels, Total weight_gradient, real* transposed,
+    Layer* layer, Features x, const real* delta, Py_ssize_t n_panels, Total weight_gradient, const real* transposed,
 ) noexcept nogil:
-    """The gradient of W, delta x^T. transposed: scratch, if the layer asks for it. The bias's is `add_examples`."""
+    """The gradient of W, delta x^T. transposed: x^T, if the layer asks for it. The bias's is `add_examples`."""
     cdef Features d = of_tile(delta, layer.n_out)
     if layer.transposed:
-        transpose_tile(x.data, layer.n_in, n_panels, transposed)
         weight_gradient_transposed(delta, layer.n_out, transposed, layer.n_in, n_panels, weight_gradient)
     elif layer.n_in == 1 and layer.n_out > 1:
         # One input, many outputs is the mirror image of many inputs, one output.
@@ -443,6 +442,6 @@ cdef void delta_below(
         rows = smaller(rows, layer.n_in - i)
         for p in range(n_panels):
             out.data = x + (p * layer.n_in + i) * PANEL
-            multiply_panel(rows, layer.n_out, left, ROWS, Right(delta + p * layer.n_out * PANEL, PANEL), out)
+            multiply_panel(rows, layer.n_out, left, Right(delta + p * layer.n_out * PANEL, PANEL), out)
         left.data += rows
         i += rows

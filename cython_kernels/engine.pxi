@@ -51,6 +51,7 @@ cdef struct Walk:
     const Py_ssize_t* order     # NULL: as they lie
     Py_ssize_t tile             # examples in a tile, a multiple of PANEL
     Py_ssize_t block            # examples in a block, a multiple of tile
+    bint kept                   # the tile is that of the step before: x, x^T and y still lie in scratch
 
 
 cdef inline const real* weight_of(Walk* walk, Py_ssize_t layer) noexcept nogil:
@@ -159,7 +160,8 @@ cdef Features inputs(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* tile)
         if first + 2 * walk.tile <= walk.x.columns:
             x.ahead = walk.tile
         return x
-    pack_tile(walk.x, walk.order, first, count, tile)
+    if not walk.kept:
+        pack_tile(walk.x, walk.order, first, count, tile)
     return of_tile(tile, walk.layers[0].n_in)
 
 
@@ -181,7 +183,8 @@ cdef const real* targets(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* t
     """y as the loss sees it: where it lies, or in a tile."""
     if walk.y.rows == 1 and side_by_side(walk.y, walk.order, count):
         return <const real*>walk.y.data + first
-    pack_tile(walk.y, walk.order, first, count, tile)
+    if not walk.kept:
+        pack_tile(walk.y, walk.order, first, count, tile)
     return tile
 
 
@@ -277,8 +280,9 @@ cdef double gradient_tile(
     cdef Features lowest = inputs(walk, first, count, scratch)
     cdef real* delta
     cdef const real* y
-    cdef real* transposed
     cdef real* x
+    cdef real* transposed           # x^T of the first layer, which may be kept, or of another
+    cdef real* first_transposed
     cdef Total here, below          # the gradients of a layer's W, and of the bias of the layer below
     cdef double loss = 0
     if (
@@ -289,7 +293,9 @@ cdef double gradient_tile(
         return line_tile(walk, lowest, y, count, weight, gradient)
     delta = forward_tile(walk, lowest, first, count, scratch)
     y = targets(walk, first, count, delta + layer.n_out * walk.tile)
-    transposed = delta + 2 * layer.n_out * walk.tile
+    first_transposed = transposed = delta + 2 * layer.n_out * walk.tile
+    if walk.layers[0].transposed:
+        transposed += panels(walk.layers[0].n_in) * PANEL * walk.tile
     if walk.outputs.data != NULL:
         given_stage(<int>layer.activation, layer.n_out, count, delta, y)
     else:
@@ -311,6 +317,10 @@ cdef double gradient_tile(
             delta = x
             i -= 1
             continue
+        if i == 0:
+            transposed = first_transposed
+        if layer.transposed and not (i == 0 and walk.kept):
+            transpose_tile(x, layer.n_in, n_panels, transposed)
         dense_backward(layer, lowest if i == 0 else of_tile(x, layer.n_in), delta, n_panels, here, transposed)
         if i > 0:
             delta_below(layer, weight_of(walk, i), delta, x, n_panels, <int>walk.layers[i - 1].activation)

@@ -120,7 +120,7 @@ cdef void finish_edge(int rows, int vectors, const real* sums, Output c) noexcep
 
 
 cdef inline void finish_derivative(
-    const int activation, const int rows, const int vectors, vreal sums[MOST_ROWS][VECTORS], Output c,
+    const int activation, const int rows, const int vectors, vreal sums[NARROW_ROWS][VECTORS], Output c,
 ) noexcept nogil:
     cdef int i, v
     cdef real* place
@@ -134,9 +134,9 @@ cdef inline void micro_tile(
     const int rows, const int vectors, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
     """c (rows, vectors * LANES) from a (rows, runs x depth) and the panel b (runs x depth, PANEL)."""
-    cdef vreal sums[MOST_ROWS][VECTORS]
+    cdef vreal sums[NARROW_ROWS][VECTORS]
     cdef vreal right[VECTORS]
-    cdef real spilled[MOST_ROWS * PANEL]
+    cdef real spilled[NARROW_ROWS * PANEL]
     cdef vreal left
     cdef const real* ak
     cdef real* ci
@@ -186,53 +186,60 @@ cdef inline void micro_tile(
 
 
 cdef inline void multiply_rows(
-    const int rows, Py_ssize_t depth, Left a, Right b, Output c,
+    const int rows, bint narrow, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
-    if c.columns > LANES:
-        micro_tile(rows, VECTORS, depth, a, b, c)
-    else:
+    if narrow:
         micro_tile(rows, 1, depth, a, b, c)
+    elif rows <= ROWS:
+        micro_tile(rows, VECTORS, depth, a, b, c)
 
 
-cdef void multiply_panel(
-    Py_ssize_t rows, Py_ssize_t depth, Left a, Py_ssize_t a_block, Right b, Output c,
-) noexcept nogil:
-    """c (rows, <= PANEL) from a (rows, depth) and the panel b; blocks of ROWS rows of a lie a_block apart."""
-    cdef Py_ssize_t i
-    for i in range(rows // ROWS):
-        multiply_rows(ROWS, depth, a, b, c)
-        a.data += a_block
-        c.data += ROWS * c.row
+cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, Left a, Right b, Output c) noexcept nogil:
+    """c (rows, <= PANEL) from a (rows, depth) and the panel b.
+
+    The rows are cut evenly: a tile of 8 and one of 1 would leave the last waiting for its own sums.
+    """
+    cdef bint narrow = c.columns <= LANES
+    cdef Py_ssize_t most = NARROW_ROWS if narrow else ROWS
+    cdef Py_ssize_t n_tiles = (rows + most - 1) // most, tile, n
+    for tile in range(n_tiles):
+        n = rows // n_tiles + (tile < rows % n_tiles)
+        if n == 1:
+            multiply_rows(1, narrow, depth, a, b, c)
+        elif n == 2:
+            multiply_rows(2, narrow, depth, a, b, c)
+        elif n == 3:
+            multiply_rows(3, narrow, depth, a, b, c)
+        elif n == 4:
+            multiply_rows(4, narrow, depth, a, b, c)
+        elif n == 5:
+            multiply_rows(5, narrow, depth, a, b, c)
+        elif n == 6:
+            multiply_rows(6, narrow, depth, a, b, c)
+        elif n == 7:
+            multiply_rows(7, narrow, depth, a, b, c)
+        elif n == 8:
+            multiply_rows(8, narrow, depth, a, b, c)
+        elif n == 9:
+            multiply_rows(9, narrow, depth, a, b, c)
+        elif n == 10:
+            multiply_rows(10, narrow, depth, a, b, c)
+        elif n == 11:
+            multiply_rows(11, narrow, depth, a, b, c)
+        else:
+            multiply_rows(12, narrow, depth, a, b, c)
+        a.data += n * a.row
+        c.data += n * c.row
         if c.bias != NULL:
-            c.bias += ROWS
-    i = rows % ROWS
-    if i == 1:
-        multiply_rows(1, depth, a, b, c)
-    elif i == 2:
-        multiply_rows(2, depth, a, b, c)
-    elif i == 3:
-        multiply_rows(3, depth, a, b, c)
-    elif i == 4:
-        multiply_rows(4, depth, a, b, c)
-    elif i == 5:
-        multiply_rows(5, depth, a, b, c)
-    elif i == 6:
-        multiply_rows(6, depth, a, b, c)
-    elif i == 7:
-        multiply_rows(7, depth, a, b, c)
+            c.bias += n
 
 
 # ---- the product of two matrices from outside ------------------------------------------------------
 
 cdef enum:
-    # A block of A (ROW_BLOCK x DEPTH_BLOCK) takes a quarter of a 1 MiB L2 in float32, half in float64;
-    # a panel of B (DEPTH_BLOCK x PANEL) the L1; a block of B a share of the L3.
-    # ROW_BLOCK is a multiple of every ROWS, COLUMN_BLOCK of every PANEL.
-    DEPTH_BLOCK = 256
-    ROW_BLOCK = 240
-    COLUMN_BLOCK = 1024
     REUSED_ROWS = 64        # of A, from which on B is copied to panels; measured, as is
     REUSED_PANELS = 8       # of B, from which on A is copied
+    FEW_BYTES = 2048        # of a row of B: as wide is a block below REUSED_ROWS, and its copy stays in the L2
     NEAR = 128              # bytes from column to column of A at which each line is read to its end;
     NEAR_COLUMNS = 128      # with longer steps more columns than these are copied
     NEAR_BYTES = 1 << 20    # of B, above which the step from row to row of a panel costs more than a copy
@@ -336,12 +343,13 @@ cdef inline Matrix part(Matrix m, Py_ssize_t row, Py_ssize_t column) noexcept no
 
 cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch) noexcept nogil:
     """c = a b; c has contiguous rows c_row apart. scratch: multiply_scratch(...) reals."""
-    cdef Py_ssize_t i0, j0, k0, p, rows, depth, columns, a_block
+    cdef Py_ssize_t i0, j0, k0, p, rows, depth, columns
     cdef real* packed_left = scratch + smaller(a.columns, DEPTH_BLOCK) * panels(smaller(b.columns, COLUMN_BLOCK)) * PANEL
     cdef bint b_lies = (
         b.column == sizeof(real) and in_reals(b) and a.rows < REUSED_ROWS and b.row * b.rows <= NEAR_BYTES)
     cdef bint a_lies = in_reals(a) and b.columns < REUSED_PANELS * PANEL and (
         a.column <= NEAR or a.columns <= NEAR_COLUMNS)
+    cdef Py_ssize_t wide = COLUMN_BLOCK if a.rows >= REUSED_ROWS else FEW_BYTES // <Py_ssize_t>sizeof(real)
     cdef Left left
     cdef Right right
     cdef Output out
@@ -352,7 +360,7 @@ cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch)
     out.activation = 0
     j0 = 0
     while j0 < b.columns:
-        columns = smaller(COLUMN_BLOCK, b.columns - j0)
+        columns = smaller(wide, b.columns - j0)
         k0 = 0
         while k0 == 0 or k0 < a.columns:    # once even for an empty sum
             depth = smaller(DEPTH_BLOCK, a.columns - k0)
@@ -373,7 +381,6 @@ cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch)
                         a.row // <Py_ssize_t>sizeof(real), a.column // <Py_ssize_t>sizeof(real), 1, 0)
                 else:
                     left = pack_left(part(a, i0, k0), rows, depth, packed_left)
-                a_block = ROWS * left.row
                 for p in range(panels(columns)):
                     out.data = c + i0 * c_row + j0 + p * PANEL
                     out.columns = smaller(PANEL, columns - p * PANEL)
@@ -381,10 +388,10 @@ cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch)
                         right = Right(<const real*>part(b, k0, j0 + p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
                     else:
                         right = Right(scratch + p * depth * PANEL, PANEL)
-                    multiply_panel(rows, depth, left, a_block, right, out)
+                    multiply_panel(rows, depth, left, right, out)
                 i0 += ROW_BLOCK
             k0 += DEPTH_BLOCK
-        j0 += COLUMN_BLOCK
+        j0 += wide
 
 
 # ---- a vector and a matrix -----------------------------------------------------------------------------

@@ -53,10 +53,17 @@ typedef real real_anywhere __attribute__((aligned(1), may_alias));
 enum {
     LANES = VECTOR_BYTES / sizeof(real),
     PANEL = VECTORS * LANES,
-    MOST_ROWS = 8,
+    NARROW_ROWS = 12,
     LANE_BLOCK = LANE_ROWS * LANE_COLUMNS,
     ROW_SUMS = LANE_BLOCK / VECTORS < LANES ? LANE_BLOCK / VECTORS : LANES
 };
+
+/* ---- block sizes: by cache ------------------------------------------------------------------
+   Of a product of big matrices. A block of A (ROW_BLOCK x DEPTH_BLOCK) takes a quarter of a 1 MiB L2 in
+   float32, half in float64; a panel of B (DEPTH_BLOCK x PANEL) most of the L1, in float64 a part of the
+   L2: there C is twice as long, and each block of the depth reads and writes all of it (6 % at 2048^3).
+   A block of B takes a share of the L3. ROW_BLOCK is a multiple of every ROWS, COLUMN_BLOCK of every PANEL. */
+enum { DEPTH_BLOCK = 64 * sizeof(real), ROW_BLOCK = 960 / sizeof(real), COLUMN_BLOCK = 1024 };
 
 /* In these kernels `cdef inline` is a promise: a micro-tile is a function of constants, which stays in
    registers only where it is inlined with them. What should be called is declared without it. */
@@ -185,15 +192,15 @@ FUSEGRAD_INLINE vreal with_sign_of(vreal v, vreal sign) {
     return (vreal)(((vbits)v & ~SIGN_BIT) | ((vbits)sign & SIGN_BIT));
 }
 
-/* a where z has its sign bit set, else b. */
-FUSEGRAD_INLINE vreal where_negative(vreal z, vreal a, vreal b) {
+/* v where z has its sign bit set, else 1 - v. */
+FUSEGRAD_INLINE vreal reflected(vreal z, vreal v) {
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
-    return (vreal)_mm512_mask_mov_ps(b, _mm512_movepi32_mask((__m512i)z), a);
+    return (vreal)_mm512_mask_sub_ps(v, _mm512_testn_epi32_mask((__m512i)z, (__m512i)splat(-0.0f)), splat(1), v);
 #elif defined(__AVX512F__)
-    return (vreal)_mm512_mask_mov_pd(b, _mm512_movepi64_mask((__m512i)z), a);
+    return (vreal)_mm512_mask_sub_pd(v, _mm512_testn_epi64_mask((__m512i)z, (__m512i)splat(-0.0)), splat(1), v);
 #else
     vbits negative = (vbits)z >> SIGN_SHIFT;
-    return (vreal)(((vbits)a & negative) | ((vbits)b & ~negative));
+    return (vreal)(((vbits)v & negative) | ((vbits)(1 - v) & ~negative));
 #endif
 }
 

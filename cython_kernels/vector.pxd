@@ -7,7 +7,7 @@ cdef extern from "vector.h" nogil:
 
     enum:
         LANES           # numbers in a vector
-        MOST_ROWS       # no ROWS is larger
+        NARROW_ROWS     # of a micro-tile of one vector
         ROWS            # micro-tile: ROWS x VECTORS accumulators
         VECTORS
         PANEL           # numbers in VECTORS vectors: the width of a panel
@@ -16,6 +16,9 @@ cdef extern from "vector.h" nogil:
         LANE_COLUMNS
         LANE_BLOCK      # LANE_ROWS x LANE_COLUMNS
         ROW_SUMS        # rows summed over examples side by side
+        DEPTH_BLOCK     # blocks of a product of big matrices
+        ROW_BLOCK
+        COLUMN_BLOCK
 
     vreal load(const real* p)
     void store(real* p, vreal v)
@@ -33,7 +36,7 @@ cdef extern from "vector.h" nogil:
 
     vreal magnitude(vreal v)
     vreal with_sign_of(vreal v, vreal sign)
-    vreal where_negative(vreal z, vreal a, vreal b)
+    vreal reflected(vreal z, vreal v)
     vreal where_positive(vreal z, vreal a)
     vreal at_most(vreal limit, vreal v)
     vreal at_least(vreal limit, vreal v)

@@ -158,12 +158,12 @@ def _up(n: int, multiple: int) -> int:
 def _transposed_pays(layer: Dense, tile: int, lanes: int) -> bool:
     """Which way the gradient of W is summed over a tile: see cython_kernels/dense.pxi.
 
-    In vector operations. Lane-wise, each weight (in blocks of 4) has its own vector of sums, and about 3
+    In vector operations. Lane-wise, each weight (in blocks of 4) has its own vector of sums, and about 4
     operations add its lanes up. Transposed, a row of the gradient takes whole vectors of inputs for each
     example, and turning x costs log2(lanes) / 2 shuffles and a load and a store for each of its vectors.
     """
     vectors = -(-layer.n_in // lanes)
-    lanewise = (_up(layer.n_in, 4) * layer.n_out) * (tile / lanes + 3)
+    lanewise = (_up(layer.n_in, 4) * layer.n_out) * (tile / lanes + 4)
     turning = vectors * tile * (lanes.bit_length() + 2)
     return layer.n_out * vectors * tile + turning < lanewise
 
@@ -239,7 +239,7 @@ def make_plan(
     # Their last activation is the walk's; to each other the members of a chain are linear.
     linear = [replace(layer, activation="identity") for layer in members]
 
-    # Activations of all layers and the targets; then room for x^T of the widest layer that is turned.
+    # Activations of all layers and the targets; then room for x^T of the first layer and of the widest other.
     per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out
     fits = SMALL_TILE // (per_example * dtype.itemsize)
     tile = max(fits, min(LEAST_TILE, L2_TILE // (per_example * dtype.itemsize)))
@@ -247,9 +247,8 @@ def make_plan(
     while tile < min(batch, LEAST_BLOCK) and LEAST_BLOCK % tile:  # then blocks are of one size, and threads even
         tile -= panel
     transposed = [_transposed_pays(layer, tile, lanes) for layer in layers]
-    per_example += max(
-        (_up(layer.n_in, panel) for layer, turn in zip(layers, transposed, strict=True) if turn), default=0
-    )
+    turned = [_up(layer.n_in, panel) * turn for layer, turn in zip(layers, transposed, strict=True)]
+    per_example += turned[0] + max(turned[1:], default=0)
 
     most_blocks = max(1, min(MOST_BLOCKS, SLOT_BYTES // (layers[-1].end * dtype.itemsize)))
     least = LEAST_BLOCK if layers[-1].end * dtype.itemsize <= L2_GRADIENT else 2 * LEAST_BLOCK
