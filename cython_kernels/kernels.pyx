@@ -14,7 +14,7 @@ cimport numpy as cnp
 import numpy as np
 
 from vector cimport (
-    COLUMN_BLOCK, DEPTH_BLOCK, GROUP, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LANES, NARROW_ROWS, PANEL, ROWS,
+    COLUMN_BLOCK, DEEP_BLOCK, DEPTH_BLOCK, GROUP, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LANES, NARROW_ROWS, PANEL, ROWS,
     ROW_BLOCK, ROW_SUMS, VECTORS,
     at_least, at_most, first_lane, first_lanes,
     fused, interleave_high, interleave_low, load, load_anywhere, load_first, magnitude,

@@ -7,10 +7,11 @@ is any strided matrix, so W, its transpose and a tile of deltas are all read whe
 The same code, inlined with constant counts of rows and vectors, makes the edges.
 
 The layers hold their activations in panels of examples and call `multiply_panel` directly.
-`multiply` serves matrices from outside. It cuts them into blocks as BLIS does (a block of A for the L2
-cache, a panel of B for the L1), and copies a block where its lines are to be read often enough to pay
-for it; else the micro-kernel reads it where it lies. Blocks of k are added up in order, so that a result
-does not depend on the number of threads. Where a factor is a vector there is nothing to read twice:
+`multiply` serves matrices from outside. It cuts them into blocks (of A and of C for the L2 cache, a panel
+of B for the L1), and copies a block where its lines are to be read often enough to pay for it; else the
+micro-kernel reads it where it lies. The blocks of k go innermost, so that C is not fetched from memory for
+each of them (7 to 15 % at 2000^3), and are added up in order, so that a result does not depend on the
+number of threads. Where a factor is a vector there is nothing to read twice:
 two loops of their own go along the matrix, by the sums (outer) or by the products (inner).
 
 Rejected: inner products throughout (a horizontal sum for each output); copying every block (four times
@@ -253,8 +254,10 @@ cdef inline Py_ssize_t panels(Py_ssize_t n) noexcept nogil:
 
 cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
     """The reals that `multiply` needs for its copies, of these sizes or any part of them: blocks, or a vector."""
-    return depth + LANES + smaller(depth, DEPTH_BLOCK) * (
-        (smaller(rows, ROW_BLOCK) + ROWS) + panels(smaller(columns, COLUMN_BLOCK)) * PANEL
+    return (
+        depth + LANES
+        + smaller(depth, DEPTH_BLOCK) * (smaller(rows, ROW_BLOCK) + ROWS)
+        + smaller(depth, DEEP_BLOCK) * panels(smaller(columns, COLUMN_BLOCK)) * PANEL
     )
 
 
@@ -317,9 +320,20 @@ cdef void pack_panel(Matrix b, Py_ssize_t depth, Py_ssize_t width, real* packed)
         k += 1
 
 
-cdef Left pack_left(Matrix a, Py_ssize_t rows, Py_ssize_t depth, real* packed) noexcept nogil:
-    """The first rows and columns of a, side by side in the direction in which they already are."""
+cdef inline Matrix part(Matrix m, Py_ssize_t row, Py_ssize_t column) noexcept nogil:
+    """m from a row and a column on."""
+    m.data += row * m.row + column * m.column
+    m.rows -= row
+    m.columns -= column
+    return m
+
+
+cdef Left left_block(Matrix a, Py_ssize_t rows, Py_ssize_t depth, bint lies, real* packed) noexcept nogil:
+    """The first rows and columns of a: where they lie, or side by side in the direction in which they already are."""
     cdef Py_ssize_t i, k
+    if lies:
+        return Left(
+            <const real*>a.data, a.row // <Py_ssize_t>sizeof(real), a.column // <Py_ssize_t>sizeof(real), 1, 0)
     if a.row == sizeof(real):
         for k in range(depth):
             copy(a.data + k * a.column, rows, packed + k * rows)
@@ -333,23 +347,26 @@ cdef Left pack_left(Matrix a, Py_ssize_t rows, Py_ssize_t depth, real* packed) n
     return Left(packed, depth, 1, 1, 0)
 
 
-cdef inline Matrix part(Matrix m, Py_ssize_t row, Py_ssize_t column) noexcept nogil:
-    """m from a row and a column on."""
-    m.data += row * m.row + column * m.column
-    m.rows -= row
-    m.columns -= column
-    return m
+cdef void pack_right(Matrix b, Py_ssize_t depth, Py_ssize_t columns, bint lies, real* packed) noexcept nogil:
+    """The first rows and columns of b in panels, one after another; where it lies well, only the last if not full."""
+    cdef Py_ssize_t p = columns // PANEL if lies else 0
+    if b.column == sizeof(real):
+        pack_rows(part(b, 0, p * PANEL), depth, columns - p * PANEL, packed + p * depth * PANEL)
+        return
+    for p in range(panels(columns)):
+        pack_panel(part(b, 0, p * PANEL), depth, smaller(PANEL, columns - p * PANEL), packed + p * depth * PANEL)
 
 
 cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch) noexcept nogil:
     """c = a b; c has contiguous rows c_row apart. scratch: multiply_scratch(...) reals."""
-    cdef Py_ssize_t i0, j0, k0, p, rows, depth, columns
-    cdef real* packed_left = scratch + smaller(a.columns, DEPTH_BLOCK) * panels(smaller(b.columns, COLUMN_BLOCK)) * PANEL
+    cdef Py_ssize_t i0, j0, k0, k, p, rows, columns, deep, depth
+    cdef Py_ssize_t wide = COLUMN_BLOCK if a.rows >= REUSED_ROWS else FEW_BYTES // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t most = DEEP_BLOCK if a.rows > ROW_BLOCK else DEPTH_BLOCK     # a lone block of c stays anyway
+    cdef real* packed_left = scratch + smaller(a.columns, most) * panels(smaller(b.columns, wide)) * PANEL
     cdef bint b_lies = (
         b.column == sizeof(real) and in_reals(b) and a.rows < REUSED_ROWS and b.row * b.rows <= NEAR_BYTES)
     cdef bint a_lies = in_reals(a) and b.columns < REUSED_PANELS * PANEL and (
         a.column <= NEAR or a.columns <= NEAR_COLUMNS)
-    cdef Py_ssize_t wide = COLUMN_BLOCK if a.rows >= REUSED_ROWS else FEW_BYTES // <Py_ssize_t>sizeof(real)
     cdef Left left
     cdef Right right
     cdef Output out
@@ -363,34 +380,27 @@ cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch)
         columns = smaller(wide, b.columns - j0)
         k0 = 0
         while k0 == 0 or k0 < a.columns:    # once even for an empty sum
-            depth = smaller(DEPTH_BLOCK, a.columns - k0)
-            if b.column == sizeof(real):
-                p = columns // PANEL if b_lies else 0       # where it lies well, but for the last panel
-                pack_rows(part(b, k0, j0 + p * PANEL), depth, columns - p * PANEL, scratch + p * depth * PANEL)
-            else:
-                for p in range(panels(columns)):
-                    pack_panel(
-                        part(b, k0, j0 + p * PANEL), depth, smaller(PANEL, columns - p * PANEL), scratch + p * depth * PANEL)
-            out.finish = STORE if k0 == 0 else ADD
+            deep = smaller(most, a.columns - k0)
+            pack_right(part(b, k0, j0), deep, columns, b_lies, scratch)
             i0 = 0
-            while i0 < a.rows:
+            while i0 < a.rows:              # here a block of c is taken up, and stays until all of `deep` is added
                 rows = smaller(ROW_BLOCK, a.rows - i0)
-                if a_lies:
-                    left = Left(
-                        <const real*>part(a, i0, k0).data,
-                        a.row // <Py_ssize_t>sizeof(real), a.column // <Py_ssize_t>sizeof(real), 1, 0)
-                else:
-                    left = pack_left(part(a, i0, k0), rows, depth, packed_left)
-                for p in range(panels(columns)):
-                    out.data = c + i0 * c_row + j0 + p * PANEL
-                    out.columns = smaller(PANEL, columns - p * PANEL)
-                    if b_lies and out.columns == PANEL:
-                        right = Right(<const real*>part(b, k0, j0 + p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
-                    else:
-                        right = Right(scratch + p * depth * PANEL, PANEL)
-                    multiply_panel(rows, depth, left, right, out)
+                k = 0
+                while k == 0 or k < deep:
+                    depth = smaller(DEPTH_BLOCK, deep - k)
+                    left = left_block(part(a, i0, k0 + k), rows, depth, a_lies, packed_left)
+                    out.finish = STORE if k0 + k == 0 else ADD
+                    for p in range(panels(columns)):
+                        out.data = c + i0 * c_row + j0 + p * PANEL
+                        out.columns = smaller(PANEL, columns - p * PANEL)
+                        right = Right(scratch + (p * deep + k) * PANEL, PANEL)
+                        if b_lies and out.columns == PANEL:
+                            right = Right(
+                                <const real*>part(b, k0 + k, j0 + p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
+                        multiply_panel(rows, depth, left, right, out)
+                    k += DEPTH_BLOCK
                 i0 += ROW_BLOCK
-            k0 += DEPTH_BLOCK
+            k0 += most
         j0 += wide
 
 

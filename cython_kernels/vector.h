@@ -59,11 +59,11 @@ enum {
 };
 
 /* ---- block sizes: by cache ------------------------------------------------------------------
-   Of a product of big matrices. A block of A (ROW_BLOCK x DEPTH_BLOCK) takes a quarter of a 1 MiB L2 in
-   float32, half in float64; a panel of B (DEPTH_BLOCK x PANEL) most of the L1, in float64 a part of the
-   L2: there C is twice as long, and each block of the depth reads and writes all of it (6 % at 2048^3).
-   A block of B takes a share of the L3. ROW_BLOCK is a multiple of every ROWS, COLUMN_BLOCK of every PANEL. */
-enum { DEPTH_BLOCK = 64 * sizeof(real), ROW_BLOCK = 960 / sizeof(real), COLUMN_BLOCK = 1024 };
+   Of a product of big matrices: a panel of B (DEPTH_BLOCK x PANEL) lies in the L1; a block of A
+   (ROW_BLOCK x DEPTH_BLOCK) and one of C (ROW_BLOCK x COLUMN_BLOCK), 480 KiB, in the L2 while k runs;
+   the copy of B (DEEP_BLOCK x COLUMN_BLOCK), 8 MiB, in the L3. ROW_BLOCK is a multiple of every ROWS,
+   COLUMN_BLOCK of every PANEL, DEEP_BLOCK of DEPTH_BLOCK. */
+enum { DEPTH_BLOCK = 256, ROW_BLOCK = 120, COLUMN_BLOCK = 4096 / sizeof(real), DEEP_BLOCK = 2048 };
 
 /* In these kernels `cdef inline` is a promise: a micro-tile is a function of constants, which stays in
    registers only where it is inlined with them. What should be called is declared without it. */

@@ -19,6 +19,7 @@ cdef extern from "vector.h" nogil:
         DEPTH_BLOCK     # blocks of a product of big matrices
         ROW_BLOCK
         COLUMN_BLOCK
+        DEEP_BLOCK
 
     vreal load(const real* p)
     void store(real* p, vreal v)

@@ -28,6 +28,7 @@ from tasks import Elementwise, Row, rows
 HERE = Path(__file__).parent
 ROUND_SECONDS = 0.02  # that a system runs in a round, at least once
 ROW_SECONDS = 30.0  # after which a row gets no more rounds
+ACTIVATION_FLOPS = 32  # of a sigmoid: 16 multiply-adds
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 #: JAX's compiler runs in threads of its own; its products are told to stay in one.
@@ -77,9 +78,9 @@ class Limits:
         start = -memory.ctypes.data % 4096
         return memory[start : start + size]
 
-    def flops(self, dtype: str) -> float:
-        """Floating-point operations a second, by multiply-adds in registers."""
-        function = getattr(self.compiled, f"multiply_add_{dtype}")
+    def flops(self, dtype: str, v3: bool) -> float:
+        """Floating-point operations a second, by multiply-adds in registers; of AVX2 alone, if v3."""
+        function = getattr(self.compiled, f"multiply_add_{dtype}{'_v3' * v3}")
         function.restype = ctypes.c_double
         return float(1 / function(ctypes.c_long(100_000)))
 
@@ -117,6 +118,7 @@ def measure(row: Row, processes: dict[str, Process], limits: Limits, sigmoid: di
     """All contenders of a row in turn: minimum and median seconds of each, and the limit."""
     # One system may stand in a row twice, with two tasks: it then sets up before each of its runs.
     systems = [system for system, _ in row.contenders.values()]
+    v3 = systems[0] == "fusegrad v3"
     again = len(set(systems)) < len(systems)
     answers = {label: processes[system].ask("prepare", task) for label, (system, task) in row.contenders.items()}
     agree(row, answers)
@@ -145,7 +147,7 @@ def measure(row: Row, processes: dict[str, Process], limits: Limits, sigmoid: di
     while len(seconds[next(iter(seconds))]) < rounds:
         for label in row.contenders:
             seconds[label].append(run(label, counts[label]))
-        peaks["flops"].append(limits.flops(row.own.dtype))
+        peaks["flops"].append(limits.flops(row.own.dtype, v3))
         for where in ("L2", "DRAM"):
             peaks[where].append(limits.bytes(where))
         if time.perf_counter() - start > ROW_SECONDS and len(peaks["flops"]) >= 3:
@@ -162,6 +164,8 @@ def measure(row: Row, processes: dict[str, Process], limits: Limits, sigmoid: di
             for label, values in seconds.items()
         },
         "limit": max(compute, task.n_bytes / bandwidth),
+        "peak": task.flops / best["flops"],
+        "ceiling": (task.flops + ACTIVATION_FLOPS * task.activations) / best["flops"],
         "peaks": best,
         "flops": task.flops,
         "bytes": task.n_bytes,

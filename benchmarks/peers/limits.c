@@ -12,12 +12,11 @@ static double now(void) {
 
 static volatile float kept;
 
-#define BYTES 64
 #define SUMS 12 /* independent vectors: enough to hide the latency of each */
 
-#define MULTIPLY_ADD(name, real)                                                       \
+#define MULTIPLY_ADD(name, real, bytes)                                                \
     double name(long count) {                                                          \
-        typedef real vector __attribute__((vector_size(BYTES)));                       \
+        typedef real vector __attribute__((vector_size(bytes)));                       \
         vector sums[SUMS], total = {0}, x = {0}, y = {0};                              \
         for (int i = 0; i < SUMS; i++) sums[i] = total + (real)i;                      \
         x += (real)0.999, y += (real)1e-3;                                             \
@@ -27,12 +26,14 @@ static volatile float kept;
         double seconds = now() - start;                                                \
         for (int i = 0; i < SUMS; i++) total += sums[i];                               \
         kept = (float)total[0];                                                        \
-        return seconds / ((double)count * SUMS * 2 * (BYTES / sizeof(real)));          \
+        return seconds / ((double)count * SUMS * 2 * (bytes / sizeof(real)));          \
     }
 
-/* Seconds a flop. */
-MULTIPLY_ADD(multiply_add_float32, float)
-MULTIPLY_ADD(multiply_add_float64, double)
+/* Seconds a flop, with the widest vectors and with those of AVX2. */
+MULTIPLY_ADD(multiply_add_float32, float, 64)
+MULTIPLY_ADD(multiply_add_float64, double, 64)
+MULTIPLY_ADD(multiply_add_float32_v3, float, 32)
+MULTIPLY_ADD(multiply_add_float64_v3, double, 32)
 
 /* Seconds a byte, reading `bytes` of memory `count` times. */
 double reading(const char *memory, long bytes, long count) {

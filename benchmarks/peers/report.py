@@ -27,6 +27,12 @@ def judged(row: dict[str, Any]) -> list[tuple[str, float, float | None]]:
     return found
 
 
+def shares(row: dict[str, Any]) -> tuple[float, float]:
+    """Of the multiply-add peak: what the products take, and what they take with 16 slots for each activation."""
+    own = next(iter(row["seconds"].values()))["median"]
+    return row["peak"] / own, row["ceiling"] / own
+
+
 def show_row(row: dict[str, Any]) -> None:
     """Print a row: our time, then how many times slower everybody else is; ! marks a goal that is missed."""
     first = next(iter(row["seconds"]))
@@ -40,6 +46,8 @@ def show_row(row: dict[str, Any]) -> None:
         cells.append(text)
     if row["seconds_goal"]:
         cells.append(f"({duration(row['seconds_goal'])})" + "!" * (own["median"] > row["seconds_goal"]))
+    if row["flops"] and row["activations"]:
+        cells.append("of the peak {:.2f}, with sigmoid {:.2f}".format(*shares(row)))
     times = f"{duration(own['min']):>8} {duration(own['median']):>8}"
     print(f"{row['group']:<16}{row['title']:<44}{times}  {', '.join(cells)}", flush=True)
 
@@ -79,8 +87,8 @@ def markdown(results: list[dict[str, Any]], where: dict[str, str]) -> str:
     lines = [
         ", ".join(where[name] for name in ("processor", "instruction set", "compiler", "date")),
         "",
-        "| | | time | times faster than (goal) | share of the limit (goal) |",
-        "|---|---|---|---|---|",
+        "| | | time | times faster than (goal) | share of the limit (goal) | of the peak, with sigmoid |",
+        "|---|---|---|---|---|---|",
     ]
     for row in results:
         own = next(iter(row["seconds"].values()))
@@ -92,7 +100,9 @@ def markdown(results: list[dict[str, Any]], where: dict[str, str]) -> str:
                 limit = f"{mark}{ratio:.2f}{mark}{wanted}"
             else:
                 peers.append(f"{label} {mark}{ratio:.3g}{mark}{wanted}")
-        lines.append(f"| {row['group']} | {row['title']} | {duration(own['median'])} | {', '.join(peers)} | {limit} |")
+        slots = "{:.2f}, {:.2f}".format(*shares(row)) if row["flops"] and row["activations"] else ""
+        cells = (row["group"], row["title"], duration(own["median"]), ", ".join(peers), limit, slots)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -198,7 +198,7 @@ def rows() -> list[Row]:
         table.append(Row("fit", title, everyone(task, "fit", ("fusegrad", "JAX")), {"JAX": scan}, share))
         widths = {"float64": task(action="fit", dtype="float64"), "float32": task(action="fit")}
         table.append(Row("float64", title, {name: ("fusegrad", of) for name, of in widths.items()}, {"float32": 0.4}))
-    return table + other_nets() + linear_nets() + less_work() + kernels() + threads() + overhead()
+    return table + other_nets() + linear_nets() + less_work() + kernels() + capped() + threads() + overhead()
 
 
 def other_nets() -> list[Row]:
@@ -295,6 +295,21 @@ def kernels() -> list[Row]:
                         {"NumPy": 2.4, "PyTorch": 1.0} if activation == "sigmoid" else {},
                     )
                 )  # fmt: skip
+    return table
+
+
+def capped() -> list[Row]:
+    """What is left on a processor with AVX2: the peers are not capped."""
+    table = []
+    for n, k, m in TWO_LAYER:
+        step = two_layer(n, k, m, action="step")
+        names = ("fusegrad v3", "NumPy", "PyTorch")
+        title = f"two-layer sigmoid ({n}, {k}, {m})"
+        table.append(Row("v3 step", title, {name: (name, step) for name in names}, {"NumPy": 1.0, "PyTorch": 1.0}))
+    for dtype in ("float32", "float64"):
+        for size in (512, 1024, 2048):
+            task = Product(size, size, size, dtype)
+            table.append(Row("v3 matmul", f"{size}^3 {dtype}", {"fusegrad v3": ("fusegrad v3", task)}, limit_goal=0.8))
     return table
 
 
