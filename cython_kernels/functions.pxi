@@ -1,0 +1,162 @@
+"""The kernels as functions of their own: matrix product and activations of arrays from outside.
+
+Each has a quick form, for small arrays that can be taken as they are: it asks nothing of Python but the
+result's memory. It returns None for everything else, and `fusegrad.kernels` goes through the door.
+"""
+
+
+def matmul(const real[:, :] a, const real[:, :] b, real[:, :] out, int n_threads):
+    """out (n, k) = a (n, d) b (d, k). out has contiguous rows and shares no memory with a and b.
+
+    The threads share the columns, or the rows if there are more of them; each sum is one thread's.
+    """
+    cdef Matrix left = matrix(a), right = matrix(b), target = matrix(out)
+    cdef bint by_columns = target.columns >= target.rows
+    cdef Py_ssize_t size = rounded_up(multiply_scratch(left.rows, left.columns, right.columns))
+    cdef _Scratch scratch = borrow_scratch(size * n_threads)
+    with nogil:
+        if n_threads == 1:
+            multiply(left, right, <real*>target.data, target.row // sizeof(real), <real*>scratch.data)
+        else:
+            with parallel(num_threads=n_threads):
+                multiply_share(
+                    left, right, target, by_columns, <real*>(scratch.data + omp_get_thread_num() * size),
+                    omp_get_thread_num(), omp_get_num_threads())
+    return_scratch(scratch)
+
+
+def quick_matmul(a, b, out, Py_ssize_t most):
+    """`matmul` of at most `most` multiply-adds, of arrays that can be taken as they are; else None.
+
+    A new array is made if out is None.
+    """
+    cdef cnp.ndarray left, right, product
+    cdef cnp.npy_intp shape[2]
+    cdef Matrix x, y, target
+    cdef _Scratch scratch
+    if not (is_own(a, 2) and is_own(b, 2) and type(a) is cnp.ndarray and type(b) is cnp.ndarray):
+        return None
+    left, right = a, b
+    read_matrix(left, &x)
+    read_matrix(right, &y)
+    if x.columns != y.rows or x.rows == 0 or x.columns == 0 or y.columns == 0:
+        return None
+    if <double>x.rows * <double>x.columns * <double>y.columns > most:
+        return None
+    shape[0], shape[1] = x.rows, y.columns
+    if out is None:
+        product = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
+    else:
+        if not (is_output(out, True) and cnp.PyArray_NDIM(<cnp.ndarray>out) == 2):
+            return None
+        product = out
+        if not (
+            cnp.PyArray_DIM(product, 0) == shape[0] and cnp.PyArray_DIM(product, 1) == shape[1]
+            and cnp.PyArray_ISONESEGMENT(left) and apart(left, product)
+            and cnp.PyArray_ISONESEGMENT(right) and apart(right, product)
+        ):
+            return None
+    read_matrix(product, &target)
+    scratch = borrow_scratch(multiply_scratch(x.rows, x.columns, y.columns) * sizeof(real))
+    with nogil:
+        multiply(x, y, <real*>target.data, target.columns, <real*>scratch.data)
+    return_scratch(scratch)
+    return product
+
+
+cdef void multiply_share(
+    Matrix a, Matrix b, Matrix c, bint by_columns, real* scratch, int thread, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t n = c.columns if by_columns else c.rows
+    cdef Py_ssize_t start = panel_share(n, thread, n_threads), stop = panel_share(n, thread + 1, n_threads)
+    if start == stop:
+        return
+    if by_columns:
+        b.data += start * b.column
+        b.columns = stop - start
+        c.data += start * c.column
+    else:
+        a.data += start * a.row
+        a.rows = stop - start
+        c.data += start * c.row
+    multiply(a, b, <real*>c.data, c.row // sizeof(real), scratch)
+
+
+cdef Py_ssize_t panel_share(Py_ssize_t n, int thread, int n_threads) noexcept nogil:
+    return smaller(n, panels(n) * thread // n_threads * PANEL)
+
+
+cdef enum:
+    CHUNK = 4096                # numbers that a thread takes at a time
+
+
+cdef void activate_chunk(int kind, Matrix z, Matrix out, Py_ssize_t chunk) noexcept nogil:
+    """Chunk number `chunk` of out = f(z), row by row."""
+    cdef Py_ssize_t a_row = (z.columns + CHUNK - 1) // CHUNK
+    cdef Py_ssize_t i = chunk // a_row, j = chunk % a_row * CHUNK, lane, n
+    cdef Py_ssize_t count = smaller(CHUNK, z.columns - j)
+    cdef const char* source = z.data + i * z.row + j * z.column
+    cdef char* target = out.data + i * out.row + j * out.column
+    cdef real lanes[PANEL]
+    n = count // LANES * LANES
+    if z.column == sizeof(real) and out.column == sizeof(real):
+        activate(kind, <const real*>source, <real*>target, n)
+    else:
+        n = 0
+    while n < count:            # the rest, or all of it, through a vector at a time
+        for lane in range(smaller(LANES, count - n)):
+            lanes[lane] = load_anywhere(source + (n + lane) * z.column)
+        for lane in range(smaller(LANES, count - n), LANES):
+            lanes[lane] = 0
+        activate(kind, lanes, lanes, LANES)
+        for lane in range(smaller(LANES, count - n)):
+            store_anywhere(target + (n + lane) * out.column, lanes[lane])
+        n += LANES
+
+
+cdef void activate_share(int kind, Matrix z, Matrix out, int thread, int n_threads) noexcept nogil:
+    cdef Py_ssize_t n_chunks = z.rows * ((z.columns + CHUNK - 1) // CHUNK), chunk = thread
+    while chunk < n_chunks:
+        activate_chunk(kind, z, out, chunk)
+        chunk += n_threads
+
+
+def quick_activation(int kind, z, out, Py_ssize_t most):
+    """`activation` of at most `most` numbers in contiguous arrays that can be taken as they are; else None.
+
+    A new array is made if out is None.
+    """
+    cdef Matrix source, target
+    if not (
+        type(z) is cnp.ndarray
+        and cnp.PyArray_TYPE(<cnp.ndarray>z) == REAL_TYPE
+        and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>z)
+        and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>z)
+        and 0 < cnp.PyArray_SIZE(<cnp.ndarray>z) <= most
+    ):
+        return None
+    if out is None:
+        out = cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(<cnp.ndarray>z), cnp.PyArray_DIMS(<cnp.ndarray>z), REAL_TYPE)
+    elif not (
+        is_output(out, True)
+        and cnp.PyArray_SAMESHAPE(<cnp.ndarray>z, <cnp.ndarray>out)
+        and (out is z or apart(<cnp.ndarray>z, <cnp.ndarray>out))
+    ):
+        return None
+    source = Matrix(cnp.PyArray_BYTES(<cnp.ndarray>z), 1, cnp.PyArray_SIZE(<cnp.ndarray>z), 0, sizeof(real))
+    target = source
+    target.data = cnp.PyArray_BYTES(<cnp.ndarray>out)
+    with nogil:
+        activate_share(kind, source, target, 0, 1)
+    return out
+
+
+def activation(int kind, const real[:, :] z, real[:, :] out, int n_threads):
+    """out = f(z), element by element; in place where out is z. kind: an index into ACTIVATIONS."""
+    cdef Matrix source = matrix(z), target = matrix(out)
+    with nogil:
+        if n_threads == 1:
+            activate_share(kind, source, target, 0, 1)
+        else:
+            with parallel(num_threads=n_threads):
+                activate_share(kind, source, target, omp_get_thread_num(), omp_get_num_threads())
