@@ -18,8 +18,8 @@ from vector cimport (
     ROW_BLOCK, ROW_SUMS, VECTORS,
     at_least, at_most, first_lane, first_lanes,
     fused, interleave_high, interleave_low, load, load_anywhere, load_first, magnitude,
-    monotonic_seconds, nearest, prefetch, real, reflected, scale, splat, square_root, store, store_anywhere, store_first,
-    vreal, where_positive, with_sign_of,
+    monotonic_seconds, nearest, normal, prefetch, real, reflected, scale, splat, square_root, store, store_anywhere,
+    store_first, vreal, where_positive, with_sign_of,
 )
 
 # One compilation unit, so that the micro-tiles are inlined where they are used.

@@ -7,7 +7,9 @@
     ADAM      m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
               W -= a m' / (sqrt v' + eps),  m' = m / (1 - b1^t), v' = v / (1 - b2^t), or m and v themselves
 
-The arithmetic is in the dtype of the parameters, the factors are computed in float64.
+The arithmetic is in the dtype of the parameters, the factors are computed in float64. An average that has
+decayed below the smallest normal number is 0: where no gradient comes any more (a ReLU that never fires) it
+would stay subnormal for ever, and processors take a hundred cycles over each such number.
 """
 
 from libc.math cimport pow
@@ -65,14 +67,14 @@ cdef inline vreal updated(const int rule, Factors* f, vreal w, vreal g, vreal* f
         first[0] = first[0] + g * g
         return w - f.rate * g / (square_root(first[0]) + f.eps)
     if rule == RMSPROP:
-        first[0] = f.decay * first[0] + f.fresh * (g * g)
+        first[0] = normal(f.decay * first[0] + f.fresh * (g * g))
         return w - f.rate * g / (square_root(first[0]) + f.eps)
     if rule == ADAM:
-        first[0] = f.decay * first[0] + f.fresh * g
-        second[0] = f.decay2 * second[0] + f.fresh2 * (g * g)
+        first[0] = normal(f.decay * first[0] + f.fresh * g)
+        second[0] = normal(f.decay2 * second[0] + f.fresh2 * (g * g))
         return w - f.rate * first[0] / (square_root(second[0] * f.correction2) + f.eps)
     if first != NULL:       # momentum
-        first[0] = f.decay * first[0] - f.rate * g
+        first[0] = normal(f.decay * first[0] - f.rate * g)
         return w + first[0]
     return w - f.rate * g
 

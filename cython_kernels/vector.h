@@ -180,9 +180,11 @@ FUSEGRAD_INLINE vreal first_lanes(vreal v, Py_ssize_t n) { return (vreal)((vbits
 #if FUSEGRAD_REAL == 32
 enum { SIGN_SHIFT = 31, MANTISSA = 23, EXPONENT_BIAS = 127 };
 #define ROUNDER 0x1.8p23f
+#define SMALLEST_NORMAL 0x1p-126f
 #else
 enum { SIGN_SHIFT = 63, MANTISSA = 52, EXPONENT_BIAS = 1023 };
 #define ROUNDER 0x1.8p52
+#define SMALLEST_NORMAL 0x1p-1022
 #endif
 #define SIGN_BIT ((bits)((uint64_t)1 << SIGN_SHIFT))
 
@@ -226,6 +228,11 @@ FUSEGRAD_INLINE vreal at_least(vreal limit, vreal v) {
     vbits under = v < limit;
     return (vreal)(((vbits)limit & under) | ((vbits)v & ~under));
 #endif
+}
+
+/* v, but 0 where it is subnormal; a NaN stays. */
+FUSEGRAD_INLINE vreal normal(vreal v) {
+    return (vreal)((vbits)v & ~(vbits)(magnitude(v) < SMALLEST_NORMAL));
 }
 
 FUSEGRAD_INLINE vreal square_root(vreal v) {

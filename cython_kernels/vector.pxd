@@ -41,6 +41,7 @@ cdef extern from "vector.h" nogil:
     vreal where_positive(vreal z, vreal a)
     vreal at_most(vreal limit, vreal v)
     vreal at_least(vreal limit, vreal v)
+    vreal normal(vreal v)
     vreal square_root(vreal v)
     vreal fused(vreal a, vreal b, vreal c)
     vreal nearest(vreal v)

@@ -60,6 +60,20 @@ def test_100_steps_of_the_equations(make, n, rng):
 
 
 @each_optimizer
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_average_stays_subnormal(make, dtype):
+    # Where a gradient ends, an average decays, and arithmetic on subnormal numbers is slow.
+    tiny = np.finfo(dtype).smallest_normal
+    gradient = np.array([tiny, 30 * tiny, np.sqrt(tiny), 30 * np.sqrt(tiny), 1.0], dtype)
+    w = np.ones_like(gradient)
+    optimizer = make()
+    for g in [gradient] * 10 + [np.zeros_like(gradient)] * 200:
+        optimizer.step(w, g)
+        assert not np.any((optimizer.state != 0) & (np.abs(optimizer.state) < tiny))
+    assert np.all(np.isfinite(w))
+
+
+@each_optimizer
 def test_float32_is_as_near_as_its_digits(make, rng):
     w = rng.normal(size=101).astype("float32")
     gradients = rng.normal(size=(100, 101)).astype("float32")

@@ -31,7 +31,8 @@ class Optimizer:
     n_steps : int
         How many updates there have been.
     state : array (n_states, n_parameters) or None
-        Momenta and averages, in the dtype of the parameters; None before the first step.
+        Momenta and averages, in the dtype of the parameters; None before the first step. What has decayed
+        below the smallest normal number is 0.
     """
 
     rule: ClassVar[str] = "none"
