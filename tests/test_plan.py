@@ -5,7 +5,7 @@ import pytest
 
 import fusegrad as fg
 from fusegrad._kernels import by_dtype
-from fusegrad._plan import LEAST_BLOCK, MOST_BLOCKS, make_plan, stack_layers, worthwhile_threads
+from fusegrad._plan import LEAST_BLOCK, MOST_BLOCKS, make_plan, parallel_from, stack_layers, worthwhile_threads
 
 NETS = [
     [(1, 1, "identity", True)],
@@ -41,6 +41,14 @@ def test_small_work_takes_one_thread():
     assert worthwhile_threads(10**9, 64, 8) == 8
     assert worthwhile_threads(10**9, 3, 8) == 3
     assert fg.TwoLayerSigmoid(13, 50).plan(32, n_threads=8).n_threads == 1
+
+
+@pytest.mark.parametrize("shapes", NETS)
+def test_below_this_nobody_asks_how_many_threads_there_are(shapes, dtype):
+    layers = stack_layers(shapes)
+    m = parallel_from(layers)
+    assert make_plan(layers, np.dtype(dtype), m - 1, 8).n_threads == 1
+    assert make_plan(layers, np.dtype(dtype), 4 * m, 8).n_threads > 1
 
 
 def test_a_plan_says_what_it_chose():

@@ -130,8 +130,8 @@ def step_work(layers: tuple[Dense, ...], m: int) -> int:
 
 
 def parallel_from(layers: tuple[Dense, ...]) -> int:
-    """The least number of examples whose step is worth two threads."""
-    return -(-2 * THREAD_WORK // step_work(layers, 1))
+    """The least number of examples whose step may be given two threads: enough work, and more than one block."""
+    return max(LEAST_BLOCK + 1, -(-2 * THREAD_WORK // step_work(layers, 1)))
 
 
 def moments_pay(plan: Plan, m: int, epochs: int) -> tuple[bool, str]:
