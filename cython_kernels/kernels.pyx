@@ -400,7 +400,7 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
             step += 1
             first += count
             # A batch that is one tile and all there is need not be packed again: 5 to 10 % of such a step.
-            walk.kept = job.order == NULL and count == job.n_examples and count <= walk.tile
+            walk.kept = not by_moments and job.order == NULL and count == job.n_examples and count <= walk.tile
             if thread == 0:
                 job.n_steps = step
         if thread == 0:

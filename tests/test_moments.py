@@ -64,9 +64,9 @@ def test_in_float32(name):
     assert_same(ours, theirs, 1e-4)
 
 
-@pytest.mark.parametrize("n_threads", [1, 3])
-def test_a_perfect_fit_goes_back_to_the_examples(n_threads, rng):
-    X = rng.normal(size=(6, 50_000))
+@pytest.mark.parametrize(("m", "n_threads"), [(333, 1), (50_000, 1), (50_000, 3)])
+def test_a_perfect_fit_goes_back_to_the_examples(m, n_threads, rng):
+    X = rng.normal(size=(6, m))
     y = rng.normal(size=(1, 6)) @ X + 3
     results = both("multivariate", "float64", lambda: fg.SGD(lr=0.2), X, y, n_threads=n_threads)
     (ours, net), (theirs, _) = results
