@@ -128,7 +128,7 @@ cdef inline void tanh_group(const int group, const real* z, real* a) noexcept no
         if LANES == 16:
             inverse[i] = fused(fused(-inverse[i], two + e, one), inverse[i], inverse[i])
         p[i] = -e * inverse[i]
-        # -E - (2 + E) p: the sum of e and 2 p, which differ by less than a factor of 2 of either sign, is exact.
+        # -E - (2 + E) p; e and 2 p are of opposite sign and within a factor of 2, so that their sum is exact.
         error[i] = fused(-p[i], e, -(e + two * p[i])) - e_lost
     for i in range(group):
         store(a + i * LANES, with_sign_of(fused(error[i], inverse[i], p[i]), load(z + i * LANES)))
