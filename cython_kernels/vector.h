@@ -25,7 +25,8 @@ typedef int64_t bits;
 
 /* ---- block sizes: one row for each width of vector ----------------------------------------
    A micro-tile is ROWS x VECTORS accumulators. It wants ROWS * VECTORS >= FMA latency x FMA ports
-   (8 to 10), and accumulators + VECTORS of B + one broadcast of A in the registers there are.
+   (8 to 10), and accumulators + VECTORS of B + one broadcast of A in the registers there are. One of a
+   single vector takes up to NARROW_ROWS rows, for the same reasons.
    LANE_ROWS x LANE_COLUMNS is the block of the lane-wise weight gradient: as many independent
    sums as leave room for its operands; their product is a multiple of the lanes. GROUP vectors go
    through an activation together: alone, each would wait for its own latencies. */
