@@ -82,15 +82,27 @@ def test_a_vector_and_a_matrix_that_lies_neither_way(d, k, dtype):
                 assert np.abs(matmul(left, right) - expected).max() <= 2 * error
 
 
-def test_shares_of_one_row(dtype, threads):
-    """A thread whose share is a single row, of a sum longer than any block."""
-    a, b = operands(2 * LANES[dtype] + 1, 60_000, 2, dtype)
-    threads(1)
+@pytest.mark.parametrize(("extra", "d", "k"), [(1, 60_000, 2), (1, 1000, 33), (0, 1000, 65), (1000, 300, 3)])
+def test_a_share_of_one_row_or_column_is_no_vector(extra, d, k, dtype, threads):
+    """A thread whose share is a single row or column adds up in the order of the whole."""
+    for shape in ((2 * LANES[dtype] + extra, d, k), (k, d, 2 * LANES[dtype] + extra)):
+        a, b = operands(*shape, dtype)
+        threads(1)
+        expected = matmul(a, b)
+        assert_product(expected, a, b)
+        for n_threads in (2, 3, 7):
+            threads(n_threads)
+            for left in (a, np.asfortranarray(a)):
+                np.testing.assert_array_equal(matmul(left, b), expected)
+
+
+@pytest.mark.parametrize("k", [2, 3, 16, 17])
+def test_few_columns_of_a_matrix_that_lies_by_columns(k, dtype):
+    a, b = operands(1100, 50, k, dtype)
     expected = matmul(a, b)
-    for n_threads in (2, 3):
-        threads(n_threads)
-        assert_product(matmul(a, b), a, b)
     assert_product(expected, a, b)
+    np.testing.assert_array_equal(matmul(np.asfortranarray(a), b), expected)
+    np.testing.assert_array_equal(matmul(np.asfortranarray(a), np.asfortranarray(b)), expected)
 
 
 def test_out(dtype):
