@@ -247,7 +247,8 @@ cdef enum:
     NEAR_COLUMNS = 128      # with longer steps more columns than these are copied
     NEAR_BYTES = 1 << 20    # of B, above which the step from row to row of a panel costs more than a copy
     TURNED_COLUMNS = 16     # of B, up to which a product of an A that lies by columns is made transposed,
-    TURNED_ROWS = 512       # so many rows of A at a time
+    TURNED_ROWS = 512       # so many rows of A at a time, where its depth is
+    TURNED_DEPTH = 4        # so many times the columns, and pays for turning the result
     LONG_ROWS = 8           # of a matrix that a vector multiplies, added in one pass to
     LONG_COLUMNS = 4096     # sums, which stay in the L1
 
@@ -384,7 +385,10 @@ cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
     cdef Py_ssize_t i0 = 0, i, j, rows
     cdef real* turned = scratch
     cdef Matrix a_turned = transposed(a)
-    if not (b.columns <= TURNED_COLUMNS and a.row == sizeof(real) and a.rows >= TURNED_COLUMNS * PANEL):
+    if not (
+        a.row == sizeof(real) and a.rows >= TURNED_COLUMNS * PANEL
+        and b.columns <= TURNED_COLUMNS and TURNED_DEPTH * b.columns <= a.columns
+    ):
         multiply_blocks(a, b, c, c_row, scratch)
         return
     while i0 < a.rows:
