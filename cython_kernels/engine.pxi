@@ -17,27 +17,6 @@ Rejected: a region for each layer or step (fork and join cost more than a small 
 thread (other bits for other thread counts); atomics (the same, and slow).
 """
 
-cdef extern from * nogil:
-    """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define FUSEGRAD_BARRIER _Pragma("omp barrier")
-    #else
-    #define FUSEGRAD_BARRIER
-    static inline int omp_get_thread_num(void) { return 0; }
-    static inline int omp_get_num_threads(void) { return 1; }
-    #endif
-    /* Every thread of the region must come here. */
-    static inline void wait_for_all(int n_threads) { if (n_threads > 1) { FUSEGRAD_BARRIER } }
-    static inline void raise_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
-    static inline int is_raised(int *flag) { return __atomic_load_n(flag, __ATOMIC_RELAXED); }
-    """
-    int omp_get_thread_num()
-    int omp_get_num_threads()   # in a region; the runtime may give fewer than were asked for
-    void wait_for_all(int n_threads)
-    void raise_flag(int* flag)
-    bint is_raised(int* flag)
-
 cdef struct Walk:
     # What the tiles of one batch share.
     Layer* layers

@@ -12,16 +12,18 @@ def matmul(const real[:, :] a, const real[:, :] b, real[:, :] out, int n_threads
     """
     cdef Matrix left = matrix(a), right = matrix(b), target = matrix(out)
     cdef bint by_columns = target.columns >= target.rows
-    cdef Py_ssize_t size = rounded_up(multiply_scratch(left.rows, left.columns, right.columns))
-    cdef _Scratch scratch = borrow_scratch(size * n_threads)
+    cdef Py_ssize_t size = size_of(multiply_scratch(left.rows, left.columns, right.columns), 1)
+    cdef _Scratch scratch = borrow_scratch(size_of(size // sizeof(real), n_threads))
+    cdef Air air = Air(0, 0, 0)
     with nogil:
         if n_threads == 1:
-            multiply(left, right, <real*>target.data, target.row // sizeof(real), <real*>scratch.data)
+            multiply(left, right, <real*>target.data, target.row // sizeof(real), <real*>scratch.data, &air, 0)
         else:
             with parallel(num_threads=n_threads):
                 multiply_share(
-                    left, right, target, by_columns, <real*>(scratch.data + omp_get_thread_num() * size),
+                    left, right, target, by_columns, <real*>(scratch.data + omp_get_thread_num() * size), &air,
                     omp_get_thread_num(), omp_get_num_threads())
+    check(&air)
     return_scratch(scratch)
 
 
@@ -34,6 +36,7 @@ def quick_matmul(a, b, out, Py_ssize_t most):
     cdef cnp.npy_intp shape[2]
     cdef Matrix x, y, target
     cdef _Scratch scratch
+    cdef Air air = Air(0, 0, 0)     # no signal comes within so little
     if not (is_own(a, 2) and is_own(b, 2) and type(a) is cnp.ndarray and type(b) is cnp.ndarray):
         return None
     left, right = a, b
@@ -52,20 +55,19 @@ def quick_matmul(a, b, out, Py_ssize_t most):
         product = out
         if not (
             cnp.PyArray_DIM(product, 0) == shape[0] and cnp.PyArray_DIM(product, 1) == shape[1]
-            and cnp.PyArray_ISONESEGMENT(left) and apart(left, product)
-            and cnp.PyArray_ISONESEGMENT(right) and apart(right, product)
+            and apart(left, product) and apart(right, product)
         ):
             return None
     read_matrix(product, &target)
     scratch = borrow_scratch(multiply_scratch(x.rows, x.columns, y.columns) * sizeof(real))
     with nogil:
-        multiply(x, y, <real*>target.data, target.columns, <real*>scratch.data)
+        multiply(x, y, <real*>target.data, target.columns, <real*>scratch.data, &air, 0)
     return_scratch(scratch)
     return product
 
 
 cdef void multiply_share(
-    Matrix a, Matrix b, Matrix c, bint by_columns, real* scratch, int thread, int n_threads,
+    Matrix a, Matrix b, Matrix c, bint by_columns, real* scratch, Air* air, int thread, int n_threads,
 ) noexcept nogil:
     """A thread's share of `multiply`. What is one vector in the share alone is summed as the matrix it is part of."""
     cdef bint vector = c.rows == 1 or c.columns == 1
@@ -82,9 +84,9 @@ cdef void multiply_share(
         a.rows = stop - start
         c.data += start * c.row
     if vector:
-        multiply(a, b, <real*>c.data, c.row // sizeof(real), scratch)
+        multiply(a, b, <real*>c.data, c.row // sizeof(real), scratch, air, thread)
     else:
-        multiply_matrix(a, b, <real*>c.data, c.row // sizeof(real), scratch)
+        multiply_matrix(a, b, <real*>c.data, c.row // sizeof(real), scratch, air, thread)
 
 
 cdef Py_ssize_t panel_share(Py_ssize_t n, int thread, int n_threads) noexcept nogil:
@@ -93,6 +95,7 @@ cdef Py_ssize_t panel_share(Py_ssize_t n, int thread, int n_threads) noexcept no
 
 cdef enum:
     CHUNK = 4096                # numbers that a thread takes at a time
+    ACTIVATION_WORK = 16        # multiply-adds in whose time a sigmoid is done
 
 
 cdef void activate_chunk(int kind, Matrix z, Matrix out, Py_ssize_t chunk) noexcept nogil:
@@ -119,9 +122,9 @@ cdef void activate_chunk(int kind, Matrix z, Matrix out, Py_ssize_t chunk) noexc
         n += LANES
 
 
-cdef void activate_share(int kind, Matrix z, Matrix out, int thread, int n_threads) noexcept nogil:
+cdef void activate_share(int kind, Matrix z, Matrix out, Air* air, int thread, int n_threads) noexcept nogil:
     cdef Py_ssize_t n_chunks = z.rows * ((z.columns + CHUNK - 1) // CHUNK), chunk = thread
-    while chunk < n_chunks:
+    while chunk < n_chunks and not interrupted(air, thread, ACTIVATION_WORK * CHUNK):
         activate_chunk(kind, z, out, chunk)
         chunk += n_threads
 
@@ -132,6 +135,7 @@ def quick_activation(int kind, z, out, Py_ssize_t most):
     A new array is made if out is None.
     """
     cdef Matrix source, target
+    cdef Air air = Air(0, 0, 0)
     if not (
         type(z) is cnp.ndarray
         and cnp.PyArray_TYPE(<cnp.ndarray>z) == REAL_TYPE
@@ -152,16 +156,18 @@ def quick_activation(int kind, z, out, Py_ssize_t most):
     target = source
     target.data = cnp.PyArray_BYTES(<cnp.ndarray>out)
     with nogil:
-        activate_share(kind, source, target, 0, 1)
+        activate_share(kind, source, target, &air, 0, 1)
     return out
 
 
 def activation(int kind, const real[:, :] z, real[:, :] out, int n_threads):
     """out = f(z), element by element; in place where out is z. kind: an index into ACTIVATIONS."""
     cdef Matrix source = matrix(z), target = matrix(out)
+    cdef Air air = Air(0, 0, 0)
     with nogil:
         if n_threads == 1:
-            activate_share(kind, source, target, 0, 1)
+            activate_share(kind, source, target, &air, 0, 1)
         else:
             with parallel(num_threads=n_threads):
-                activate_share(kind, source, target, omp_get_thread_num(), omp_get_num_threads())
+                activate_share(kind, source, target, &air, omp_get_thread_num(), omp_get_num_threads())
+    check(&air)

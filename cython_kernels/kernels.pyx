@@ -7,6 +7,7 @@ agree. The algorithms are in the .pxi files beside this one; see README.md for t
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel
+from libc.math cimport isfinite
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 cimport numpy as cnp
@@ -23,6 +24,7 @@ from vector cimport (
 )
 
 # One compilation unit, so that the micro-tiles are inlined where they are used.
+include "threads.pxi"
 include "activations.pxi"
 include "matmul.pxi"
 include "dense.pxi"
@@ -31,10 +33,6 @@ include "collapse.pxi"
 include "moments.pxi"
 include "engine.pxi"
 
-
-cdef extern from "Python.h":
-    # Declared without `except`: the exception is to stay set while the parallel region ends.
-    int check_signals "PyErr_CheckSignals"() noexcept
 
 cdef extern from "numpy/random/bitgen.h":
     # Not cimported: that would load np.random, 10 ms, whenever fusegrad is imported.
@@ -52,108 +50,11 @@ panel = PANEL
 
 cdef enum:
     CACHE_LINE = 64
-    AIR_WORK = 1 << 20          # multiply-adds between two looks at the clock, well under a millisecond
-cdef double AIR_SECONDS = 0.05  # between two looks at the signals
 
+cdef extern from *:
+    Py_ssize_t PY_SSIZE_T_MAX
 
-cdef int REAL_TYPE = cnp.NPY_FLOAT64 if sizeof(real) == 8 else cnp.NPY_FLOAT32
-
-
-cdef Matrix matrix(const real[:, :] a) noexcept:
-    cdef Matrix m
-    m.data = <char*>&a[0, 0]
-    m.rows = a.shape[0]
-    m.columns = a.shape[1]
-    m.row = a.strides[0]
-    m.column = a.strides[1]
-    return m
-
-
-# The engine reads NumPy's own struct in place of a memoryview: a memoryview costs 0.25 microseconds an
-# argument, as much as the arithmetic of a whole step of a small network.
-
-cdef bint is_own(object a, int ndim):
-    """Whether a is an array of this module's dtype, in the processor's byte order."""
-    return (
-        cnp.PyArray_Check(a)
-        and cnp.PyArray_TYPE(<cnp.ndarray>a) == REAL_TYPE
-        and cnp.PyArray_NDIM(<cnp.ndarray>a) == ndim
-        and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>a)
-    )
-
-
-cdef int read_matrix(cnp.ndarray a, Matrix* m) except -1:
-    if not is_own(a, 2):
-        raise TypeError(f"expected a {np.dtype(np.float64 if sizeof(real) == 8 else np.float32)} matrix, got {a!r}")
-    m.data = cnp.PyArray_BYTES(a)
-    m.rows = cnp.PyArray_DIM(a, 0)
-    m.columns = cnp.PyArray_DIM(a, 1)
-    m.row = cnp.PyArray_STRIDE(a, 0)
-    m.column = cnp.PyArray_STRIDE(a, 1)
-    return 0
-
-
-cdef real* read_flat(cnp.ndarray a, Py_ssize_t n) except NULL:
-    if not (is_own(a, 1) and cnp.PyArray_DIM(a, 0) == n and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISALIGNED(a)):
-        raise TypeError(f"expected a flat buffer of {n}, got {a!r}")
-    return <real*>cnp.PyArray_DATA(a)
-
-
-def is_input(X, Py_ssize_t n_features):
-    """Whether X (n_features, m), m >= 1, can be taken as it is: the door's quick yes."""
-    return (
-        is_own(X, 2)
-        and type(X) is cnp.ndarray
-        and cnp.PyArray_DIM(<cnp.ndarray>X, 0) == n_features
-        and cnp.PyArray_DIM(<cnp.ndarray>X, 1) > 0
-    )
-
-
-def is_batch(X, y, Py_ssize_t n_features, Py_ssize_t n_outputs):
-    """Whether X (n_features, m) and y (n_outputs, m), m >= 1, can be taken as they are: the door's quick yes."""
-    return (
-        is_own(X, 2)
-        and is_own(y, 2)
-        and type(X) is cnp.ndarray
-        and type(y) is cnp.ndarray
-        and cnp.PyArray_DIM(<cnp.ndarray>X, 0) == n_features
-        and cnp.PyArray_DIM(<cnp.ndarray>y, 0) == n_outputs
-        and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == cnp.PyArray_DIM(<cnp.ndarray>y, 1)
-        and cnp.PyArray_DIM(<cnp.ndarray>X, 1) > 0
-    )
-
-
-def is_target(out, X, parameters, Py_ssize_t n_outputs):
-    """Whether predictions for X can go to `out` (n_outputs, m) as it is: the door's quick yes."""
-    return (
-        is_output(out, True)
-        and cnp.PyArray_NDIM(<cnp.ndarray>out) == 2
-        and cnp.PyArray_DIM(<cnp.ndarray>out, 0) == n_outputs
-        and cnp.PyArray_DIM(<cnp.ndarray>out, 1) == cnp.PyArray_DIM(<cnp.ndarray>X, 1)
-        and cnp.PyArray_ISONESEGMENT(<cnp.ndarray>X)
-        and apart(<cnp.ndarray>X, <cnp.ndarray>out)
-        and apart(<cnp.ndarray>parameters, <cnp.ndarray>out)
-    )
-
-
-cdef bint is_output(object out, bint contiguous):
-    """Whether a result can be written to an array as it is."""
-    return (
-        type(out) is cnp.ndarray
-        and cnp.PyArray_TYPE(<cnp.ndarray>out) == REAL_TYPE
-        and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>out)
-        and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
-        and cnp.PyArray_ISALIGNED(<cnp.ndarray>out)
-        and (not contiguous or cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>out))
-    )
-
-
-cdef bint apart(cnp.ndarray a, cnp.ndarray b):
-    """Whether two contiguous arrays share no memory."""
-    return (
-        cnp.PyArray_BYTES(a) + cnp.PyArray_NBYTES(a) <= cnp.PyArray_BYTES(b)
-        or cnp.PyArray_BYTES(b) + cnp.PyArray_NBYTES(b) <= cnp.PyArray_BYTES(a)
-    )
+include "doors.pxi"
 
 
 # ---- scratch memory ----------------------------------------------------------------------------------
@@ -175,11 +76,11 @@ cdef class _Scratch:
 
 cdef _Scratch borrow_scratch(Py_ssize_t size):
     cdef _Scratch scratch
-    if spare_scratch:
+    try:
         scratch = spare_scratch.pop()
-        if scratch.memory.shape[0] >= size + CACHE_LINE:
-            return scratch
-    return _Scratch(size)
+    except IndexError:
+        return _Scratch(size)
+    return scratch if scratch.memory.shape[0] >= size + CACHE_LINE else _Scratch(size)
 
 
 cdef void return_scratch(_Scratch scratch):
@@ -187,9 +88,13 @@ cdef void return_scratch(_Scratch scratch):
         spare_scratch.append(scratch)
 
 
-cdef object rounded_up(reals):
-    """The size of `reals` numbers in bytes, rounded up to cache lines; in Python's integers, which do not wrap."""
-    return -(-reals * sizeof(real) // CACHE_LINE) * CACHE_LINE
+cdef Py_ssize_t size_of(reals, pieces) except -1:
+    """The bytes of so many pieces of so many reals, each of whole cache lines: the one place where sizes are
+    multiplied, in Python's integers, which do not wrap."""
+    size = -(-reals * sizeof(real) // CACHE_LINE) * CACHE_LINE * pieces
+    if size > PY_SSIZE_T_MAX // 2:      # room to add a few of them
+        raise MemoryError(f"{size} bytes are more than there can be")
+    return size
 
 
 # ---- the engine --------------------------------------------------------------------------------------
@@ -221,29 +126,10 @@ cdef struct Job:
     bitgen_t* bits
     double* losses          # one an epoch
     Py_ssize_t n_steps      # finished
-    # coming up for air
-    int stop
-    Py_ssize_t work
-    double last_air
-
-
-cdef inline bint interrupted(Job* job, int thread, Py_ssize_t work) noexcept nogil:
-    """Whether to stop. Thread 0, the caller's own, lets Python's signal handlers run now and then."""
-    if thread == 0:
-        job.work += work
-        if job.work > AIR_WORK:
-            job.work = 0
-            if monotonic_seconds() - job.last_air > AIR_SECONDS:
-                with gil:
-                    if check_signals() < 0:
-                        raise_flag(&job.stop)   # the exception stays set until the region has ended
-                job.last_air = monotonic_seconds()
-    return is_raised(&job.stop)
-
-
-cdef int check(Job* job) except -1:
-    """After a region: passes on the exception that a signal handler raised in it."""
-    return -1 if is_raised(&job.stop) else 0
+    Py_ssize_t finished     # epochs
+    bint by_moments         # this step goes by the moments
+    bint from_moments       # all of them did
+    Air air
 
 
 cdef inline real* own_scratch(Job* job, int thread) noexcept nogil:
@@ -272,7 +158,7 @@ cdef void walk_blocks(Job* job, Walk* walk, Py_ssize_t first, Py_ssize_t count, 
         while place < stop:
             loss += gradient_tile(walk, place, smaller(walk.tile, stop - place), weight, own_scratch(job, thread), slot)
             slot.fresh = False
-            if interrupted(job, thread, 3 * walk.n_parameters * walk.tile):
+            if interrupted(&job.air, thread, 3 * walk.n_parameters * walk.tile):
                 return
             place += walk.tile
         job.block_losses[block] = loss
@@ -332,11 +218,17 @@ cdef uint64_t below(bitgen_t* bits, uint64_t n) noexcept nogil:
     return wide >> 32
 
 
-cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits) noexcept nogil:
+cdef enum:
+    DRAW_WORK = 64              # multiply-adds in whose time a place in the order is drawn and fetched
+
+
+cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits, Air* air) noexcept nogil:
     """Fisher and Yates, from the identity: the order depends on the generator alone."""
     cdef Py_ssize_t i, j
     order[0] = 0
     for i in range(1, n):
+        if i % 4096 == 0 and interrupted(air, 0, 4096 * DRAW_WORK):
+            return
         j = <Py_ssize_t>below(bits, i + 1)
         order[i] = order[j]
         order[j] = i
@@ -348,14 +240,16 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
     cdef Update rule = job.update
     cdef Py_ssize_t n = job.n_parameters, epoch, first, count, n_blocks, step = 0
     cdef const real* parameters = job.ahead if rule.nesterov else job.parameters
-    cdef bint by_moments = job.moments.means != NULL    # all threads read it anew behind a barrier
+    cdef bint by_moments = False     # this step
     cdef double loss, step_loss = 0
     wait_for_all(n_threads)
     for epoch in range(job.n_epochs):
         if job.order != NULL:
             if thread == 0:
-                shuffle(job.order, job.n_examples, job.bits)
+                shuffle(job.order, job.n_examples, job.bits, &job.air)
             wait_for_all(n_threads)
+            if is_raised(&job.air.stop):
+                return
         loss = 0
         first = 0
         while first < job.n_examples:
@@ -369,23 +263,26 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
                 wait_for_all(n_threads)
             count = smaller(job.batch, job.n_examples - first)
             n_blocks = (count + walk.block - 1) // walk.block
-            if by_moments:
+            if job.moments.means != NULL:
                 if thread == 0:
                     step_loss = moments_step(&job.moments, walk.layers, walk.parameters, count, job.walked)
-                    if not step_loss >= 0:
-                        job.moments.means = NULL
-                    interrupted(job, thread, walk.n_parameters * walk.layers[0].n_in)
+                    job.by_moments = step_loss >= 0
+                    interrupted(&job.air, thread, walk.n_parameters * walk.layers[0].n_in)
                 wait_for_all(n_threads)
-                by_moments = job.moments.means != NULL
+                by_moments = job.by_moments
             if not by_moments:
                 walk_blocks(job, &walk, first, count, thread, n_threads)
                 wait_for_all(n_threads)
                 step_loss = mean_loss(job, n_blocks, count)
-                if not is_raised(&job.stop):
+                if not is_raised(&job.air.stop):
                     add_slots(
                         job, n_blocks,
                         share(walk.n_parameters, thread, n_threads), share(walk.n_parameters, thread + 1, n_threads))
-            if is_raised(&job.stop):
+            if is_raised(&job.air.stop):
+                return
+            if not by_moments and not isfinite(step_loss):      # all threads see the same
+                if thread == 0:
+                    job.losses[epoch] = step_loss
                 return
             loss += step_loss * count
             if job.chains != NULL:
@@ -403,8 +300,10 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
             walk.kept = not by_moments and job.order == NULL and count == job.n_examples and count <= walk.tile
             if thread == 0:
                 job.n_steps = step
+                job.from_moments = job.from_moments and by_moments
         if thread == 0:
             job.losses[epoch] = loss / job.n_examples
+            job.finished = epoch + 1
 
 
 cdef void forward_blocks(Job* job, Matrix out, int thread, int n_threads) noexcept nogil:
@@ -415,7 +314,7 @@ cdef void forward_blocks(Job* job, Matrix out, int thread, int n_threads) noexce
         prediction = forward_tile(
             &job.walk, inputs(&job.walk, place, count, own_scratch(job, thread)), place, count, own_scratch(job, thread))
         unpack_tile(prediction, out, place, count)
-        if interrupted(job, thread, job.walk.n_parameters * job.walk.tile):
+        if interrupted(&job.air, thread, job.walk.n_parameters * job.walk.tile):
             return
         place += n_threads * job.walk.tile
 
@@ -451,13 +350,12 @@ cdef class Engine:
         self.blank.batch = plan.batch
         self.n_blocks = plan.n_blocks
         self.n_threads = plan.n_threads
-        # Python's integers: a product that is too large is an error here, and nowhere later.
-        line, piece, tiles = rounded_up(plan.n_parameters), rounded_up(plan.scratch), rounded_up(plan.chain_scratch)
-        self.line = line
-        self.blank.scratch_size = piece
-        self.tiles_bytes = tiles
+        self.line = size_of(plan.n_parameters, 1)
+        self.blank.scratch_size = size_of(plan.scratch, 1)
+        self.tiles_bytes = size_of(plan.chain_scratch, 1)
         self.scratch_bytes = (
-            plan.n_threads * piece + (plan.n_blocks + 4) * line + tiles + plan.n_blocks * sizeof(double))
+            size_of(plan.scratch, plan.n_threads) + size_of(plan.n_parameters, plan.n_blocks + 4) + self.tiles_bytes
+            + plan.n_blocks * sizeof(double))
 
     cdef _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters):
         """Fills in a job and lends it scratch: a piece a thread, parameters, gradients, slots, tiles, losses.
@@ -508,7 +406,7 @@ cdef class Engine:
             else:
                 with parallel(num_threads=self.n_threads):
                     forward_blocks(&job, target, omp_get_thread_num(), omp_get_num_threads())
-        check(&job)
+        check(&job.air)
         return_scratch(scratch)
         return out
 
@@ -544,12 +442,12 @@ cdef class Engine:
                 add_slots(&job, self.n_blocks, 0, job.walk.n_parameters)
                 if job.chains != NULL:
                     expand_chains(&job, job.parameters)
-        check(&job)
+        check(&job.air)
         return_scratch(scratch)
         return mean_loss(&job, self.n_blocks, job.n_examples)
 
     def step(self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None, optimizer):
-        """One step over all of X and y; returns the loss before the update."""
+        """One step over all of X and y; returns the loss before the update, of which there is none if it is not finite."""
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters)
         cdef double loss = 0
@@ -567,8 +465,10 @@ cdef class Engine:
     ):
         """len(losses) epochs of mini-batches, a learning rate a step, shuffled if there is a generator.
 
-        With moments, of all examples, a network that is walked as one linear layer is trained from them.
-        Returns whether it was, to the end.
+        With moments, of all examples, a network that is walked as one linear layer is trained from them, but for
+        the steps whose loss would have too few digits. Returns how many epochs were finished, and whether all their
+        steps were taken from moments. There are fewer than asked for when a loss is not finite: that step is
+        not made, and its loss stands in place of its epoch's.
         """
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters)
@@ -580,6 +480,7 @@ cdef class Engine:
         read_update(&job.update, optimizer, parameters)
         job.losses = &losses[0]
         job.n_epochs = losses.shape[0]
+        job.from_moments = True
         if rates is not None:
             job.rates = &rates[0]
         if moments is not None:
@@ -595,7 +496,7 @@ cdef class Engine:
             with bit_generator.lock:
                 self.run(&job, optimizer)
         return_scratch(scratch)
-        return job.moments.means != NULL
+        return job.finished, job.from_moments and job.moments.means != NULL
 
     cdef int run(self, Job* job, optimizer) except -1:
         """The steps of a job. Counts optimizer.n_steps, also when they are interrupted."""
@@ -608,7 +509,7 @@ cdef class Engine:
                 else:
                     with parallel(num_threads=self.n_threads):
                         train_steps(job, omp_get_thread_num(), omp_get_num_threads())
-            check(job)
+            check(&job.air)
         finally:
             optimizer.n_steps = job.update.step + job.n_steps
         return 0

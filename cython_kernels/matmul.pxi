@@ -370,14 +370,14 @@ cdef void pack_right(Matrix b, Py_ssize_t depth, Py_ssize_t columns, bint lies, 
         pack_panel(part(b, 0, p * PANEL), depth, smaller(PANEL, columns - p * PANEL), packed + p * depth * PANEL)
 
 
-cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch) noexcept nogil:
-    """c = a b; c has contiguous rows c_row apart. scratch: multiply_scratch(...) reals."""
-    if (a.rows == 1 or b.columns == 1) and multiply_vector(a, b, c, c_row, scratch):
+cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+    """c = a b; c has contiguous rows c_row apart. scratch: multiply_scratch(...) reals. May be interrupted."""
+    if (a.rows == 1 or b.columns == 1) and multiply_vector(a, b, c, c_row, scratch, air, thread):
         return
-    multiply_matrix(a, b, c, c_row, scratch)
+    multiply_matrix(a, b, c, c_row, scratch, air, thread)
 
 
-cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch) noexcept nogil:
+cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
     """`multiply` of any part of a product: each sum runs over k in the same order, whatever the part.
 
     Few columns from an A that lies by columns: the product's transpose has its lanes along A, and none idle.
@@ -389,12 +389,15 @@ cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
         a.row == sizeof(real) and a.rows >= TURNED_COLUMNS * PANEL
         and b.columns <= TURNED_COLUMNS and TURNED_DEPTH * b.columns <= a.columns
     ):
-        multiply_blocks(a, b, c, c_row, scratch)
+        multiply_blocks(a, b, c, c_row, scratch, air, thread)
         return
     while i0 < a.rows:
         rows = smaller(TURNED_ROWS, a.rows - i0)
         a_turned.columns = rows
-        multiply_blocks(transposed(b), a_turned, turned, TURNED_ROWS, scratch + TURNED_COLUMNS * TURNED_ROWS)
+        multiply_blocks(
+            transposed(b), a_turned, turned, TURNED_ROWS, scratch + TURNED_COLUMNS * TURNED_ROWS, air, thread)
+        if is_raised(&air.stop):
+            return
         for i in range(rows):
             for j in range(b.columns):
                 c[(i0 + i) * c_row + j] = turned[j * TURNED_ROWS + i]
@@ -402,7 +405,7 @@ cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
         i0 += rows
 
 
-cdef void multiply_blocks(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch) noexcept nogil:
+cdef void multiply_blocks(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
     """Cuts the product into blocks, and copies those of a factor that are read often."""
     cdef Py_ssize_t i0, j0, k0, k, p, rows, columns, deep, depth
     cdef Py_ssize_t wide = COLUMN_BLOCK if a.rows >= REUSED_ROWS else FEW_BYTES // <Py_ssize_t>sizeof(real)
@@ -428,6 +431,8 @@ cdef void multiply_blocks(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
             i0 = 0
             while i0 < a.rows:              # here a block of c is taken up, and stays until all of `deep` is added
                 rows = smaller(ROW_BLOCK, a.rows - i0)
+                if interrupted(air, thread, rows * columns * deep):
+                    return
                 k = 0
                 while k == 0 or k < deep:
                     depth = smaller(DEPTH_BLOCK, deep - k)
@@ -497,7 +502,7 @@ cdef inline void vector_products(
         c[i * c_step] = totals[i]
 
 
-cdef bint multiply_vector(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch) noexcept nogil:
+cdef bint multiply_vector(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
     """`multiply` where a is a row or b a column; returns False, nothing done, where the matrix lies neither way."""
     cdef Matrix m                       # out[j] = sum over k of x[k] m[k, j]
     cdef const char* x
@@ -521,6 +526,8 @@ cdef bint multiply_vector(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
         while j + LANES <= m.columns:
             vector_products(
                 LANES, depth, scratch, <const real*>m.data + j * m_column, m_column, c + j * c_step, c_step)
+            if interrupted(air, thread, LANES * depth):
+                return True
             j += LANES
         while j < m.columns:
             vector_products(1, depth, scratch, <const real*>m.data + j * m_column, m_column, c + j * c_step, c_step)
@@ -531,6 +538,8 @@ cdef bint multiply_vector(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
         k = 0
         while k + LONG_ROWS <= depth:
             vector_sums(LONG_ROWS, scratch + k, <const real*>m.data + k * m_row + j, m_row, c + j, columns, k == 0)
+            if interrupted(air, thread, LONG_ROWS * columns):
+                return True
             k += LONG_ROWS
         while k < depth:
             vector_sums(1, scratch + k, <const real*>m.data + k * m_row + j, m_row, c + j, columns, k == 0)

@@ -13,7 +13,8 @@ float64; being centred, nothing cancels in the gradient, whatever the means.
 
 In the loss the first three terms cancel where the fit is nearly perfect. When what is left of them is
 less than LEAST_LEFT of their size, fewer than ten digits of the loss would be right: `moments_step` says
-no, and the examples are walked from then on.
+no, and the examples are walked for that step. The parameters alone decide, so a fit that is stopped and
+taken up again goes the same way.
 
 Rejected: moments that are not centred (raw columns with a mean of 1000 times their spread lose six digits
 of the gradient); an eigenbasis of Sxx, in which a step is O(n) (other rounding than the walk's, and no gain
@@ -65,5 +66,7 @@ cdef double moments_step(
         offset += e * e
     left = quadratic - 2 * mixed + constant
     if not left >= LEAST_LEFT * (quadratic + 2 * (mixed if mixed > 0 else -mixed) + constant):     # NaN included
+        return -1
+    if not isfinite(left / m + offset):
         return -1
     return left / m + offset

@@ -19,13 +19,18 @@ FIVE_LAYERS = (
 
 
 #: The worst figure of each promise in this run, and what is promised: printed at its end.
-FIGURES: dict[str, tuple[float, float]] = {}
+FIGURES: dict[str, tuple[float, str]] = {}
 
 
 def within(what, value, most):
     """Assert that a figure is no larger than promised, and keep the worst."""
-    FIGURES[what] = max(FIGURES.get(what, (-np.inf, most))[0], float(value)), most
+    FIGURES[what] = max(FIGURES.get(what, (-np.inf, ""))[0], float(value)), f"at most {most:g}"
     assert value <= most, what
+
+
+def tried(what, count=1):
+    """Count what was tried and held."""
+    FIGURES[what] = FIGURES.get(what, (0, ""))[0] + count, "all held"
 
 
 def shaken(*layers, dtype, seed=0, **options):

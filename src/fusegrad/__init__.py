@@ -14,16 +14,18 @@ from fusegrad._config import show_config
 from fusegrad._threads import get_num_threads, set_num_threads
 from fusegrad.layers import Identity, Linear, ReLU, Sigmoid, Tanh
 from fusegrad.networks import (
+    Checkpoint,
     MultivariateRegression,
     Sequential,
     TwoLayerLinear,
     TwoLayerSigmoid,
     UnivariateRegression,
     load,
+    load_checkpoint,
 )
 from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
 from fusegrad.schedules import ExponentialDecay, InverseTimeDecay, StepDecay
-from fusegrad.training import History
+from fusegrad.training import DivergenceError, History
 
 __version__ = "0.1.0"
 
@@ -31,6 +33,8 @@ __all__ = [
     "SGD",
     "Adagrad",
     "Adam",
+    "Checkpoint",
+    "DivergenceError",
     "ExponentialDecay",
     "History",
     "Identity",
@@ -51,6 +55,7 @@ __all__ = [
     "get_num_threads",
     "kernels",
     "load",
+    "load_checkpoint",
     "reference",
     "set_num_threads",
     "show_config",

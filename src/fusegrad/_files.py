@@ -2,25 +2,31 @@
 
 The header's ``__metadata__`` holds what fusegrad adds: the layers, the dtype, the version of this
 description, and a SHA-256 over the whole file, taken with zeros in its own place. So no bit of a file
-can turn over unseen, nothing in it is ever executed, and any reader of safetensors gets the arrays.
+can turn over unseen, nothing in it is ever executed, and any reader of safetensors gets the arrays. A
+checkpoint has the optimizer and the generator of the shuffling beside them, under keys of their own.
 """
 
+import errno
 import json
 import os
 from collections.abc import Sequence
+from math import prod
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fusegrad._arrays import Array
+from fusegrad._arrays import Array, as_count
 from fusegrad.layers import ACTIVATIONS, Activation, Layer, Linear
+from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
 
 FORMAT = "fusegrad 1"
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 MOST_HEADER = 1 << 20
 NO_DIGEST = "0" * 64
+OPTIMIZERS: dict[str, type[Optimizer]] = {kind.__name__: kind for kind in (SGD, Adagrad, RMSprop, Adam)}
+BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 
 def describe(layers: Sequence[Layer]) -> str:
@@ -44,6 +50,49 @@ def build(description: str) -> list[Layer]:
         else:
             layers.append(ACTIVATIONS[name]())
     return layers
+
+
+def n_parameters(layers: Sequence[Layer]) -> int:
+    """How many numbers the layers hold: known before any is made room for."""
+    return sum(layer.out_features * (layer.in_features + layer.bias) for layer in layers if isinstance(layer, Linear))
+
+
+def describe_optimizer(optimizer: Any) -> str:
+    """An optimizer without its state as JSON."""
+    if type(optimizer) not in OPTIMIZERS.values():
+        raise TypeError(f"optimizer: expected one of {', '.join(sorted(OPTIMIZERS))}, got {optimizer!r}")
+    described = {"class": type(optimizer).__name__, "arguments": optimizer.arguments, "n_steps": optimizer.n_steps}
+    return json.dumps(described)
+
+
+def build_optimizer(description: str, state: Array | None) -> Optimizer:
+    """The optimizer that `describe_optimizer` described, with its state."""
+    described = json.loads(description)
+    arguments = dict(described["arguments"])
+    lr = arguments.pop("lr")
+    optimizer: Optimizer = OPTIMIZERS[described["class"]](lr=1.0, **arguments)  # its own may be 0 by a schedule
+    optimizer.load_state_dict({"lr": lr, "n_steps": described["n_steps"], "state": state})
+    return optimizer
+
+
+def describe_generator(rng: Any) -> str:
+    """The state of a NumPy Generator as JSON."""
+    if not isinstance(rng, np.random.Generator) or type(rng.bit_generator).__name__ not in BIT_GENERATORS:
+        raise TypeError(f"rng: expected a numpy.random.Generator of {', '.join(BIT_GENERATORS)}, got {rng!r}")
+    return json.dumps(rng.bit_generator.state, default=lambda array: array.tolist())
+
+
+def build_generator(description: str) -> "np.random.Generator":
+    """The generator whose state `describe_generator` described."""
+    state = json.loads(description)
+    if state["bit_generator"] not in BIT_GENERATORS:
+        raise ValueError(f"rng: expected one of {', '.join(BIT_GENERATORS)}, got {state['bit_generator']!r}")
+    bits = getattr(np.random, state["bit_generator"])(0)
+    try:
+        bits.state = state
+    except (IndexError, OverflowError) as error:  # too few numbers, or too large
+        raise ValueError(f"rng: {error}") from None
+    return np.random.Generator(bits)
 
 
 def _header(arrays: dict[str, Array], metadata: dict[str, str], digest: str) -> bytes:
@@ -74,55 +123,130 @@ def _path(path: Any) -> Path:
         raise TypeError(f"path: expected a str or a pathlib.Path, got {path!r}") from None
 
 
-def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str, str]) -> None:
-    """Write a file beside its place, then move it there in one step."""
-    import secrets
+# ---- writing -----------------------------------------------------------------------------------------
 
+
+def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str, str]) -> None:
+    """Write a file, all of it or nothing, even if the process is killed or the power fails.
+
+    It is written without a name where the system can do that, so that a process that is killed leaves nothing, is
+    brought to the disk, gets a name beside its place, and moves there in one step. A name that a process left by
+    being killed within those last microseconds is taken away by the next save to the same place.
+    """
     path = Path(os.path.realpath(_path(path)))  # a link stays one
     # safetensors wants little-endian numbers in C order
     arrays = {name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")) for name, a in arrays.items()}
     data = b"".join(a.tobytes() for a in arrays.values())
-    digest = _digest(_header(arrays, metadata, NO_DIGEST), data)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    content = _header(arrays, metadata, _digest(_header(arrays, metadata, NO_DIGEST), data)) + data
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # as open would: the umask counts
+        _write(path, content)
     except OSError as error:
-        error.filename = str(path)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from None  # of the user's path, not of our names
+
+
+def _write(path: Path, content: bytes) -> None:
+    import fcntl
+    import secrets
+
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    named = False
     try:
+        try:
+            handle = os.open(path.parent, os.O_WRONLY | os.O_TMPFILE, 0o666)  # as open would: the umask counts
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+                raise
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            named = True
         with os.fdopen(handle, "wb") as file:
-            file.write(_header(arrays, metadata, digest) + data)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it is ours for as long as we live
+            file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+            os.fsync(handle)
+            _remove_leftovers(path)
+            if not named:  # dst_dir_fd: else link would not follow the link of /proc
+                os.link(f"/proc/self/fd/{handle}", temporary.name, dst_dir_fd=folder, follow_symlinks=True)
+                named = True
+            os.replace(temporary, path)
+            named = False
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+        if named:
+            os.unlink(temporary)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Takes away what killed processes left of their saves to `path`: nobody holds a lock on it."""
+    import fcntl
+
+    for name in os.listdir(path.parent):
+        if name.startswith(f".{path.name}.") and name.endswith(".part"):
+            leftover = path.with_name(name)
+            try:
+                with leftover.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    leftover.unlink()
+            except OSError:  # at work, or gone by now, or not ours
+                continue
+
+
+# ---- reading -----------------------------------------------------------------------------------------
+
+
+def _read_header(path: Path, file: Any, size: int) -> tuple[bytes, dict[str, Any], dict[str, str]]:
+    """The header as it is, its arrays, and its metadata."""
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or not 2 <= length <= min(size - 8, MOST_HEADER):
+        raise ValueError(f"{path}: not a file of fusegrad, or cut short: {size} bytes, a header of {length}")
+    head = file.read(length)
+    try:
+        header = json.loads(head)
+        metadata = header.pop("__metadata__")
+        version, digest = metadata["format"], metadata["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"{path}: its header is not one that fusegrad wrote") from None
+    if version != FORMAT:
+        raise ValueError(f"{path}: expected format {FORMAT!r}, got {version!r}")
+    if not (all(isinstance(value, str) for value in metadata.values()) and len(digest) == len(NO_DIGEST)):
+        raise ValueError(f"{path}: its header is not one that fusegrad wrote")
+    return head, header, metadata
+
+
+def _read_entry(path: Path, name: str, entry: Any, place: int) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """The dtype and shape of an array, and where it ends: each array starts where the one before it ends."""
+    try:
+        dtype, shape = DTYPES[entry["dtype"]], tuple(as_count(n, "shape", least=0) for n in entry["shape"])
+        start, stop = entry["data_offsets"]
+        if (start, stop) != (place, place + prod(shape) * dtype.itemsize):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        shown = json.dumps(entry)[:200]
+        raise ValueError(f"{path}: expected an array of float32 or float64 as {name!r}, got {shown}") from None
+    return dtype, shape, stop
 
 
 def load(path: str | PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
-    """Read the arrays and the metadata of a file; ValueError, with the file and the cause, if it is not whole."""
+    """Read the arrays and the metadata of a file; ValueError, with the file and the cause, if it is not whole.
+
+    Nothing is read or made but what the size of the file has room for.
+    """
     path = _path(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= min(size - 8, MOST_HEADER):
-            raise ValueError(f"{path}: not a file of fusegrad, or cut short: {size} bytes, a header of {length}")
-        head = file.read(length)
-        try:
-            header = json.loads(head)
-            metadata = header.pop("__metadata__")
-            version, digest = metadata["format"], metadata["sha256"]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise ValueError(f"{path}: its header is not one that fusegrad wrote") from None
-        if version != FORMAT:
-            raise ValueError(f"{path}: expected format {FORMAT!r}, got {version!r}")
-        blank = head.replace(str(digest).encode(), NO_DIGEST.encode())
-        data = file.read()
-    if _digest(length.to_bytes(8, "little") + blank, data) != digest:
+        head, header, metadata = _read_header(path, file, size)
+        entries: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
+        place = 0
+        for name, entry in header.items():
+            dtype, shape, stop = _read_entry(path, name, entry, place)
+            entries[name] = dtype, shape, place
+            place = stop
+        if size != 8 + len(head) + place:
+            raise ValueError(f"{path}: expected {8 + len(head) + place} bytes, got {size}")
+        data = file.read(place)
+    digest = metadata.pop("sha256")
+    blank = head.replace(digest.encode(), NO_DIGEST.encode())
+    if _digest(len(head).to_bytes(8, "little") + blank, data) != digest:
         raise ValueError(f"{path}: damaged, its checksum does not match")
-    arrays: dict[str, Array] = {}
-    for name, entry in header.items():
-        start, stop = entry["data_offsets"]
-        arrays[name] = np.frombuffer(data[start:stop], DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return arrays, metadata
+    return {name: np.ndarray(shape, dtype, data, start) for name, (dtype, shape, start) in entries.items()}, metadata

@@ -22,8 +22,14 @@ def moments(X: Array, y: Array) -> Moments:
     """The moments of examples in columns, in one pass.
 
     z is shifted by the mean of its first examples, which takes most of every mean away; what is left of it
-    is taken away at the end: sum (z - s)(z - s)^T - m (mean - s)(mean - s)^T.
+    is taken away at the end: sum (z - s)(z - s)^T - m (mean - s)(mean - s)^T. Of data that are not finite
+    the moments are NaN, which no step is taken from.
     """
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _moments(X, y)
+
+
+def _moments(X: Array, y: Array) -> Moments:
     matmul = by_dtype[np.dtype("float64")].matmul
     n_in, m = X.shape
     n = n_in + y.shape[0]

@@ -24,19 +24,40 @@ def _cgroup_quota() -> int | None:
 
 @lru_cache(maxsize=1)
 def _read_quota(_when: int) -> int | None:
-    """The quota over its period, rounded up."""
+    return read_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+
+
+def read_quota(root: Path, membership: Path) -> int | None:
+    """The smallest quota over its period, rounded up, of the groups that this process is in and those above them."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()
-            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
-        except OSError:
-            return None
-    try:
-        return max(1, -(-int(quota) // int(period))) if int(quota) > 0 else None
-    except ValueError:  # "max"
+        lines = membership.read_text().splitlines()
+    except OSError:
         return None
+    quotas = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":  # version 2
+            base, name = root, "cpu.max"
+        elif "cpu" in controllers.split(","):
+            base, name = root / "cpu", "cpu.cfs_quota_us"
+        else:
+            continue
+        # In a container the path may be the host's, and only the root is there.
+        for folder in (base / group.lstrip("/"), *(base / group.lstrip("/")).parents):
+            if folder == base or base in folder.parents:
+                quotas.append(_quota(folder / name))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota(file: Path) -> int | None:
+    try:
+        numbers = file.read_text().split()
+        if len(numbers) == 1:
+            numbers.append(file.with_name("cpu.cfs_period_us").read_text())
+        quota, period = (int(number) for number in numbers)
+    except (OSError, ValueError):  # not there, or "max"
+        return None
+    return max(1, -(-quota // period)) if quota > 0 and period > 0 else None
 
 
 def default_threads() -> tuple[int, str]:
@@ -48,10 +69,11 @@ def default_threads() -> tuple[int, str]:
     openmp = runtime.max_threads()
     if os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip().isdecimal():  # the runtime ignores what is not
         return openmp, "OMP_NUM_THREADS"
-    limits = {"OpenMP": openmp, "affinity": len(os.sched_getaffinity(0))}
+    limits = {"affinity": len(os.sched_getaffinity(0))}
     quota = _cgroup_quota()
     if quota is not None:
         limits["cgroup quota"] = quota
+    limits["a limit set in OpenMP, as by threadpoolctl"] = openmp
     source = min(limits, key=lambda name: limits[name])
     return limits[source], source
 

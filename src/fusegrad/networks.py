@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from math import isfinite
 from os import PathLike
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,10 +25,11 @@ from fusegrad._kernels import by_dtype
 from fusegrad._plan import Dense, Plan, make_plan, moments_pay, parallel_from, stack_layers
 from fusegrad._threads import resolve_threads
 from fusegrad.layers import Activation, Identity, Layer, Linear, Sigmoid
-from fusegrad.optimizers import SupportsStep
+from fusegrad.optimizers import Optimizer, SupportsStep
 from fusegrad.training import History, fit, runs_compiled
 
 MOST_ENGINES = 256  # batch sizes remembered by a network
+BUSY = "this network is being trained already: one fit or train_step at a time"
 
 
 def _shapes(layers: tuple[Layer, ...]) -> list[tuple[int, int, str, bool]]:
@@ -125,6 +128,7 @@ class Sequential:
         self._kernels = by_dtype[dtype]
         self._engines: dict[tuple[int, int, bool], Any] = {}
         self._parallel_from = parallel_from(self._dense_layers)
+        self._training = Lock()
 
     def __getstate__(self) -> tuple[tuple[Layer, ...], "np.dtype[Any]", Array]:
         return self._layers, self._dtype, self._parameters
@@ -278,25 +282,43 @@ class Sequential:
             parts.append(as_flat(array.ravel(), f"state_dict[{name!r}]", self.dtype, value.size))
         self._parameters[:] = np.concatenate(parts)
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the network to a file, all of it or nothing.
+    def save(self, path: str | PathLike[str], *, optimizer: Any = None, rng: Any = None) -> None:
+        """Write the network to a file, all of it or nothing; with the optimizer and rng, a checkpoint of a fit.
 
         The format is safetensors: the arrays of `state_dict`, which any reader of that format loads, with
-        the layers and a checksum beside them. `fusegrad.load` reads it and has an example.
+        the layers and a checksum beside them. `fusegrad.load` reads the network and has an example, and
+        `fusegrad.load_checkpoint` all three.
 
         Parameters
         ----------
         path : path
             What stands there is replaced.
+        optimizer : SGD, Adagrad, RMSprop or Adam, optional
+            Its numbers, its steps and its state are written too.
+        rng : numpy.random.Generator, optional
+            What the shuffling draws from; its state is written too.
 
         Raises
         ------
         TypeError
-            If it is no path.
+            If it is no path, no such optimizer or generator.
         OSError
             If it cannot be written; what stood there stays.
+
+        Notes
+        -----
+        Safe against being killed at any time: either the old file stands there or the new one. If another thread
+        trains the network at the same time, call it from a callback instead.
         """
-        _files.save(path, self.state_dict(), {"layers": _files.describe(self.layers), "dtype": self.dtype.name})
+        arrays, metadata = self.state_dict(), {"layers": _files.describe(self.layers), "dtype": self.dtype.name}
+        if optimizer is not None:
+            metadata["optimizer"] = _files.describe_optimizer(optimizer)
+            optimizer.check(self._parameters)
+            if optimizer.state is not None:
+                arrays["optimizer.state"] = optimizer.state
+        if rng is not None:
+            metadata["rng"] = _files.describe_generator(rng)
+        _files.save(path, arrays, metadata)
 
     # ---- computing ------------------------------------------------------------------------------------
 
@@ -335,9 +357,11 @@ class Sequential:
         return engine
 
     def _batch(self, X: Any, y: Any) -> tuple[Array, Array]:
-        if self._kernels.is_batch(X, y, self._n_features, self._n_outputs):
+        if self._kernels.is_batch(X, y, self._parameters, self._n_features, self._n_outputs):
             return X, y
-        return as_batch(X, y, self._dtype, self._n_features, self._n_outputs)
+        X, y = as_batch(X, y, self._dtype, self._n_features, self._n_outputs)
+        X, y = (a.copy() if np.may_share_memory(a, self._parameters) else a for a in (X, y))
+        return X, y
 
     def forward(self, X: Any, out: Array | None = None) -> Array:
         """Predict: x1 = X, x_{l+1} = f_l(W_l x_l + b_l), the last of them. ``net(X)`` is the same.
@@ -487,12 +511,15 @@ class Sequential:
         Returns
         -------
         float
-            The loss before the update (with Nesterov's rule: at the look-ahead point).
+            The loss before the update (with Nesterov's rule: at the look-ahead point). If it is not finite,
+            there is no update.
 
         Raises
         ------
         TypeError, ValueError
             For arrays of the wrong kind or shape, and what is no optimizer or that of another network.
+        RuntimeError
+            If this network is being trained already, in another thread or by the caller of a callback.
 
         Examples
         --------
@@ -505,11 +532,20 @@ class Sequential:
         array([ 1.5, -0.5])
         """
         X, y = self._batch(X, y)
+        if not self._training.acquire(False):
+            raise RuntimeError(BUSY)
+        try:
+            return self._step(X, y, optimizer)
+        finally:
+            self._training.release()
+
+    def _step(self, X: Array, y: Array, optimizer: SupportsStep) -> float:
         if runs_compiled(optimizer):
             value: float = self._engine(X.shape[1]).step(X, y, self._parameters, optimizer)
             return value
         value, gradient = self.loss_and_gradient(X, y)
-        optimizer.step(self._parameters, gradient)
+        if isfinite(value):
+            optimizer.step(self._parameters, gradient)
         return value
 
     def fit(
@@ -519,12 +555,14 @@ class Sequential:
         *,
         optimizer: SupportsStep,
         epochs: int,
+        initial_epoch: int = 0,
         batch_size: int | None = None,
         shuffle: bool = True,
         rng: Any = None,
         schedule: Callable[[int], float] | None = None,
         validation_data: tuple[Any, Any] | None = None,
         callbacks: Iterable[Callable[["Sequential", History], Any]] = (),
+        on_divergence: str = "raise",
         verbose: int = 0,
         n_threads: int | None = None,
         moments: bool = True,
@@ -538,7 +576,10 @@ class Sequential:
         optimizer : Optimizer
             Or any object with ``step(parameters, gradient)``, which is called from Python at each step.
         epochs : int
-            How often each example is seen.
+            How often each example is seen, with the epochs before `initial_epoch`.
+        initial_epoch : int, default 0
+            How many of the epochs have been made already, where a fit that was stopped is taken up again
+            (see `save`).
         batch_size : int, optional
             Examples in a step; None takes all. The last batch of an epoch may be smaller, and has its own 1/m.
         shuffle : bool, default True
@@ -554,6 +595,10 @@ class Sequential:
         callbacks : iterable of callables
             Each is called after each epoch as ``callback(net, history)`` and may look, save, or stop the
             training by returning True (NumPy's will do).
+        on_divergence : {"raise", "stop"}
+            What to do when a loss or a parameter is no longer finite. The epochs that are not finite from end to
+            end are taken back, from network, optimizer and `rng`; then a `DivergenceError` is raised, or the
+            History returned, with that error as its ``divergence``.
         verbose : {0, 1, 2}
             Nothing; a progress bar (needs tqdm); a line an epoch.
         n_threads : int, optional
@@ -573,9 +618,16 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            For arguments of the wrong kind or shape, before anything is written.
+            For arguments of the wrong kind or shape, before anything is written. For a NaN or an infinity in X or y,
+            with its first place; network, optimizer and `rng` are as before.
+        DivergenceError
+            See `on_divergence`.
+        RuntimeError
+            If this network is being trained already, in another thread or by the caller of a callback.
         KeyboardInterrupt
             On Ctrl-C, within about 100 ms; the parameters are then those of the last finished step.
+        MemoryError
+            The epochs since the last that a callback, validation or progress has seen are taken back.
 
         Notes
         -----
@@ -594,15 +646,42 @@ class Sequential:
         >>> history.stopped, history.epochs < 20
         (True, True)
         """
-        return fit(
-            self, X, y,
-            optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, rng=rng,
-            schedule=schedule, validation_data=validation_data, callbacks=callbacks, verbose=verbose,
-            n_threads=n_threads, moments=moments,
-        )  # fmt: skip
+        if not self._training.acquire(False):
+            raise RuntimeError(BUSY)
+        try:
+            return fit(
+                self, X, y,
+                optimizer=optimizer, epochs=epochs, initial_epoch=initial_epoch, batch_size=batch_size, shuffle=shuffle,
+                rng=rng, schedule=schedule, validation_data=validation_data, callbacks=callbacks,
+                on_divergence=on_divergence, verbose=verbose, n_threads=n_threads, moments=moments,
+            )  # fmt: skip
+        finally:
+            self._training.release()
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
+
+
+class Checkpoint(NamedTuple):
+    """What `load_checkpoint` returns.
+
+    Attributes
+    ----------
+    network : Sequential
+    optimizer : Optimizer or None
+    rng : numpy.random.Generator or None
+        None where none was saved.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> fg.Checkpoint(fg.UnivariateRegression(rng=0), fg.SGD(lr=0.1), None).optimizer
+    SGD(lr=0.1, momentum=0.0, nesterov=False)
+    """
+
+    network: Sequential
+    optimizer: Optimizer | None
+    rng: "np.random.Generator | None"
 
 
 def load(path: str | PathLike[str]) -> Sequential:
@@ -615,6 +694,8 @@ def load(path: str | PathLike[str]) -> Sequential:
 
     Raises
     ------
+    OSError
+        If it cannot be read.
     ValueError
         If the file is no such file, or damaged; the message names the file and the cause.
 
@@ -628,13 +709,70 @@ def load(path: str | PathLike[str]) -> Sequential:
     >>> bool((same.parameters == net.parameters).all())
     True
     """
-    state, header = _files.load(path)
+    return load_checkpoint(path).network
+
+
+def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+    """Read a network, and the optimizer and the generator that `Sequential.save` wrote with it.
+
+    A fit that goes on from there does, bit for bit, what it would have done if it had not been stopped.
+
+    Returns
+    -------
+    Checkpoint
+        ``(network, optimizer, rng)``, with None for what was not saved.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If the file is no such file, or damaged; the message names the file and the cause.
+
+    Notes
+    -----
+    Give the fit that goes on the same arguments, and `initial_epoch`: whether a linear network is trained from the
+    moments of the data depends on the number of epochs in all.
+
+    Examples
+    --------
+    >>> import fusegrad as fg, numpy as np, tempfile, pathlib
+    >>> X, y = fg.datasets.load_penguins()
+    >>> X, y = (X - X.mean()) / X.std(), (y - y.mean()) / y.std()
+    >>> net, optimizer, rng = fg.TwoLayerSigmoid(1, 8, rng=0), fg.Adam(lr=0.01), np.random.default_rng(0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "checkpoint.safetensors")
+    ...     def stop(net, history):
+    ...         net.save(file, optimizer=optimizer, rng=rng)
+    ...         return history.epochs == 5
+    ...     stopped = net.fit(X, y, optimizer=optimizer, epochs=20, batch_size=32, rng=rng, callbacks=[stop])
+    ...     again, optimizer, rng = fg.load_checkpoint(file)
+    >>> history = again.fit(X, y, optimizer=optimizer, epochs=20, initial_epoch=5, batch_size=32, rng=rng)
+    >>> straight = fg.TwoLayerSigmoid(1, 8, rng=0)
+    >>> whole = straight.fit(X, y, optimizer=fg.Adam(lr=0.01), epochs=20, batch_size=32, rng=0)
+    >>> whole.loss == stopped.loss + history.loss, bool((again.parameters == straight.parameters).all())
+    (True, True)
+    """
+    arrays, metadata = _files.load(path)
     try:
-        net = Sequential(*_files.build(header["layers"]), dtype=header["dtype"], rng=0)
-        net.load_state_dict(state)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its layers and its arrays do not fit: {error}") from None
-    return net
+        state = arrays.pop("optimizer.state", None)
+        dtype, layers = as_dtype(metadata["dtype"]), _files.build(metadata["layers"])
+        size = _files.n_parameters(layers)
+        if size != sum(array.size for array in arrays.values()):
+            raise ValueError(f"expected arrays of {size} numbers in all")
+        if any(array.dtype != dtype for array in (*arrays.values(), *([] if state is None else [state]))):
+            raise ValueError(f"expected arrays of {dtype}")
+        net = Sequential.__new__(Sequential)
+        net._set_up(tuple(layers), dtype)
+        net.load_state_dict(arrays)
+        optimizer = None
+        if "optimizer" in metadata:
+            optimizer = _files.build_optimizer(metadata["optimizer"], state)
+            optimizer.check(net.parameters)
+        rng = _files.build_generator(metadata["rng"]) if "rng" in metadata else None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: what it says of itself does not fit: {error}") from None
+    return Checkpoint(net, optimizer, rng)
 
 
 class UnivariateRegression(Sequential):

@@ -55,6 +55,14 @@ class Optimizer:
     def lr(self, value: float) -> None:
         self._lr = as_number(value, "lr", least=0.0)  # a schedule may end at 0
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with; the learning rate as it is now."""
+        return {"lr": self.lr}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+
     def _pack(
         self,
         *,
@@ -106,6 +114,8 @@ class Optimizer:
             raise TypeError(f"parameters: expected a float32 or float64 array, got {dtype}")
         parameters = as_flat_output(parameters, "parameters", dtype, np.size(parameters))
         gradient = as_flat(gradient, "gradient", dtype, parameters.size)
+        if gradient is not parameters and np.may_share_memory(gradient, parameters):
+            gradient = gradient.copy()
         by_dtype[dtype].optimizer_step(self, parameters, gradient)
 
     def state_dict(self) -> dict[str, Any]:
@@ -247,8 +257,10 @@ class SGD(Optimizer):
             return parameters.copy()
         return parameters + parameters.dtype.type(self._momentum) * self.state[0]
 
-    def __repr__(self) -> str:
-        return f"SGD(lr={self.lr}, momentum={self._momentum}, nesterov={self._nesterov})"
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with."""
+        return {"lr": self.lr, "momentum": self._momentum, "nesterov": self._nesterov}
 
 
 class Adagrad(Optimizer):
@@ -298,8 +310,10 @@ class Adagrad(Optimizer):
         """What is added to the root."""
         return self._eps
 
-    def __repr__(self) -> str:
-        return f"Adagrad(lr={self.lr}, eps={self._eps})"
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with."""
+        return {"lr": self.lr, "eps": self._eps}
 
 
 class RMSprop(Optimizer):
@@ -356,8 +370,10 @@ class RMSprop(Optimizer):
         """What is added to the root."""
         return self._eps
 
-    def __repr__(self) -> str:
-        return f"RMSprop(lr={self.lr}, decay={self._decay}, eps={self._eps})"
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with."""
+        return {"lr": self.lr, "decay": self._decay, "eps": self._eps}
 
 
 class Adam(Optimizer):
@@ -441,5 +457,7 @@ class Adam(Optimizer):
         """Whether the averages are corrected for starting at 0."""
         return self._bias_correction
 
-    def __repr__(self) -> str:
-        return f"Adam(lr={self.lr}, betas={self._betas}, eps={self._eps}, bias_correction={self._bias_correction})"
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with."""
+        return {"lr": self.lr, "betas": self._betas, "eps": self._eps, "bias_correction": self._bias_correction}

@@ -1,12 +1,21 @@
 """Training: epochs, batches, schedule, validation, callbacks, around the compiled steps.
 
-Python sees an epoch at a time where somebody wants to look (validation, callbacks), otherwise as
-many epochs as pass in a fraction of a second, for the progress bar.
+Python sees an epoch at a time where somebody wants to look (validation, callbacks), as many epochs as pass
+in a fraction of a second for the progress bar, and otherwise the whole fit at once.
+
+Each such stretch is made or not made. What it changes is copied before, and put back where memory runs out.
+Where a loss or a parameter is not finite afterwards, the copy is put back and just the finite epochs are made
+again: the same bits, since everything repeats. So a fit that goes well pays for one copy a stretch.
+
+Rejected: a look at all of X and y before each fit (a tenth of a short fit of a linear network); a copy of the
+parameters an epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 """
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +44,9 @@ class History:
     validation_loss : list of float
         The loss of the validation data after each epoch; empty where there are none.
     stopped : bool
-        Whether a callback ended the training.
+        Whether a callback, or divergence, ended the training.
+    divergence : DivergenceError or None
+        What ended a fit with ``on_divergence="stop"``.
     from_moments : bool
         Whether all steps were taken from the moments of the data; see `Sequential.fit`.
 
@@ -51,6 +62,7 @@ class History:
     loss: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     stopped: bool = False
+    divergence: "DivergenceError | None" = None
     from_moments: bool = False
 
     @property
@@ -68,12 +80,61 @@ def runs_compiled(optimizer: Any) -> bool:
     return False
 
 
+class DivergenceError(ArithmeticError):
+    """A fit whose loss or parameters stopped being finite.
+
+    The network, the optimizer and the generator are then as they were after the last epoch that was finite from
+    end to end: its losses, and the parameters that it left.
+
+    Attributes
+    ----------
+    epoch : int
+        How many epochs were finite.
+    step : int
+        How many steps the optimizer had made when the loss was no longer finite, as schedules count them.
+    loss : float
+        That loss: inf or NaN. (Rarely it is finite still, and only the parameters are not.)
+    history : History
+        Of the finite epochs.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.UnivariateRegression(rng=0)
+    >>> try:
+    ...     net.fit([1.0, 2.0], [2.0, 4.0], optimizer=fg.SGD(lr=1e6), epochs=100)
+    ... except fg.DivergenceError as error:
+    ...     print(f"then {error.loss}, after {len(error.history.loss) - error.epoch} epochs more")
+    then inf, after 0 epochs more
+    """
+
+    def __init__(self, epoch: int, step: int, loss: float, history: History) -> None:
+        super().__init__(epoch, step, loss, history)
+        self.epoch, self.step, self.loss, self.history = epoch, step, loss, history
+
+    def __str__(self) -> str:
+        return (
+            f"the fit diverged after {self.epoch} epochs, at step {self.step}: loss {self.loss:g}; "
+            "the parameters are those of the last finite epoch (a smaller learning rate may help)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """All that an epoch changes."""
+
+    parameters: Array
+    n_steps: int  # of the run
+    optimizer: tuple[Array | None, int] | None  # state and n_steps, of a fusegrad optimizer
+    draws: Any  # the state of the generator
+
+
 class _Run:
-    """One fit: the arguments, judged, and how an epoch is run."""
+    """One fit: the arguments, judged, and how epochs are run, and taken back."""
 
     def __init__(
         self, net: "Sequential", X: Any, y: Any, optimizer: Any, batch_size: int | None, shuffle: bool, rng: Any,
-        schedule: Callable[[int], float] | None, n_threads: int | None, moments: bool, epochs: int,
+        schedule: Callable[[int], float] | None, n_threads: int | None, moments: bool, initial_epoch: int, epochs: int,
     ) -> None:  # fmt: skip
         self.net = net
         self.X, self.y = net._batch(X, y)
@@ -86,23 +147,91 @@ class _Run:
             raise TypeError(f"schedule: expected a callable from step to learning rate, got {schedule!r}")
         self.schedule = schedule
         self.steps_per_epoch = -(-self.m // self.batch)
-        self.n_steps = 0
+        self.n_steps = initial_epoch * self.steps_per_epoch
         self.engine = net._engine(self.batch, n_threads)
+        if not self.compiled or epochs == initial_epoch:
+            self.check_data()
         self.moments: Moments | None = None
-        if moments and self.compiled and moments_pay(net.plan(self.batch, n_threads), self.m, epochs)[0]:
-            self.moments = take_moments(self.X, self.y)
+        self.from_moments = False
         if isinstance(optimizer, Optimizer):
             optimizer.check(net.parameters)
+        if moments and self.compiled and moments_pay(net.plan(self.batch, n_threads), self.m, epochs)[0]:
+            self.moments = take_moments(self.X, self.y)
+            self.from_moments = True
+
+    def check_data(self) -> None:
+        """Raise if X or y holds what is not finite.
+
+        A fit by compiled rules looks only when it has gone wrong: a NaN or an infinity in the data makes a NaN of
+        the loss, or of some parameter, in the first epoch, and that is taken back. So the check costs nothing.
+        """
+        for name, rows, array in (("X", "feature", self.X), ("y", "output", self.y)):
+            for row, values in enumerate(array):
+                finite = np.isfinite(values)
+                if not finite.all():
+                    example = int(finite.argmin())
+                    raise ValueError(
+                        f"{name}: expected finite numbers ({array.dtype}), "
+                        f"got {values[example]} at {rows} (row) {row}, example (column) {example}"
+                    )
 
     def rate(self, step: int) -> float:
         assert self.schedule is not None
         return as_number(self.schedule(step), f"schedule({step})", least=0.0)
 
-    def epochs(self, n: int) -> list[float]:
-        """Runs n epochs; the mean loss of each."""
-        return self._compiled_epochs(n) if self.compiled else [self._epoch() for _ in range(n)]
+    # ---- going back ----
 
-    def _compiled_epochs(self, n: int) -> list[float]:
+    def snapshot(self) -> _Snapshot:
+        optimizer = None
+        if isinstance(self.optimizer, Optimizer):
+            state = self.optimizer.state
+            optimizer = (None if state is None else state.copy(), self.optimizer.n_steps)
+        draws = None if self.rng is None else self.rng.bit_generator.state
+        return _Snapshot(self.net.parameters.copy(), self.n_steps, optimizer, draws)
+
+    def restore(self, start: _Snapshot) -> None:
+        self.net.parameters[:] = start.parameters
+        self.n_steps = start.n_steps
+        if start.optimizer is not None:
+            state, self.optimizer.n_steps = start.optimizer
+            self.optimizer.state = None if state is None else state.copy()
+        if self.rng is not None:
+            self.rng.bit_generator.state = start.draws
+
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.net.parameters).all())
+
+    def go_back(self, start: _Snapshot, n: int) -> int:
+        """After a snapshot n epochs had finite losses; leaves those after which the parameters are, too."""
+
+        def finite_after(count: int) -> bool:
+            self.restore(start)
+            if count:
+                self.epochs(count)
+            return count == 0 or self.finite()
+
+        if finite_after(n):
+            return n
+        # Parameters that are no longer finite never are again.
+        count = bisect_left(range(1, n), True, key=lambda count: not finite_after(count))
+        finite_after(count)
+        return count
+
+    # ---- going on ----
+
+    def epochs(self, n: int) -> tuple[list[float], float | None]:
+        """Runs n epochs; the mean loss of each, and where one is not finite its place is the end, and it comes beside."""
+        if self.compiled:
+            return self._compiled_epochs(n)
+        losses: list[float] = []
+        for _ in range(n):
+            loss = self._epoch()
+            if not isfinite(loss):
+                return losses, loss
+            losses.append(loss)
+        return losses, None
+
+    def _compiled_epochs(self, n: int) -> tuple[list[float], float | None]:
         losses = np.empty(n)
         rates = None
         if self.schedule is not None:
@@ -110,10 +239,9 @@ class _Run:
             rates = np.array([self.rate(first + i) for i in range(n * self.steps_per_epoch)])
         bits = None if self.rng is None else self.rng.bit_generator
         arguments = self.X, self.y, self.net.parameters, self.optimizer, losses, rates, bits, self.moments
-        if not self.engine.train(*arguments):
-            self.moments = None
-        result: list[float] = losses.tolist()
-        return result
+        finished, from_moments = self.engine.train(*arguments)
+        self.from_moments = self.from_moments and from_moments
+        return losses[:finished].tolist(), float(losses[finished]) if finished < n else None
 
     def _epoch(self) -> float:
         """An epoch with an optimizer that only Python knows."""
@@ -126,7 +254,10 @@ class _Run:
             X, y = self.X[:, which], self.y[:, which]
             if self.schedule is not None:
                 self.optimizer.lr = self.rate(self.n_steps)
-            total += self.net.train_step(X, y, self.optimizer) * X.shape[1]
+            loss = self.net._step(X, y, self.optimizer)
+            if not isfinite(loss):
+                return loss
+            total += loss * X.shape[1]
             self.n_steps += 1
         return total / self.m
 
@@ -138,18 +269,25 @@ def fit(
     *,
     optimizer: Any,
     epochs: int,
+    initial_epoch: int,
     batch_size: int | None,
     shuffle: bool,
     rng: Any,
     schedule: Callable[[int], float] | None,
     validation_data: tuple[Any, Any] | None,
     callbacks: Iterable[Callable[["Sequential", History], Any]],
+    on_divergence: str,
     verbose: int,
     n_threads: int | None,
     moments: bool,
 ) -> History:
     """See `Sequential.fit`."""
     epochs = as_count(epochs, "epochs", least=0)
+    initial_epoch = as_count(initial_epoch, "initial_epoch", least=0)
+    if initial_epoch > epochs:
+        raise ValueError(f"initial_epoch: expected at most {epochs}, the epochs in all, got {initial_epoch}")
+    if on_divergence not in ("raise", "stop"):
+        raise ValueError(f"on_divergence: expected 'raise' or 'stop', got {on_divergence!r}")
     if verbose not in (0, 1, 2):
         raise ValueError(f"verbose: expected 0, 1 or 2, got {verbose!r}")
     validation = _validation_data(net, validation_data)
@@ -159,17 +297,30 @@ def fit(
     for i, callback in enumerate(callbacks):
         if not callable(callback):
             raise TypeError(f"callbacks[{i}]: expected a callable, got {callback!r}")
-    run = _Run(net, X, y, optimizer, batch_size, shuffle, rng, schedule, n_threads, moments, epochs)
+    run = _Run(net, X, y, optimizer, batch_size, shuffle, rng, schedule, n_threads, moments, initial_epoch, epochs)
 
     history = History()
     one_by_one = validation is not None or bool(callbacks) or verbose == 2
-    most = max(1, MOST_RATES // run.steps_per_epoch)
-    count = 1
-    with _Progress(epochs, verbose) as progress:
-        while history.epochs < epochs and not history.stopped:
-            start = time.monotonic()
-            losses = run.epochs(1 if one_by_one else min(count, epochs - history.epochs))
-            history.loss.extend(losses)
+    most = max(1, MOST_RATES // run.steps_per_epoch) if schedule is not None else epochs
+    count = 1 if verbose else most
+    with _Progress(initial_epoch, epochs, verbose) as progress:
+        while history.epochs < epochs - initial_epoch and not history.stopped:
+            started = time.monotonic()
+            start = run.snapshot()
+            wanted = 1 if one_by_one else min(count, epochs - initial_epoch - history.epochs)
+            try:
+                losses, lost = run.epochs(wanted)
+                if lost is not None or not run.finite():
+                    history.divergence = _diverged(run, start, losses, lost, history, initial_epoch)
+                    history.stopped = True
+                history.loss.extend(losses)
+            except MemoryError:
+                run.restore(start)
+                raise
+            if history.divergence is not None:
+                if on_divergence == "raise":
+                    raise history.divergence
+                break
             if validation is not None:
                 history.validation_loss.append(net.loss(*validation))
             for callback in callbacks:
@@ -178,10 +329,22 @@ def fit(
                     history.stopped = True
             progress.show(history)
             # Twice as many epochs at a time until they fill the time between two looks.
-            if time.monotonic() - start < LOOK_SECONDS / 2:
+            if time.monotonic() - started < LOOK_SECONDS / 2:
                 count = min(2 * count, most)
-    history.from_moments = run.moments is not None
+    history.from_moments = run.from_moments
     return history
+
+
+def _diverged(
+    run: _Run, start: _Snapshot, losses: list[float], lost: float | None, history: History, initial_epoch: int
+) -> DivergenceError:
+    """Takes back what is not finite, of the run and of `losses`; raises if the data are to blame."""
+    step = run.optimizer.n_steps if run.compiled else run.n_steps
+    loss = losses[-1] if lost is None else lost
+    run.restore(start)
+    run.check_data()
+    del losses[run.go_back(start, len(losses)) :]
+    return DivergenceError(initial_epoch + history.epochs + len(losses), step, loss, history)
 
 
 def _validation_data(net: "Sequential", data: Any) -> tuple[Array, Array] | None:
@@ -200,8 +363,9 @@ def _validation_data(net: "Sequential", data: Any) -> tuple[Array, Array] | None
 class _Progress:
     """A bar (tqdm's), lines, or nothing."""
 
-    def __init__(self, epochs: int, verbose: int) -> None:
+    def __init__(self, initial_epoch: int, epochs: int, verbose: int) -> None:
         self.verbose = verbose
+        self.initial_epoch = initial_epoch
         self.epochs = epochs
         self.bar: Any = None
         if verbose == 1:
@@ -211,7 +375,7 @@ class _Progress:
                 raise ImportError(
                     'verbose=1 draws its bar with tqdm: pip install "fusegrad[progress]"; verbose=2 prints lines'
                 ) from None
-            self.bar = tqdm(total=epochs, unit="epoch")
+            self.bar = tqdm(initial=initial_epoch, total=epochs, unit="epoch")
 
     def __enter__(self) -> "_Progress":
         return self
@@ -225,8 +389,8 @@ class _Progress:
         if history.validation_loss:
             values["validation_loss"] = history.validation_loss[-1]
         if self.bar is not None:
-            self.bar.update(history.epochs - self.bar.n)
+            self.bar.update(self.initial_epoch + history.epochs - self.bar.n)
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
         elif self.verbose == 2:
             text = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-            print(f"epoch {history.epochs}/{self.epochs}: {text}", flush=True)
+            print(f"epoch {self.initial_epoch + history.epochs}/{self.epochs}: {text}", flush=True)

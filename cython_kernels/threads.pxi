@@ -1,0 +1,59 @@
+"""What the threads of a call share: barriers, and coming up for air.
+
+A long call runs without the GIL. Its thread 0, the caller's own, now and then takes it back to let Python's signal
+handlers run. If one raises (Ctrl-C), a flag is raised for all threads, and the exception stays set until
+the region has ended.
+"""
+
+cdef extern from * nogil:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define FUSEGRAD_BARRIER _Pragma("omp barrier")
+    #else
+    #define FUSEGRAD_BARRIER
+    static inline int omp_get_thread_num(void) { return 0; }
+    static inline int omp_get_num_threads(void) { return 1; }
+    #endif
+    /* Every thread of the region must come here. */
+    static inline void wait_for_all(int n_threads) { if (n_threads > 1) { FUSEGRAD_BARRIER } }
+    static inline void raise_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
+    static inline int is_raised(int *flag) { return __atomic_load_n(flag, __ATOMIC_RELAXED); }
+    """
+    int omp_get_thread_num()
+    int omp_get_num_threads()   # in a region; the runtime may give fewer than were asked for
+    void wait_for_all(int n_threads)
+    void raise_flag(int* flag)
+    bint is_raised(int* flag)
+
+cdef extern from "Python.h":
+    # Declared without `except`: the exception is to stay set while the parallel region ends.
+    int check_signals "PyErr_CheckSignals"() noexcept
+
+cdef enum:
+    AIR_WORK = 1 << 20          # multiply-adds between two looks at the clock, well under a millisecond
+cdef double AIR_SECONDS = 0.05  # between two looks at the signals
+
+cdef struct Air:
+    int stop
+    Py_ssize_t work             # since the last look at the clock
+    double looked
+
+
+cdef inline bint interrupted(Air* air, int thread, Py_ssize_t work) noexcept nogil:
+    """Whether to stop, after so many more multiply-adds."""
+    if thread == 0:
+        air.work += work
+        if air.work > AIR_WORK:
+            air.work = 0
+            if monotonic_seconds() - air.looked > AIR_SECONDS:
+                with gil:
+                    if check_signals() < 0:
+                        raise_flag(&air.stop)
+                air.looked = monotonic_seconds()
+    return is_raised(&air.stop)
+
+
+cdef int check(Air* air) except -1:
+    """After a region: passes on the exception that a signal handler raised in it."""
+    return -1 if is_raised(&air.stop) else 0

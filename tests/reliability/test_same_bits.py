@@ -1,0 +1,93 @@
+"""Results repeat to the bit: on any number of threads, in another process, anywhere in a batch."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support import FIVE_LAYERS, LANES, examples, shaken, tried
+
+import fusegrad as fg
+
+N_THREADS = (1, 2, 3, 4, 7, 8)
+NETWORKS = {
+    "univariate": (fg.Linear(1, 1),),
+    "multivariate": (fg.Linear(13, 1),),
+    "two-layer linear": (fg.Linear(8, 32), fg.Linear(32, 1)),
+    "two-layer sigmoid": (fg.Linear(8, 32), fg.Sigmoid(), fg.Linear(32, 1)),
+    "five layers": FIVE_LAYERS,
+}
+
+
+def trained(layers, dtype, m, batch_size, optimizer, n_threads, epochs=3, moments=True):
+    net = shaken(*layers, dtype=dtype)
+    X, y = examples(net, m)
+    history = net.fit(
+        X, y, optimizer=optimizer(), epochs=epochs, batch_size=batch_size, rng=1, n_threads=n_threads, moments=moments
+    )
+    return net.parameters.tobytes(), np.array(history.loss).tobytes()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("m", "batch_size"), [(5, None), (300, 64), (20_000, None), (20_000, 9_000), (70_001, None)])
+def test_on_any_number_of_threads(name, m, batch_size, dtype):
+    """Batches smaller than a panel, than a tile, than a block, and of many blocks."""
+    for optimizer in (lambda: fg.Adam(lr=1e-3), lambda: fg.SGD(lr=1e-3, momentum=0.9, nesterov=True)):
+        expected = trained(NETWORKS[name], dtype, m, batch_size, optimizer, 1)
+        for n_threads in N_THREADS[1:]:
+            assert trained(NETWORKS[name], dtype, m, batch_size, optimizer, n_threads) == expected
+            tried("fits with the same bits on 1 to 8 threads")
+
+
+def test_threads_are_really_used():
+    """Else the test above would compare one thread with one."""
+    for name in ("two-layer sigmoid", "five layers"):
+        plan = fg.Sequential(*NETWORKS[name], rng=0).plan(70_001, n_threads=8)
+        assert plan.n_threads == 8
+
+
+@pytest.mark.parametrize("moments", [True, False])
+def test_again_and_in_another_process(moments, dtype):
+    code = f"""
+import sys, hashlib
+sys.path.insert(0, {sys.path[0]!r})
+sys.path.insert(0, {str(__import__("pathlib").Path(__file__).parents[1])!r})
+sys.path.insert(0, {str(__import__("pathlib").Path(__file__).parent)!r})
+from test_same_bits import digest
+print(digest({dtype!r}, {moments!r}))
+"""
+    here = digest(dtype, moments)
+    assert digest(dtype, moments) == here
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert there == here
+
+
+def digest(dtype, moments):
+    """Of everything that training all networks leaves."""
+    found = hashlib.sha256()
+    for layers in NETWORKS.values():
+        for batch_size in (None, 100):
+            for part in trained(layers, dtype, 3000, batch_size, fg.Adam, None, epochs=40, moments=moments):
+                found.update(part)
+    return found.hexdigest()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_examples_prediction_anywhere_in_a_batch(name, dtype):
+    net = shaken(*NETWORKS[name], dtype=dtype)
+    X, _ = examples(net, 1)
+    x = X.astype(dtype)
+    alone = net(x)[:, 0]
+    rng = np.random.default_rng(0)
+    sizes = [*range(1, 3 * LANES[dtype] + 2), 100, 255, 256, 257, 1000, 4097, 30_000]
+    for m in sizes:
+        batch = rng.normal(size=(net.n_features, m)).astype(dtype)
+        places = {0, m - 1, m // 2, *rng.integers(m, size=3).tolist()}
+        for place in places:
+            batch[:, place] = x[:, 0]
+        for laid_out in (batch, np.asfortranarray(batch), np.repeat(batch, 2, axis=1)[:, ::2]):
+            predictions = net(laid_out)
+            for place in places:
+                np.testing.assert_array_equal(predictions[:, place], alone)
+                tried("places in a batch with the same prediction")
