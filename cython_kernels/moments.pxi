@@ -67,6 +67,6 @@ cdef double moments_step(
     left = quadratic - 2 * mixed + constant
     if not left >= LEAST_LEFT * (quadratic + 2 * (mixed if mixed > 0 else -mixed) + constant):     # NaN included
         return -1
-    if not isfinite(left / m + offset):
+    if not isfinite(<real>(left / m + offset)):     # the walk says inf, in its own dtype
         return -1
     return left / m + offset

@@ -1,0 +1,181 @@
+"""A fit that goes wrong is taken back; data that are not finite are named."""
+
+import numpy as np
+import pytest
+from support import FIVE_LAYERS, examples, shaken, tried
+
+import fusegrad as fg
+
+NETWORKS = {
+    "univariate": (fg.Linear(1, 1),),
+    "multivariate": (fg.Linear(6, 1),),
+    "two-layer linear": (fg.Linear(4, 8), fg.Linear(8, 1)),
+    "two-layer sigmoid": (fg.Linear(4, 8), fg.Sigmoid(), fg.Linear(8, 1)),
+    "relu": (fg.Linear(4, 8), fg.ReLU(), fg.Linear(8, 1)),
+    "tanh": (fg.Linear(4, 8), fg.Tanh(), fg.Linear(8, 1), fg.Sigmoid()),
+    "five layers": FIVE_LAYERS,
+}
+
+
+class Signs:
+    """A rule that only Python knows."""
+
+    lr = 0.01
+
+    def step(self, parameters, gradient):
+        parameters -= self.lr * gradient
+
+
+def everything(net, optimizer, rng):
+    """All that a fit changes."""
+    state = getattr(optimizer, "state", None)
+    return (
+        net.parameters.tobytes(), None if state is None else state.tobytes(), getattr(optimizer, "n_steps", None),
+        rng.bit_generator.state,
+    )  # fmt: skip
+
+
+def diverging(net, X, y, optimizer, batch_size, **arguments):
+    """The error, and what a callback saw after the last finite epoch."""
+    rng = np.random.default_rng(0)
+    seen = [everything(net, optimizer, rng)]
+    watched = not arguments.pop("at_once", False)
+    callbacks = [lambda net, history: seen.append(everything(net, optimizer, rng))] if watched else []
+    with pytest.raises(fg.DivergenceError) as caught:
+        net.fit(X, y, optimizer=optimizer, epochs=1100, batch_size=batch_size, rng=rng, callbacks=callbacks, **arguments)
+    error = caught.value
+    assert not np.isfinite(error.loss)
+    assert str(error.step) in str(error)
+    assert len(error.history.loss) == error.epoch
+    assert np.isfinite(error.history.loss).all()
+    assert np.isfinite(net.parameters).all()
+    if watched:
+        assert len(seen) == error.epoch + 1
+        assert everything(net, optimizer, rng) == seen[-1]
+    tried("fits that diverged, taken back to the last finite epoch")
+    return error, everything(net, optimizer, rng)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "tanh"])  # whose outputs are bounded
+@pytest.mark.parametrize("batch_size", [None, 32])
+def test_a_learning_rate_of_a_million(name, batch_size, dtype):
+    for make in (lambda: fg.SGD(lr=1e6), lambda: fg.SGD(lr=1e6, momentum=0.9, nesterov=True)):
+        found = []
+        for at_once in (False, True):
+            net = shaken(*NETWORKS[name], dtype=dtype)
+            X, y = examples(net, 300)
+            error, left = diverging(net, X, y, make(), batch_size, at_once=at_once)
+            found.append((error.epoch, error.history.loss, left))
+        # Many epochs at once end where one by one does.
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["univariate", "two-layer sigmoid", "five layers"])
+def test_targets_too_large_to_square(name):
+    net = shaken(*NETWORKS[name], dtype="float32")
+    X, y = examples(net, 100)
+    before = net.parameters.copy()
+    y[0, 3] = 3e38
+    error, _ = diverging(net, X, y, fg.Adam(), None)
+    assert (error.epoch, error.step, error.loss) == (0, 0, np.inf)
+    np.testing.assert_array_equal(net.parameters, before)
+    net64 = shaken(*NETWORKS[name], dtype="float64")
+    assert np.isfinite(net64.fit(X, y, optimizer=fg.Adam(), epochs=3).loss).all()
+
+
+@pytest.mark.parametrize("batch_size", [None, 10])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_born_in_step_1000(batch_size, at_once, dtype):
+    """Step 999 leaves parameters so large that the loss of step 1000 is not finite."""
+    net = shaken(*NETWORKS["two-layer sigmoid"], dtype=dtype)
+    X, y = examples(net, 100)
+    huge = float(np.finfo(dtype).max) / 2
+    error, _ = diverging(
+        net, X, y, fg.SGD(lr=0.01), batch_size, at_once=at_once, schedule=lambda step: huge if step == 999 else 0.01
+    )
+    assert error.step == 1000
+    assert error.epoch == (100 if batch_size else 1000)
+
+
+@pytest.mark.parametrize("batch_size", [None, 32])
+def test_on_divergence_stop(batch_size):
+    net, twin = (shaken(*NETWORKS["two-layer sigmoid"], dtype="float32") for _ in range(2))
+    X, y = examples(net, 300)
+    history = net.fit(X, y, optimizer=fg.SGD(lr=1e6), epochs=1000, batch_size=batch_size, rng=0, on_divergence="stop")
+    error, _ = diverging(twin, X, y, fg.SGD(lr=1e6), batch_size)
+    assert history.stopped
+    assert (history.divergence.epoch, history.divergence.step) == (error.epoch, error.step)
+    assert history.loss == error.history.loss
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+    with pytest.raises(ValueError, match="on_divergence: expected 'raise' or 'stop', got 'ignore'"):
+        net.fit(X, y, optimizer=fg.SGD(lr=1), epochs=1, on_divergence="ignore")
+
+
+def test_a_rule_of_ones_own_diverges_too():
+    net = shaken(*NETWORKS["two-layer sigmoid"], dtype="float64")
+    X, y = examples(net, 100)
+    rule = Signs()
+    rule.lr = 1e200
+    with pytest.raises(fg.DivergenceError):
+        net.fit(X, y, optimizer=rule, epochs=50)
+    assert np.isfinite(net.parameters).all()
+
+
+def test_train_step_makes_no_step_of_a_loss_that_is_not_finite(dtype):
+    for optimizer in (fg.Adam(), Signs()):
+        net = shaken(*NETWORKS["two-layer sigmoid"], dtype=dtype)
+        X, y = examples(net, 10)
+        y[0, 3] = np.nan
+        before = net.parameters.copy()
+        assert np.isnan(net.train_step(X, y, optimizer))
+        np.testing.assert_array_equal(net.parameters, before)
+        assert getattr(optimizer, "n_steps", 0) == 0
+
+
+# ---- data that are not finite ----
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("batch_size", [None, 64])
+def test_a_bad_number_is_named_and_nothing_is_changed(name, bad, batch_size, dtype):
+    for optimizer in (fg.SGD(lr=0.1), fg.Adam(), Signs()):
+        for array in ("X", "y"):
+            net = shaken(*NETWORKS[name], dtype=dtype)
+            data = dict(zip("Xy", examples(net, 300), strict=True))
+            row = data[array].shape[0] - 1
+            data[array][row, 217] = data[array][row, 218] = bad
+            rng = np.random.default_rng(0)
+            before = everything(net, optimizer, rng)
+            what = "feature" if array == "X" else "output"
+            with pytest.raises(ValueError, match=f"{array}: expected finite numbers.*{bad} at {what} .row. {row}, example .column. 217"):
+                net.fit(data["X"], data["y"], optimizer=optimizer, epochs=20, batch_size=batch_size, rng=rng)
+            assert everything(net, optimizer, rng) == before
+            for epochs in (0, 1):
+                with pytest.raises(ValueError, match=f"{array}: expected finite numbers"):
+                    net.fit(data["X"], data["y"], optimizer=optimizer, epochs=epochs, batch_size=batch_size, rng=rng)
+            assert everything(net, optimizer, rng) == before
+            tried("fits of data that are not finite, refused with the place")
+
+
+def test_nobody_sees_the_epoch_that_is_taken_back():
+    net = shaken(*NETWORKS["relu"], dtype="float32")
+    X, y = examples(net, 300)
+    X[0, 5] = np.nan
+    called = []
+    with pytest.raises(ValueError, match="X: expected finite numbers"):
+        net.fit(X, y, optimizer=fg.SGD(lr=0.1), epochs=3, callbacks=[lambda *a: called.append(a)])
+    assert called == []
+
+
+def test_forward_lets_nan_through_as_numpy_does(dtype):
+    for name, layers in NETWORKS.items():
+        net = shaken(*layers, dtype=dtype)
+        X, _ = examples(net, 70)
+        X[0, 13], X[0, 40] = np.nan, np.inf
+        with np.errstate(invalid="ignore", over="ignore"):
+            expected = fg.reference.forward(fg.reference.layers_of(net, "float64"), X)
+        predictions = net(X)
+        np.testing.assert_array_equal(np.isnan(predictions), np.isnan(expected), err_msg=name)
+        whole = np.isfinite(expected)
+        np.testing.assert_allclose(predictions[whole], expected[whole], rtol=1e-4, err_msg=name)

@@ -1,0 +1,169 @@
+"""The host's limits are obeyed at call time, and the process is left as it was."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fusegrad as fg
+from fusegrad import _threads
+
+CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
+
+
+def shown(code, **environment):
+    base = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**base, **environment}
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+ASK = """
+import fusegrad as fg
+from fusegrad._config import config
+net = fg.TwoLayerSigmoid(64, 64, rng=0)
+print(fg.get_num_threads(), net.plan(100_000).n_threads, config()["threads"], sep="; ")
+"""
+
+
+def test_omp_num_threads():
+    assert shown(ASK, OMP_NUM_THREADS="3") == "3; 3; 3 (from OMP_NUM_THREADS)"
+    assert shown(ASK, OMP_NUM_THREADS="1") == "1; 1; 1 (from OMP_NUM_THREADS)"
+
+
+def test_affinity_changed_while_running():
+    code = f"""
+import os
+processors = sorted(os.sched_getaffinity(0))
+import fusegrad as fg
+os.sched_setaffinity(0, processors[:1])
+{ASK}
+"""
+    assert shown(code) == "1; 1; 1 (from affinity)"
+
+
+def test_threadpoolctl():
+    code = f"""
+from threadpoolctl import threadpool_limits
+import fusegrad as fg
+with threadpool_limits(1):
+{ASK.replace(chr(10), chr(10) + "    ")}
+print(fg.get_num_threads() == len(__import__("os").sched_getaffinity(0)))
+"""
+    assert shown(code) == "1; 1; 1 (from a limit set in OpenMP, as by threadpoolctl)\nTrue"
+    assert shown(code.replace("limits(1)", "limits(1, user_api='openmp')"), OMP_NUM_THREADS="2").startswith("1; 1; 1")
+
+
+def test_set_num_threads_and_a_call_come_first():
+    code = ASK.replace("net =", "fg.set_num_threads(5)\nnet =") + "print(net.plan(100_000, n_threads=2).n_threads)"
+    assert shown(code, OMP_NUM_THREADS="3") == "5; 5; 5 (from set_num_threads)\n2"
+
+
+@pytest.mark.skipif(not os.access(CPU_GROUPS, os.W_OK), reason="control groups cannot be made here")
+def test_a_real_quota_set_while_running():
+    group = CPU_GROUPS / f"fusegrad-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        code = f"""
+from pathlib import Path
+import os, time, fusegrad as fg
+group = Path({str(group)!r})
+assert fg.get_num_threads() == len(os.sched_getaffinity(0))
+(group / "cpu.cfs_quota_us").write_text("100000")
+(group / "cgroup.procs").write_text(str(os.getpid()))
+time.sleep(1.1)     # a quota is read anew each second
+{ASK}
+"""
+        expected = "1; 1; 1 (from cgroup quota)"
+        if len(os.sched_getaffinity(0)) > 1:
+            assert shown(code) == expected
+    finally:
+        group.rmdir()
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/a/b", {"a/b/cpu.max": "250000 100000"}, 3),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 100000"}, 1),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000"}, None),
+        ("0::/host/path", {"cpu.max": "400000 100000"}, 4),
+        ("0::/", {"cpu.max": "rubbish"}, None),
+        ("3:cpu,cpuacct:/x\n2:memory:/y", {"cpu/x/cpu.cfs_quota_us": "150000", "cpu/x/cpu.cfs_period_us": "100000"}, 2),
+        ("3:cpu:/x", {"cpu/x/cpu.cfs_quota_us": "-1", "cpu/x/cpu.cfs_period_us": "100000"}, None),
+        ("3:cpu:/x", {"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ("", {}, None),
+    ],
+)
+def test_quotas_as_they_are_written(tmp_path, membership, files, expected):
+    for name, text in files.items():
+        write(tmp_path / "root" / name, text)
+    write(tmp_path / "membership", membership)
+    assert _threads.read_quota(tmp_path / "root", tmp_path / "membership") == expected
+    assert _threads.read_quota(tmp_path / "root", tmp_path / "nowhere") is None
+
+
+def test_the_process_is_as_before():
+    """Floating-point environment, NumPy's seed and error state, others' OpenMP settings, signals, directory."""
+    code = """
+import ctypes, os, signal, sys, threading, warnings, locale
+import numpy as np
+
+libm = ctypes.CDLL("libm.so.6")
+def state():
+    environment = (ctypes.c_char * 64)()
+    assert libm.fegetenv(environment) == 0
+    control = environment.raw[:2] + environment.raw[28:32] if os.uname().machine == "x86_64" else environment.raw[:8]
+    flags_off = bytes([control[2] & 0xC0]) + control[3:] if len(control) == 6 else control    # not the sticky flags
+    return {
+        "floating-point control": (control[:2], flags_off), "rounding": libm.fegetround(),
+        "subnormals": (np.float32(1e-40) * np.float32(1) != 0, 5e-324 / 1 != 0, np.finfo("f4").smallest_subnormal),
+        "error state": np.geterr(), "seed": np.random.get_state()[1].tobytes(),
+        "signals": {n: str(signal.getsignal(n)) for n in signal.valid_signals()}, "directory": os.getcwd(),
+        "environment": dict(os.environ), "umask": (lambda old: (os.umask(old), old)[1])(os.umask(0)),
+        "path": list(sys.path), "filters": list(warnings.filters), "locale": locale.setlocale(locale.LC_ALL),
+        "recursion": sys.getrecursionlimit(), "hooks": (str(sys.excepthook), str(threading.excepthook)),
+    }
+
+np.random.seed(4)
+before = state()
+import fusegrad as fg
+assert state() == before, "import"
+openmp = ctypes.CDLL("libgomp.so.1")
+openmp.omp_set_num_threads(3); openmp.omp_set_dynamic(0); openmp.omp_set_max_active_levels(2)
+own = [openmp.omp_get_max_threads(), openmp.omp_get_dynamic(), openmp.omp_get_max_active_levels()]
+for dtype in ("float32", "float64"):
+    for optimizer in (fg.SGD(lr=1e-3, momentum=0.9), fg.Adam(), fg.Adagrad(lr=0.1), fg.RMSprop(lr=0.1)):
+        net = fg.Sequential(
+            fg.Linear(8, 32), fg.Sigmoid(), fg.Linear(32, 8), fg.Tanh(), fg.Linear(8, 1), dtype=dtype, rng=0)
+        X, y = np.random.default_rng(0).normal(size=(8, 5000)), np.ones(5000)
+        net.fit(X, y, optimizer=optimizer, epochs=2, batch_size=100, rng=0, n_threads=2)
+        net.fit(X, y, optimizer=optimizer, epochs=2, n_threads=2)
+        net(X * 1e30)
+    fg.kernels.matmul(np.ones((300, 300), dtype), np.ones((300, 300), dtype))
+    fg.kernels.sigmoid(np.full(100000, -90, dtype))
+assert state() == before, [name for name, value in state().items() if value != before[name]]
+assert own == [openmp.omp_get_max_threads(), openmp.omp_get_dynamic(), openmp.omp_get_max_active_levels()]
+"""
+    assert shown(code) == ""
+
+
+def test_subnormal_numbers_stay_what_they_are(dtype):
+    """No flush to zero: what NumPy computes with them, so does the network."""
+    import numpy as np
+
+    tiny = np.finfo(dtype).smallest_subnormal * 37
+    x = np.full((1, 40), tiny, dtype)
+    net = fg.UnivariateRegression(dtype=dtype, rng=0)
+    net.parameters[:] = 1, 0
+    np.testing.assert_array_equal(net(x), x)
+    np.testing.assert_array_equal(fg.kernels.matmul(np.ones((3, 1), dtype), x), np.repeat(x, 3, axis=0))

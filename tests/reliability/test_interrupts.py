@@ -1,0 +1,95 @@
+"""Ctrl-C: a real signal, in long calls, is answered within 200 ms, and what it finds is whole."""
+
+import subprocess
+import sys
+
+import pytest
+from support import tried, within
+
+SETTING = """
+import signal, sys, threading, time
+import numpy as np, fusegrad as fg
+signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell's background job has it ignored
+fg.set_num_threads(int(sys.argv[1]))
+sent = []
+
+def interrupted(call, after):
+    def interrupt():
+        time.sleep(after)
+        sent.append(time.monotonic())
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        call()
+    except KeyboardInterrupt:
+        waited = time.monotonic() - sent[-1]
+    else:
+        raise AssertionError("it ended before it was interrupted")
+    thread.join()
+    print(waited, flush=True)
+"""
+
+CALLS = {
+    "a fit over 10^7 examples": """
+net, optimizer = fg.TwoLayerSigmoid(2, 16, rng=0), fg.SGD(lr=0.01)
+X, y = np.ones((2, 10**7), "float32"), np.ones(10**7, "float32")
+for after in (0.05, 0.3, 0.6):
+    interrupted(lambda: net.fit(X, y, optimizer=optimizer, epochs=1000), after)
+twin, other = fg.TwoLayerSigmoid(2, 16, rng=0), fg.SGD(lr=0.01)
+for _ in range(optimizer.n_steps):
+    twin.train_step(X, y, other)
+assert (twin.parameters == net.parameters).all(), "not the parameters of the last finished step"
+net.fit(X[:, :1000], y[:1000], optimizer=optimizer, epochs=2)
+""",
+    "a shuffled fit over 10^7 examples": """
+net, optimizer = fg.TwoLayerSigmoid(2, 4, rng=0), fg.SGD(lr=0.01)
+X, y = np.ones((2, 10**7), "float32"), np.ones(10**7, "float32")
+for after in (0.02, 0.1, 0.2, 0.6):
+    interrupted(lambda: net.fit(X, y, optimizer=optimizer, epochs=1000, batch_size=1 << 20, rng=0), after)
+net.fit(X[:, :1000], y[:1000], optimizer=optimizer, epochs=2)
+""",
+    "one step of (1024, 2048, 10^5)": """
+net, optimizer = fg.TwoLayerSigmoid(1024, 2048, rng=0), fg.SGD(lr=0.01)
+X, y = np.ones((1024, 10**5), "float32"), np.ones(10**5, "float32")
+before = net.parameters.copy()
+for after in (0.1, 0.7):
+    interrupted(lambda: net.train_step(X, y, optimizer), after)
+    assert (net.parameters == before).all(), "not the parameters of the last finished step"
+    assert optimizer.n_steps == 0
+interrupted(lambda: net.forward(X), 0.3)
+interrupted(lambda: net.loss(X, y), 0.3)
+net.fit(X[:, :100], y[:100], optimizer=optimizer, epochs=1)
+""",
+    "matmul 8192^3": """
+a = np.ones((8192, 8192), "float32")
+for after in (0.1, 1.0):
+    interrupted(lambda: fg.kernels.matmul(a, a), after)
+interrupted(lambda: fg.kernels.matmul(np.broadcast_to(np.float32(1), (4000, 1 << 20)), a[:1, :1].repeat(1 << 20, 0)), 0.1)
+assert (fg.kernels.matmul(a[:100], a[:, :100]) == 8192).all()
+""",
+    "sigmoid of 2 x 10^8": """
+z = np.zeros(2 * 10**8, "float32")
+out = np.zeros_like(z)
+interrupted(lambda: [fg.kernels.sigmoid(z, out=out) for _ in range(100)], 0.2)
+""",
+    "moments of (64, 10^6)": """
+net = fg.MultivariateRegression(64, rng=0)
+X, y = np.ones((64, 10**6), "float32"), np.ones(10**6, "float32")
+interrupted(lambda: net.fit(X, y, optimizer=fg.SGD(lr=1e-9), epochs=10**9), 0.1)
+interrupted(lambda: net.fit(X, y, optimizer=fg.SGD(lr=1e-9), epochs=10**9), 3)
+""",
+}
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_ctrl_c(name, n_threads):
+    result = subprocess.run(
+        [sys.executable, "-c", SETTING + CALLS[name], str(n_threads)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    for waited in result.stdout.split():
+        within("seconds to answer Ctrl-C", float(waited), 0.2)
+        tried("calls interrupted by Ctrl-C")

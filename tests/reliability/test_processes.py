@@ -1,0 +1,196 @@
+"""Other processes and other people's threads: forks, pools, nested use, two trainings of one network."""
+
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from support import examples, shaken, tried, within
+
+import fusegrad as fg
+
+LAYERS = (fg.Linear(16, 64), fg.Sigmoid(), fg.Linear(64, 1))
+
+
+def work(seed=0):
+    """Parallel work, and what comes of it."""
+    net = shaken(*LAYERS, dtype="float32", seed=seed)
+    X, y = examples(net, 5000)
+    history = net.fit(X, y, optimizer=fg.Adam(lr=0.01), epochs=2, n_threads=2)
+    return net.parameters.tobytes() + repr(history.loss).encode()
+
+
+FORKS = """
+import multiprocessing, os, sys, time
+import numpy as np, fusegrad as fg
+from test_processes import work
+started = time.monotonic()
+expected = work()
+for _ in range(200):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if work() == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert work() == expected
+for method in ("fork", "spawn", "forkserver"):
+    with multiprocessing.get_context(method).Pool(3) as pool:
+        assert pool.map(work, [0] * 12) == [expected] * 12
+from joblib import Parallel, delayed
+for backend in ("loky", "threading", "multiprocessing"):
+    assert Parallel(n_jobs=3, backend=backend)(delayed(work)(0) for _ in range(12)) == [expected] * 12
+    assert work() == expected
+print(time.monotonic() - started)
+"""
+
+
+def python(code, timeout=60):
+    paths = [*sys.path, str(__import__("pathlib").Path(__file__).parent)]
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path[:0] = {paths!r}\n{code}"],
+        capture_output=True, text=True, check=False, timeout=timeout,
+    )  # fmt: skip
+
+
+@pytest.mark.reliability
+def test_forks_and_pools():
+    result = python(FORKS)
+    assert result.returncode == 0, result.stderr
+    within("seconds for 200 forks and six pools, each child parallel again", float(result.stdout), 60)
+
+
+def test_a_fork_of_a_thread_while_another_trains():
+    """The child has one thread; the parent's pool ends and comes back."""
+    code = """
+import os, threading
+from test_processes import work
+expected = work()
+failed = []
+def train():
+    for _ in range(30):
+        if work() != expected:
+            failed.append(1)
+thread = threading.Thread(target=train)
+thread.start()
+for _ in range(30):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if work() == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
+thread.join()
+assert not failed
+"""
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_nested_in_a_thread_pool():
+    expected = [work(seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            assert list(pool.map(work, range(8))) == expected
+            tried("fits of 8 networks at once", 8)
+        # a pool within a pool
+        inner = pool.submit(lambda: list(ThreadPoolExecutor(4).map(work, range(4)))).result()
+        assert inner == expected[:4]
+
+
+def test_eight_threads_predict_with_one_network(dtype):
+    net = shaken(*LAYERS, dtype=dtype)
+    batches = [np.random.default_rng(seed).normal(size=(16, 100 * seed + 7)).astype(dtype) for seed in range(30)]
+    expected = [net(X) for X in batches]
+    start = threading.Barrier(8)
+
+    def predict(_):
+        start.wait()
+        for X, prediction in [*zip(batches, expected, strict=True)] * 10:
+            np.testing.assert_array_equal(net(X), prediction)
+            tried("predictions of one network by 8 threads")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(predict, range(8)))
+
+
+def test_more_batch_sizes_than_a_network_remembers_in_many_threads():
+    net = shaken(fg.Linear(2, 3), fg.Tanh(), fg.Linear(3, 1), dtype="float64")
+    X = np.random.default_rng(0).normal(size=(2, 700))
+    whole = net(X)
+
+    def predict(seed):
+        for m in np.random.default_rng(seed).permutation(np.arange(1, 700)):
+            np.testing.assert_array_equal(net(X[:, :m]), whole[:, :m])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(predict, range(8)))
+
+
+def test_two_trainings_of_one_network():
+    net = shaken(*LAYERS, dtype="float32")
+    X, y = examples(net, 200)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(net, history):
+        inside.set()
+        go_on.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(net.fit, X, y, optimizer=fg.SGD(lr=0.01), epochs=1, callbacks=[wait])
+        inside.wait()
+        before = net.parameters.copy()
+        for second in (
+            lambda: net.fit(X, y, optimizer=fg.SGD(lr=0.01), epochs=1),
+            lambda: net.train_step(X, y, fg.SGD(lr=0.01)),
+        ):
+            with pytest.raises(RuntimeError, match="this network is being trained already"):
+                second()
+        np.testing.assert_array_equal(net.parameters, before)
+        assert net(X).shape == (1, 200)
+        go_on.set()
+        assert first.result().epochs == 1
+    net.fit(X, y, optimizer=fg.SGD(lr=0.01), epochs=1)
+    with pytest.raises(ZeroDivisionError):
+        net.fit(X, y, optimizer=fg.SGD(lr=0.01), epochs=1, callbacks=[lambda net, history: 1 / 0])
+    net.train_step(X, y, fg.SGD(lr=0.01))  # free again
+
+
+def test_two_trainings_of_one_network_at_any_moment():
+    net, twin = (shaken(*LAYERS, dtype="float32") for _ in range(2))
+    X, y = examples(net, 2000)
+    optimizer, done, refused = fg.SGD(lr=0.01), [], []
+
+    def train(_):
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            try:
+                net.train_step(X, y, optimizer)
+                done.append(1)
+            except RuntimeError as error:
+                assert "being trained already" in str(error)
+                refused.append(1)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(train, range(4)))
+    assert refused
+    twin_optimizer = fg.SGD(lr=0.01)
+    for _ in done:
+        twin.train_step(X, y, twin_optimizer)
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+    tried("steps that four threads made in turn, as one alone", len(done))
+
+
+@pytest.mark.peers
+def test_a_dask_worker():
+    code = """
+from test_processes import work
+from dask.distributed import Client, LocalCluster
+if __name__ == "__main__":
+    expected = [work(seed) for seed in range(6)]
+    for processes in (False, True):
+        with LocalCluster(n_workers=2, threads_per_worker=3, processes=processes, dashboard_address=None) as cluster:
+            with Client(cluster) as client:
+                assert client.gather(client.map(work, range(6))) == expected
+"""
+    result = python(code, timeout=120)
+    assert result.returncode == 0, result.stderr
