@@ -59,7 +59,8 @@ include "doors.pxi"
 
 # ---- scratch memory ----------------------------------------------------------------------------------
 
-cdef list spare_scratch = []    # at most one block, lent to one call at a time
+cdef _Scratch spare_scratch = None      # lent to one call at a time
+cdef object spare_guard = object()      # its lock, where there is no GIL
 
 
 @cython.final
@@ -75,17 +76,21 @@ cdef class _Scratch:
 
 
 cdef _Scratch borrow_scratch(Py_ssize_t size):
+    global spare_scratch
     cdef _Scratch scratch
-    try:
-        scratch = spare_scratch.pop()
-    except IndexError:
-        return _Scratch(size)
-    return scratch if scratch.memory.shape[0] >= size + CACHE_LINE else _Scratch(size)
+    with cython.critical_section(spare_guard):
+        scratch, spare_scratch = spare_scratch, None
+    if scratch is not None and scratch.memory.shape[0] >= size + CACHE_LINE:
+        return scratch
+    return _Scratch(size)
 
 
 cdef void return_scratch(_Scratch scratch):
-    if not spare_scratch and scratch.memory.shape[0] <= 1 << 26:
-        spare_scratch.append(scratch)
+    """Allocates nothing: it comes after the parameters were written."""
+    global spare_scratch
+    if scratch.memory.shape[0] <= 1 << 26:
+        with cython.critical_section(spare_guard):
+            spare_scratch = scratch
 
 
 cdef Py_ssize_t size_of(reals, pieces) except -1:
@@ -455,7 +460,7 @@ cdef class Engine:
         read_update(&job.update, optimizer, parameters)
         job.losses = &loss
         job.n_epochs = 1
-        self.run(&job, optimizer)
+        self.run(&job, optimizer, 1)
         return_scratch(scratch)
         return loss
 
@@ -476,30 +481,33 @@ cdef class Engine:
         cdef const double[::1] means
         cdef const double[:, ::1] products
         cdef double[::1] work
+        cdef Py_ssize_t n_steps
         read_matrix(y, &job.walk.y)
         read_update(&job.update, optimizer, parameters)
         job.losses = &losses[0]
         job.n_epochs = losses.shape[0]
         job.from_moments = True
+        n_steps = job.n_epochs * ((job.n_examples + job.batch - 1) // job.batch)
         if rates is not None:
             job.rates = &rates[0]
         if moments is not None:
             means, products, work = moments.means, moments.products, np.empty(self.blank.walk.layers[0].n_in)
             job.moments = Moments(means.shape[0], &means[0], &products[0, 0], &work[0])
         if bit_generator is None:
-            self.run(&job, optimizer)
+            self.run(&job, optimizer, n_steps)
         else:
             order = np.empty(job.n_examples, dtype=np.intp)
             job.order = &order[0]
             job.walk.order = job.order
             job.bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
             with bit_generator.lock:
-                self.run(&job, optimizer)
+                self.run(&job, optimizer, n_steps)
         return_scratch(scratch)
         return job.finished, job.from_moments and job.moments.means != NULL
 
-    cdef int run(self, Job* job, optimizer) except -1:
-        """The steps of a job. Counts optimizer.n_steps, also when they are interrupted."""
+    cdef int run(self, Job* job, optimizer, Py_ssize_t n_steps) except -1:
+        """The n_steps steps of a job, or some. Counts optimizer.n_steps, also when they are interrupted."""
+        cdef object all_made = job.update.step + n_steps    # while there is memory for a number
         if job.update.nesterov and job.chains == NULL:
             job.walk.parameters = job.ahead
         try:
@@ -511,7 +519,7 @@ cdef class Engine:
                         train_steps(job, omp_get_thread_num(), omp_get_num_threads())
             check(&job.air)
         finally:
-            optimizer.n_steps = job.update.step + job.n_steps
+            optimizer.n_steps = all_made if job.n_steps == n_steps else job.update.step + job.n_steps
         return 0
 
 
@@ -542,6 +550,24 @@ def optimizer_step(optimizer, real[::1] parameters, const real[::1] gradient):
     with nogil:
         update(&u, &parameters[0], &gradient[0], 0, parameters.shape[0])
     optimizer.n_steps = u.step + 1
+
+
+def is_finite(const real[::1] numbers):
+    """Whether all of them are: 0 x is 0 for what is finite, else NaN."""
+    cdef vreal total[VECTORS]
+    cdef Py_ssize_t i = 0, n = numbers.shape[0]
+    cdef const real* place = &numbers[0]
+    cdef int v
+    for v in range(VECTORS):
+        total[v] = splat(0)
+    while i + PANEL <= n:
+        for v in range(VECTORS):
+            total[v] = total[v] + splat(0) * load(place + i + v * LANES)
+        i += PANEL
+    while i < n:
+        total[0] = total[0] + splat(0) * load_first(place + i, smaller(LANES, n - i))
+        i += LANES
+    return sum_of_lanes(total[0] + total[1]) == 0
 
 
 include "functions.pxi"

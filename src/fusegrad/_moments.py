@@ -25,22 +25,29 @@ def moments(X: Array, y: Array) -> Moments:
     is taken away at the end: sum (z - s)(z - s)^T - m (mean - s)(mean - s)^T. Of data that are not finite
     the moments are NaN, which no step is taken from.
     """
-    with np.errstate(invalid="ignore", over="ignore"):
-        return _moments(X, y)
+    try:
+        with np.errstate(invalid="ignore", over="ignore"):
+            return _moments(X, y)
+    except SystemError as error:  # NumPy 2.4 loses the MemoryError of its loops' buffers
+        raise MemoryError("for the moments of the data") from error
 
 
 def _moments(X: Array, y: Array) -> Moments:
     matmul = by_dtype[np.dtype("float64")].matmul
     n_in, m = X.shape
     n = n_in + y.shape[0]
-    shift = np.concatenate([part[:, :CHUNK].mean(axis=1, dtype=np.float64) for part in (X, y)])[:, np.newaxis]
-    chunk, total, products = np.empty((n, CHUNK)), np.zeros(n), np.zeros((n, n))
+    chunk, ones, sums = np.empty((n, CHUNK)), np.ones((CHUNK, 1)), np.empty((n, 1))
+    shift, total, products = np.zeros((n, 1)), np.zeros((n, 1)), np.zeros((n, n))
     xx, yx, yy = np.empty((n_in, n_in)), np.empty((n - n_in, n_in)), np.empty((n - n_in, n - n_in))
     for start in range(0, m, CHUNK):
         z = chunk[:, : min(CHUNK, m - start)]
+        count = z.shape[1]
         x, t = z[:n_in], z[n_in:]
         x[:] = X[:, start : start + CHUNK]
         t[:] = y[:, start : start + CHUNK]
+        if start == 0:
+            matmul(z, ones[:count], shift, 1)
+            shift /= count
         z -= shift
         # Three products, of whole panels where X has them: a quarter less than one of all.
         for left, right, product in ((x, x, xx), (t, x, yx), (t, t, yy)):
@@ -48,7 +55,8 @@ def _moments(X: Array, y: Array) -> Moments:
         products[:n_in, :n_in] += xx
         products[n_in:, :n_in] += yx
         products[n_in:, n_in:] += yy
-        total += z.sum(axis=1)
+        matmul(z, ones[:count], sums, 1)
+        total += sums
     products[:n_in, n_in:] = products[n_in:, :n_in].T
     rest = total / m
-    return Moments(shift[:, 0] + rest, products - m * np.outer(rest, rest))
+    return Moments((shift + rest)[:, 0], products - m * (rest * rest.T))

@@ -147,6 +147,7 @@ class _Run:
             raise TypeError(f"schedule: expected a callable from step to learning rate, got {schedule!r}")
         self.schedule = schedule
         self.steps_per_epoch = -(-self.m // self.batch)
+        self.initial_epoch = initial_epoch
         self.n_steps = initial_epoch * self.steps_per_epoch
         self.engine = net._engine(self.batch, n_threads)
         if not self.compiled or epochs == initial_epoch:
@@ -194,12 +195,15 @@ class _Run:
         self.n_steps = start.n_steps
         if start.optimizer is not None:
             state, self.optimizer.n_steps = start.optimizer
-            self.optimizer.state = None if state is None else state.copy()
+            if state is None:
+                self.optimizer.state = None
+            else:
+                self.optimizer.state[:] = state  # in place: there may be no memory left
         if self.rng is not None:
             self.rng.bit_generator.state = start.draws
 
     def finite(self) -> bool:
-        return bool(np.isfinite(self.net.parameters).all())
+        return bool(self.net._kernels.is_finite(self.net.parameters))
 
     def go_back(self, start: _Snapshot, n: int) -> int:
         """After a snapshot n epochs had finite losses; leaves those after which the parameters are, too."""
@@ -300,51 +304,53 @@ def fit(
     run = _Run(net, X, y, optimizer, batch_size, shuffle, rng, schedule, n_threads, moments, initial_epoch, epochs)
 
     history = History()
-    one_by_one = validation is not None or bool(callbacks) or verbose == 2
-    most = max(1, MOST_RATES // run.steps_per_epoch) if schedule is not None else epochs
+    looked_at = validation is not None or bool(callbacks) or verbose == 2
+    most = max(1, MOST_RATES // run.steps_per_epoch) if schedule is not None else max(1, epochs)
     count = 1 if verbose else most
-    with _Progress(initial_epoch, epochs, verbose) as progress:
-        while history.epochs < epochs - initial_epoch and not history.stopped:
-            started = time.monotonic()
-            start = run.snapshot()
-            wanted = 1 if one_by_one else min(count, epochs - initial_epoch - history.epochs)
-            try:
-                losses, lost = run.epochs(wanted)
-                if lost is not None or not run.finite():
-                    history.divergence = _diverged(run, start, losses, lost, history, initial_epoch)
-                    history.stopped = True
-                history.loss.extend(losses)
-            except MemoryError:
-                run.restore(start)
-                raise
-            if history.divergence is not None:
-                if on_divergence == "raise":
-                    raise history.divergence
-                break
-            if validation is not None:
-                history.validation_loss.append(net.loss(*validation))
-            for callback in callbacks:
-                stop = callback(net, history)
-                if isinstance(stop, (bool, np.bool_)) and stop:
-                    history.stopped = True
-            progress.show(history)
-            # Twice as many epochs at a time until they fill the time between two looks.
-            if time.monotonic() - started < LOOK_SECONDS / 2:
-                count = min(2 * count, most)
-    history.from_moments = run.from_moments
+    start: _Snapshot | None = None  # where to go back to if memory runs out
+    try:
+        with _Progress(initial_epoch, epochs, verbose) as progress:
+            while history.epochs < epochs - initial_epoch and not history.stopped:
+                started = time.monotonic()
+                start = run.snapshot()
+                _make_epochs(run, start, 1 if looked_at else min(count, epochs - initial_epoch - history.epochs), history)
+                if history.divergence is not None:
+                    if on_divergence == "raise":
+                        raise history.divergence
+                    break
+                if looked_at or verbose:
+                    start = None  # what others have seen is not taken back
+                if validation is not None:
+                    history.validation_loss.append(net.loss(*validation))
+                for callback in callbacks:
+                    stop = callback(net, history)
+                    if isinstance(stop, (bool, np.bool_)) and stop:
+                        history.stopped = True
+                progress.show(history)
+                # Twice as many epochs at a time until they fill the time between two looks.
+                if time.monotonic() - started < LOOK_SECONDS / 2:
+                    count = min(2 * count, most)
+        history.from_moments = run.from_moments
+    except MemoryError:
+        if start is not None:
+            run.restore(start)
+        raise
     return history
 
 
-def _diverged(
-    run: _Run, start: _Snapshot, losses: list[float], lost: float | None, history: History, initial_epoch: int
-) -> DivergenceError:
-    """Takes back what is not finite, of the run and of `losses`; raises if the data are to blame."""
+def _make_epochs(run: _Run, start: _Snapshot, n: int, history: History) -> None:
+    """Makes n epochs, or those of them that are finite, and says so in the history; raises if the data are to blame."""
+    losses, lost = run.epochs(n)
+    if lost is None and run.finite():
+        history.loss.extend(losses)
+        return
     step = run.optimizer.n_steps if run.compiled else run.n_steps
     loss = losses[-1] if lost is None else lost
     run.restore(start)
     run.check_data()
-    del losses[run.go_back(start, len(losses)) :]
-    return DivergenceError(initial_epoch + history.epochs + len(losses), step, loss, history)
+    history.loss.extend(losses[: run.go_back(start, len(losses))])
+    history.stopped = True
+    history.divergence = DivergenceError(run.initial_epoch + history.epochs, step, loss, history)
 
 
 def _validation_data(net: "Sequential", data: Any) -> tuple[Array, Array] | None:
