@@ -8,7 +8,8 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 # One core for what is timed, where the system can pin
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
-.PHONY: help demo test test-peers test-exhaustive bench bench-peers bench-growth lint annotate wheel clean
+.PHONY: help demo test test-reliability test-peers test-exhaustive soak fuzz sanitize test-emulated \
+  bench bench-peers bench-growth bench-promises lint annotate wheel clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -35,9 +36,13 @@ EACH_ISA = for isa in $$($(BIN)/python -c 'from fusegrad._kernels import support
 
 ## make test             build the wheel, install it, test it with each instruction set that the processor has
 test: $(VENV)/installed
-	@$(EACH_ISA) $(BIN)/pytest -q -m "not peers and not exhaustive" --benchmark-disable tests benchmarks || exit 1; done
+	@$(EACH_ISA) $(BIN)/pytest -q -m "not peers and not exhaustive and not reliability" --benchmark-disable tests benchmarks || exit 1; done
 	$(BIN)/pytest -q --doctest-modules --pyargs fusegrad
 	$(BIN)/pytest -q --doctest-glob='*.md' README.md
+
+## make test-reliability forks, kills, Ctrl-C, refused memory, leaks, arrays drawn at random: some minutes
+test-reliability: $(VENV)/installed
+	$(BIN)/pytest -q -m reliability tests
 
 ## make test-peers       compare with PyTorch, JAX and scikit-learn, in an environment of their own
 test-peers: $(PEERS)/installed
@@ -65,6 +70,10 @@ bench-peers: $(PEERS)/installed
 ## make bench-growth     how the cost of a step grows with examples, width, depth, threads: a picture
 bench-growth: $(VENV)/installed
 	$(BIN)/python benchmarks/growth.py --output build/growth.png
+
+## make bench-promises   what the promises of docs/promises.md cost
+bench-promises: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(PIN) $(BIN)/python benchmarks/promises.py
 
 ## make lint             ruff, cython-lint, mypy, stubtest
 lint: $(VENV)/linters

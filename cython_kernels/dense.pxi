@@ -68,11 +68,15 @@ cdef inline real* at(real* buffer, int64 place) noexcept nogil:
 
 # ---- between arrays from outside and tiles -----------------------------------------------------------
 
+cdef enum:
+    PACKED_FEATURES = 128
+
+
 cdef void pack_tile(
     Matrix x, const Py_ssize_t* order, Py_ssize_t first, Py_ssize_t count, real* tile,
 ) noexcept nogil:
     """Examples (columns) first ... first + count of x, taken through `order` if there is one."""
-    cdef Py_ssize_t p = 0, lane, feature, example, whole = count // PANEL, n = x.rows
+    cdef Py_ssize_t p = 0, start, lane, feature, example, whole = count // PANEL, n = x.rows
     cdef const char* column
     cdef real* place
     if order == NULL and x.column == sizeof(real):
@@ -86,13 +90,16 @@ cdef void pack_tile(
         p = whole
     while p < panels(count):
         place = tile + p * n * PANEL
-        for lane in range(PANEL):
-            example = first + smaller(p * PANEL + lane, count - 1)
-            if order != NULL:
-                example = order[example]
-            column = x.data + example * x.column
-            for feature in range(n):
-                place[feature * PANEL + lane] = load_anywhere(column + feature * x.row)
+        start = 0
+        while start < n:            # as many features as the L1 holds of a panel
+            for lane in range(PANEL):
+                example = first + smaller(p * PANEL + lane, count - 1)
+                if order != NULL:
+                    example = order[example]
+                column = x.data + example * x.column
+                for feature in range(start, smaller(n, start + PACKED_FEATURES)):
+                    place[feature * PANEL + lane] = load_anywhere(column + feature * x.row)
+            start += PACKED_FEATURES
         p += 1
 
 
