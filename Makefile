@@ -59,6 +59,24 @@ $(PEERS)/installed: $(VENV)/installed
 test-exhaustive: $(VENV)/installed
 	@$(EACH_ISA) $(BIN)/pytest -q -s -m exhaustive tests || exit 1; done
 
+## make soak             random networks against the NumPy reference, forks and saves: MINUTES=30, SEED=
+soak: $(VENV)/installed
+	$(BIN)/python -W ignore tests/reliability/soak.py $(or $(MINUTES),30) $(SEED)
+
+## make fuzz             coverage-guided, over load and the array door: MINUTES=30 (half an hour each)
+fuzz: $(VENV)/installed
+	$(BIN)/pip install $(PIP_OPTIONS) atheris
+	$(BIN)/python tests/reliability/fuzz.py load $(or $(MINUTES),30)
+	$(BIN)/python tests/reliability/fuzz.py arrays $(or $(MINUTES),30)
+
+## make sanitize         the tests under the address, undefined-behaviour and thread sanitizers (needs clang and its OpenMP)
+sanitize:
+	PYTHON=$(PYTHON) bash tests/reliability/sanitize.sh
+
+## make test-emulated    the tests on emulated processors: without AVX-512, without AVX, aarch64 (needs qemu-user)
+test-emulated: $(VENV)/installed
+	bash tests/reliability/emulate.sh
+
 ## make bench            time the kernels and the steps beside the NumPy reference, pinned to one core
 bench: $(VENV)/installed
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PIN) $(BIN)/python benchmarks/table.py

@@ -14,7 +14,7 @@ CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 
 
 def shown(code, **environment):
-    base = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    base = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**base, **environment}
     )

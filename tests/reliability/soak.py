@@ -1,0 +1,189 @@
+"""Random networks, sizes, optimizers, threads, forks and saves, against the NumPy reference, for so many minutes.
+
+    python tests/reliability/soak.py [minutes] [seed]
+
+Each round draws everything from one seed. A round that fails prints it; with that seed as the second argument it
+is the first round of a new run.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fusegrad as fg
+
+Array = Any
+ACTIVATIONS = (fg.Sigmoid, fg.ReLU, fg.Tanh, fg.Identity)
+
+
+def draw_network(rng: np.random.Generator) -> tuple[Any, ...]:
+    """One to five layers, with or without activations and biases."""
+    widths = [int(w) for w in rng.choice([1, 2, 3, 7, 8, 13, 16, 17, 31, 32, 33, 64, 100, 257], rng.integers(2, 7))]
+    layers: list[Any] = []
+    for n_in, n_out in zip(widths, widths[1:], strict=False):
+        layers.append(fg.Linear(n_in, n_out, bias=bool(rng.random() < 0.9)))
+        if rng.random() < 0.8:
+            layers.append(rng.choice(ACTIVATIONS)())
+    return tuple(layers)
+
+
+def draw_optimizer(rng: np.random.Generator) -> fg.Optimizer:
+    """Any rule, with a small rate: the reference follows it for some steps without chaos."""
+    lr = float(10 ** rng.uniform(-5, -3))
+    way = rng.integers(7)
+    if way < 3:
+        return fg.SGD(lr, momentum=(0.0, 0.9, 0.9)[way], nesterov=way == 2)
+    if way == 3:
+        return fg.Adagrad(lr, eps=1e-3)
+    if way == 4:
+        return fg.RMSprop(lr, decay=0.9, eps=1e-3)
+    return fg.Adam(lr, eps=1e-3, bias_correction=way == 5)
+
+
+class Reference:
+    """The rule of an optimizer in float64, from the equations."""
+
+    def __init__(self, optimizer: fg.Optimizer, w: Array) -> None:
+        self.o, self.w, self.t = optimizer, w, 0
+        self.first, self.second = np.zeros_like(w), np.zeros_like(w)
+
+    def step(self, gradient_at: Any) -> float:
+        """Update w; gradient_at(w) -> (loss, gradient)."""
+        o: Any = self.o
+        nesterov = isinstance(o, fg.SGD) and o.nesterov
+        loss, g = gradient_at(self.w + o.momentum * self.first if nesterov else self.w)
+        self.t += 1
+        if isinstance(o, fg.SGD) and o.momentum:
+            self.w, self.first = fg.reference.momentum(self.w, g, self.first, o.lr, o.momentum)
+        elif isinstance(o, fg.SGD):
+            self.w = fg.reference.sgd(self.w, g, o.lr)
+        elif isinstance(o, fg.Adagrad):
+            self.w, self.first = fg.reference.adagrad(self.w, g, self.first, o.lr, o.eps)
+        elif isinstance(o, fg.RMSprop):
+            self.w, self.first = fg.reference.rmsprop(self.w, g, self.first, o.lr, o.decay, o.eps)
+        else:
+            self.w, self.first, self.second = fg.reference.adam(
+                self.w, g, self.first, self.second, self.t, o.lr, o.betas, o.eps, o.bias_correction
+            )
+        return float(loss)
+
+
+def close(found: Array, expected: Array, dtype: Any, what: str) -> None:
+    """Within the bound of the dtype, over the largest entry."""
+    scale = max(float(np.abs(expected).max()), 1e-30)
+    error = float(np.abs(np.asarray(found, "f8") - expected).max()) / scale
+    assert error <= (2e-4 if dtype == np.float32 else 1e-10), f"{what}: {error:.3g} from the reference"
+
+
+def one_round(seed: int, folder: Path) -> str:
+    """Draws and compares; the text says what."""
+    rng = np.random.default_rng(seed)
+    dtype = np.dtype(rng.choice(["float32", "float64"]))
+    layers = draw_network(rng)
+    m = int(rng.choice([1, 2, 31, 32, 33, 100, 255, 256, 257, 1000, 3000, 20_000]))
+    batch = None if rng.random() < 0.4 else int(rng.integers(max(1, m // 20), m + 1))
+    epochs, n_threads = int(rng.integers(1, 5)), int(rng.integers(1, 9))
+    moments = bool(rng.random() < 0.5)
+    shuffle = bool(rng.random() < 0.5)
+    order_seed = int(rng.integers(2**31))
+    say = f"{dtype}, {layers}, m={m}, batch={batch}, epochs={epochs}, threads={n_threads}, shuffle={shuffle}"
+
+    def fresh() -> tuple[fg.Sequential, fg.Optimizer]:
+        own = np.random.default_rng(seed + 1)
+        net = fg.Sequential(*layers, dtype=dtype, rng=own)
+        net.parameters[:] += own.normal(scale=0.1, size=net.n_parameters).astype(dtype)
+        return net, draw_optimizer(np.random.default_rng(seed + 2))
+
+    net, optimizer = fresh()
+    X = rng.normal(size=(net.n_features, m)).astype(dtype)
+    y = rng.normal(size=(net.n_outputs, m)).astype(dtype)
+    if rng.random() < 0.5:
+        X = np.asfortranarray(X)
+
+    def fit(net: fg.Sequential, optimizer: Any, n: int | None, generator: Any = None, **more: Any) -> fg.History:
+        generator = np.random.default_rng(order_seed) if generator is None else generator
+        return net.fit(
+            X, y, optimizer=optimizer, epochs=epochs, batch_size=batch, shuffle=shuffle, rng=generator, n_threads=n,
+            moments=moments, **more,
+        )  # fmt: skip
+
+    def left(net: fg.Sequential, optimizer: Any, history: Any) -> tuple[Any, ...]:
+        state = None if optimizer.state is None else optimizer.state.tobytes()
+        return net.parameters.tobytes(), state, optimizer.n_steps, history
+
+    # The reference's prediction, loss and gradients before, and its parameters after.
+    reference = fg.reference.layers_of(net, "float64")
+    x8, y8 = X.astype("f8"), y.astype("f8")
+    close(net(X), fg.reference.forward(reference, x8), dtype, f"{say}: prediction")
+    close(net.loss_and_gradient(X, y)[1], fg.reference.loss_and_gradient(reference, x8, y8)[1], dtype, f"{say}: gradient")
+    close(net.input_gradient(X, y), fg.reference.input_gradient(reference, x8, y8), dtype, f"{say}: input gradient")
+    follower = Reference(draw_optimizer(np.random.default_rng(seed + 2)), net.parameters.astype("f8"))
+    wide = fg.Sequential(*layers, dtype="float64", rng=0)
+
+    def gradient_at(w: Array, part: slice) -> tuple[float, Array]:
+        wide.parameters = w
+        return fg.reference.loss_and_gradient(fg.reference.layers_of(wide, "float64"), x8[:, part], y8[:, part])
+
+    history = fit(net, optimizer, n_threads)
+    if not shuffle or batch is None or batch >= m:
+        size = m if batch is None else min(batch, m)
+        for _ in range(epochs):
+            for first in range(0, m, size):
+                follower.step(lambda w, part=slice(first, first + size): gradient_at(w, part))
+        close(net.parameters, follower.w, dtype, f"{say}, {optimizer}: parameters")
+    whole = left(net, optimizer, history.loss)
+
+    # On another number of threads, in a thread pool, in a fork, and stopped, saved and taken up again: the same bits.
+    def again(n: int) -> tuple[Any, ...]:
+        twin, own = fresh()
+        return left(twin, own, fit(twin, own, n).loss)
+
+    assert again(1 + n_threads % 8) == whole, f"{say}: other bits on another number of threads"
+    with ThreadPoolExecutor(3) as pool:
+        assert all(found == whole for found in pool.map(again, (1, 2, 3))), f"{say}: other bits in a thread pool"
+    if rng.random() < 0.3:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if again(2) == whole else 1)
+        assert os.waitpid(child, 0)[1] == 0, f"{say}: other bits in a fork"
+    stop = int(rng.integers(1, epochs + 1))
+    part, own, generator = *fresh(), np.random.default_rng(order_seed)
+    first = fit(part, own, n_threads, generator, callbacks=[lambda net, history: history.epochs == stop])
+    part.save(folder / "soak.safetensors", optimizer=own, rng=generator)
+    loaded, own, generator = fg.load_checkpoint(folder / "soak.safetensors")
+    rest = fit(loaded, own, 1, generator, initial_epoch=stop)
+    assert left(loaded, own, first.loss + rest.loss) == whole, f"{say}: other bits after a save"
+    place = int(rng.integers(m))
+    assert net(X[:, place : place + 1]).tobytes() == np.ascontiguousarray(net(X)[:, place : place + 1]).tobytes(), say
+    return say
+
+
+def main() -> None:
+    """Rounds until the time is over; any failure names its seed."""
+    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 30
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns() % 2**31
+    print(f"soak: {minutes:g} minutes from seed {seed}", flush=True)
+    started = said = time.monotonic()
+    rounds = 0
+    with tempfile.TemporaryDirectory() as folder:
+        while time.monotonic() - started < 60 * minutes:
+            try:
+                say = one_round(seed + rounds, Path(folder))
+            except BaseException:
+                print(f"failed: python {sys.argv[0]} 1 {seed + rounds}", flush=True)
+                raise
+            rounds += 1
+            if time.monotonic() - said > 30:
+                said = time.monotonic()
+                print(f"{(said - started) / 60:5.1f} min, {rounds} rounds, the last: {say}", flush=True)
+    print(f"soak: {rounds} rounds, no mismatch; seeds {seed} to {seed + rounds - 1}")
+
+
+if __name__ == "__main__":
+    main()
