@@ -12,7 +12,8 @@ tests=(-m pytest -q -p no:cacheprovider -m "not peers and not exhaustive and not
 install() { # install ENVIRONMENT SANITIZERS: a virtual environment with fusegrad built so
     test -x "$1/bin/python" || "$python" -m venv "$1"
     rm -rf "$1/wheel"
-    "$1/bin/pip" wheel -q --no-deps --wheel-dir "$1/wheel" --config-settings=cmake.define.FUSEGRAD_SANITIZE="$2" .
+    "$1/bin/pip" wheel -q --no-deps --wheel-dir "$1/wheel" --config-settings=cmake.define.FUSEGRAD_SANITIZE="$2" \
+        --config-settings=build-dir="$1/build" .
     "$1/bin/pip" install -q --force-reinstall --no-deps "$1"/wheel/*.whl
     "$1/bin/pip" install -q "$(ls "$1"/wheel/*.whl)[test]"
 }

@@ -257,6 +257,8 @@ DEEP = "[" * 100_000
         (None, {**GOOD, "0.bias": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(8)),
         (None, {**GOOD, "0.bias": {"dtype": "F16", "shape": [2], "data_offsets": [4, 8]}}, bytes(8)),
         (None, {**GOOD, "0.bias": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [4, 4 + (1 << 40)]}}, bytes(8)),
+        (None, {**GOOD, "x": {"dtype": "F32", "shape": [0, 1 << 63], "data_offsets": [8, 8]}}, bytes(8)),
+        (None, {**GOOD, "x": {"dtype": "F32", "shape": [0, 10**30], "data_offsets": [8, 8]}}, bytes(8)),
         (None, {**GOOD, "0.bias": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}, bytes(8)),
         (None, {**GOOD, "0.bias": {"dtype": "F32", "shape": [True], "data_offsets": [4, 8]}}, bytes(8)),
         (None, {**GOOD, "0.bias": {"dtype": "F32", "shape": 1, "data_offsets": [4, 8]}}, bytes(8)),
