@@ -13,7 +13,7 @@ def test_as_dtype(value):
     assert as_dtype(value) == F4
 
 
-@pytest.mark.parametrize("value", [None, "int32", "float16", "nonsense", 3, complex])
+@pytest.mark.parametrize("value", [None, "int32", "float16", "nonsense", 3, complex, "3,)f4", "0f4,", ",", "f4,f4"])
 def test_as_dtype_refuses(value):
     with pytest.raises(TypeError, match="dtype: expected float32 or float64, got"):
         as_dtype(value)

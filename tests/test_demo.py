@@ -22,7 +22,7 @@ def test_demo(tmp_path):
     picture = tmp_path / "demo.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert str(picture) in out
-    assert bars.count("100%") == 4
+    assert bars.count("100%") >= 4  # a slow machine draws an end twice
     rows = re.findall(
         r"^(\S.*?)\s+(\d+\.\d+)\s+(\d+\.\d+)\s+(?:(\d+\.\d+) / (\d+\.\d+)|-)\s+(\S+)\s+\d+\.\d µs\s+\d+\.\dx$",
         out,

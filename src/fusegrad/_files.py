@@ -52,6 +52,13 @@ def build(description: str) -> list[Layer]:
     return layers
 
 
+def build_dtype(description: str) -> np.dtype[Any]:
+    """The dtype of that name; NumPy would take others."""
+    if description not in ("float32", "float64"):
+        raise ValueError(f"expected dtype float32 or float64, got {description!r}")
+    return np.dtype(description)
+
+
 def n_parameters(layers: Sequence[Layer]) -> int:
     """How many numbers the layers hold: known before any is made room for."""
     return sum(layer.out_features * (layer.in_features + layer.bias) for layer in layers if isinstance(layer, Linear))

@@ -756,7 +756,7 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     arrays, metadata = _files.load(path)
     try:
         state = arrays.pop("optimizer.state", None)
-        dtype, layers = as_dtype(metadata["dtype"]), _files.build(metadata["layers"])
+        dtype, layers = _files.build_dtype(metadata["dtype"]), _files.build(metadata["layers"])
         size = _files.n_parameters(layers)
         if size != sum(array.size for array in arrays.values()):
             raise ValueError(f"expected arrays of {size} numbers in all")

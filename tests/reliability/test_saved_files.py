@@ -239,6 +239,7 @@ DEEP = "[" * 100_000
         ({"dtype": "float64"}, GOOD, bytes(8)),
         ({"dtype": "float16"}, GOOD, bytes(8)),
         ({"dtype": "O"}, GOOD, bytes(8)),
+        ({"dtype": "3,)f4"}, GOOD, bytes(8)),
         ({"layers": f'[["linear", {HUGE}, {HUGE}, true]]'}, GOOD, bytes(8)),
         ({"layers": f'[["linear", {10**30}, {10**30}, true]]'}, GOOD, bytes(8)),
         ({"layers": '[["linear", 1.5, 1, true]]'}, GOOD, bytes(8)),
