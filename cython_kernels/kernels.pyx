@@ -1,3 +1,4 @@
+# cython: freethreading_compatible=True
 """The compiled module of one instruction set and one dtype: what Python may call.
 
 Everything here takes arrays that `fusegrad._arrays` has judged: of this module's dtype and of shapes that

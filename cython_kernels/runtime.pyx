@@ -1,3 +1,4 @@
+# cython: freethreading_compatible=True
 """What the process and the processor offer: instruction sets, the OpenMP runtime, the compiler.
 
 Compiled once, for the oldest processor. Nothing here touches a number.

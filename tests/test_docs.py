@@ -1,6 +1,8 @@
 """What every public name's documentation has to have."""
 
 import inspect
+import re
+from pathlib import Path
 
 import fusegrad as fg
 
@@ -39,3 +41,25 @@ def test_every_public_name_has_an_example():
 
 def test_every_public_name_says_what_it_is():
     assert not [name for name, thing in public() if not (thing.__doc__ or "").strip()]
+
+
+ROOT = Path(__file__).parents[1]
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
+
+
+def test_every_test_that_the_documents_name_is_there():
+    named = {match for text in TEXTS for match in re.findall(r"`(tests/\S+?\.py)::(\w+)`", text.read_text())}
+    assert len(named) > 30
+    missing = [
+        f"{file}::{name}"
+        for file, name in sorted(named)
+        if not (ROOT / file).exists() or f"def {name}(" not in (ROOT / file).read_text()
+    ]
+    assert missing == []
+
+
+def test_every_command_that_the_documents_name_is_there():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {match for text in TEXTS for match in re.findall(r"`make ([\w-]+)", text.read_text())}
+    assert named - targets == set()
+    assert targets >= set(re.findall(r"^## make (\S+)", (ROOT / "Makefile").read_text(), re.M))
