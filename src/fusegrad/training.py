@@ -89,7 +89,7 @@ class DivergenceError(ArithmeticError):
     Attributes
     ----------
     epoch : int
-        How many epochs were finite.
+        How many epochs were finite, with those before an `initial_epoch`.
     step : int
         How many steps the optimizer had made when the loss was no longer finite, as schedules count them.
     loss : float
@@ -104,8 +104,8 @@ class DivergenceError(ArithmeticError):
     >>> try:
     ...     net.fit([1.0, 2.0], [2.0, 4.0], optimizer=fg.SGD(lr=1e6), epochs=100)
     ... except fg.DivergenceError as error:
-    ...     print(f"then {error.loss}, after {len(error.history.loss) - error.epoch} epochs more")
-    then inf, after 0 epochs more
+    ...     print(error.loss, error.epoch == len(error.history.loss), bool(abs(net.parameters).max() < float("inf")))
+    inf True True
     """
 
     def __init__(self, epoch: int, step: int, loss: float, history: History) -> None:
@@ -313,11 +313,17 @@ def fit(
             while history.epochs < epochs - initial_epoch and not history.stopped:
                 started = time.monotonic()
                 start = run.snapshot()
-                _make_epochs(run, start, 1 if looked_at else min(count, epochs - initial_epoch - history.epochs), history)
-                if history.divergence is not None:
-                    if on_divergence == "raise":
-                        raise history.divergence
-                    break
+                n = 1 if looked_at else min(count, epochs - initial_epoch - history.epochs)
+                error = _make_epochs(run, start, n, history)
+                if error is not None:
+                    history.stopped = True
+                    if on_divergence == "stop":
+                        history.divergence = error
+                        break
+                    try:
+                        raise error
+                    finally:
+                        del error  # else it and its traceback hold each other, and X
                 if looked_at or verbose:
                     start = None  # what others have seen is not taken back
                 if validation is not None:
@@ -338,19 +344,21 @@ def fit(
     return history
 
 
-def _make_epochs(run: _Run, start: _Snapshot, n: int, history: History) -> None:
-    """Makes n epochs, or those of them that are finite, and says so in the history; raises if the data are to blame."""
+def _make_epochs(run: _Run, start: _Snapshot, n: int, history: History) -> DivergenceError | None:
+    """Makes n epochs and puts them into the history; if not all are finite, only those, and returns the error.
+
+    If the data are to blame, that is raised, with nothing made.
+    """
     losses, lost = run.epochs(n)
     if lost is None and run.finite():
         history.loss.extend(losses)
-        return
+        return None
     step = run.optimizer.n_steps if run.compiled else run.n_steps
     loss = losses[-1] if lost is None else lost
     run.restore(start)
     run.check_data()
     history.loss.extend(losses[: run.go_back(start, len(losses))])
-    history.stopped = True
-    history.divergence = DivergenceError(run.initial_epoch + history.epochs, step, loss, history)
+    return DivergenceError(run.initial_epoch + history.epochs, step, loss, history)
 
 
 def _validation_data(net: "Sequential", data: Any) -> tuple[Array, Array] | None:

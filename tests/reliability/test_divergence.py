@@ -111,6 +111,24 @@ def test_on_divergence_stop(batch_size):
         net.fit(X, y, optimizer=fg.SGD(lr=1), epochs=1, on_divergence="ignore")
 
 
+def test_the_error_does_not_keep_the_data():
+    """It would until the next garbage collection, if it and its traceback held each other."""
+    import gc
+    import weakref
+
+    net = shaken(*NETWORKS["multivariate"], dtype="float32")
+    X, y = (array.astype("f4") for array in examples(net, 300))
+    alive = weakref.ref(X)
+    gc.disable()
+    try:
+        with pytest.raises(fg.DivergenceError):
+            net.fit(X, y, optimizer=fg.SGD(lr=1e6), epochs=100, moments=False)
+        del X
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
 def test_a_rule_of_ones_own_diverges_too():
     net = shaken(*NETWORKS["two-layer sigmoid"], dtype="float64")
     X, y = examples(net, 100)
