@@ -36,7 +36,7 @@ def quick_matmul(a, b, out, Py_ssize_t most):
     cdef cnp.npy_intp shape[2]
     cdef Matrix x, y, target
     cdef _Scratch scratch
-    cdef Air air = Air(0, 0, 0)     # no signal comes within so little
+    cdef Air air = Air(0, 0, 0)
     if not (is_own(a, 2) and is_own(b, 2) and type(a) is cnp.ndarray and type(b) is cnp.ndarray):
         return None
     left, right = a, b
@@ -62,6 +62,7 @@ def quick_matmul(a, b, out, Py_ssize_t most):
     scratch = borrow_scratch(multiply_scratch(x.rows, x.columns, y.columns) * sizeof(real))
     with nogil:
         multiply(x, y, <real*>target.data, target.columns, <real*>scratch.data, &air, 0)
+    check(&air)
     return_scratch(scratch)
     return product
 
@@ -157,6 +158,7 @@ def quick_activation(int kind, z, out, Py_ssize_t most):
     target.data = cnp.PyArray_BYTES(<cnp.ndarray>out)
     with nogil:
         activate_share(kind, source, target, &air, 0, 1)
+    check(&air)
     return out
 
 

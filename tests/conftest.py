@@ -14,7 +14,8 @@ def pytest_report_header() -> str:
 
 def pytest_terminal_summary(terminalreporter) -> None:
     for what, (value, promised) in sorted(FIGURES.items()):
-        terminalreporter.write_line(f"{ISA}  {what}: {value:.{3 if value % 1 else 0}{'g' if value % 1 else 'f'}} ({promised})")
+        figure = f"{value:.3g}" if value % 1 else f"{value:.0f}"
+        terminalreporter.write_line(f"{ISA}  {what}: {figure} ({promised})")
 
 
 @pytest.fixture(params=["float32", "float64"])

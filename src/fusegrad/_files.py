@@ -257,6 +257,8 @@ def load(path: str | PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
     if _digest(len(head).to_bytes(8, "little") + blank, data) != digest:
         raise ValueError(f"{path}: damaged, its checksum does not match")
     try:
-        return {name: np.ndarray(shape, dtype, data, start) for name, (dtype, shape, start) in entries.items()}, metadata
+        return {
+            name: np.ndarray(shape, dtype, data, start) for name, (dtype, shape, start) in entries.items()
+        }, metadata
     except ValueError as error:  # no numbers, in a shape that no array can have
         raise ValueError(f"{path}: {error}") from None

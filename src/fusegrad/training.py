@@ -224,7 +224,7 @@ class _Run:
     # ---- going on ----
 
     def epochs(self, n: int) -> tuple[list[float], float | None]:
-        """Runs n epochs; the mean loss of each, and where one is not finite its place is the end, and it comes beside."""
+        """Runs n epochs: the mean loss of each, up to one that is not finite, and that one."""
         if self.compiled:
             return self._compiled_epochs(n)
         losses: list[float] = []

@@ -85,9 +85,7 @@ def draw_array(data: atheris.FuzzedDataProvider) -> np.ndarray:
     if dtype.hasobject:
         return np.full(shape, 1.0, dtype)
     whole = data.ConsumeBool()
-    strides = tuple(
-        data.ConsumeIntInRange(-60, 60) * (dtype.itemsize if whole else 1) for _ in range(ndim)
-    )
+    strides = tuple(data.ConsumeIntInRange(-60, 60) * (dtype.itemsize if whole else 1) for _ in range(ndim))
     lowest = sum(min(0, (n - 1) * s) for n, s in zip(shape, strides, strict=True) if n)
     highest = sum(max(0, (n - 1) * s) for n, s in zip(shape, strides, strict=True) if n) + dtype.itemsize
     offset = -lowest + data.ConsumeIntInRange(0, 17)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def draw_network(rng: np.random.Generator) -> tuple[Any, ...]:
     """One to five layers, with or without activations and biases."""
     widths = [int(w) for w in rng.choice([1, 2, 3, 7, 8, 13, 16, 17, 31, 32, 33, 64, 100, 257], rng.integers(2, 7))]
     layers: list[Any] = []
-    for n_in, n_out in zip(widths, widths[1:], strict=False):
+    for n_in, n_out in pairwise(widths):
         layers.append(fg.Linear(n_in, n_out, bias=bool(rng.random() < 0.9)))
         if rng.random() < 0.8:
             layers.append(rng.choice(ACTIVATIONS)())
@@ -121,7 +122,9 @@ def one_round(seed: int, folder: Path) -> str:
     reference = fg.reference.layers_of(net, "float64")
     x8, y8 = X.astype("f8"), y.astype("f8")
     close(net(X), fg.reference.forward(reference, x8), dtype, f"{say}: prediction")
-    close(net.loss_and_gradient(X, y)[1], fg.reference.loss_and_gradient(reference, x8, y8)[1], dtype, f"{say}: gradient")
+    close(
+        net.loss_and_gradient(X, y)[1], fg.reference.loss_and_gradient(reference, x8, y8)[1], dtype, f"{say}: gradient"
+    )
     close(net.input_gradient(X, y), fg.reference.input_gradient(reference, x8, y8), dtype, f"{say}: input gradient")
     follower = Reference(draw_optimizer(np.random.default_rng(seed + 2)), net.parameters.astype("f8"))
     wide = fg.Sequential(*layers, dtype="float64", rng=0)

@@ -42,7 +42,9 @@ def diverging(net, X, y, optimizer, batch_size, **arguments):
     watched = not arguments.pop("at_once", False)
     callbacks = [lambda net, history: seen.append(everything(net, optimizer, rng))] if watched else []
     with pytest.raises(fg.DivergenceError) as caught:
-        net.fit(X, y, optimizer=optimizer, epochs=1100, batch_size=batch_size, rng=rng, callbacks=callbacks, **arguments)
+        net.fit(
+            X, y, optimizer=optimizer, epochs=1100, batch_size=batch_size, rng=rng, callbacks=callbacks, **arguments
+        )
     error = caught.value
     assert not np.isfinite(error.loss)
     assert str(error.step) in str(error)
@@ -166,7 +168,9 @@ def test_a_bad_number_is_named_and_nothing_is_changed(name, bad, batch_size, dty
             rng = np.random.default_rng(0)
             before = everything(net, optimizer, rng)
             what = "feature" if array == "X" else "output"
-            with pytest.raises(ValueError, match=f"{array}: expected finite numbers.*{bad} at {what} .row. {row}, example .column. 217"):
+            with pytest.raises(
+                ValueError, match=f"{array}: expected finite numbers.*{bad} at {what} .row. {row}, example .column. 217"
+            ):
                 net.fit(data["X"], data["y"], optimizer=optimizer, epochs=20, batch_size=batch_size, rng=rng)
             assert everything(net, optimizer, rng) == before
             for epochs in (0, 1):

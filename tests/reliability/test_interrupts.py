@@ -65,7 +65,8 @@ net.fit(X[:, :100], y[:100], optimizer=optimizer, epochs=1)
 a = np.ones((8192, 8192), "float32")
 for after in (0.1, 1.0):
     interrupted(lambda: fg.kernels.matmul(a, a), after)
-interrupted(lambda: fg.kernels.matmul(np.broadcast_to(np.float32(1), (4000, 1 << 20)), a[:1, :1].repeat(1 << 20, 0)), 0.1)
+wide, column = np.broadcast_to(np.float32(1), (4000, 1 << 20)), a[:1, :1].repeat(1 << 20, 0)
+interrupted(lambda: fg.kernels.matmul(wide, column), 0.1)
 assert (fg.kernels.matmul(a[:100], a[:, :100]) == 8192).all()
 """,
     "sigmoid of 2 x 10^8": """
@@ -87,7 +88,11 @@ interrupted(lambda: net.fit(X, y, optimizer=fg.SGD(lr=1e-9), epochs=10**9), 3)
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_ctrl_c(name, n_threads):
     result = subprocess.run(
-        [sys.executable, "-c", SETTING + CALLS[name], str(n_threads)], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", SETTING + CALLS[name], str(n_threads)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert result.returncode == 0, result.stderr
     for waited in result.stdout.split():

@@ -88,13 +88,16 @@ def test_malloc_fails_at_the_nth_call(tmp_path, lasting):
     """NumPy's arrays, and Python's larger objects."""
     shim = tmp_path / "failing_malloc.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", HERE / "failing_malloc.c", "-o", shim], check=True)
-    code = CALLS + f"""
+    code = (
+        CALLS
+        + f"""
 import ctypes
 shim = ctypes.CDLL({str(shim)!r})
 shim.disarm_malloc.restype = ctypes.c_long
 shim.arm_malloc.argtypes = [ctypes.c_long, ctypes.c_int]
 class Info(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
 libc = ctypes.CDLL(None)
 libc.mallinfo2.restype = Info
 def in_use():
@@ -107,6 +110,7 @@ before = in_use()
 assert each(arm, shim.disarm_malloc) == refused
 print(refused, in_use() - before)
 """
+    )
     refused, leaked = python(code, LD_PRELOAD=str(shim))
     assert int(refused) > 20
     tried("calls whose n-th malloc was refused, and the network as before", int(refused))
@@ -116,7 +120,9 @@ print(refused, in_use() - before)
 def test_pythons_allocator_fails_at_the_nth_call():
     """Python's smaller objects."""
     pytest.importorskip("_testcapi")
-    code = CALLS + """
+    code = (
+        CALLS
+        + """
 import _testcapi
 count = 0
 def arm(n):
@@ -155,6 +161,7 @@ for make, run in cases:
             assert (found, left(net, optimizer)) == expected
 print(refused)
 """
+    )
     (refused,) = python(code)
     tried("calls whose n-th allocation of Python's was refused, and the network as before", int(refused))
     assert int(refused) > 50

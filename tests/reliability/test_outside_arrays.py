@@ -203,9 +203,7 @@ def test_out_of_forward_and_gradients_may_overlap(data):
 
 def flawed(data, rows, columns):
     """Something that is no such matrix, and how the error begins."""
-    way = data.draw(
-        st.sampled_from(["dtype", "ndim", "rows", "empty", "masked", "ragged", "kind", "0-d", "no rows"])
-    )
+    way = data.draw(st.sampled_from(["dtype", "ndim", "rows", "empty", "masked", "ragged", "kind", "0-d", "no rows"]))
     good = np.ones((rows, columns))
     if way == "dtype":
         name = data.draw(REFUSED_DTYPES)
@@ -246,13 +244,13 @@ def test_what_is_no_such_array_is_refused(data):
         ):  # fmt: skip
             with pytest.raises(expected, match=f"^{name}: expected"):
                 call(*arguments)
-    with pytest.raises(kind, match="^X: expected"):
+    with pytest.raises(kind, match=r"^X: expected"):
         net.forward(array)
-    with pytest.raises((TypeError, ValueError), match="^a: expected|^b: expected"):
+    with pytest.raises((TypeError, ValueError), match=r"^a: expected|^b: expected"):
         fg.kernels.matmul(array if isinstance(array, (str, dict)) else [[[1.0]]], X)
     for out in (None, [], "text", np.ones((2, m), "f8"), np.ones((m, 3), "f4"), np.ones((2, m), ">f4")):
         if out is not None:
-            with pytest.raises((TypeError, ValueError), match="^out: expected"):
+            with pytest.raises((TypeError, ValueError), match=r"^out: expected"):
                 net.forward(X, out=out)
     assert net.parameters.tobytes() == before
     tried("drawn arrays, refused")

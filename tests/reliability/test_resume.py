@@ -86,7 +86,10 @@ def test_in_a_new_process(tmp_path):
         )
         there = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
         state = b"" if optimizer.state is None else optimizer.state.tobytes()
-        assert there == whole.parameters.tobytes() + state + repr((optimizer, optimizer.n_steps, history.loss[4:])).encode()
+        assert (
+            there
+            == whole.parameters.tobytes() + state + repr((optimizer, optimizer.n_steps, history.loss[4:])).encode()
+        )
         tried("fits taken up in a new process with the same bits")
 
 
@@ -105,7 +108,9 @@ def test_a_linear_network_that_trains_from_moments(epochs, dtype, tmp_path):
     history = whole.fit(X, y, optimizer=optimizer, epochs=epochs)
     for stop in (1, epochs // 2, epochs - 1):
         part, own = make()
-        first = part.fit(X, y, optimizer=own, epochs=epochs, callbacks=[lambda net, history, stop=stop: history.epochs == stop])
+        first = part.fit(
+            X, y, optimizer=own, epochs=epochs, callbacks=[lambda net, history, stop=stop: history.epochs == stop]
+        )
         part.save(path, optimizer=own)
         again, own, rng = fg.load_checkpoint(path)
         assert rng is None

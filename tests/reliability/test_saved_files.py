@@ -229,6 +229,7 @@ def test_the_forger_is_right_where_nothing_is_wrong(path):
 HUGE = 1 << 19
 OPTIMIZER = '{"class": "Adam", "arguments": {"lr": 0.1}, "n_steps": 0}'
 DEEP = "[" * 100_000
+NEGATIVE = '{"bit_generator": "PCG64", "state": {"state": -1, "inc": 1}, "has_uint32": 0, "uinteger": 0}'
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ DEEP = "[" * 100_000
         ({"optimizer": DEEP}, GOOD, bytes(8)),
         ({"rng": '{"bit_generator": "RandomState"}'}, GOOD, bytes(8)),
         ({"rng": '{"bit_generator": "PCG64", "state": {}}'}, GOOD, bytes(8)),
-        ({"rng": '{"bit_generator": "PCG64", "state": {"state": -1, "inc": 1}, "has_uint32": 0, "uinteger": 0}'}, GOOD, bytes(8)),
+        ({"rng": NEGATIVE}, GOOD, bytes(8)),
         ({"rng": '{"bit_generator": "MT19937", "state": {"key": [1, 2], "pos": 3}}'}, GOOD, bytes(8)),
         ({"rng": '{"bit_generator": "MT19937", "state": {"key": "text", "pos": 3}}'}, GOOD, bytes(8)),
         ({"rng": '{"bit_generator": ["PCG64"]}'}, GOOD, bytes(8)),
@@ -336,7 +337,10 @@ for path in sys.argv[1:]:
     print(time.perf_counter() - started)
 """
     result = subprocess.run(
-        [sys.executable, "-c", code, str(short), str(zip_bomb), str(sparse)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(short), str(zip_bomb), str(sparse)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     for seconds in result.stdout.split():

@@ -44,7 +44,9 @@ def test_more_examples_than_memory_holds(m, dtype):
     tried("sizes too large for memory, refused", 3)
 
 
-@pytest.mark.parametrize("shape", [(2**20, 1, 2**43), (2**40, 1, 2**40), (2**62, 1, 1), (1, 1, 2**62), (2**31, 3, 2**31)])
+@pytest.mark.parametrize(
+    "shape", [(2**20, 1, 2**43), (2**40, 1, 2**40), (2**62, 1, 1), (1, 1, 2**62), (2**31, 3, 2**31)]
+)
 def test_products_too_large(shape, dtype):
     n, d, k = shape
     try:
@@ -79,7 +81,12 @@ def test_scratch_is_multiplied_in_one_place():
 
     for dtype, kernels in by_dtype.items():
         plan = make_plan(stack_layers([(3, 4, "identity", True)]), dtype, 100, 1)
-        for changes in ({"scratch": 2**62}, {"scratch": 2**60, "n_threads": 64}, {"n_blocks": 2**62}, {"scratch": 10**40}):
+        for changes in (
+            {"scratch": 2**62},
+            {"scratch": 2**60, "n_threads": 64},
+            {"n_blocks": 2**62},
+            {"scratch": 10**40},
+        ):
             with pytest.raises(MemoryError, match="bytes are more than there can be"):
                 kernels.Engine(replace(plan, **changes))
 
