@@ -512,7 +512,7 @@ cdef bint multiply_vector(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
     else:
         m = transposed(a)
         x, x_step, c_step = b.data, b.row, c_row
-    if not in_reals(m):
+    if depth == 0 or not in_reals(m):
         return False
     m_row = m.row // <Py_ssize_t>sizeof(real)
     m_column = m.column // <Py_ssize_t>sizeof(real)

@@ -52,9 +52,11 @@ def test_edges_of_the_cache_blocks(n, d, k, dtype):
     assert_product(matmul(a, b), a, b)
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)])
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0), (1, 0, 40), (40, 0, 1), (1, 0, 1)])
 def test_empty(shape, dtype):
     a, b = operands(*shape, dtype)
+    out = np.full((shape[0], shape[2]), np.nan, dtype)
+    np.testing.assert_array_equal(matmul(a, b, out=out), a @ b)
     np.testing.assert_array_equal(matmul(a, b), a @ b)
 
 
