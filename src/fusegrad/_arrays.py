@@ -117,7 +117,7 @@ def as_output(value: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...
         raise ValueError(f"{name}: expected a writable array, got a read-only one")
     reach = value.itemsize  # of the lines so far: the next stride must lead past it
     for stride, n in sorted((abs(stride), n) for stride, n in zip(value.strides, shape, strict=True) if n > 1):
-        if stride < reach:
+        if stride < reach and value.size:
             raise ValueError(f"{name}: expected an array whose elements lie apart, got strides {value.strides}")
         reach = stride * (n - 1) + reach
     return value
