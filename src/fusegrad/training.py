@@ -1,9 +1,9 @@
 """Training: epochs, batches, schedule, validation, callbacks, around the compiled steps.
 
 Python sees an epoch at a time where somebody wants to look (validation, callbacks), as many epochs as pass
-in a fraction of a second for the progress bar, and otherwise the whole fit at once.
+in a fraction of a second for the progress bar, and otherwise all, in long stretches.
 
-Each such stretch is made or not made. What it changes is copied before, and put back where memory runs out.
+What a stretch changes is copied before. Where memory runs out, what nobody has seen yet is put back.
 Where a loss or a parameter is not finite afterwards, the copy is put back and just the finite epochs are made
 again: the same bits, since everything repeats. So a fit that goes well pays for one copy a stretch.
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fusegrad.networks import Sequential
 
 LOOK_SECONDS = 0.1  # between two looks of a progress bar
-MOST_RATES = 1 << 16  # steps whose learning rates are computed ahead
+MOST_AHEAD = 1 << 16  # losses, and learning rates, that a stretch has room for
 
 
 @dataclass
@@ -305,16 +305,17 @@ def fit(
 
     history = History()
     looked_at = validation is not None or bool(callbacks) or verbose == 2
-    most = max(1, MOST_RATES // run.steps_per_epoch) if schedule is not None else max(1, epochs)
+    most = max(1, MOST_AHEAD // (1 if schedule is None else run.steps_per_epoch))
     count = 1 if verbose else most
     start: _Snapshot | None = None  # where to go back to if memory runs out
     try:
         with _Progress(initial_epoch, epochs, verbose) as progress:
             while history.epochs < epochs - initial_epoch and not history.stopped:
                 started = time.monotonic()
-                start = run.snapshot()
+                here = run.snapshot()
+                start = start or here
                 n = 1 if looked_at else min(count, epochs - initial_epoch - history.epochs)
-                error = _make_epochs(run, start, n, history)
+                error = _make_epochs(run, here, n, history)
                 if error is not None:
                     history.stopped = True
                     if on_divergence == "stop":
