@@ -98,11 +98,11 @@ def as_batch(X: Any, y: Any, dtype: np.dtype[Any], n_features: int, n_outputs: i
 
 
 def as_flat(value: Any, name: str, dtype: np.dtype[Any], size: int) -> Array:
-    """A flat buffer of `size` numbers to read."""
+    """A flat buffer of `size` numbers to read, contiguous and aligned."""
     array = as_floats(value, name, dtype)
     if array.shape != (size,):
         raise ValueError(f"{name}: expected shape ({size},), got {array.shape}")
-    return np.ascontiguousarray(array)
+    return np.require(array, requirements="CA")
 
 
 def as_output(value: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:

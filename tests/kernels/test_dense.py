@@ -53,6 +53,32 @@ def test_without_bias_and_with_a_flat_one(dtype):
     assert relative(fg.kernels.dense_forward(weight, x), weight.astype("float64") @ x) <= TOLERANCE[dtype]
 
 
+def test_misaligned(dtype):
+    """Contiguous, but at no address of a number."""
+
+    def shifted(array):
+        memory = np.zeros(array.nbytes + 1, "u1")
+        found = memory[1:].view(dtype).reshape(array.shape)
+        found[...] = array
+        assert not found.flags.aligned
+        return found
+
+    weight, x, bias, grad_a = case(4, 3, 21, dtype)
+    a = fg.kernels.dense_forward(weight, x, bias)
+    for some_bias in (bias, None):
+        expected = fg.kernels.dense_forward(weight, x, some_bias)
+        given = None if some_bias is None else shifted(some_bias)
+        np.testing.assert_array_equal(fg.kernels.dense_forward(shifted(weight), shifted(x), given), expected)
+    expected = fg.kernels.dense_backward(weight, x, a, grad_a)
+    found = fg.kernels.dense_backward(*map(shifted, (weight, x, a, grad_a)))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    w, twin = weight.ravel().copy(), weight.ravel().copy()
+    fg.SGD(lr=0.5).step(w, shifted(w))
+    fg.SGD(lr=0.5).step(twin, twin.copy())
+    np.testing.assert_array_equal(w, twin)
+
+
 def test_out_and_layouts(dtype):
     weight, x, bias, grad_a = case(6, 6, 40, dtype)
     expected = fg.kernels.dense_forward(weight, x, bias, "tanh")

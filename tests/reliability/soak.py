@@ -118,14 +118,17 @@ def one_round(seed: int, folder: Path) -> str:
         state = None if optimizer.state is None else optimizer.state.tobytes()
         return net.parameters.tobytes(), state, optimizer.n_steps, history
 
+    # Of float32 and ReLU a sum may round to the other side of 0, and its gradient jumps.
+    smooth = dtype == np.float64 or not any(isinstance(layer, fg.ReLU) for layer in layers)
+
     # The reference's prediction, loss and gradients before, and its parameters after.
     reference = fg.reference.layers_of(net, "float64")
     x8, y8 = X.astype("f8"), y.astype("f8")
     close(net(X), fg.reference.forward(reference, x8), dtype, f"{say}: prediction")
-    close(
-        net.loss_and_gradient(X, y)[1], fg.reference.loss_and_gradient(reference, x8, y8)[1], dtype, f"{say}: gradient"
-    )
-    close(net.input_gradient(X, y), fg.reference.input_gradient(reference, x8, y8), dtype, f"{say}: input gradient")
+    if smooth:
+        exact = fg.reference.loss_and_gradient(reference, x8, y8)[1]
+        close(net.loss_and_gradient(X, y)[1], exact, dtype, f"{say}: gradient")
+        close(net.input_gradient(X, y), fg.reference.input_gradient(reference, x8, y8), dtype, f"{say}: input gradient")
     follower = Reference(draw_optimizer(np.random.default_rng(seed + 2)), net.parameters.astype("f8"))
     wide = fg.Sequential(*layers, dtype="float64", rng=0)
 
@@ -134,7 +137,7 @@ def one_round(seed: int, folder: Path) -> str:
         return fg.reference.loss_and_gradient(fg.reference.layers_of(wide, "float64"), x8[:, part], y8[:, part])
 
     history = fit(net, optimizer, n_threads)
-    if not shuffle or batch is None or batch >= m:
+    if smooth and (not shuffle or batch is None or batch >= m):
         size = m if batch is None else min(batch, m)
         for _ in range(epochs):
             for first in range(0, m, size):
