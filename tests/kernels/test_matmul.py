@@ -152,7 +152,7 @@ def test_nan_and_inf(dtype):
     a, b = operands(9, 9, 9, dtype)
     a[2, 3], b[4, 5] = np.nan, np.inf
     result = matmul(a, b)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):  # which flags NumPy's product raises depends on the processor
         expected = a @ b
     np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
     np.testing.assert_array_equal(np.isinf(result), np.isinf(expected))

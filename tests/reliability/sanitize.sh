@@ -2,6 +2,8 @@
 # The whole test suite under sanitizers: address and undefined behaviour (GCC), on each instruction set, and
 # threads (clang, whose OpenMP tells the sanitizer of its barriers through Archer).
 # Debian: apt-get install clang libomp-14-dev libclang-rt-14-dev
+#
+#   sanitize.sh [address] [threads]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
@@ -18,35 +20,41 @@ install() { # install ENVIRONMENT SANITIZERS: a virtual environment with fusegra
     "$1/bin/pip" install -q "$(ls "$1"/wheel/*.whl)[test]"
 }
 
-echo "=== address, undefined behaviour"
-CC=gcc install "$out/address" address,undefined
-runtime="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)"
-# CPython leaks at exit by design, and a test asks for more memory than there is.
-isas=$(LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0 "$out/address/bin/python" -c '
+address() {
+    echo "=== address, undefined behaviour"
+    CC=gcc install "$out/address" address,undefined
+    runtime="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)"
+    # CPython leaks at exit by design, and a test asks for more memory than there is.
+    isas=$(LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0 "$out/address/bin/python" -c '
 from fusegrad._kernels import supported_isas; print(*supported_isas())')
-for isa in $isas; do
-    echo "=== $isa"
-    FUSEGRAD_MAX_ISA=${isa/baseline/} LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
-        UBSAN_OPTIONS=print_stacktrace=1 "$out/address/bin/python" "${tests[@]}"
-done
+    for isa in $isas; do
+        echo "=== $isa"
+        FUSEGRAD_MAX_ISA=${isa/baseline/} LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+            UBSAN_OPTIONS=print_stacktrace=1 "$out/address/bin/python" "${tests[@]}"
+    done
+}
 
-echo "=== threads"
-CC=clang install "$out/thread" thread
-# The sanitizer must be there before libstdc++, so Python itself is linked with it.
-"$out/thread/bin/python" - >"$out/link" <<'END'
+threads() {
+    echo "=== threads"
+    CC=clang install "$out/thread" thread
+    # The sanitizer must be there before libstdc++, so Python itself is linked with it.
+    "$out/thread/bin/python" - >"$out/link" <<'END'
 import sysconfig
 get = sysconfig.get_config_var
 static = f"{get('LIBPL')}/{get('LIBRARY')}"
 print(f"-I{sysconfig.get_paths()['include']} -Wl,-export-dynamic {static} -lm -ldl -lutil -lpthread")
 END
-echo '#include <Python.h>
+    echo '#include <Python.h>
 int main(int argc, char **argv) { return Py_BytesMain(argc, argv); }' >"$out/python.c"
-read -r -a flags <"$out/link"
-clang -fsanitize=thread "$out/python.c" -o "$out/python" "${flags[@]}"
-archer=$(dirname "$(readlink -f "$(clang -print-file-name=libomp.so)")")/libarcher.so
-PYTHONHOME=$("$out/thread/bin/python" -c 'import sys; print(sys.base_prefix)') \
-    PYTHONPATH=$("$out/thread/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])') \
-    OMP_TOOL_LIBRARIES=$archer \
-    TSAN_OPTIONS="ignore_noninstrumented_modules=1 allocator_may_return_null=1 die_after_fork=0" \
-    "$out/python" "${tests[@]}"
+    read -r -a flags <"$out/link"
+    clang -fsanitize=thread "$out/python.c" -o "$out/python" "${flags[@]}"
+    archer=$(dirname "$(readlink -f "$(clang -print-file-name=libomp.so)")")/libarcher.so
+    PYTHONHOME=$("$out/thread/bin/python" -c 'import sys; print(sys.base_prefix)') \
+        PYTHONPATH=$("$out/thread/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])') \
+        OMP_TOOL_LIBRARIES=$archer \
+        TSAN_OPTIONS="ignore_noninstrumented_modules=1 allocator_may_return_null=1 die_after_fork=0" \
+        "$out/python" "${tests[@]}"
+}
+
+for name in ${@:-address threads}; do "$name"; done
 echo "=== clean"
