@@ -48,7 +48,7 @@ END
 int main(int argc, char **argv) { return Py_BytesMain(argc, argv); }' >"$out/python.c"
     read -r -a flags <"$out/link"
     clang -fsanitize=thread "$out/python.c" -o "$out/python" "${flags[@]}"
-    archer=$(dirname "$(readlink -f "$(clang -print-file-name=libomp.so)")")/libarcher.so
+    archer=$(readlink -e "$(clang -print-resource-dir)/../../libarcher.so")
     PYTHONHOME=$("$out/thread/bin/python" -c 'import sys; print(sys.base_prefix)') \
         PYTHONPATH=$("$out/thread/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])') \
         OMP_TOOL_LIBRARIES=$archer \
