@@ -102,7 +102,7 @@ def as_flat(value: Any, name: str, dtype: np.dtype[Any], size: int) -> Array:
     array = as_floats(value, name, dtype)
     if array.shape != (size,):
         raise ValueError(f"{name}: expected shape ({size},), got {array.shape}")
-    return np.require(array, requirements="CA")
+    return np.require(array, requirements=["C", "A"])
 
 
 def as_output(value: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:

@@ -315,7 +315,7 @@ def dense_backward(
 def _one_layer(weight: Array, bias: Any) -> Array:
     """W | b in one flat buffer."""
     if bias is None:
-        return np.require(weight, requirements="CA").ravel()
+        return np.require(weight, requirements=["C", "A"]).ravel()
     bias = as_floats(bias, "bias", weight.dtype)
     if bias.shape not in ((weight.shape[0],), (weight.shape[0], 1)):
         raise ValueError(f"bias: expected shape ({weight.shape[0]},) or ({weight.shape[0]}, 1), got {bias.shape}")
