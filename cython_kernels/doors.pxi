@@ -70,8 +70,8 @@ def is_batch(X, y, parameters, Py_ssize_t n_features, Py_ssize_t n_outputs):
         and cnp.PyArray_DIM(<cnp.ndarray>y, 0) == n_outputs
         and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == cnp.PyArray_DIM(<cnp.ndarray>y, 1)
         and cnp.PyArray_DIM(<cnp.ndarray>X, 1) > 0
-        and apart(<cnp.ndarray>X, <cnp.ndarray>parameters)
-        and apart(<cnp.ndarray>y, <cnp.ndarray>parameters)
+        and (owns_its_data(<cnp.ndarray>X) or apart(<cnp.ndarray>X, <cnp.ndarray>parameters))
+        and (owns_its_data(<cnp.ndarray>y) or apart(<cnp.ndarray>y, <cnp.ndarray>parameters))
     )
 
 
@@ -99,6 +99,11 @@ cdef bint is_output(object out, bint contiguous):
     )
 
 
+cdef bint owns_its_data(cnp.ndarray a) noexcept:
+    """Then no other array's memory is its own; asked first, since it is answered at once."""
+    return cnp.PyArray_CHKFLAGS(a, cnp.NPY_ARRAY_OWNDATA)
+
+
 cdef void read_extent(cnp.ndarray a, char** start, char** stop) noexcept:
     """The memory from the first to past the last byte of an array that is not empty."""
     cdef int i
@@ -113,7 +118,7 @@ cdef void read_extent(cnp.ndarray a, char** start, char** stop) noexcept:
     stop[0] += sizeof(real)
 
 
-cdef bint apart(cnp.ndarray a, cnp.ndarray b):
+cdef bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
     """Whether two arrays of this dtype, not empty, lie apart; no where one lies between the lines of the other."""
     cdef char* a_start
     cdef char* a_stop

@@ -535,14 +535,15 @@ class Sequential:
         if not self._training.acquire(False):
             raise RuntimeError(BUSY)
         try:
+            if runs_compiled(optimizer):
+                value: float = self._engine(X.shape[1]).step(X, y, self._parameters, optimizer)
+                return value
             return self._step(X, y, optimizer)
         finally:
             self._training.release()
 
     def _step(self, X: Array, y: Array, optimizer: SupportsStep) -> float:
-        if runs_compiled(optimizer):
-            value: float = self._engine(X.shape[1]).step(X, y, self._parameters, optimizer)
-            return value
+        """A step of a rule that only Python knows."""
         value, gradient = self.loss_and_gradient(X, y)
         if isfinite(value):
             optimizer.step(self._parameters, gradient)
