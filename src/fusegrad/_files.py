@@ -59,11 +59,6 @@ def build_dtype(description: str) -> np.dtype[Any]:
     return np.dtype(description)
 
 
-def n_parameters(layers: Sequence[Layer]) -> int:
-    """How many numbers the layers hold: known before any is made room for."""
-    return sum(layer.out_features * (layer.in_features + layer.bias) for layer in layers if isinstance(layer, Linear))
-
-
 def describe_optimizer(optimizer: Any) -> str:
     """An optimizer without its state as JSON."""
     if type(optimizer) not in OPTIMIZERS.values():

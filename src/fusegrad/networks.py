@@ -758,7 +758,7 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     try:
         state = arrays.pop("optimizer.state", None)
         dtype, layers = _files.build_dtype(metadata["dtype"]), _files.build(metadata["layers"])
-        size = _files.n_parameters(layers)
+        size = stack_layers(_shapes(tuple(layers)))[-1].end  # known before any room is made
         if size != sum(array.size for array in arrays.values()):
             raise ValueError(f"expected arrays of {size} numbers in all")
         if any(array.dtype != dtype for array in (*arrays.values(), *([] if state is None else [state]))):

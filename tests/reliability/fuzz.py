@@ -9,6 +9,7 @@ it as its last argument to repeat it.
 import json
 import os
 import sys
+import tempfile
 import warnings
 from typing import Any
 
@@ -21,7 +22,7 @@ with atheris.instrument_imports(include=["fusegrad"]):
 import numpy as np
 
 warnings.simplefilter("ignore")
-FILE = f"/dev/shm/fusegrad-fuzz-{os.getpid()}" if os.path.isdir("/dev/shm") else f"/tmp/fusegrad-fuzz-{os.getpid()}"
+FILE = os.path.join(tempfile.gettempdir(), f"fusegrad-fuzz-{os.getpid()}")
 
 
 def seeds() -> list[bytes]:

@@ -119,7 +119,7 @@ print(refused, in_use() - before)
 
 def test_pythons_allocator_fails_at_the_nth_call():
     """Python's smaller objects."""
-    pytest.importorskip("_testcapi")
+    pytest.importorskip("_testcapi", reason="this Python comes without its own test modules")
     code = (
         CALLS
         + """
