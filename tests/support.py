@@ -1,5 +1,9 @@
 """What the tests share: networks, data, the reference, and how far from it a result may be."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,6 +35,19 @@ def within(what, value, most):
 def tried(what, count=1):
     """Count what was tried and held."""
     FIGURES[what] = FIGURES.get(what, (0, ""))[0] + count, "all held"
+
+
+def in_a_new_process(code, *arguments, timeout=300, without=(), **environment):
+    """What Python code prints in a process of its own, which finds the tests' modules."""
+    here = Path(__file__).parent
+    modules = f"import sys; sys.path[:0] = {[str(here), str(here / 'reliability')]!r}\n"
+    kept = {name: value for name, value in os.environ.items() if name not in without}
+    result = subprocess.run(
+        [sys.executable, "-c", modules + code, *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=timeout, env={**kept, **environment},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout.strip()
 
 
 def shaken(*layers, dtype, seed=0, **options):

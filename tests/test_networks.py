@@ -2,14 +2,12 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 from scipy.optimize import minimize
-from support import FIVE_LAYERS, LANES, TOLERANCE, examples, reference, relative, shaken, within
+from support import FIVE_LAYERS, LANES, TOLERANCE, examples, in_a_new_process, reference, relative, shaken, within
 
 import fusegrad as fg
 
@@ -274,8 +272,7 @@ before = peak()
 net.train_step(X, y, fg.SGD(lr=1e-3))
 print((peak() - before) / fg.get_num_threads())
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    within("memory of a full-batch step at (8, 32, 10^6), MiB a thread", float(result.stdout), 16)
+    within("memory of a full-batch step at (8, 32, 10^6), MiB a thread", float(in_a_new_process(program)), 16)
 
 
 # ---- what is refused ----

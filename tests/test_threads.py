@@ -1,8 +1,5 @@
-import os
-import subprocess
-import sys
-
 import pytest
+from support import in_a_new_process
 
 import fusegrad as fg
 from fusegrad import _threads
@@ -19,29 +16,6 @@ def test_a_chosen_number(threads):
 def test_what_is_refused(n, error):
     with pytest.raises(error, match="n: expected"):
         fg.set_num_threads(n)
-
-
-def shown(**environment):
-    code = "from fusegrad._threads import default_threads; print(*default_threads(), sep='|')"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **environment}
-    )
-    return result.stdout.strip().split("|")
-
-
-def test_omp_num_threads_is_obeyed():
-    assert shown(OMP_NUM_THREADS="3") == ["3", "OMP_NUM_THREADS"]
-
-
-def test_affinity_is_obeyed():
-    one = min(os.sched_getaffinity(0))
-    code = (
-        f"import os; os.sched_setaffinity(0, [{one}]); import fusegrad as fg; "
-        "from fusegrad._threads import default_threads; print(fg.get_num_threads())"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert result.stdout.strip() == "1"
 
 
 def test_a_cgroup_quota_is_obeyed(monkeypatch):
@@ -68,10 +42,7 @@ for _ in range(5):
     assert os.waitpid(child, 0)[1] == 0
 assert net.loss(X, y) == expected[0]
 """
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert result.returncode == 0, result.stderr
+    in_a_new_process(code, timeout=60)
 
 
 def test_fewer_threads_than_asked_for():
@@ -92,4 +63,4 @@ for one, eight in zip(*[result[1:] for result in results]):
     np.testing.assert_array_equal(one, eight)
 """
     for limit in ({"OMP_THREAD_LIMIT": "2"}, {"OMP_DYNAMIC": "true"}, {"OMP_THREAD_LIMIT": "1"}):
-        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **limit}, timeout=60)
+        in_a_new_process(code, **limit)

@@ -1,11 +1,10 @@
 """The host's limits are obeyed at call time, and the process is left as it was."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support import in_a_new_process
 
 import fusegrad as fg
 from fusegrad import _threads
@@ -14,12 +13,7 @@ CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 
 
 def shown(code, **environment):
-    base = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**base, **environment}
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
+    return in_a_new_process(code, without=["OMP_NUM_THREADS"], **environment)
 
 
 ASK = """

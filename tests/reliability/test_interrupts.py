@@ -1,10 +1,7 @@
 """Ctrl-C: a real signal, in long calls, is answered within 200 ms, and what it finds is whole."""
 
-import subprocess
-import sys
-
 import pytest
-from support import tried, within
+from support import in_a_new_process, tried, within
 
 SETTING = """
 import signal, sys, threading, time
@@ -87,14 +84,6 @@ interrupted(lambda: net.fit(X, y, optimizer=fg.SGD(lr=1e-9), epochs=10**9), 3)
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_ctrl_c(name, n_threads):
-    result = subprocess.run(
-        [sys.executable, "-c", SETTING + CALLS[name], str(n_threads)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    for waited in result.stdout.split():
+    for waited in in_a_new_process(SETTING + CALLS[name], n_threads, timeout=120).split():
         within("seconds to answer Ctrl-C", float(waited), 0.2)
         tried("calls interrupted by Ctrl-C")

@@ -1,25 +1,14 @@
 """Memory: refused at any moment, never leaked."""
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support import tried, within
+from support import in_a_new_process, tried, within
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.reliability
-
-
-def python(code, *arguments, **environment):
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=300,
-        env={**os.environ, **environment},
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout.split()
 
 
 CALLS = """
@@ -111,7 +100,7 @@ assert each(arm, shim.disarm_malloc) == refused
 print(refused, in_use() - before)
 """
     )
-    refused, leaked = python(code, LD_PRELOAD=str(shim))
+    refused, leaked = in_a_new_process(code, LD_PRELOAD=str(shim)).split()
     assert int(refused) > 20
     tried("calls whose n-th malloc was refused, and the network as before", int(refused))
     within("bytes leaked by them", int(leaked), 20_000)
@@ -162,7 +151,7 @@ for make, run in cases:
 print(refused)
 """
     )
-    (refused,) = python(code)
+    refused = in_a_new_process(code)
     tried("calls whose n-th allocation of Python's was refused, and the network as before", int(refused))
     assert int(refused) > 50
 
@@ -221,5 +210,5 @@ for call, n in ((fits, 100_000), (steps, 1_000_000), (failures, 10_000), (predic
 
 
 def test_leaks():
-    for grown in python(LEAKS):
+    for grown in in_a_new_process(LEAKS).split():
         within("bytes that memory grew by in 10^5 fits, 10^6 steps, 10^4 failures", int(grown), 1 << 20)

@@ -1,14 +1,12 @@
 """Other processes and other people's threads: forks, pools, nested use, two trainings of one network."""
 
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from support import examples, shaken, tried, within
+from support import examples, in_a_new_process, shaken, tried, within
 
 import fusegrad as fg
 
@@ -46,19 +44,10 @@ print(time.monotonic() - started)
 """
 
 
-def python(code, timeout=60):
-    paths = [*sys.path, str(__import__("pathlib").Path(__file__).parent)]
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path[:0] = {paths!r}\n{code}"],
-        capture_output=True, text=True, check=False, timeout=timeout,
-    )  # fmt: skip
-
-
 @pytest.mark.reliability
 def test_forks_and_pools():
-    result = python(FORKS)
-    assert result.returncode == 0, result.stderr
-    within("seconds for 200 forks and six pools, each child parallel again", float(result.stdout), 60)
+    seconds = in_a_new_process(FORKS, timeout=60)
+    within("seconds for 200 forks and six pools, each child parallel again", float(seconds), 60)
 
 
 def test_a_fork_of_a_thread_while_another_trains():
@@ -82,8 +71,7 @@ for _ in range(30):
 thread.join()
 assert not failed
 """
-    result = python(code)
-    assert result.returncode == 0, result.stderr
+    in_a_new_process(code, timeout=60)
 
 
 def test_nested_in_a_thread_pool():
@@ -192,5 +180,4 @@ if __name__ == "__main__":
             with Client(cluster) as client:
                 assert client.gather(client.map(work, range(6))) == expected
 """
-    result = python(code, timeout=120)
-    assert result.returncode == 0, result.stderr
+    in_a_new_process(code, timeout=120)

@@ -1,11 +1,8 @@
 """A fit that is stopped, saved and taken up in a new process ends where the uninterrupted one does, to the bit."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, examples, shaken, tried
+from support import FIVE_LAYERS, examples, in_a_new_process, shaken, tried
 
 import fusegrad as fg
 
@@ -32,12 +29,17 @@ def fitted(net, optimizer, rng, batch_size, **arguments):
     )
 
 
+def left_by(net, optimizer, losses):
+    """All that a fit leaves, to the bit, as text."""
+    state = b"" if optimizer.state is None else optimizer.state.tobytes()
+    return (net.parameters.tobytes() + state).hex() + repr((optimizer, optimizer.n_steps, losses))
+
+
 def go_on(path, batch_size, initial_epoch):
     """What the new process does."""
     net, optimizer, rng = fg.load_checkpoint(path)
     history = fitted(net, optimizer, rng, batch_size, initial_epoch=initial_epoch)
-    state = b"" if optimizer.state is None else optimizer.state.tobytes()
-    return net.parameters.tobytes() + state + repr((optimizer, optimizer.n_steps, history.loss)).encode()
+    return left_by(net, optimizer, history.loss)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -51,11 +53,7 @@ def test_every_optimizer_and_generator(name, bit_generator, dtype, tmp_path):
     for batch_size in (32, None):
         whole, optimizer, rng = shaken(*FIVE_LAYERS, dtype=dtype), make(), generator()
         history = fitted(whole, optimizer, rng, batch_size)
-        state = b"" if optimizer.state is None else optimizer.state.tobytes()
         for epoch in (1, 5, 11):
-            expected = (
-                whole.parameters.tobytes() + state + repr((optimizer, optimizer.n_steps, history.loss[epoch:])).encode()
-            )
             path = tmp_path / f"{epoch}.safetensors"
             part, own, rng = shaken(*FIVE_LAYERS, dtype=dtype), make(), generator()
 
@@ -64,7 +62,7 @@ def test_every_optimizer_and_generator(name, bit_generator, dtype, tmp_path):
                 return history.epochs == epoch
 
             fitted(part, own, rng, batch_size, callbacks=[stop])
-            assert go_on(path, batch_size, epoch) == expected
+            assert go_on(path, batch_size, epoch) == left_by(whole, optimizer, history.loss[epoch:])
             tried("fits taken up with the same bits")
 
 
@@ -80,16 +78,8 @@ def test_in_a_new_process(tmp_path):
             return history.epochs == 4
 
         fitted(part, own, rng, 32, callbacks=[stop])
-        code = (
-            f"import sys; sys.path[:0] = {sys.path!r} + [{str(__import__('pathlib').Path(__file__).parent)!r}]\n"
-            f"from test_resume import go_on; sys.stdout.buffer.write(go_on({str(path)!r}, 32, 4))"
-        )
-        there = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
-        state = b"" if optimizer.state is None else optimizer.state.tobytes()
-        assert (
-            there
-            == whole.parameters.tobytes() + state + repr((optimizer, optimizer.n_steps, history.loss[4:])).encode()
-        )
+        there = in_a_new_process("from test_resume import go_on; print(go_on(sys.argv[1], 32, 4))", path)
+        assert there == left_by(whole, optimizer, history.loss[4:])
         tried("fits taken up in a new process with the same bits")
 
 

@@ -1,12 +1,10 @@
 """Results repeat to the bit: on any number of threads, in another process, anywhere in a batch."""
 
 import hashlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, LANES, examples, shaken, tried
+from support import FIVE_LAYERS, LANES, examples, in_a_new_process, shaken, tried
 
 import fusegrad as fg
 
@@ -49,18 +47,9 @@ def test_threads_are_really_used():
 
 @pytest.mark.parametrize("moments", [True, False])
 def test_again_and_in_another_process(moments, dtype):
-    code = f"""
-import sys, hashlib
-sys.path.insert(0, {sys.path[0]!r})
-sys.path.insert(0, {str(__import__("pathlib").Path(__file__).parents[1])!r})
-sys.path.insert(0, {str(__import__("pathlib").Path(__file__).parent)!r})
-from test_same_bits import digest
-print(digest({dtype!r}, {moments!r}))
-"""
     here = digest(dtype, moments)
     assert digest(dtype, moments) == here
-    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert there == here
+    assert in_a_new_process(f"from test_same_bits import digest; print(digest({dtype!r}, {moments!r}))") == here
 
 
 def digest(dtype, moments):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import tried, within
+from support import in_a_new_process, tried, within
 
 import fusegrad as fg
 from fusegrad import _files
@@ -80,9 +80,7 @@ print(leftovers, saves)
 @pytest.mark.reliability
 def test_kill_at_random_moments_of_500_saves(path):
     """What stands there is the last save that ended, or the one that was killed."""
-    result = subprocess.run([sys.executable, "-c", KILLER, str(path)], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    leftovers, saves = (int(n) for n in result.stdout.split())
+    leftovers, saves = map(int, in_a_new_process(KILLER, path).split())
     tried("kills within a save: the old file loads, or the new one", 500)
     tried("saves that ended between the kills", saves)
     within("files left by 500 killed saves, which the next save takes away", leftovers, 25)
@@ -336,14 +334,7 @@ for path in sys.argv[1:]:
         raise AssertionError(path)
     print(time.perf_counter() - started)
 """
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(short), str(zip_bomb), str(sparse)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    for seconds in result.stdout.split():
+    for seconds in in_a_new_process(code, short, zip_bomb, sparse).split():
         within("seconds to refuse a bomb within 64 MiB", float(seconds), 1.0)
     assert resource.getrlimit(resource.RLIMIT_AS)[0] != 64 << 20
 
