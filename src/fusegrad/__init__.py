@@ -12,16 +12,14 @@ True
 from fusegrad import datasets, kernels, reference, testing
 from fusegrad._config import show_config
 from fusegrad._threads import get_num_threads, set_num_threads
+from fusegrad.checkpoints import Checkpoint, load, load_checkpoint
 from fusegrad.layers import Identity, Linear, ReLU, Sigmoid, Tanh
 from fusegrad.networks import (
-    Checkpoint,
     MultivariateRegression,
     Sequential,
     TwoLayerLinear,
     TwoLayerSigmoid,
     UnivariateRegression,
-    load,
-    load_checkpoint,
 )
 from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
 from fusegrad.schedules import ExponentialDecay, InverseTimeDecay, StepDecay

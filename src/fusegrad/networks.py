@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import isfinite
 from os import PathLike
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,14 +25,14 @@ from fusegrad._kernels import by_dtype
 from fusegrad._plan import Dense, Plan, make_plan, moments_pay, parallel_from, stack_layers
 from fusegrad._threads import resolve_threads
 from fusegrad.layers import Activation, Identity, Layer, Linear, Sigmoid
-from fusegrad.optimizers import Optimizer, SupportsStep
+from fusegrad.optimizers import SupportsStep
 from fusegrad.training import History, fit, runs_compiled
 
 MOST_ENGINES = 256  # batch sizes remembered by a network
 BUSY = "this network is being trained already: one fit or train_step at a time"
 
 
-def _shapes(layers: tuple[Layer, ...]) -> list[tuple[int, int, str, bool]]:
+def shapes_of(layers: tuple[Layer, ...]) -> list[tuple[int, int, str, bool]]:
     """(n_in, n_out, activation, bias) of each dense layer: a Linear and the activation behind it."""
     shapes: list[tuple[int, int, str, bool]] = []
     for i, layer in enumerate(layers):
@@ -121,7 +121,7 @@ class Sequential:
     def _set_up(self, layers: tuple[Layer, ...], dtype: "np.dtype[Any]") -> None:
         self._layers = layers
         self._dtype = dtype
-        self._dense_layers = stack_layers(_shapes(layers))
+        self._dense_layers = stack_layers(shapes_of(layers))
         self._n_features = self._dense_layers[0].n_in
         self._n_outputs = self._dense_layers[-1].n_out
         self._parameters = np.zeros(self._dense_layers[-1].end, dtype)
@@ -661,119 +661,6 @@ class Sequential:
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
-
-
-class Checkpoint(NamedTuple):
-    """What `load_checkpoint` returns.
-
-    Attributes
-    ----------
-    network : Sequential
-    optimizer : Optimizer or None
-    rng : numpy.random.Generator or None
-        None where none was saved.
-
-    Examples
-    --------
-    >>> import fusegrad as fg
-    >>> fg.Checkpoint(fg.UnivariateRegression(rng=0), fg.SGD(lr=0.1), None).optimizer
-    SGD(lr=0.1, momentum=0.0, nesterov=False)
-    """
-
-    network: Sequential
-    optimizer: Optimizer | None
-    rng: "np.random.Generator | None"
-
-
-def load(path: str | PathLike[str]) -> Sequential:
-    """Read a network that `Sequential.save` wrote.
-
-    Returns
-    -------
-    Sequential
-        With the layers, dtype and parameters that were saved.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    ValueError
-        If the file is no such file, or damaged; the message names the file and the cause.
-
-    Examples
-    --------
-    >>> import fusegrad as fg, tempfile, pathlib
-    >>> net = fg.TwoLayerSigmoid(13, 50, rng=0)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     net.save(pathlib.Path(folder, "net.safetensors"))
-    ...     same = fg.load(pathlib.Path(folder, "net.safetensors"))
-    >>> bool((same.parameters == net.parameters).all())
-    True
-    """
-    return load_checkpoint(path).network
-
-
-def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
-    """Read a network, and the optimizer and the generator that `Sequential.save` wrote with it.
-
-    A fit that goes on from there does, bit for bit, what it would have done if it had not been stopped.
-
-    Returns
-    -------
-    Checkpoint
-        ``(network, optimizer, rng)``, with None for what was not saved.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    ValueError
-        If the file is no such file, or damaged; the message names the file and the cause.
-
-    Notes
-    -----
-    Give the fit that goes on the same arguments, and `initial_epoch`: whether a linear network is trained from the
-    moments of the data depends on the number of epochs in all.
-
-    Examples
-    --------
-    >>> import fusegrad as fg, numpy as np, tempfile, pathlib
-    >>> X, y = fg.datasets.load_penguins()
-    >>> X, y = (X - X.mean()) / X.std(), (y - y.mean()) / y.std()
-    >>> net, optimizer, rng = fg.TwoLayerSigmoid(1, 8, rng=0), fg.Adam(lr=0.01), np.random.default_rng(0)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = pathlib.Path(folder, "checkpoint.safetensors")
-    ...     def stop(net, history):
-    ...         net.save(file, optimizer=optimizer, rng=rng)
-    ...         return history.epochs == 5
-    ...     stopped = net.fit(X, y, optimizer=optimizer, epochs=20, batch_size=32, rng=rng, callbacks=[stop])
-    ...     again, optimizer, rng = fg.load_checkpoint(file)
-    >>> history = again.fit(X, y, optimizer=optimizer, epochs=20, initial_epoch=5, batch_size=32, rng=rng)
-    >>> straight = fg.TwoLayerSigmoid(1, 8, rng=0)
-    >>> whole = straight.fit(X, y, optimizer=fg.Adam(lr=0.01), epochs=20, batch_size=32, rng=0)
-    >>> whole.loss == stopped.loss + history.loss, bool((again.parameters == straight.parameters).all())
-    (True, True)
-    """
-    arrays, metadata = _files.load(path)
-    try:
-        state = arrays.pop("optimizer.state", None)
-        dtype, layers = _files.build_dtype(metadata["dtype"]), _files.build(metadata["layers"])
-        size = stack_layers(_shapes(tuple(layers)))[-1].end  # known before any room is made
-        if size != sum(array.size for array in arrays.values()):
-            raise ValueError(f"expected arrays of {size} numbers in all")
-        if any(array.dtype != dtype for array in (*arrays.values(), *([] if state is None else [state]))):
-            raise ValueError(f"expected arrays of {dtype}")
-        net = Sequential.__new__(Sequential)
-        net._set_up(tuple(layers), dtype)
-        net.load_state_dict(arrays)
-        optimizer = None
-        if "optimizer" in metadata:
-            optimizer = _files.build_optimizer(metadata["optimizer"], state)
-            optimizer.check(net.parameters)
-        rng = _files.build_generator(metadata["rng"]) if "rng" in metadata else None
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: what it says of itself does not fit: {error}") from None
-    return Checkpoint(net, optimizer, rng)
 
 
 class UnivariateRegression(Sequential):

@@ -128,36 +128,37 @@ class _Snapshot(NamedTuple):
     draws: Any  # the state of the generator
 
 
-class _Run:
-    """One fit: the arguments, judged, and how epochs are run, and taken back."""
+class _Batches(NamedTuple):
+    """How an epoch is cut up, and shuffled if there is a generator."""
 
-    def __init__(
-        self, net: "Sequential", X: Any, y: Any, optimizer: Any, batch_size: int | None, shuffle: bool, rng: Any,
-        schedule: Callable[[int], float] | None, n_threads: int | None, moments: bool, initial_epoch: int, epochs: int,
-    ) -> None:  # fmt: skip
-        self.net = net
-        self.X, self.y = net._batch(X, y)
-        self.m = self.X.shape[1]
-        self.compiled = runs_compiled(optimizer)
-        self.optimizer = optimizer
-        self.batch = self.m if batch_size is None else min(as_count(batch_size, "batch_size"), self.m)
-        self.rng = as_generator(rng) if shuffle and self.batch < self.m else None
-        if schedule is not None and not callable(schedule):
-            raise TypeError(f"schedule: expected a callable from step to learning rate, got {schedule!r}")
-        self.schedule = schedule
-        self.steps_per_epoch = -(-self.m // self.batch)
-        self.initial_epoch = initial_epoch
-        self.n_steps = initial_epoch * self.steps_per_epoch
-        self.engine = net._engine(self.batch, n_threads)
-        if not self.compiled or epochs == initial_epoch:
-            self.check_data()
-        self.moments: Moments | None = None
-        self.from_moments = False
-        if isinstance(optimizer, Optimizer):
-            optimizer.check(net.parameters)
-        if moments and self.compiled and moments_pay(net.plan(self.batch, n_threads), self.m, epochs)[0]:
-            self.moments = take_moments(self.X, self.y)
-            self.from_moments = True
+    size: int
+    per_epoch: int
+    rng: "np.random.Generator | None"
+
+
+def _cut(m: int, batch_size: int | None, shuffle: bool, rng: Any) -> _Batches:
+    """The arguments of `fit`, judged, for m examples."""
+    size = m if batch_size is None else min(as_count(batch_size, "batch_size"), m)
+    return _Batches(size, -(-m // size), as_generator(rng) if shuffle and size < m else None)
+
+
+@dataclass
+class _Run:
+    """How the epochs of one fit are run, and taken back. Its arguments are judged."""
+
+    net: "Sequential"
+    X: Array
+    y: Array
+    optimizer: Any
+    batches: _Batches
+    schedule: Callable[[int], float] | None
+    engine: Any
+    moments: Moments | None
+    n_steps: int  # made, with those before an initial epoch
+
+    def __post_init__(self) -> None:
+        self.compiled = runs_compiled(self.optimizer)
+        self.from_moments = self.moments is not None
 
     def check_data(self) -> None:
         """Raise if X or y holds what is not finite.
@@ -186,7 +187,8 @@ class _Run:
         if isinstance(self.optimizer, Optimizer):
             state = self.optimizer.state
             optimizer = (None if state is None else state.copy(), self.optimizer.n_steps)
-        draws = None if self.rng is None else self.rng.bit_generator.state
+        rng = self.batches.rng
+        draws = None if rng is None else rng.bit_generator.state
         return _Snapshot(self.net.parameters.copy(), self.n_steps, optimizer, draws)
 
     def restore(self, start: _Snapshot) -> None:
@@ -198,8 +200,8 @@ class _Run:
                 self.optimizer.state = None
             else:
                 self.optimizer.state[:] = state  # in place: there may be no memory left
-        if self.rng is not None:
-            self.rng.bit_generator.state = start.draws
+        if self.batches.rng is not None:
+            self.batches.rng.bit_generator.state = start.draws
 
     def finite(self) -> bool:
         return bool(self.net._kernels.is_finite(self.net.parameters))
@@ -239,8 +241,8 @@ class _Run:
         rates = None
         if self.schedule is not None:
             first = self.optimizer.n_steps
-            rates = np.array([self.rate(first + i) for i in range(n * self.steps_per_epoch)])
-        bits = None if self.rng is None else self.rng.bit_generator
+            rates = np.array([self.rate(first + i) for i in range(n * self.batches.per_epoch)])
+        bits = None if self.batches.rng is None else self.batches.rng.bit_generator
         arguments = self.X, self.y, self.net.parameters, self.optimizer, losses, rates, bits, self.moments
         finished, from_moments = self.engine.train(*arguments)
         self.from_moments = self.from_moments and from_moments
@@ -248,10 +250,11 @@ class _Run:
 
     def _epoch(self) -> float:
         """An epoch with an optimizer that only Python knows."""
-        order = None if self.rng is None else self.rng.permutation(self.m)
+        m, size, rng = self.X.shape[1], self.batches.size, self.batches.rng
+        order = None if rng is None else rng.permutation(m)
         total = 0.0
-        for first in range(0, self.m, self.batch):
-            which: Any = slice(first, first + self.batch)
+        for first in range(0, m, size):
+            which: Any = slice(first, first + size)
             if order is not None:
                 which = order[which]
             X, y = self.X[:, which], self.y[:, which]
@@ -262,7 +265,7 @@ class _Run:
                 return loss
             total += loss * X.shape[1]
             self.n_steps += 1
-        return total / self.m
+        return total / m
 
 
 def fit(
@@ -300,11 +303,24 @@ def fit(
     for i, callback in enumerate(callbacks):
         if not callable(callback):
             raise TypeError(f"callbacks[{i}]: expected a callable, got {callback!r}")
-    run = _Run(net, X, y, optimizer, batch_size, shuffle, rng, schedule, n_threads, moments, initial_epoch, epochs)
+    if schedule is not None and not callable(schedule):
+        raise TypeError(f"schedule: expected a callable from step to learning rate, got {schedule!r}")
+    X, y = net._batch(X, y)
+    m = X.shape[1]
+    compiled = runs_compiled(optimizer)
+    if isinstance(optimizer, Optimizer):
+        optimizer.check(net.parameters)
+    batches = _cut(m, batch_size, shuffle, rng)
+    engine = net._engine(batches.size, n_threads)
+    pays = moments and compiled and moments_pay(net.plan(batches.size, n_threads), m, epochs)[0]
+    of_data = take_moments(X, y) if pays else None
+    run = _Run(net, X, y, optimizer, batches, schedule, engine, of_data, initial_epoch * batches.per_epoch)
+    if not compiled or epochs == initial_epoch:
+        run.check_data()
 
     history = History()
     looked_at = validation is not None or bool(callbacks) or verbose == 2
-    most = max(1, MOST_AHEAD // (1 if schedule is None else run.steps_per_epoch))
+    most = max(1, MOST_AHEAD // (1 if schedule is None else batches.per_epoch))
     count = 1 if verbose else most
     start: _Snapshot | None = None  # where to go back to if memory runs out
     try:
@@ -314,7 +330,7 @@ def fit(
                 here = run.snapshot()
                 start = start or here
                 n = 1 if looked_at else min(count, epochs - initial_epoch - history.epochs)
-                error = _make_epochs(run, here, n, history)
+                error = _make_epochs(run, here, n, initial_epoch, history)
                 if error is not None:
                     history.stopped = True
                     if on_divergence == "stop":
@@ -344,7 +360,7 @@ def fit(
     return history
 
 
-def _make_epochs(run: _Run, start: _Snapshot, n: int, history: History) -> DivergenceError | None:
+def _make_epochs(run: _Run, start: _Snapshot, n: int, initial_epoch: int, history: History) -> DivergenceError | None:
     """Makes n epochs and puts them into the history; if not all are finite, only those, and returns the error.
 
     If the data are to blame, that is raised, with nothing made.
@@ -358,7 +374,7 @@ def _make_epochs(run: _Run, start: _Snapshot, n: int, history: History) -> Diver
     run.restore(start)
     run.check_data()
     history.loss.extend(losses[: run.go_back(start, len(losses))])
-    return DivergenceError(run.initial_epoch + history.epochs, step, loss, history)
+    return DivergenceError(initial_epoch + history.epochs, step, loss, history)
 
 
 def _validation_data(net: "Sequential", data: Any) -> tuple[Array, Array] | None:

@@ -1,0 +1,124 @@
+"""Networks read from files, with the optimizer and the generator that were saved beside them."""
+
+from os import PathLike
+from typing import NamedTuple
+
+import numpy as np
+
+from fusegrad import _files
+from fusegrad._plan import stack_layers
+from fusegrad.networks import Sequential, shapes_of
+from fusegrad.optimizers import Optimizer
+
+
+class Checkpoint(NamedTuple):
+    """What `load_checkpoint` returns.
+
+    Attributes
+    ----------
+    network : Sequential
+    optimizer : Optimizer or None
+    rng : numpy.random.Generator or None
+        None where none was saved.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> fg.Checkpoint(fg.UnivariateRegression(rng=0), fg.SGD(lr=0.1), None).optimizer
+    SGD(lr=0.1, momentum=0.0, nesterov=False)
+    """
+
+    network: Sequential
+    optimizer: Optimizer | None
+    rng: "np.random.Generator | None"
+
+
+def load(path: str | PathLike[str]) -> Sequential:
+    """Read a network that `Sequential.save` wrote.
+
+    Returns
+    -------
+    Sequential
+        With the layers, dtype and parameters that were saved.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If the file is no such file, or damaged; the message names the file and the cause.
+
+    Examples
+    --------
+    >>> import fusegrad as fg, tempfile, pathlib
+    >>> net = fg.TwoLayerSigmoid(13, 50, rng=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     net.save(pathlib.Path(folder, "net.safetensors"))
+    ...     same = fg.load(pathlib.Path(folder, "net.safetensors"))
+    >>> bool((same.parameters == net.parameters).all())
+    True
+    """
+    return load_checkpoint(path).network
+
+
+def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+    """Read a network, and the optimizer and the generator that `Sequential.save` wrote with it.
+
+    A fit that goes on from there does, bit for bit, what it would have done if it had not been stopped.
+
+    Returns
+    -------
+    Checkpoint
+        ``(network, optimizer, rng)``, with None for what was not saved.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If the file is no such file, or damaged; the message names the file and the cause.
+
+    Notes
+    -----
+    Give the fit that goes on the same arguments, and `initial_epoch`: whether a linear network is trained from the
+    moments of the data depends on the number of epochs in all.
+
+    Examples
+    --------
+    >>> import fusegrad as fg, numpy as np, tempfile, pathlib
+    >>> X, y = fg.datasets.load_penguins()
+    >>> X, y = (X - X.mean()) / X.std(), (y - y.mean()) / y.std()
+    >>> net, optimizer, rng = fg.TwoLayerSigmoid(1, 8, rng=0), fg.Adam(lr=0.01), np.random.default_rng(0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "checkpoint.safetensors")
+    ...     def stop(net, history):
+    ...         net.save(file, optimizer=optimizer, rng=rng)
+    ...         return history.epochs == 5
+    ...     stopped = net.fit(X, y, optimizer=optimizer, epochs=20, batch_size=32, rng=rng, callbacks=[stop])
+    ...     again, optimizer, rng = fg.load_checkpoint(file)
+    >>> history = again.fit(X, y, optimizer=optimizer, epochs=20, initial_epoch=5, batch_size=32, rng=rng)
+    >>> straight = fg.TwoLayerSigmoid(1, 8, rng=0)
+    >>> whole = straight.fit(X, y, optimizer=fg.Adam(lr=0.01), epochs=20, batch_size=32, rng=0)
+    >>> whole.loss == stopped.loss + history.loss, bool((again.parameters == straight.parameters).all())
+    (True, True)
+    """
+    arrays, metadata = _files.load(path)
+    try:
+        state = arrays.pop("optimizer.state", None)
+        dtype, layers = _files.build_dtype(metadata["dtype"]), _files.build(metadata["layers"])
+        size = stack_layers(shapes_of(tuple(layers)))[-1].end  # known before any room is made
+        if size != sum(array.size for array in arrays.values()):
+            raise ValueError(f"expected arrays of {size} numbers in all")
+        if any(array.dtype != dtype for array in (*arrays.values(), *([] if state is None else [state]))):
+            raise ValueError(f"expected arrays of {dtype}")
+        net = Sequential.__new__(Sequential)
+        net._set_up(tuple(layers), dtype)
+        net.load_state_dict(arrays)
+        optimizer = None
+        if "optimizer" in metadata:
+            optimizer = _files.build_optimizer(metadata["optimizer"], state)
+            optimizer.check(net.parameters)
+        rng = _files.build_generator(metadata["rng"]) if "rng" in metadata else None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: what it says of itself does not fit: {error}") from None
+    return Checkpoint(net, optimizer, rng)
