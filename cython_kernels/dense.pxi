@@ -171,7 +171,7 @@ cdef void dense_forward(
             p += 1
         activate(<int>layer.activation, a, a, n_panels * PANEL)
         return
-    left = Left(weight, n_in, 1, 1, 0)
+    left = Left(weight, n_in, 1)
     out.row = PANEL
     out.columns = PANEL
     out.bias = bias
@@ -292,8 +292,6 @@ cdef void weight_gradient_transposed(
 ) noexcept nogil:
     """All panels of the tile are summed in registers before the gradient is read and written: 10 % of a step."""
     cdef Py_ssize_t block
-    cdef Left left = Left(delta, PANEL, 1, n_panels, n_delta * PANEL)
-    cdef Right right = Right(transposed, PANEL)
     cdef Output out
     out.row = gradient.row
     out.bias = NULL
@@ -302,8 +300,7 @@ cdef void weight_gradient_transposed(
     for block in range(panels(n_x)):
         out.data = gradient.data + block * PANEL
         out.columns = smaller(PANEL, n_x - block * PANEL)
-        right.data = transposed + block * n_panels * PANEL * PANEL
-        multiply_panel(n_delta, PANEL, left, right, out)
+        multiply_tile(n_delta, delta, n_panels, transposed + block * n_panels * PANEL * PANEL, out)
 
 
 cdef inline void add_rows(
@@ -440,7 +437,7 @@ cdef void delta_below(
 ) noexcept nogil:
     """x = f'(x) * W^T delta: the delta of the layer below takes the place of its activation x."""
     cdef Py_ssize_t p, i = 0, rows = weight_rows(layer.n_in, layer.n_out)
-    cdef Left left = Left(weight, 1, layer.n_in, 1, 0)
+    cdef Left left = Left(weight, 1, layer.n_in)
     cdef Output out
     out.row = PANEL
     out.columns = PANEL

@@ -6,7 +6,7 @@ panel's row is loaded once, an element of the left factor is broadcast to each r
 is any strided matrix, so W, its transpose and a tile of deltas are all read where they lie.
 The same code, inlined with constant counts of rows and vectors, makes the edges.
 
-The layers hold their activations in panels of examples and call `multiply_panel` directly.
+The layers hold their activations in panels of examples and call `multiply_panel` and `multiply_tile` directly.
 `multiply` serves matrices from outside. It cuts them into blocks (of A and of C for the L2 cache, a panel
 of B for the L1), and copies a block where its lines are to be read often enough to pay for it; else the
 micro-kernel reads it where it lies. The blocks of k go innermost, so that C is not fetched from memory for
@@ -29,13 +29,10 @@ cdef struct Matrix:
     Py_ssize_t column
 
 cdef struct Left:
-    # The left factor, in one run or several side by side, as the tiles have it, each of the product's depth:
-    # element (i, k) of a run is data[i * row + k * step + run * hop]. The panel has the runs' rows in order.
+    # The left factor: element (i, k) is data[i * row + k * step].
     const real* data
     Py_ssize_t row
     Py_ssize_t step
-    Py_ssize_t runs
-    Py_ssize_t hop
 
 cdef struct Right:
     # A panel of the right factor: its row k is PANEL numbers at data + k * row.
@@ -134,9 +131,9 @@ cdef inline void finish_derivative(
 
 
 cdef inline void micro_tile(
-    const int rows, const int vectors, Py_ssize_t depth, Left a, Right b, Output c,
+    const int rows, const int vectors, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
-    """c (rows, vectors * LANES) from a (rows, runs x depth) and the panel b (runs x depth, PANEL)."""
+    """c (rows, vectors * LANES) from `runs` pieces of a (rows, depth), `hop` apart, and the panel b (runs x depth, PANEL)."""
     cdef vreal sums[NARROW_ROWS][VECTORS]
     cdef vreal right[VECTORS]
     cdef real spilled[NARROW_ROWS * PANEL]
@@ -153,8 +150,8 @@ cdef inline void micro_tile(
         for i in range(rows):
             for v in range(vectors):
                 prefetch(c.data + i * c.row + v * LANES)
-    for run in range(a.runs):
-        ak = a.data + run * a.hop
+    for run in range(runs):
+        ak = a.data + run * hop
         for k in range(depth):
             for v in range(vectors):
                 right[v] = load(b.data + v * LANES)
@@ -189,52 +186,64 @@ cdef inline void micro_tile(
 
 
 cdef inline void multiply_rows(
-    const int rows, bint narrow, Py_ssize_t depth, Left a, Right b, Output c,
+    const int rows, bint narrow, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
     if narrow:
-        micro_tile(rows, 1, depth, a, b, c)
+        micro_tile(rows, 1, runs, hop, depth, a, b, c)
     elif rows <= ROWS:      # never more of them: a constant, which leaves the larger tiles out
-        micro_tile(rows, VECTORS, depth, a, b, c)
+        micro_tile(rows, VECTORS, runs, hop, depth, a, b, c)
 
 
-cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, Left a, Right b, Output c) noexcept nogil:
-    """c (rows, <= PANEL) from a (rows, depth) and the panel b.
-
-    The rows are cut evenly: a tile of 8 and one of 1 would leave the last waiting for its own sums.
-    """
+cdef inline void multiply_all_rows(
+    Py_ssize_t rows, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
+) noexcept nogil:
+    """The rows are cut evenly: a tile of 8 and one of 1 would leave the last waiting for its own sums."""
     cdef bint narrow = c.columns <= LANES
     cdef Py_ssize_t most = NARROW_ROWS if narrow else ROWS
     cdef Py_ssize_t n_tiles = (rows + most - 1) // most, tile, n
     for tile in range(n_tiles):
         n = rows // n_tiles + (tile < rows % n_tiles)
         if n == 1:
-            multiply_rows(1, narrow, depth, a, b, c)
+            multiply_rows(1, narrow, runs, hop, depth, a, b, c)
         elif n == 2:
-            multiply_rows(2, narrow, depth, a, b, c)
+            multiply_rows(2, narrow, runs, hop, depth, a, b, c)
         elif n == 3:
-            multiply_rows(3, narrow, depth, a, b, c)
+            multiply_rows(3, narrow, runs, hop, depth, a, b, c)
         elif n == 4:
-            multiply_rows(4, narrow, depth, a, b, c)
+            multiply_rows(4, narrow, runs, hop, depth, a, b, c)
         elif n == 5:
-            multiply_rows(5, narrow, depth, a, b, c)
+            multiply_rows(5, narrow, runs, hop, depth, a, b, c)
         elif n == 6:
-            multiply_rows(6, narrow, depth, a, b, c)
+            multiply_rows(6, narrow, runs, hop, depth, a, b, c)
         elif n == 7:
-            multiply_rows(7, narrow, depth, a, b, c)
+            multiply_rows(7, narrow, runs, hop, depth, a, b, c)
         elif n == 8:
-            multiply_rows(8, narrow, depth, a, b, c)
+            multiply_rows(8, narrow, runs, hop, depth, a, b, c)
         elif n == 9:
-            multiply_rows(9, narrow, depth, a, b, c)
+            multiply_rows(9, narrow, runs, hop, depth, a, b, c)
         elif n == 10:
-            multiply_rows(10, narrow, depth, a, b, c)
+            multiply_rows(10, narrow, runs, hop, depth, a, b, c)
         elif n == 11:
-            multiply_rows(11, narrow, depth, a, b, c)
+            multiply_rows(11, narrow, runs, hop, depth, a, b, c)
         else:
-            multiply_rows(12, narrow, depth, a, b, c)
+            multiply_rows(12, narrow, runs, hop, depth, a, b, c)
         a.data += n * a.row
         c.data += n * c.row
         if c.bias != NULL:
             c.bias += n
+
+
+cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, Left a, Right b, Output c) noexcept nogil:
+    """c (rows, <= PANEL) from a (rows, depth) and the panel b."""
+    multiply_all_rows(rows, 1, 0, depth, a, b, c)
+
+
+cdef void multiply_tile(Py_ssize_t rows, const real* a, Py_ssize_t n_panels, const real* b, Output c) noexcept nogil:
+    """`multiply_panel` with a tile of `rows` features as the left factor: k runs over the examples of its panels.
+
+    All strides are constants here, and no register holds them: 3 to 8 % of a small step.
+    """
+    multiply_all_rows(rows, n_panels, rows * PANEL, PANEL, Left(a, PANEL, 1), Right(b, PANEL), c)
 
 
 # ---- the product of two matrices from outside ------------------------------------------------------
@@ -345,19 +354,18 @@ cdef Left left_block(Matrix a, Py_ssize_t rows, Py_ssize_t depth, bint lies, rea
     """The first rows and columns of a: where they lie, or side by side in the direction in which they already are."""
     cdef Py_ssize_t i, k
     if lies:
-        return Left(
-            <const real*>a.data, a.row // <Py_ssize_t>sizeof(real), a.column // <Py_ssize_t>sizeof(real), 1, 0)
+        return Left(<const real*>a.data, a.row // <Py_ssize_t>sizeof(real), a.column // <Py_ssize_t>sizeof(real))
     if a.row == sizeof(real):
         for k in range(depth):
             copy(a.data + k * a.column, rows, packed + k * rows)
-        return Left(packed, 1, rows, 1, 0)
+        return Left(packed, 1, rows)
     for i in range(rows):
         if a.column == sizeof(real):
             copy(a.data + i * a.row, depth, packed + i * depth)
         else:
             for k in range(depth):
                 packed[i * depth + k] = load_anywhere(a.data + i * a.row + k * a.column)
-    return Left(packed, depth, 1, 1, 0)
+    return Left(packed, depth, 1)
 
 
 cdef void pack_right(Matrix b, Py_ssize_t depth, Py_ssize_t columns, bint lies, real* packed) noexcept nogil:
