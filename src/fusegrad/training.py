@@ -14,7 +14,7 @@ parameters an epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,9 +33,13 @@ LOOK_SECONDS = 0.1  # between two looks of a progress bar
 MOST_AHEAD = 1 << 16  # losses, and learning rates, that a stretch has room for
 
 
-@dataclass
 class History:
     """What a fit leaves behind.
+
+    Parameters
+    ----------
+    loss : iterable of float, optional
+        Of epochs made before.
 
     Attributes
     ----------
@@ -59,16 +63,37 @@ class History:
     (3, 3)
     """
 
-    loss: list[float] = field(default_factory=list)
-    validation_loss: list[float] = field(default_factory=list)
-    stopped: bool = False
-    divergence: "DivergenceError | None" = None
-    from_moments: bool = False
+    def __init__(self, loss: Iterable[float] = ()) -> None:
+        self._loss = list(loss)
+        # Not yet looked at: to make a Python number of each loss is a fifth of an epoch of the smallest network.
+        self._later: list[Array] = []
+        self.validation_loss: list[float] = []
+        self.stopped = False
+        self.divergence: DivergenceError | None = None
+        self.from_moments = False
+
+    @property
+    def loss(self) -> list[float]:
+        """The mean loss of each epoch."""
+        while self._later:
+            self._loss.extend(self._later[0].tolist())
+            del self._later[0]
+        return self._loss
+
+    def _add(self, losses: Array) -> None:
+        if losses.size == 1:
+            self.loss.append(losses.item())
+        else:
+            self._later.append(losses)
 
     @property
     def epochs(self) -> int:
         """How many epochs were finished."""
-        return len(self.loss)
+        return len(self._loss) + sum(losses.size for losses in self._later)
+
+    def __repr__(self) -> str:
+        last = f", last loss {self.loss[-1]:.6g}" if self.epochs else ""
+        return f"<History of {self.epochs} epochs{last}>"
 
 
 def runs_compiled(optimizer: Any) -> bool:
@@ -224,19 +249,18 @@ class _Run:
 
     # ---- going on ----
 
-    def epochs(self, n: int) -> tuple[list[float], float | None]:
+    def epochs(self, n: int) -> tuple[Array, float | None]:
         """Runs n epochs: the mean loss of each, up to one that is not finite, and that one."""
         if self.compiled:
             return self._compiled_epochs(n)
-        losses: list[float] = []
-        for _ in range(n):
-            loss = self._epoch()
+        losses = np.empty(n)
+        for i in range(n):
+            losses[i] = loss = self._epoch()
             if not isfinite(loss):
-                return losses, loss
-            losses.append(loss)
+                return losses[:i], loss
         return losses, None
 
-    def _compiled_epochs(self, n: int) -> tuple[list[float], float | None]:
+    def _compiled_epochs(self, n: int) -> tuple[Array, float | None]:
         losses = np.empty(n)
         rates = None
         if self.schedule is not None:
@@ -246,7 +270,7 @@ class _Run:
         arguments = self.X, self.y, self.net.parameters, self.optimizer, losses, rates, bits, self.moments
         finished, from_moments = self.engine.train(*arguments)
         self.from_moments = self.from_moments and from_moments
-        return losses[:finished].tolist(), float(losses[finished]) if finished < n else None
+        return losses[:finished], float(losses[finished]) if finished < n else None
 
     def _epoch(self) -> float:
         """An epoch with an optimizer that only Python knows."""
@@ -367,13 +391,13 @@ def _make_epochs(run: _Run, start: _Snapshot, n: int, initial_epoch: int, histor
     """
     losses, lost = run.epochs(n)
     if lost is None and run.finite():
-        history.loss.extend(losses)
+        history._add(losses)
         return None
     step = run.optimizer.n_steps if run.compiled else run.n_steps
-    loss = losses[-1] if lost is None else lost
+    loss = float(losses[-1]) if lost is None else lost
     run.restore(start)
     run.check_data()
-    history.loss.extend(losses[: run.go_back(start, len(losses))])
+    history._add(losses[: run.go_back(start, len(losses))])
     return DivergenceError(initial_epoch + history.epochs, step, loss, history)
 
 
@@ -415,6 +439,8 @@ class _Progress:
             self.bar.close()
 
     def show(self, history: History) -> None:
+        if self.verbose == 0:
+            return
         values = {"loss": history.loss[-1]}
         if history.validation_loss:
             values["validation_loss"] = history.validation_loss[-1]
