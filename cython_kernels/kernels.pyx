@@ -571,4 +571,35 @@ def is_finite(const real[::1] numbers):
     return sum_of_lanes(total[0] + total[1]) == 0
 
 
+cdef enum:
+    CENTRED_EXAMPLES = 64       # at a time, where those of a feature do not lie side by side: they stay in the L1
+
+
+def centre(cnp.ndarray X not None, const double[::1] shift, double[:, :] out):
+    """out (n, m) = X - shift, a number a row, in float64; out has contiguous rows.
+
+    NumPy converts and subtracts one after the other: a fifth of the time of the moments gained.
+    """
+    cdef Matrix x
+    cdef Py_ssize_t i, j, start = 0, stop
+    cdef const char* row
+    cdef double* place
+    cdef double s
+    read_matrix(X, &x)
+    with nogil:
+        while start < x.columns:
+            stop = x.columns if x.column == sizeof(real) else smaller(start + CENTRED_EXAMPLES, x.columns)
+            for i in range(x.rows):
+                row = x.data + i * x.row
+                place = &out[i, 0]
+                s = shift[i]
+                if x.column == sizeof(real):        # a constant, so that vectors are made of it
+                    for j in range(start, stop):
+                        place[j] = load_anywhere(row + j * sizeof(real)) - s
+                else:
+                    for j in range(start, stop):
+                        place[j] = load_anywhere(row + j * x.column) - s
+            start = stop
+
+
 include "functions.pxi"

@@ -114,9 +114,10 @@ def test_the_plan_says_which_way_and_why():
     assert "epochs" not in str(net.plan(1000))
 
 
-def test_moments_of_far_away_data(dtype, rng):
+@pytest.mark.parametrize("layout", [lambda a: a, lambda a: a[:, ::-1], lambda a: np.asfortranarray(a)])
+def test_moments_of_far_away_data(layout, dtype, rng):
     X, y = (1e4 + rng.normal(size=(3, 10_001))).astype(dtype), rng.normal(size=(2, 10_001)).astype(dtype)
-    found = moments(X[:, ::-1], y[:, ::-1])
+    found = moments(layout(X), layout(y))
     z = np.vstack([X, y]).astype(np.longdouble)
     means = z.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(found.means, means[:, 0].astype(float), rtol=1e-14, atol=1e-14)

@@ -33,30 +33,26 @@ def moments(X: Array, y: Array) -> Moments:
 
 
 def _moments(X: Array, y: Array) -> Moments:
-    matmul = by_dtype[np.dtype("float64")].matmul
+    matmul, centre = by_dtype[np.dtype("float64")].matmul, by_dtype[X.dtype].centre
     n_in, m = X.shape
     n = n_in + y.shape[0]
     chunk, ones, sums = np.empty((n, CHUNK)), np.ones((CHUNK, 1)), np.empty((n, 1))
-    shift, total, products = np.zeros((n, 1)), np.zeros((n, 1)), np.zeros((n, n))
+    shift = np.concatenate([part[:, :CHUNK].mean(axis=1, dtype="float64") for part in (X, y)])
+    total, products = np.zeros((n, 1)), np.zeros((n, n))
     xx, yx, yy = np.empty((n_in, n_in)), np.empty((n - n_in, n_in)), np.empty((n - n_in, n - n_in))
     for start in range(0, m, CHUNK):
         z = chunk[:, : min(CHUNK, m - start)]
-        count = z.shape[1]
         x, t = z[:n_in], z[n_in:]
-        x[:] = X[:, start : start + CHUNK]
-        t[:] = y[:, start : start + CHUNK]
-        if start == 0:
-            matmul(z, ones[:count], shift, 1)
-            shift /= count
-        z -= shift
+        centre(X[:, start : start + CHUNK], shift[:n_in], x)
+        centre(y[:, start : start + CHUNK], shift[n_in:], t)
         # Three products, of whole panels where X has them: a quarter less than one of all.
         for left, right, product in ((x, x, xx), (t, x, yx), (t, t, yy)):
             matmul(left, right.T, product, 1)
         products[:n_in, :n_in] += xx
         products[n_in:, :n_in] += yx
         products[n_in:, n_in:] += yy
-        matmul(z, ones[:count], sums, 1)
+        matmul(z, ones[: z.shape[1]], sums, 1)
         total += sums
     products[:n_in, n_in:] = products[n_in:, :n_in].T
     rest = total / m
-    return Moments((shift + rest)[:, 0], products - m * (rest * rest.T))
+    return Moments(shift + rest[:, 0], products - m * (rest * rest.T))
