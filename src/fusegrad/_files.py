@@ -220,7 +220,7 @@ def _read_entry(path: Path, name: str, entry: Any, place: int) -> tuple[np.dtype
     """The dtype and shape of an array, and where it ends: each array starts where the one before it ends."""
     try:
         dtype, shape = DTYPES[entry["dtype"]], tuple(as_count(n, "shape", least=0) for n in entry["shape"])
-        start, stop = entry["data_offsets"]
+        start, stop = (as_count(n, "data_offsets", least=0) for n in entry["data_offsets"])
         if (start, stop) != (place, place + prod(shape) * dtype.itemsize):
             raise ValueError
     except (KeyError, TypeError, ValueError):
