@@ -22,6 +22,11 @@ cdef struct Chain:
     int64 scratch           # where its tiles start
 
 
+cdef enum:
+    CHAIN_PANELS = 4        # that go through a member between two looks at the signals,
+    CHAIN_ROWS = 64         # and rows of its gradient
+
+
 cdef Matrix dense_matrix(const real* data, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
     cdef Matrix m
     m.data = <char*>data
@@ -59,11 +64,11 @@ cdef void unpack_affine(const real* tile, Py_ssize_t n_out, Py_ssize_t n_in, rea
 
 
 cdef void compose(
-    Chain* chain, Layer* members, Layer* layer, const real* parameters, real* composed, real* scratch,
+    Chain* chain, Layer* members, Layer* layer, const real* parameters, real* composed, real* scratch, Air* air,
 ) noexcept nogil:
-    """The parameters of the walk's layer from those of its members; leaves E_1 ... E_k in scratch."""
+    """The parameters of the walk's layer from those of its members; leaves E_1 ... E_k in scratch. May be interrupted."""
     cdef Layer* member = &members[chain.first]
-    cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), step, i
+    cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), step, i, p, count
     cdef real* tile = scratch + chain.scratch
     cdef real* above
     cdef real* last
@@ -77,7 +82,15 @@ cdef void compose(
     for step in range(1, chain.count):
         member = &members[chain.first + step]
         above = tile + member.n_in * n_panels * PANEL
-        dense_forward(member, parameters + member.weight, NULL, of_tile(tile, member.n_in), above, n_panels)
+        p = 0
+        while p < n_panels:
+            count = smaller(CHAIN_PANELS, n_panels - p)
+            dense_forward(
+                member, parameters + member.weight, NULL, of_tile(tile + p * member.n_in * PANEL, member.n_in),
+                above + p * member.n_out * PANEL, count)
+            if interrupted(air, 0, member.n_in * member.n_out * count * PANEL):
+                return
+            p += count
         bias = at(<real*>parameters, member.bias)
         if bias != NULL:
             last = column_of(above, member.n_out, n_in)
@@ -89,10 +102,12 @@ cdef void compose(
 
 cdef void expand(
     Chain* chain, Layer* members, Layer* layer, const real* parameters, const real* walked, real* gradient, real* scratch,
+    Air* air,
 ) noexcept nogil:
-    """The gradients of the members, added to `gradient`, from that of the walk's layer, in `walked`."""
+    """The gradients of the members, in `gradient`, from that of the walk's layer, in `walked`. May be interrupted."""
     cdef Layer* member = &members[chain.first]
-    cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), step, i
+    cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), step, i, p, count
+    cdef Features delta
     cdef real* tile = scratch + chain.scratch
     cdef real* below
     cdef real* last
@@ -108,14 +123,30 @@ cdef void expand(
     while step > 0:
         member = &members[chain.first + step]
         below = tile - member.n_in * n_panels * PANEL
-        dense_backward(
-            member, of_tile(below, member.n_in), tile, n_panels,
-            Total(gradient + member.weight, member.n_in, True), NULL)
+        delta = of_tile(tile, member.n_out)
+        i = 0
+        while i < member.n_out:
+            count = smaller(CHAIN_ROWS, member.n_out - i)
+            weight_gradient_lanewise(
+                delta, count, of_tile(below, member.n_in), member.n_in, n_panels,
+                Total(gradient + member.weight + i * member.n_in, member.n_in, True))
+            if interrupted(air, 0, member.n_in * count * n_panels * PANEL):
+                return
+            delta.data += count * delta.feature
+            i += count
         if member.bias >= 0:
             last = column_of(tile, member.n_out, n_in)
             for i in range(member.n_out):
                 gradient[member.bias + i] = last[i * PANEL]
-        delta_below(member, parameters + member.weight, tile, below, n_panels, IDENTITY)
+        p = 0
+        while p < n_panels:
+            count = smaller(CHAIN_PANELS, n_panels - p)
+            delta_below(
+                member, parameters + member.weight, tile + p * member.n_out * PANEL, below + p * member.n_in * PANEL,
+                count, IDENTITY)
+            if interrupted(air, 0, member.n_in * member.n_out * count * PANEL):
+                return
+            p += count
         tile = below
         step -= 1
     member = &members[chain.first]

@@ -40,6 +40,18 @@ cdef int read_matrix(cnp.ndarray a, Matrix* m) except -1:
     return 0
 
 
+cdef bint is_state(object a, Py_ssize_t rows, Py_ssize_t columns):
+    """Whether a can be written to as an optimizer's state (rows, columns)."""
+    return (
+        is_own(a, 2)
+        and cnp.PyArray_DIM(<cnp.ndarray>a, 0) == rows
+        and cnp.PyArray_DIM(<cnp.ndarray>a, 1) == columns
+        and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>a)
+        and cnp.PyArray_ISALIGNED(<cnp.ndarray>a)
+        and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>a)
+    )
+
+
 cdef real* read_flat(cnp.ndarray a, Py_ssize_t n) except NULL:
     if not (is_own(a, 1) and cnp.PyArray_DIM(a, 0) == n and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISALIGNED(a)):
         raise TypeError(f"expected a flat buffer of {n}, got {a!r}")

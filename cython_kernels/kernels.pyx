@@ -184,13 +184,14 @@ cdef void add_slots(Job* job, Py_ssize_t n_blocks, Py_ssize_t start, Py_ssize_t 
 cdef void compose_chains(Job* job, const real* parameters) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(job.walk.n_layers):
-        compose(&job.chains[i], job.members, &job.walk.layers[i], parameters, job.composed, job.tiles)
+        compose(&job.chains[i], job.members, &job.walk.layers[i], parameters, job.composed, job.tiles, &job.air)
 
 
 cdef void expand_chains(Job* job, const real* parameters) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(job.walk.n_layers):
-        expand(&job.chains[i], job.members, &job.walk.layers[i], parameters, job.walked, job.gradient, job.tiles)
+        expand(
+            &job.chains[i], job.members, &job.walk.layers[i], parameters, job.walked, job.gradient, job.tiles, &job.air)
 
 
 cdef double mean_loss(Job* job, Py_ssize_t n_blocks, Py_ssize_t count) noexcept nogil:
@@ -267,6 +268,8 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
                 if thread == 0 and job.chains != NULL:
                     compose_chains(job, parameters)
                 wait_for_all(n_threads)
+                if is_raised(&job.air.stop):
+                    return
             count = smaller(job.batch, job.n_examples - first)
             n_blocks = (count + walk.block - 1) // walk.block
             if job.moments.means != NULL:
@@ -296,6 +299,8 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
                 if thread == 0:
                     expand_chains(job, parameters)
                 wait_for_all(n_threads)
+                if is_raised(&job.air.stop):
+                    return
             update(
                 &rule, job.parameters, job.gradient, share(n, thread, n_threads), share(n, thread + 1, n_threads))
             wait_for_all(n_threads)
@@ -335,7 +340,7 @@ cdef class Engine:
     cdef int64[:, ::1] members
     cdef int64[:, ::1] chains
     cdef Job blank
-    cdef Py_ssize_t line            # bytes of a gradient
+    cdef Py_ssize_t line            # bytes of a gradient, the network's or the walk's
     cdef Py_ssize_t n_blocks
     cdef Py_ssize_t tiles_bytes     # of the chains
     cdef Py_ssize_t scratch_bytes
@@ -356,17 +361,19 @@ cdef class Engine:
         self.blank.batch = plan.batch
         self.n_blocks = plan.n_blocks
         self.n_threads = plan.n_threads
-        self.line = size_of(plan.n_parameters, 1)
+        # A chain may have a bias where its last member has none: the walk's parameters may be more than the network's.
+        longest = max(plan.n_parameters, plan.n_walked)
+        self.line = size_of(longest, 1)
         self.blank.scratch_size = size_of(plan.scratch, 1)
         self.tiles_bytes = size_of(plan.chain_scratch, 1)
         self.scratch_bytes = (
-            size_of(plan.scratch, plan.n_threads) + size_of(plan.n_parameters, plan.n_blocks + 4) + self.tiles_bytes
+            size_of(plan.scratch, plan.n_threads) + size_of(longest, plan.n_blocks + 4) + self.tiles_bytes
             + plan.n_blocks * sizeof(double))
 
     cdef _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters):
         """Fills in a job and lends it scratch: a piece a thread, parameters, gradients, slots, tiles, losses.
 
-        None of the walk's buffers is longer than the network's, so each of them has a whole `line`.
+        A buffer of the network's parameters, or of the walk's, has a whole `line`.
         """
         cdef _Scratch scratch = borrow_scratch(self.scratch_bytes)
         cdef char* place = scratch.data
@@ -457,8 +464,8 @@ cdef class Engine:
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters)
         cdef double loss = 0
+        cdef object _held = read_update(&job.update, optimizer, parameters)
         read_matrix(y, &job.walk.y)
-        read_update(&job.update, optimizer, parameters)
         job.losses = &loss
         job.n_epochs = 1
         self.run(&job, optimizer, 1)
@@ -483,8 +490,8 @@ cdef class Engine:
         cdef const double[:, ::1] products
         cdef double[::1] work
         cdef Py_ssize_t n_steps
+        cdef object _held = read_update(&job.update, optimizer, parameters)
         read_matrix(y, &job.walk.y)
-        read_update(&job.update, optimizer, parameters)
         job.losses = &losses[0]
         job.n_epochs = losses.shape[0]
         job.from_moments = True
@@ -526,13 +533,19 @@ cdef class Engine:
 
 # ---- optimizers --------------------------------------------------------------------------------------
 
-cdef int read_update(Update* u, optimizer, cnp.ndarray parameters) except -1:
-    """The C form of a fusegrad.optimizers.Optimizer, whose state is made or checked."""
+cdef object read_update(Update* u, optimizer, cnp.ndarray parameters):
+    """The C form of a fusegrad.optimizers.Optimizer, whose state is made or checked.
+
+    Returns the state, to be held for as long as the update points into it: another thread may hand in a new one.
+    """
     cdef object state = optimizer.state
-    if not (is_own(state, 2) and cnp.PyArray_DIM(<cnp.ndarray>state, 1) == cnp.PyArray_DIM(parameters, 0)):
+    cdef Py_ssize_t rows, columns = cnp.PyArray_DIM(parameters, 0)
+    rows, u.rule, u.nesterov, u.bias_correction, u.decay, u.decay2, u.eps = optimizer._constants
+    if not is_state(state, rows, columns):
         optimizer.prepare(parameters)
         state = optimizer.state
-    u.rule, u.nesterov, u.bias_correction, u.decay, u.decay2, u.eps = optimizer._constants
+        if not is_state(state, rows, columns):
+            raise ValueError(f"optimizer: expected a state of {rows} rows of {columns} parameters, got {state!r}")
     u.learning_rate = optimizer._lr
     u.step = optimizer.n_steps
     u.first = NULL
@@ -541,13 +554,13 @@ cdef int read_update(Update* u, optimizer, cnp.ndarray parameters) except -1:
         u.first = <real*>cnp.PyArray_DATA(<cnp.ndarray>state)
     if cnp.PyArray_DIM(<cnp.ndarray>state, 0) > 1:
         u.second = u.first + cnp.PyArray_DIM(<cnp.ndarray>state, 1)
-    return 0
+    return state
 
 
 def optimizer_step(optimizer, real[::1] parameters, const real[::1] gradient):
     """One update of parameters, in place. Counts optimizer.n_steps."""
     cdef Update u
-    read_update(&u, optimizer, np.asarray(parameters))
+    cdef object _held = read_update(&u, optimizer, np.asarray(parameters))
     with nogil:
         update(&u, &parameters[0], &gradient[0], 0, parameters.shape[0])
     optimizer.n_steps = u.step + 1

@@ -11,6 +11,13 @@ def test_repr():
     ]  # fmt: skip
 
 
+def test_what_networks_rely_on_cannot_be_assigned():
+    layer = fg.Linear(2, 3)
+    for name in ("in_features", "out_features", "bias"):
+        with pytest.raises(AttributeError):
+            setattr(layer, name, 1)
+
+
 @pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (-3, 1)])
 def test_sizes_are_at_least_one(sizes):
     with pytest.raises(ValueError, match="features: expected at least 1, got"):

@@ -370,8 +370,10 @@ def test_copies_are_networks_of_their_own(copy, dtype, rng):
     net = fg.TwoLayerSigmoid(3, 4, dtype=dtype, rng=0)
     X, y = rng.normal(size=(3, 20)), rng.normal(size=20)
     loss = net.loss(X, y)
+    net.note = "of mine"
     other = copy(net)
     assert type(other) is type(net)
+    assert other.note == "of mine"
     assert repr(other) == repr(net)
     assert other.loss(X, y) == loss
     other.train_step(X, y, fg.SGD(lr=0.1))
@@ -395,3 +397,5 @@ def test_what_is_no_flat_buffer_or_state():
         net.unflatten(np.zeros(8)[::2])
     with pytest.raises(TypeError, match="state_dict: expected a dict, got int"):
         net.load_state_dict(3)
+    with pytest.raises(TypeError, match=r"state_dict\['0.weight'\]: expected an array without a mask"):
+        net.load_state_dict({**net.state_dict(), "0.weight": np.ma.zeros((1, 3))})

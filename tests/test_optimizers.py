@@ -265,6 +265,7 @@ def test_numbers_of_a_rule():
         ({"lr": 0.1, "n_steps": 2.5, "state": None}, TypeError),
         ({"lr": -0.1, "n_steps": 1, "state": None}, ValueError), ({"lr": 0.1, "n_steps": 1, "state": [1.0]}, TypeError),
         ({"lr": 0.1, "n_steps": 1, "state": np.zeros((1, 3))}, ValueError),
+        ({"lr": 0.1, "n_steps": 2**70, "state": None}, ValueError),
     ],
 )  # fmt: skip
 def test_states_that_are_refused(wrong, kind):
@@ -272,6 +273,52 @@ def test_states_that_are_refused(wrong, kind):
     with pytest.raises(kind, match="state_dict"):
         optimizer.load_state_dict(wrong)
     assert optimizer.state_dict() == {"lr": 0.5, "n_steps": 0, "state": None}
+
+
+@pytest.mark.parametrize("laid_out", ["read-only", "strided", "misaligned"])
+def test_a_state_from_outside_is_copied_where_it_cannot_be_written_to(laid_out):
+    """joblib hands read-only arrays to its workers."""
+    expected, optimizer = fg.Adam(), fg.Adam()
+    w, twin = np.ones(5), np.ones(5)
+    expected.step(w, w)
+    optimizer.step(twin, twin)
+    if laid_out == "read-only":
+        optimizer.state.flags.writeable = False
+    elif laid_out == "strided":
+        optimizer.state = np.asfortranarray(optimizer.state)
+    else:
+        optimizer.state = np.frombuffer(b"x" + optimizer.state.tobytes(), offset=1).reshape(2, 5)
+    given = optimizer.state
+    before = given.copy()
+    expected.step(w, w)
+    optimizer.step(twin, twin)
+    np.testing.assert_array_equal(twin, w)
+    np.testing.assert_array_equal(optimizer.state, expected.state)
+    np.testing.assert_array_equal(given, before)
+
+
+@pytest.mark.parametrize("state", [np.zeros((1, 5)), np.zeros((3, 5)), np.zeros(5), np.zeros((2, 4)), "state"])
+def test_a_state_of_another_shape_is_refused(state):
+    optimizer = fg.Adam()
+    optimizer.state = state
+    net, w = fg.MultivariateRegression(4, dtype="float64", rng=0), np.ones(5)
+    for call in (
+        lambda: optimizer.step(w, w),
+        lambda: net.train_step(np.ones((4, 3)), np.ones(3), optimizer),
+        lambda: net.fit(np.ones((4, 3)), np.ones(3), optimizer=optimizer, epochs=1),
+    ):
+        with pytest.raises(ValueError, match="optimizer: "):
+            call()
+    np.testing.assert_array_equal(w, 1)
+
+
+def test_look_ahead_refuses_what_does_not_fit():
+    optimizer = fg.SGD(lr=0.1, momentum=0.5)
+    optimizer.step(np.ones(2), np.ones(2))
+    for wrong in (np.ones(1), np.ones((3, 2)), np.ones(2, "float32"), np.ones(3)):
+        with pytest.raises(ValueError, match=r"optimizer: its state|parameters: expected"):
+            optimizer.look_ahead(wrong)
+    np.testing.assert_allclose(optimizer.look_ahead([1.0, 1.0]), 0.95)
 
 
 def test_a_class_without_a_rule():

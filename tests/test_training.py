@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -138,7 +139,15 @@ def test_a_schedule_sets_the_rate_of_each_step():
     np.testing.assert_array_equal(net.parameters, twin.parameters)
 
 
-def test_any_callable_is_a_schedule_and_goes_on_from_fit_to_fit():
+class Stepped(fg.SGD):
+    """One whose steps are made from Python."""
+
+    def step(self, parameters, gradient):
+        super().step(parameters, gradient)
+
+
+@pytest.mark.parametrize("rule", [fg.SGD, Stepped])
+def test_any_callable_is_a_schedule_and_goes_on_from_fit_to_fit(rule):
     X, y = examples(small(), 20)
     seen = []
 
@@ -146,12 +155,29 @@ def test_any_callable_is_a_schedule_and_goes_on_from_fit_to_fit():
         seen.append(step)
         return 0.1
 
-    optimizer = fg.SGD(lr=1.0)
+    optimizer = rule(lr=1.0)
     net = small()
     net.fit(X, y, optimizer=optimizer, epochs=5, schedule=schedule)
     net.fit(X, y, optimizer=optimizer, epochs=2, schedule=schedule)
     assert seen == list(range(7))
     assert optimizer.n_steps == 7
+
+
+# ---- the history ----
+
+
+def test_losses_looked_at_by_several_threads_at_once():
+    net = small()
+    X, y = examples(net, 20)
+    for _ in range(20):
+        history = net.fit(X, y, optimizer=fg.SGD(lr=1e-3), epochs=20_000)
+        assert history.epochs == 20_000
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _, history=history: list(history.loss), range(4)))
+        assert [len(losses) for losses in found] == [20_000] * 4
+        assert found[0] == found[1] == found[2] == found[3] == history.loss
+        assert history.loss is history.loss
+    assert repr(history) == f"<History of 20000 epochs, last loss {history.loss[-1]:.6g}>"
 
 
 # ---- validation, callbacks, custom optimizers ----

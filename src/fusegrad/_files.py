@@ -9,6 +9,7 @@ checkpoint has the optimizer and the generator of the shuffling beside them, und
 import errno
 import json
 import os
+import re
 from collections.abc import Sequence
 from math import prod
 from os import PathLike
@@ -94,6 +95,13 @@ def build_generator(description: str) -> "np.random.Generator":
         bits.state = state
     except (IndexError, OverflowError) as error:  # too few numbers, or too large
         raise ValueError(f"rng: {error}") from None
+    place = size = 0
+    if state["bit_generator"] == "MT19937":
+        place, size = state["state"]["pos"], 624
+    elif state["bit_generator"] == "Philox":
+        place, size = state["buffer_pos"], 4
+    if not 0 <= place <= size:  # NumPy takes any, and reads there
+        raise ValueError(f"rng: expected a place in a buffer of {size}, got {place}")
     return np.random.Generator(bits)
 
 
@@ -162,7 +170,10 @@ def _write(path: Path, content: bytes) -> None:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             named = True
         with os.fdopen(handle, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it is ours for as long as we live
+            fcntl.flock(file, fcntl.LOCK_EX)  # it is ours for as long as we live
+            if named and not os.fstat(handle).st_nlink:  # another save took it for a leftover before that
+                _write(path, content)
+                return
             file.write(content)
             file.flush()
             os.fsync(handle)
@@ -176,7 +187,7 @@ def _write(path: Path, content: bytes) -> None:
     finally:
         os.close(folder)
         if named:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -211,7 +222,7 @@ def _read_header(path: Path, file: Any, size: int) -> tuple[bytes, dict[str, Any
         raise ValueError(f"{path}: its header is not one that fusegrad wrote") from None
     if version != FORMAT:
         raise ValueError(f"{path}: expected format {FORMAT!r}, got {version!r}")
-    if not (all(isinstance(value, str) for value in metadata.values()) and len(digest) == len(NO_DIGEST)):
+    if not (all(isinstance(value, str) for value in metadata.values()) and re.fullmatch("[0-9a-f]{64}", digest)):
         raise ValueError(f"{path}: its header is not one that fusegrad wrote")
     return head, header, metadata
 

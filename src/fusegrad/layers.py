@@ -41,12 +41,29 @@ class Linear(Layer):
     Linear(13, 50)
     """
 
-    __slots__ = ("bias", "in_features", "out_features")
+    __slots__ = ("_bias", "_in_features", "_out_features")
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
-        self.in_features = as_count(in_features, "in_features")
-        self.out_features = as_count(out_features, "out_features")
-        self.bias = bool(bias)
+        self._in_features = as_count(in_features, "in_features")
+        self._out_features = as_count(out_features, "out_features")
+        self._bias = bool(bias)
+
+    # Networks rely on them.
+
+    @property
+    def in_features(self) -> int:
+        """How many numbers an example has before it."""
+        return self._in_features
+
+    @property
+    def out_features(self) -> int:
+        """How many it has behind it."""
+        return self._out_features
+
+    @property
+    def bias(self) -> bool:
+        """Whether there is a b."""
+        return self._bias
 
     def __repr__(self) -> str:
         return f"Linear({self.in_features}, {self.out_features}{'' if self.bias else ', bias=False'})"

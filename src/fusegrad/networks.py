@@ -17,6 +17,7 @@ from fusegrad._arrays import (
     as_dtype,
     as_flat,
     as_flat_output,
+    as_floats,
     as_generator,
     as_matrix,
     as_output,
@@ -29,6 +30,8 @@ from fusegrad.optimizers import SupportsStep
 from fusegrad.training import History, fit, runs_compiled
 
 MOST_ENGINES = 256  # batch sizes remembered by a network
+#: What `Sequential._set_up` makes of the layers and the dtype.
+MADE_AGAIN = ("_dense_layers", "_n_features", "_n_outputs", "_kernels", "_engines", "_parallel_from", "_training")
 BUSY = "this network is being trained already: one fit or train_step at a time"
 
 
@@ -130,13 +133,14 @@ class Sequential:
         self._parallel_from = parallel_from(self._dense_layers)
         self._training = Lock()
 
-    def __getstate__(self) -> tuple[tuple[Layer, ...], "np.dtype[Any]", Array]:
-        return self._layers, self._dtype, self._parameters
+    def __getstate__(self) -> dict[str, Any]:
+        """The layers, the numbers, and what others have set: what `_set_up` makes of them is made again."""
+        return {name: value for name, value in vars(self).items() if name not in MADE_AGAIN}
 
-    def __setstate__(self, state: tuple[tuple[Layer, ...], "np.dtype[Any]", Array]) -> None:
-        layers, dtype, parameters = state
-        self._set_up(layers, dtype)
-        self.parameters = parameters
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._set_up(state["_layers"], state["_dtype"])
+        self.parameters = state["_parameters"]
+        self.__dict__.update((name, value) for name, value in state.items() if name not in self.__dict__)
 
     # What the compiled code reads its sizes from cannot be assigned.
 
@@ -276,10 +280,10 @@ class Sequential:
             raise ValueError(f"state_dict: expected the keys {', '.join(own)}, got {', '.join(map(str, state_dict))}")
         parts = []
         for name, value in own.items():
-            array = np.asarray(state_dict[name])
+            array = as_floats(state_dict[name], f"state_dict[{name!r}]", self.dtype)
             if array.shape != value.shape:
                 raise ValueError(f"state_dict[{name!r}]: expected shape {value.shape}, got {array.shape}")
-            parts.append(as_flat(array.ravel(), f"state_dict[{name!r}]", self.dtype, value.size))
+            parts.append(array.ravel())
         self._parameters[:] = np.concatenate(parts)
 
     def save(self, path: str | PathLike[str], *, optimizer: Any = None, rng: Any = None) -> None:
@@ -628,7 +632,8 @@ class Sequential:
         KeyboardInterrupt
             On Ctrl-C, within about 100 ms; the parameters are then those of the last finished step.
         MemoryError
-            The epochs since the last that a callback, validation or progress has seen are taken back.
+            The epochs since the last that a callback, validation, progress or a rule of your own has seen are taken
+            back.
 
         Notes
         -----

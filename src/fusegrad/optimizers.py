@@ -12,6 +12,7 @@ from fusegrad._arrays import Array, as_count, as_flat, as_flat_output, as_number
 from fusegrad._kernels import by_dtype
 
 RULES = by_dtype[np.dtype("float32")].RULES
+MOST_STEPS = 1 << 53  # what a bias correction can count
 
 
 class SupportsStep(Protocol):
@@ -71,24 +72,33 @@ class Optimizer:
         decay: float = 0.0,
         decay2: float = 0.0,
         eps: float = 0.0,
-    ) -> tuple[int, bool, bool, float, float, float]:
+    ) -> tuple[int, int, bool, bool, float, float, float]:
         """What the compiled update reads beside the learning rate, in its order."""
-        return RULES.index(self.rule), nesterov, bias_correction, decay, decay2, eps
+        return self.n_states, RULES.index(self.rule), nesterov, bias_correction, decay, decay2, eps
 
     def check(self, parameters: Array) -> None:
         """Raise unless the state, if there is one, is that of such parameters."""
         state = self.state
-        if state is not None and (state.shape[1] != parameters.size or state.dtype != parameters.dtype):
+        if state is None:
+            return
+        if not isinstance(state, np.ndarray) or state.ndim != 2 or state.shape[0] != self.n_states:
+            raise ValueError(f"optimizer: expected a state of {self.n_states} rows, got {state!r}")
+        if state.shape[1] != parameters.size or state.dtype != parameters.dtype:
             raise ValueError(
                 f"optimizer: its state is of {state.shape[1]} {state.dtype} parameters, "
                 f"got {parameters.size} {parameters.dtype}: take an optimizer of its own for each network"
             )
 
     def prepare(self, parameters: Array) -> None:
-        """Make the state for these parameters, if there is none; called by the first step."""
+        """Make the state for these parameters, if there is none that can be written to; called by the first step.
+
+        There may be one, of another layout or read-only: joblib hands large arrays to its workers so.
+        """
         self.check(parameters)
         if self.state is None:
             self.state = np.zeros((self.n_states, parameters.size), parameters.dtype)
+        else:
+            self.state = np.array(self.state, order="C")
 
     def step(self, parameters: Array, gradient: Array) -> None:
         """Update parameters in place from their gradient.
@@ -153,6 +163,8 @@ class Optimizer:
             raise ValueError(f"state_dict: expected the keys lr, n_steps, state, got {list(state_dict)}")
         lr = as_number(state_dict["lr"], "state_dict['lr']", least=0.0)
         n_steps = as_count(state_dict["n_steps"], "state_dict['n_steps']", least=0)
+        if n_steps > MOST_STEPS:
+            raise ValueError(f"state_dict['n_steps']: expected at most {MOST_STEPS}, got {n_steps}")
         state = state_dict["state"]
         if state is not None and not isinstance(state, np.ndarray):
             raise TypeError(f"state_dict['state']: expected an array or None, got {type(state).__name__}")
@@ -253,9 +265,12 @@ class SGD(Optimizer):
         >>> w, optimizer.look_ahead(w)
         (array([-0.5, -0.5]), array([-0.75, -0.75]))
         """
+        dtype = parameters.dtype if getattr(parameters, "dtype", None) in by_dtype else np.dtype("float64")
+        parameters = as_flat(parameters, "parameters", dtype, np.size(parameters))
+        self.check(parameters)
         if self.state is None or not self.n_states:
             return parameters.copy()
-        return parameters + parameters.dtype.type(self._momentum) * self.state[0]
+        return parameters + dtype.type(self._momentum) * self.state[0]
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -36,11 +36,6 @@ MOST_AHEAD = 1 << 16  # losses, and learning rates, that a stretch has room for
 class History:
     """What a fit leaves behind.
 
-    Parameters
-    ----------
-    loss : iterable of float, optional
-        Of epochs made before.
-
     Attributes
     ----------
     loss : list of float
@@ -63,10 +58,9 @@ class History:
     (3, 3)
     """
 
-    def __init__(self, loss: Iterable[float] = ()) -> None:
-        self._loss = list(loss)
-        # Not yet looked at: to make a Python number of each loss is a fifth of an epoch of the smallest network.
-        self._later: list[Array] = []
+    def __init__(self) -> None:
+        # Those not yet looked at are arrays: to make Python numbers is 7 % of the epochs of the smallest network.
+        self._losses: tuple[list[float], list[Array]] = [], []
         self.validation_loss: list[float] = []
         self.stopped = False
         self.divergence: DivergenceError | None = None
@@ -75,21 +69,23 @@ class History:
     @property
     def loss(self) -> list[float]:
         """The mean loss of each epoch."""
-        while self._later:
-            self._loss.extend(self._later[0].tolist())
-            del self._later[0]
-        return self._loss
+        numbers, arrays = self._losses
+        if arrays:
+            numbers = numbers + [loss for losses in arrays for loss in losses.tolist()]
+            self._losses = numbers, []  # at once: another thread may be here
+        return numbers
 
     def _add(self, losses: Array) -> None:
         if losses.size == 1:
             self.loss.append(losses.item())
         else:
-            self._later.append(losses)
+            self._losses[1].append(losses)
 
     @property
     def epochs(self) -> int:
         """How many epochs were finished."""
-        return len(self._loss) + sum(losses.size for losses in self._later)
+        numbers, arrays = self._losses
+        return len(numbers) + sum(losses.size for losses in arrays)
 
     def __repr__(self) -> str:
         last = f", last loss {self.loss[-1]:.6g}" if self.epochs else ""
@@ -109,7 +105,7 @@ class DivergenceError(ArithmeticError):
     """A fit whose loss or parameters stopped being finite.
 
     The network, the optimizer and the generator are then as they were after the last epoch that was finite from
-    end to end: its losses, and the parameters that it left.
+    end to end: its losses, and the parameters that it left. (What a rule of your own remembers is its own.)
 
     Attributes
     ----------
@@ -149,6 +145,7 @@ class _Snapshot(NamedTuple):
 
     parameters: Array
     n_steps: int  # of the run
+    lr: float | None  # of an optimizer that is stepped from Python, by a schedule
     optimizer: tuple[Array | None, int] | None  # state and n_steps, of a fusegrad optimizer
     draws: Any  # the state of the generator
 
@@ -179,7 +176,7 @@ class _Run:
     schedule: Callable[[int], float] | None
     engine: Any
     moments: Moments | None
-    n_steps: int  # made, with those before an initial epoch
+    n_steps: int  # made before, as schedules count them
 
     def __post_init__(self) -> None:
         self.compiled = runs_compiled(self.optimizer)
@@ -214,11 +211,14 @@ class _Run:
             optimizer = (None if state is None else state.copy(), self.optimizer.n_steps)
         rng = self.batches.rng
         draws = None if rng is None else rng.bit_generator.state
-        return _Snapshot(self.net.parameters.copy(), self.n_steps, optimizer, draws)
+        lr = None if self.compiled or self.schedule is None else getattr(self.optimizer, "lr", None)
+        return _Snapshot(self.net.parameters.copy(), self.n_steps, lr, optimizer, draws)
 
     def restore(self, start: _Snapshot) -> None:
         self.net.parameters[:] = start.parameters
         self.n_steps = start.n_steps
+        if start.lr is not None:
+            self.optimizer.lr = start.lr
         if start.optimizer is not None:
             state, self.optimizer.n_steps = start.optimizer
             if state is None:
@@ -335,15 +335,17 @@ def fit(
     if isinstance(optimizer, Optimizer):
         optimizer.check(net.parameters)
     batches = _cut(m, batch_size, shuffle, rng)
+    n_steps = optimizer.n_steps if isinstance(optimizer, Optimizer) else initial_epoch * batches.per_epoch
     engine = net._engine(batches.size, n_threads)
     pays = moments and compiled and moments_pay(net.plan(batches.size, n_threads), m, epochs)[0]
     of_data = take_moments(X, y) if pays else None
-    run = _Run(net, X, y, optimizer, batches, schedule, engine, of_data, initial_epoch * batches.per_epoch)
+    run = _Run(net, X, y, optimizer, batches, schedule, engine, of_data, n_steps)
     if not compiled or epochs == initial_epoch:
         run.check_data()
 
     history = History()
-    looked_at = validation is not None or bool(callbacks) or verbose == 2
+    # A rule that only Python knows may have a state of its own: its epochs cannot be made again, and none has to be.
+    one_by_one = validation is not None or bool(callbacks) or verbose == 2 or not compiled
     most = max(1, MOST_AHEAD // (1 if schedule is None else batches.per_epoch))
     count = 1 if verbose else most
     start: _Snapshot | None = None  # where to go back to if memory runs out
@@ -353,7 +355,7 @@ def fit(
                 started = time.monotonic()
                 here = run.snapshot()
                 start = start or here
-                n = 1 if looked_at else min(count, epochs - initial_epoch - history.epochs)
+                n = 1 if one_by_one else min(count, epochs - initial_epoch - history.epochs)
                 error = _make_epochs(run, here, n, initial_epoch, history)
                 if error is not None:
                     history.stopped = True
@@ -364,7 +366,7 @@ def fit(
                         raise error
                     finally:
                         del error  # else it and its traceback hold each other, and X
-                if looked_at or verbose:
+                if one_by_one or verbose:
                     start = None  # what others have seen is not taken back
                 if validation is not None:
                     history.validation_loss.append(net.loss(*validation))
@@ -397,7 +399,8 @@ def _make_epochs(run: _Run, start: _Snapshot, n: int, initial_epoch: int, histor
     loss = float(losses[-1]) if lost is None else lost
     run.restore(start)
     run.check_data()
-    history._add(losses[: run.go_back(start, len(losses))])
+    if run.compiled:
+        history._add(losses[: run.go_back(start, len(losses))])
     return DivergenceError(initial_epoch + history.epochs, step, loss, history)
 
 

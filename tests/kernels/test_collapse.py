@@ -12,6 +12,8 @@ CHAINS = {
     "three": [fg.Linear(5, 20), fg.Linear(20, 7), fg.Identity(), fg.Linear(7, 2)],
     "without bias": [fg.Linear(6, 9, bias=False), fg.Linear(9, 3, bias=False)],
     "some biases": [fg.Linear(6, 9), fg.Linear(9, 11, bias=False), fg.Linear(11, 3)],
+    "a bias that the last has not": [fg.Linear(1, 1), fg.Linear(1, 40, bias=False)],  # more parameters than the network
+    "a bias in the middle": [fg.Linear(2, 2, bias=False), fg.Linear(2, 2), fg.Linear(2, 90, bias=False)],
     "one input": [fg.Linear(1, 9), fg.Linear(9, 1)],
     "activation behind": [fg.Linear(8, 30), fg.Linear(30, 4), fg.Tanh()],
     "between activations": [

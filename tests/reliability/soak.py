@@ -111,7 +111,7 @@ def one_round(seed: int, folder: Path) -> str:
         generator = np.random.default_rng(order_seed) if generator is None else generator
         return net.fit(
             X, y, optimizer=optimizer, epochs=epochs, batch_size=batch, shuffle=shuffle, rng=generator, n_threads=n,
-            moments=moments, **more,
+            moments=moments, on_divergence="stop", **more,
         )  # fmt: skip
 
     def left(net: fg.Sequential, optimizer: Any, history: Any) -> tuple[Any, ...]:
@@ -139,10 +139,16 @@ def one_round(seed: int, folder: Path) -> str:
     history = fit(net, optimizer, n_threads)
     if smooth and (not shuffle or batch is None or batch >= m):
         size = m if batch is None else min(batch, m)
-        for _ in range(epochs):
-            for first in range(0, m, size):
+        with np.errstate(all="ignore" if history.divergence else "warn"):
+            losses = [
                 follower.step(lambda w, part=slice(first, first + size): gradient_at(w, part))
-        close(net.parameters, follower.w, dtype, f"{say}, {optimizer}: parameters")
+                for _ in range(epochs)
+                for first in range(0, m, size)
+            ]
+        if history.divergence:
+            assert not max(losses) < 1e6 * losses[0], f"{say}, {optimizer}: {history.divergence}"
+        else:
+            close(net.parameters, follower.w, dtype, f"{say}, {optimizer}: parameters")
     whole = left(net, optimizer, history.loss)
 
     # On another number of threads, in a thread pool, in a fork, and stopped, saved and taken up again: the same bits.
@@ -158,6 +164,8 @@ def one_round(seed: int, folder: Path) -> str:
         if child == 0:
             os._exit(0 if again(2) == whole else 1)
         assert os.waitpid(child, 0)[1] == 0, f"{say}: other bits in a fork"
+    if history.divergence:
+        return say
     stop = int(rng.integers(1, epochs + 1))
     part, own, generator = *fresh(), np.random.default_rng(order_seed)
     first = fit(part, own, n_threads, generator, callbacks=[lambda net, history: history.epochs == stop])

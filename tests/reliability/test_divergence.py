@@ -131,14 +131,42 @@ def test_the_error_does_not_keep_the_data():
         gc.enable()
 
 
-def test_a_rule_of_ones_own_diverges_too():
-    net = shaken(*NETWORKS["two-layer sigmoid"], dtype="float64")
+class Momentum:
+    """One with a state of its own, which nobody can take back."""
+
+    lr = 0.01
+    v = 0.0
+
+    def step(self, parameters, gradient):
+        self.v = 0.9 * self.v + gradient
+        parameters -= self.lr * self.v
+
+
+@pytest.mark.parametrize("rule", [Signs, Momentum])
+@pytest.mark.parametrize("batch_size", [None, 32])
+def test_a_rule_of_ones_own_diverges_too(rule, batch_size):
+    """It keeps what a callback saw, and the rate that a schedule had set then."""
+    net, twin = (shaken(*NETWORKS["two-layer sigmoid"], dtype="float64") for _ in range(2))
     X, y = examples(net, 100)
-    rule = Signs()
-    rule.lr = 1e200
-    with pytest.raises(fg.DivergenceError):
-        net.fit(X, y, optimizer=rule, epochs=50)
-    assert np.isfinite(net.parameters).all()
+    seen = []
+
+    def schedule(step):
+        return 0.01 if step < 100 else 1e300
+
+    def callback(net, history):
+        seen.append((net.parameters.copy(), history.loss[-1], watched.lr))
+
+    plain, watched = rule(), rule()
+    arguments = {"epochs": 200, "batch_size": batch_size, "rng": 0, "schedule": schedule}
+    with pytest.raises(fg.DivergenceError) as one:
+        net.fit(X, y, optimizer=plain, **arguments)
+    with pytest.raises(fg.DivergenceError) as other:
+        twin.fit(X, y, optimizer=watched, callbacks=[callback], **arguments)
+    assert one.value.epoch == other.value.epoch == len(seen) >= 25
+    assert one.value.history.loss == other.value.history.loss == [loss for _, loss, _ in seen]
+    np.testing.assert_array_equal(net.parameters, seen[-1][0])
+    np.testing.assert_array_equal(twin.parameters, net.parameters)
+    assert plain.lr == watched.lr == seen[-1][2]
 
 
 def test_train_step_makes_no_step_of_a_loss_that_is_not_finite(dtype):

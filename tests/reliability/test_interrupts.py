@@ -71,6 +71,15 @@ z = np.zeros(2 * 10**8, "float32")
 out = np.zeros_like(z)
 interrupted(lambda: [fg.kernels.sigmoid(z, out=out) for _ in range(100)], 0.2)
 """,
+    "steps of consecutive linear layers": """
+net = fg.Sequential(fg.Linear(3000, 3000), fg.Linear(3000, 3000), fg.Linear(3000, 1), rng=0)
+optimizer = fg.SGD(lr=1e-12)
+X, y = np.ones((3000, 3300), "float32"), np.ones((1, 3300), "float32")
+assert net.plan(3300).collapsed
+for after in (0.3, 0.8, 1.5):
+    interrupted(lambda: net.fit(X, y, optimizer=optimizer, epochs=100, moments=False), after)
+interrupted(lambda: [net.loss_and_gradient(X, y) for _ in range(100)], 1.0)
+""",
     "moments of (64, 10^6)": """
 net = fg.MultivariateRegression(64, rng=0)
 X, y = np.ones((64, 10**6), "float32"), np.ones(10**6, "float32")

@@ -168,6 +168,47 @@ def test_two_trainings_of_one_network_at_any_moment():
     tried("steps that four threads made in turn, as one alone", len(done))
 
 
+def test_a_state_is_handed_in_while_a_fit_runs():
+    """The fit goes on with the one that it has."""
+    net = shaken(*LAYERS, dtype="float32")
+    X, y = examples(net, 500)
+    optimizer, done = fg.Adam(), threading.Event()
+
+    def hand_in():
+        while not done.is_set():
+            optimizer.load_state_dict(optimizer.state_dict())
+
+    net.train_step(X, y, optimizer)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(hand_in)
+        try:
+            for _ in range(20):
+                assert len(net.fit(X, y, optimizer=optimizer, epochs=50).loss) == 50
+        finally:
+            done.set()
+        other.result()
+
+
+@pytest.mark.reliability
+def test_joblib_takes_a_trained_optimizer_along():
+    """Large arrays come to its workers as files mapped read-only."""
+    code = """
+import numpy as np, fusegrad as fg
+from joblib import Parallel, delayed
+from test_processes import go_on
+net, optimizer = fg.Sequential(fg.Linear(100, 1000), fg.Tanh(), fg.Linear(1000, 100), rng=0), fg.Adam()
+X, y = np.ones((100, 64)), np.ones((100, 64))
+net.fit(X, y, optimizer=optimizer, epochs=2)
+found = Parallel(n_jobs=2)(delayed(go_on)(net, optimizer, X, y) for _ in range(3))
+assert found == [go_on(net, optimizer, X, y)] * 3
+"""
+    in_a_new_process(code)
+
+
+def go_on(net, optimizer, X, y):
+    return net.fit(X, y, optimizer=optimizer, epochs=3).loss
+
+
 @pytest.mark.peers
 def test_a_dask_worker():
     code = """

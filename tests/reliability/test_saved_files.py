@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -136,10 +137,17 @@ def test_a_save_that_fails_leaves_the_old_file(path, monkeypatch, broken):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_two_processes_save_to_one_place(path):
-    """Each save is whole; the last one wins."""
+@pytest.mark.parametrize("flag", [os.O_TMPFILE, 0])
+def test_three_processes_save_to_one_place(path, flag):
+    """Each save is whole; the last one wins. Also where files without a name cannot be had."""
     code = (
-        "import sys, fusegrad as fg\n"
+        "import errno, os, sys, fusegrad as fg\n"
+        f"unnamed, whole = {os.O_TMPFILE}, os.open\n"
+        "def without(file, flags, *arguments, **options):\n"
+        f"    if flags & unnamed == unnamed != {flag}:\n"
+        "        raise OSError(errno.EOPNOTSUPP, 'Operation not supported')\n"
+        "    return whole(file, flags, *arguments, **options)\n"
+        "os.open = without\n"
         "net = fg.TwoLayerSigmoid(20, 20, rng=0)\n"
         "for i in range(200):\n"
         "    net.parameters[:] = i\n"
@@ -230,6 +238,13 @@ DEEP = "[" * 100_000
 NEGATIVE = '{"bit_generator": "PCG64", "state": {"state": -1, "inc": 1}, "has_uint32": 0, "uinteger": 0}'
 
 
+def state_of(kind, old, new):
+    """The description of a generator, with something else in it."""
+    description = _files.describe_generator(np.random.Generator(kind(0)))
+    assert old in description
+    return description.replace(old, new)
+
+
 @pytest.mark.parametrize(
     ("metadata", "entries", "body"),
     [
@@ -280,11 +295,23 @@ NEGATIVE = '{"bit_generator": "PCG64", "state": {"state": -1, "inc": 1}, "has_ui
         ({"rng": '{"bit_generator": "MT19937", "state": {"key": [1, 2], "pos": 3}}'}, GOOD, bytes(8)),
         ({"rng": '{"bit_generator": "MT19937", "state": {"key": "text", "pos": 3}}'}, GOOD, bytes(8)),
         ({"rng": '{"bit_generator": ["PCG64"]}'}, GOOD, bytes(8)),
+        ({"rng": state_of(np.random.MT19937, '"pos": 623', '"pos": 625')}, GOOD, bytes(8)),
+        ({"rng": state_of(np.random.MT19937, '"pos": 623', '"pos": -1')}, GOOD, bytes(8)),
+        ({"rng": state_of(np.random.Philox, '"buffer_pos": 4', '"buffer_pos": 5')}, GOOD, bytes(8)),
+        ({"rng": state_of(np.random.Philox, '"buffer_pos": 4', '"buffer_pos": -100000000')}, GOOD, bytes(8)),
+        ({"optimizer": OPTIMIZER.replace("0}", f"{2**70}}}")}, GOOD, bytes(8)),
     ],
 )  # fmt: skip
 def test_a_header_that_lies_with_a_right_checksum(path, metadata, entries, body):
     refused(path, with_header(metadata, entries, body))
     tried("headers that lie, refused")
+
+
+def test_a_checksum_that_is_no_text(path):
+    data = with_header(None, GOOD, bytes(8))
+    digest = re.search(rb'"sha256": ?"([0-9a-f]{64})"', data)[1]
+    text = data[8:].replace(digest, b"\\ud800" * 64)
+    refused(path, (len(text) - 8).to_bytes(8, "little") + text)
 
 
 def test_what_is_of_another_kind(path, tmp_path):

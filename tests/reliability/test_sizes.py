@@ -45,25 +45,19 @@ def test_more_examples_than_memory_holds(m, dtype):
 
 
 @pytest.mark.parametrize(
-    "shape", [(2**20, 1, 2**43), (2**40, 1, 2**40), (2**62, 1, 1), (1, 1, 2**62), (2**31, 3, 2**31)]
+    "shape", [(2**20, 1, 2**43), (2**40, 1, 2**40), (2**59, 1, 1), (1, 1, 2**59), (2**31, 3, 2**31)]
 )
 def test_products_too_large(shape, dtype):
     n, d, k = shape
-    try:
-        a, b = zeros(n, d, dtype), zeros(d, k, dtype)
-    except ValueError:  # NumPy's own limit on what may be broadcast
-        return
+    a, b = zeros(n, d, dtype), zeros(d, k, dtype)
     with pytest.raises(ERRORS):
         fg.kernels.matmul(a, b)
     tried("sizes too large for memory, refused")
 
 
-@pytest.mark.parametrize("d", [2**50, 2**61])
+@pytest.mark.parametrize("d", [2**50, 2**59])
 def test_a_vector_too_long_to_copy(d, dtype):
-    try:
-        a, b = zeros(1, d, dtype), zeros(d, 1, dtype)
-    except ValueError:
-        return
+    a, b = zeros(1, d, dtype), zeros(d, 1, dtype)
     with pytest.raises(ERRORS):
         fg.kernels.matmul(a, b)
 
