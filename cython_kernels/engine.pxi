@@ -10,8 +10,9 @@ blocks begin depends on the shapes alone, never on the threads, so any number of
 same bits; threads take blocks in turn.
 
 `train` is one parallel region for a whole fit. Every thread runs the same loop with its own copy of the
-walk and the update, and meets the others at three barriers a step. Thread 0 is the caller: it alone
-shuffles, and now and then comes up for air to let Python handle a signal.
+walk and the update, and meets the others at two barriers a step, or a few more with Nesterov's rule, chains
+and moments. Thread 0 is the caller: it alone shuffles, and now and then comes up for air to let Python
+handle a signal.
 
 Rejected: a region for each layer or step (fork and join cost more than a small step); a slot for each
 thread (other bits for other thread counts); atomics (the same, and slow).

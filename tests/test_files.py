@@ -1,6 +1,7 @@
 """Saving and loading."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -67,6 +68,9 @@ def test_a_missing_file(path):
 
 
 def test_what_cannot_be_written(tmp_path):
+    for nowhere in ("/", tmp_path, tmp_path / "nowhere" / "net.safetensors"):
+        with pytest.raises(OSError, match=re.escape(str(nowhere))):
+            fg.UnivariateRegression(rng=0).save(nowhere)
     net = fg.UnivariateRegression(rng=0)
     for wrong in (3, b"bytes", None):
         with pytest.raises(TypeError, match=r"path: expected a str or a pathlib\.Path, got"):

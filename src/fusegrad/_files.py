@@ -144,6 +144,8 @@ def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str
     being killed within those last microseconds is taken away by the next save to the same place.
     """
     path = Path(os.path.realpath(_path(path)))  # a link stays one
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # safetensors wants little-endian numbers in C order
     arrays = {name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")) for name, a in arrays.items()}
     data = b"".join(a.tobytes() for a in arrays.values())

@@ -304,7 +304,7 @@ class Sequential:
 
         Raises
         ------
-        TypeError
+        TypeError, ValueError
             If it is no path, no such optimizer or generator.
         OSError
             If it cannot be written; what stood there stays.
