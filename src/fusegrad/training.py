@@ -223,7 +223,7 @@ class _Run:
             state, self.optimizer.n_steps = start.optimizer
             if state is None:
                 self.optimizer.state = None
-            else:
+            elif self.optimizer.state.flags.writeable:  # else no step has been made
                 self.optimizer.state[:] = state  # in place: there may be no memory left
         if self.batches.rng is not None:
             self.batches.rng.bit_generator.state = start.draws
