@@ -17,7 +17,7 @@ def matmul(const real[:, :] a, const real[:, :] b, real[:, :] out, int n_threads
     cdef Air air = Air(0, 0, 0)
     with nogil:
         if n_threads == 1:
-            multiply(left, right, <real*>target.data, target.row // sizeof(real), <real*>scratch.data, &air, 0)
+            multiply(left, right, <real*>target.data, target.row // <Py_ssize_t>sizeof(real), <real*>scratch.data, &air, 0)
         else:
             with parallel(num_threads=n_threads):
                 multiply_share(
@@ -85,9 +85,9 @@ cdef void multiply_share(
         a.rows = stop - start
         c.data += start * c.row
     if vector:
-        multiply(a, b, <real*>c.data, c.row // sizeof(real), scratch, air, thread)
+        multiply(a, b, <real*>c.data, c.row // <Py_ssize_t>sizeof(real), scratch, air, thread)
     else:
-        multiply_matrix(a, b, <real*>c.data, c.row // sizeof(real), scratch, air, thread)
+        multiply_matrix(a, b, <real*>c.data, c.row // <Py_ssize_t>sizeof(real), scratch, air, thread)
 
 
 cdef Py_ssize_t panel_share(Py_ssize_t n, int thread, int n_threads) noexcept nogil:

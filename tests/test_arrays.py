@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import fusegrad as fg
 from fusegrad._arrays import as_batch, as_count, as_dtype, as_floats, as_generator, as_matrix, as_number, as_output
 
 F4, F8 = np.dtype("float32"), np.dtype("float64")
@@ -66,6 +67,16 @@ def test_as_floats_refuses_ragged_and_masked():
         as_floats([[1], [1, 2]], "a", F4)
     with pytest.raises(TypeError, match="a: expected an array without a mask"):
         as_floats(np.ma.array([1.0]), "a", F4)
+
+
+def test_an_output_with_a_mask_is_refused():
+    for call in (
+        lambda out: fg.kernels.matmul(np.eye(2), np.eye(2), out=out),
+        lambda out: fg.kernels.sigmoid(np.eye(2), out=out),
+        lambda out: fg.MultivariateRegression(2, dtype="float64", rng=0).forward(np.ones((2, 2)), out=out[:1]),
+    ):
+        with pytest.raises(TypeError, match="out: expected an array without a mask"):
+            call(np.ma.zeros((2, 2)))
 
 
 def test_shapes():

@@ -40,6 +40,13 @@ def test_demo(tmp_path):
     assert without_times(demo(tmp_path)[0]) == without_times(out), "the same seed, the same table"
 
 
+def test_without_docstrings():
+    result = subprocess.run(
+        [sys.executable, "-OO", "-m", "fusegrad", "info"], capture_output=True, text=True, check=True
+    )
+    assert "threads" in result.stdout
+
+
 def test_info(capsys):
     main(["info"])
     out = capsys.readouterr().out

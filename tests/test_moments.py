@@ -125,6 +125,19 @@ def test_moments_of_far_away_data(layout, dtype, rng):
     np.testing.assert_allclose(found.products, exact, rtol=1e-11, atol=1e-9)
 
 
+@pytest.mark.parametrize("at", [0, 20_000, 95_904])
+def test_moments_of_a_stretch_unlike_the_rest(at, rng):
+    X, y = rng.normal(size=(2, 100_000)), rng.normal(size=(1, 100_000))
+    X[0, at : at + 4096] += 1e5
+    y[:, at + 1000 : at + 1010] -= 1e6
+    found = moments(X, y)
+    z = np.vstack([X, y]).astype(np.longdouble)
+    z -= z.mean(axis=1, keepdims=True)
+    exact = (z @ z.T).astype(float)
+    scale = np.sqrt(np.outer(exact.diagonal(), exact.diagonal()))
+    assert (np.abs(found.products - exact) / scale).max() < 1e-14
+
+
 def test_callbacks_see_every_epoch_and_may_change_the_network():
     X, y = auto_mpg("multivariate", True)
     seen = []

@@ -11,6 +11,13 @@ def test_the_formulas():
     np.testing.assert_allclose([fg.InverseTimeDecay(0.5, 0.02)(t) for t in steps], 0.5 / (1 + 0.02 * steps))
 
 
+def test_one_that_grows_for_ever():
+    assert fg.StepDecay(0.1, 1, 10.0)(400) == np.inf
+    net = fg.UnivariateRegression(rng=0)
+    with pytest.raises(ValueError, match=r"schedule\(309\): expected a finite number, at least 0, got inf"):
+        net.fit([0.0], [0.0], optimizer=fg.SGD(0.1), epochs=1000, schedule=fg.StepDecay(1.0, 1, 10.0))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

@@ -31,6 +31,30 @@ def test_central_differences(layers):
     np.testing.assert_array_equal(net.parameters, before)
 
 
+def test_at_a_minimum():
+    """What is left of the gradient there is less than differences can see."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3, 50))
+    y = rng.normal(size=(1, 3)) @ X + rng.normal(size=(1, 50))
+    net = fg.MultivariateRegression(3, dtype="float64", rng=0)
+    for epochs in (100, 300, 3000):
+        net.fit(X, y, optimizer=fg.SGD(lr=0.1), epochs=epochs)
+        assert fg.testing.check_gradients(net, X, y).error < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"tolerance": "x"}, TypeError), ({"tolerance": 0}, ValueError), ({"most_parameters": "a"}, TypeError),
+        ({"n_directions": 0}, ValueError),
+    ],
+)  # fmt: skip
+def test_arguments_that_are_refused(arguments, error):
+    net = fg.UnivariateRegression(dtype="float64", rng=0)
+    with pytest.raises(error, match=f"{next(iter(arguments))}: expected"):
+        fg.testing.check_gradients(net, [1.0, 2.0], [1.0, 2.0], **arguments)
+
+
 def away_from_corners(net, X):
     """The examples for which no rectifier is so near 0 that a difference quotient would cross it."""
     layers = fg.reference.layers_of(net)

@@ -18,6 +18,11 @@ def test_what_is_refused(n, error):
         fg.set_num_threads(n)
 
 
+def test_a_number_that_openmp_refuses_is_not_its_number():
+    code = "from fusegrad._threads import default_threads; print(default_threads()[1])"
+    assert in_a_new_process(code, OMP_NUM_THREADS="0") != "OMP_NUM_THREADS"
+
+
 def test_a_cgroup_quota_is_obeyed(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(_threads.runtime, "max_threads", lambda: 64, raising=False)

@@ -146,6 +146,41 @@ class Stepped(fg.SGD):
         super().step(parameters, gradient)
 
 
+class Uncounted(fg.Optimizer):
+    """One that does not count its steps."""
+
+    def step(self, parameters, gradient):
+        parameters -= self.lr * gradient
+
+
+def test_a_rule_that_does_not_count_is_counted():
+    X, y = examples(small(), 40)
+    optimizer, seen = Uncounted(lr=0.1), []
+
+    def schedule(step):
+        seen.append(step)
+        return 1e-3
+
+    net = small()
+    net.fit(X, y, optimizer=optimizer, epochs=2, batch_size=10, schedule=schedule)
+    net.fit(X, y, optimizer=optimizer, epochs=1, batch_size=10, schedule=schedule)
+    assert seen == list(range(12))
+    assert optimizer.n_steps == 12
+    for fresh in (Uncounted(lr=0.1), Callable()):
+        seen.clear()
+        net.fit(X, y, optimizer=fresh, epochs=5, initial_epoch=3, batch_size=10, schedule=schedule)
+        assert seen == list(range(12, 20))
+
+
+class Callable:
+    """One that is no Optimizer at all."""
+
+    lr = 0.1
+
+    def step(self, parameters, gradient):
+        parameters -= self.lr * gradient
+
+
 @pytest.mark.parametrize("rule", [fg.SGD, Stepped])
 def test_any_callable_is_a_schedule_and_goes_on_from_fit_to_fit(rule):
     X, y = examples(small(), 20)

@@ -82,7 +82,17 @@ class Fusegrad(System):
 
     def losses(self, task: Training) -> list[float]:
         net, X, y, optimizer = self._net(task)
-        return [net.train_step(X[:, which], y[:, which], optimizer) for which in task.batches(CHECKED_STEPS)]
+        if task.action == "fit" and task.batch is None:
+            epochs = task.epochs or CHECKED_STEPS
+            return net.fit(X, y, optimizer=optimizer, epochs=epochs, moments=task.moments).loss[:CHECKED_STEPS]
+        steps = task.steps_an_epoch if task.action == "fit" else CHECKED_STEPS
+        losses = [net.train_step(X[:, which], y[:, which], optimizer) for which in task.batches(steps)]
+        if task.action == "fit":  # of an epoch of mini-batches it has but the mean
+            net, X, y, optimizer = self._net(task)
+            (found,) = net.fit(X, y, optimizer=optimizer, epochs=1, batch_size=task.batch, shuffle=False).loss
+            counts = [len(range(task.m)[which]) for which in task.batches(steps)]
+            np.testing.assert_allclose(found, np.dot(losses, counts) / task.m, rtol=1e-6)
+        return losses[:CHECKED_STEPS]
 
     def training(self, task: Training) -> Callable[[int], Any]:
         net, X, y, optimizer = self._net(task)

@@ -84,7 +84,8 @@ def as_matrix(value: Any, name: str, dtype: np.dtype[Any] | None, rows: int | No
     if rows is not None and array.shape[0] != rows:
         raise ValueError(f"{name}: expected {rows} {what} (rows), got shape {array.shape}")
     if array.shape[0] == 0 or array.shape[1] == 0:
-        raise ValueError(f"{name}: expected at least one example, got shape {array.shape}")
+        least = "one row and one column" if rows is None else "one example"
+        raise ValueError(f"{name}: expected at least {least}, got shape {array.shape}")
     return array
 
 
@@ -109,6 +110,8 @@ def as_output(value: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...
     """An array to write to: nothing is converted, since the caller wants to see the numbers in it."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without a mask, got a masked array")
     if value.dtype != dtype:
         raise TypeError(f"{name}: expected dtype {dtype}, got {value.dtype}")
     if value.shape != shape:

@@ -21,9 +21,10 @@ class Moments:
 def moments(X: Array, y: Array) -> Moments:
     """The moments of examples in columns, in one pass.
 
-    z is shifted by the mean of its first examples, which takes most of every mean away; what is left of it
-    is taken away at the end: sum (z - s)(z - s)^T - m (mean - s)(mean - s)^T. Of data that are not finite
-    the moments are NaN, which no step is taken from.
+    Each chunk is shifted by the mean of the one before, which takes most of its own mean away, and its products
+    are centred by what is left, r: sum (z - s)(z - s)^T - n r r^T. What the means of the chunks differ by is
+    added at the end. Nothing cancels but for a chunk unlike the one before, whose difference is then
+    a large part of the whole. Of data that are not finite the moments are NaN, which no step is taken from.
     """
     try:
         with np.errstate(invalid="ignore", over="ignore"):
@@ -37,10 +38,12 @@ def _moments(X: Array, y: Array) -> Moments:
     n_in, m = X.shape
     n = n_in + y.shape[0]
     chunk, ones, sums = np.empty((n, CHUNK)), np.ones((CHUNK, 1)), np.empty((n, 1))
-    shift = np.concatenate([part[:, :CHUNK].mean(axis=1, dtype="float64") for part in (X, y)])
-    total, products = np.zeros((n, 1)), np.zeros((n, n))
+    products = np.zeros((n, n))
     xx, yx, yy = np.empty((n_in, n_in)), np.empty((n - n_in, n_in)), np.empty((n - n_in, n - n_in))
-    for start in range(0, m, CHUNK):
+    starts = range(0, m, CHUNK)
+    means, rests = np.empty((2, n, len(starts)))  # of each chunk: its means, and what the shift had left of them
+    shift = np.concatenate([part[:, :CHUNK].mean(axis=1, dtype="float64") for part in (X, y)])
+    for i, start in enumerate(starts):
         z = chunk[:, : min(CHUNK, m - start)]
         x, t = z[:n_in], z[n_in:]
         centre(X[:, start : start + CHUNK], shift[:n_in], x)
@@ -52,7 +55,14 @@ def _moments(X: Array, y: Array) -> Moments:
         products[n_in:, :n_in] += yx
         products[n_in:, n_in:] += yy
         matmul(z, ones[: z.shape[1]], sums, 1)
-        total += sums
+        np.divide(sums[:, 0], z.shape[1], out=rests[:, i])
+        shift += rests[:, i]
+        means[:, i] = shift
     products[:n_in, n_in:] = products[n_in:, :n_in].T
-    rest = total / m
-    return Moments(shift + rest[:, 0], products - m * (rest * rest.T))
+    counts = np.minimum(CHUNK, m - np.array(starts, dtype="float64"))
+    mean, within, between = np.empty((n, 1)), np.empty((n, n)), np.empty((n, n))
+    matmul(means, counts[:, np.newaxis] / m, mean, 1)
+    means -= mean
+    matmul(rests * counts, rests.T, within, 1)
+    matmul(means * counts, means.T, between, 1)
+    return Moments(mean[:, 0], products - within + between)

@@ -67,7 +67,8 @@ def default_threads() -> tuple[int, str]:
     if _chosen is not None:
         return _chosen, "set_num_threads"
     openmp = runtime.max_threads()
-    if os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip().isdecimal():  # the runtime ignores what is not
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if asked.isdecimal() and int(asked) > 0:  # the runtime ignores what is not
         return openmp, "OMP_NUM_THREADS"
     limits = {"affinity": len(os.sched_getaffinity(0))}
     quota = _cgroup_quota()

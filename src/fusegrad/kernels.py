@@ -23,7 +23,7 @@ _ALONE = 2 * THREAD_WORK // _ACTIVATION_WORK - 1  # numbers that are worth one t
 
 
 def _activation(name: Any) -> str:
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(_KINDS)}, got {name!r}")
     return str(name)
 
@@ -240,7 +240,7 @@ def dense_forward(
     shape = (n_out, x.shape[1])
     result = np.empty(shape, weight.dtype) if out is None else as_output(out, "out", weight.dtype, shape)
     target = result
-    if out is not None and np.may_share_memory(out, x):
+    if out is not None and (np.may_share_memory(out, x) or np.may_share_memory(out, parameters)):
         target = np.empty(shape, weight.dtype)
     _engine(weight, activation, bias is not None, x.shape[1]).forward(x, parameters, target)
     if target is not result:

@@ -26,7 +26,7 @@ from fusegrad._kernels import by_dtype
 from fusegrad._plan import Dense, Plan, make_plan, moments_pay, parallel_from, stack_layers
 from fusegrad._threads import resolve_threads
 from fusegrad.layers import Activation, Identity, Layer, Linear, Sigmoid
-from fusegrad.optimizers import SupportsStep
+from fusegrad.optimizers import Optimizer, SupportsStep
 from fusegrad.training import History, fit, runs_compiled
 
 MOST_ENGINES = 256  # batch sizes remembered by a network
@@ -550,7 +550,10 @@ class Sequential:
         """A step of a rule that only Python knows."""
         value, gradient = self.loss_and_gradient(X, y)
         if isfinite(value):
+            n_steps = getattr(optimizer, "n_steps", None)
             optimizer.step(self._parameters, gradient)
+            if isinstance(optimizer, Optimizer) and optimizer.n_steps == n_steps:
+                optimizer.n_steps += 1  # for a class whose step does not count
         return value
 
     def fit(

@@ -47,7 +47,10 @@ class StepDecay:
 
     def __call__(self, step: int) -> float:
         """The learning rate at this step."""
-        return self.lr * self.factor ** (step // self.step_size)
+        try:
+            return self.lr * self.factor ** (step // self.step_size)
+        except OverflowError:
+            return math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusegrad._arrays import Array, as_count, as_generator
+from fusegrad._arrays import Array, as_count, as_generator, as_number
 
 if TYPE_CHECKING:
     from fusegrad.networks import Sequential
+
+
+STEP = 1e-3  # of the differences
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ def check_gradients(
     X : array (n_features, m)
     y : array (n_outputs, m)
     tolerance : float, default 1e-7
-        What an error may be, relative to the size of the gradient.
+        What an error may be, relative to the size of the gradient, or to what of it rounding lets differences
+        see: some 1e-5 of the loss. At a minimum nothing is left of the gradient but that.
     n_directions : int, default 8
     most_parameters : int, default 500
         Up to so many, each is checked by itself.
@@ -82,8 +86,8 @@ def check_gradients(
     Notes
     -----
     Differences are those of fourth order, from four losses each, so that the step can be large enough to
-    lose few digits. At the corner of a ReLU no difference quotient is right: check such a network
-    at data where no unit is near 0.
+    lose few digits: 1e-3, for data and parameters of the order of one (standardise X and y before). At the corner
+    of a ReLU no difference quotient is right: check such a network at data where no unit is near 0.
 
     Examples
     --------
@@ -96,19 +100,20 @@ def check_gradients(
     """
     if getattr(net, "dtype", None) != np.float64:
         raise TypeError(f"net: expected a network of dtype float64, got {getattr(net, 'dtype', net)}")
+    tolerance = as_number(tolerance, "tolerance", above=0.0)
     n_directions = as_count(n_directions, "n_directions")
+    most_parameters = as_count(most_parameters, "most_parameters", least=0)
     X, y = net._batch(X, y)
     rng = as_generator(rng)
     start = net.parameters.copy()
-    _, gradient = net.loss_and_gradient(X, y)
+    loss, gradient = net.loss_and_gradient(X, y)
     input_gradient = net.input_gradient(X, y)
 
     def slope(move: Any) -> float:
         """The derivative at 0 of t -> loss(move(t)), by differences of fourth order."""
-        h = 1e-3
-        near = move(h) - move(-h)
-        far = move(2 * h) - move(-2 * h)
-        return float((8 * near - far) / (12 * h))
+        near = move(STEP) - move(-STEP)
+        far = move(2 * STEP) - move(-2 * STEP)
+        return float((8 * near - far) / (12 * STEP))
 
     def along(direction: Array) -> float:
         def moved(t: float) -> float:
@@ -117,7 +122,9 @@ def check_gradients(
 
         return slope(moved)
 
-    size = max(float(np.abs(gradient).max()), np.finfo(float).tiny)
+    # Losses are off by some parts in 10^16, differences of them by so much over the step.
+    least = max(10 * np.finfo(float).eps * loss / (STEP * tolerance), np.finfo(float).tiny)
+    size = max(float(np.abs(gradient).max()), least)
     try:
         directions = [_unit(rng, gradient.shape) for _ in range(n_directions)]
         projected = float(np.max([abs(along(u) - gradient @ u) for u in directions]) / size)
@@ -132,7 +139,7 @@ def check_gradients(
     def along_inputs(direction: Array) -> float:
         return slope(lambda t: net.loss(X + t * direction, y))
 
-    input_size = max(float(np.abs(input_gradient).max()), np.finfo(float).tiny)
+    input_size = max(float(np.abs(input_gradient).max()), least)
     directions = [_unit(rng, X.shape) for _ in range(n_directions)]
     inputs = float(np.max([abs(along_inputs(u) - (input_gradient * u).sum()) for u in directions]) / input_size)
 

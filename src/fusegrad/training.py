@@ -335,7 +335,8 @@ def fit(
     if isinstance(optimizer, Optimizer):
         optimizer.check(net.parameters)
     batches = _cut(m, batch_size, shuffle, rng)
-    n_steps = optimizer.n_steps if isinstance(optimizer, Optimizer) else initial_epoch * batches.per_epoch
+    # A rule of one's own may come without a count, or be new.
+    n_steps = max(getattr(optimizer, "n_steps", 0), initial_epoch * batches.per_epoch)
     engine = net._engine(batches.size, n_threads)
     pays = moments and compiled and moments_pay(net.plan(batches.size, n_threads), m, epochs)[0]
     of_data = take_moments(X, y) if pays else None

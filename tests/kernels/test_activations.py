@@ -98,6 +98,8 @@ def test_threads_change_no_bit(dtype, threads, rng):
 def test_what_is_refused():
     with pytest.raises(ValueError, match="activation: expected one of identity, sigmoid, relu, tanh, got 'softmax'"):
         apply(np.zeros(3), "softmax")
+    with pytest.raises(ValueError, match="activation: expected one of"):
+        apply(np.zeros(3), ["relu"])
     with pytest.raises(TypeError, match="z: expected float32, float64 or integers, got dtype complex128"):
         sigmoid(np.zeros(3, complex))
     with pytest.raises(ValueError, match=r"out: expected shape \(3,\), got \(4,\)"):

@@ -53,6 +53,22 @@ def test_without_bias_and_with_a_flat_one(dtype):
     assert relative(fg.kernels.dense_forward(weight, x), weight.astype("float64") @ x) <= TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("biased", [True, False])
+def test_an_output_that_lies_over_an_input(biased, dtype):
+    weight, x, bias, _ = case(300, 300, 300, dtype)
+    bias = bias if biased else None
+    for over in ("weight", "x"):
+        given = {"weight": weight.copy(), "x": x.copy()}
+        expected = fg.kernels.dense_forward(**given, bias=bias)
+        np.testing.assert_array_equal(fg.kernels.dense_forward(**given, bias=bias, out=given[over]), expected)
+    memory = np.zeros(12 + 3 * 5000, dtype)
+    memory[:12] = np.arange(12)
+    x = case(4, 3, 5000, dtype)[1]
+    expected = fg.kernels.dense_forward(memory[:12].reshape(3, 4).copy(), x)
+    out = memory[5 : 5 + 3 * 5000].reshape(3, 5000)
+    np.testing.assert_array_equal(fg.kernels.dense_forward(memory[:12].reshape(3, 4), x, out=out), expected)
+
+
 def test_misaligned(dtype):
     """Contiguous, but at no address of a number."""
 

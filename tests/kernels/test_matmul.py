@@ -113,7 +113,10 @@ def test_out(dtype):
     out = np.full((20, 40), np.nan, dtype)
     assert matmul(a, b, out=out) is out
     np.testing.assert_array_equal(out, expected)
-    for view in (np.empty((40, 20), dtype).T, np.empty((20, 80), dtype)[:, ::2], np.empty((20, 50), dtype)[:, 5:45]):
+    for view in (
+        np.empty((40, 20), dtype).T, np.empty((20, 80), dtype)[:, ::2], np.empty((20, 50), dtype)[:, 5:45],
+        np.empty((20, 40), dtype)[::-1], np.empty((20, 40), dtype)[:, ::-1],
+    ):  # fmt: skip
         matmul(a, b, out=view)
         np.testing.assert_array_equal(view, expected)
     square = operands(16, 16, 16, dtype)[0]
