@@ -276,7 +276,8 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
                 if thread == 0:
                     step_loss = moments_step(&job.moments, walk.layers, walk.parameters, count, job.walked)
                     job.by_moments = step_loss >= 0
-                    interrupted(&job.air, thread, walk.n_parameters * walk.layers[0].n_in)
+                    # Little work; but on a busy machine a barrier takes as long as the other threads are not run.
+                    interrupted(&job.air, thread, walk.n_parameters * walk.layers[0].n_in if n_threads == 1 else AIR_WORK + 1)
                 wait_for_all(n_threads)
                 by_moments = job.by_moments
             if not by_moments:
