@@ -1,17 +1,16 @@
 """The command line: ``python -m fusegrad demo | bench | info``."""
 
 import argparse
+from importlib.metadata import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import fusegrad
 
-DESCRIPTION = "Dense networks trained on the CPU at the machine's limit, from NumPy arrays."
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb."""
-    parser = argparse.ArgumentParser(prog="python -m fusegrad", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog="python -m fusegrad", description=metadata("fusegrad")["Summary"])
     parser.add_argument("--version", action="version", version=f"fusegrad {fusegrad.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True)
     demo = verbs.add_parser("demo", help="train the four networks on Auto MPG: a table and a picture")

@@ -335,8 +335,8 @@ def fit(
     if isinstance(optimizer, Optimizer):
         optimizer.check(net.parameters)
     batches = _cut(m, batch_size, shuffle, rng)
-    # A rule of one's own may come without a count, or be new.
-    n_steps = max(getattr(optimizer, "n_steps", 0), initial_epoch * batches.per_epoch)
+    # A rule of one's own may be new, and what is no Optimizer has no count.
+    n_steps = max(optimizer.n_steps if isinstance(optimizer, Optimizer) else 0, initial_epoch * batches.per_epoch)
     engine = net._engine(batches.size, n_threads)
     pays = moments and compiled and moments_pay(net.plan(batches.size, n_threads), m, epochs)[0]
     of_data = take_moments(X, y) if pays else None
