@@ -72,11 +72,18 @@ cdef enum:
     PACKED_FEATURES = 128       # at a time, which the L1 holds of a panel: a sixth of a shuffled step of 784 features
 
 
+cdef inline Py_ssize_t example_at(const Py_ssize_t* order, Py_ssize_t place) noexcept nogil:
+    return place if order == NULL else order[place]
+
+
 cdef void pack_tile(
     Matrix x, const Py_ssize_t* order, Py_ssize_t first, Py_ssize_t count, real* tile,
 ) noexcept nogil:
-    """Examples (columns) first ... first + count of x, taken through `order` if there is one."""
-    cdef Py_ssize_t p = 0, start, lane, feature, example, whole = count // PANEL, n = x.rows
+    """Examples (columns) first ... first + count of x, taken through `order` if there is one.
+
+    What is left of the last panel is filled up with the last example.
+    """
+    cdef Py_ssize_t p = 0, start, stop, lane, feature, width, whole = count // PANEL, n = x.rows
     cdef const char* column
     cdef real* place
     if order == NULL and x.column == sizeof(real):
@@ -92,16 +99,20 @@ cdef void pack_tile(
         p = whole
     while p < panels(count):
         place = tile + p * n * PANEL
+        width = smaller(PANEL, count - p * PANEL)
         start = 0
         while start < n:
-            for lane in range(PANEL):
-                example = first + smaller(p * PANEL + lane, count - 1)
-                if order != NULL:
-                    example = order[example]
-                column = x.data + example * x.column
-                for feature in range(start, smaller(n, start + PACKED_FEATURES)):
+            stop = smaller(n, start + PACKED_FEATURES)
+            if width < PANEL:
+                column = x.data + example_at(order, first + count - 1) * x.column
+                for feature in range(start, stop):
+                    for lane in range(VECTORS):
+                        store(place + feature * PANEL + lane * LANES, splat(load_anywhere(column + feature * x.row)))
+            for lane in range(width):
+                column = x.data + example_at(order, first + p * PANEL + lane) * x.column
+                for feature in range(start, stop):
                     place[feature * PANEL + lane] = load_anywhere(column + feature * x.row)
-            start += PACKED_FEATURES
+            start = stop
         p += 1
 
 

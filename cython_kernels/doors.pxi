@@ -68,7 +68,7 @@ def is_input(X, Py_ssize_t n_features):
     )
 
 
-def is_batch(X, y, parameters, Py_ssize_t n_features, Py_ssize_t n_outputs):
+cpdef bint is_batch(X, y, parameters, Py_ssize_t n_features, Py_ssize_t n_outputs):
     """Whether X (n_features, m) and y (n_outputs, m), m >= 1, can be taken as they are: the door's quick yes.
 
     Not if they share memory with the parameters, which a step writes to.

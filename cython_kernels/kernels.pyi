@@ -11,6 +11,11 @@ lanes: int
 panel: int
 
 @final
+class Turn:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...
+
+@final
 class Engine:
     @property
     def n_threads(self) -> int: ...
@@ -25,6 +30,7 @@ class Engine:
         input_gradient: NDArray[Any] | None = None,
         outputs: NDArray[Any] | None = None,
     ) -> float: ...
+    def quick_step(self, X: Any, y: Any, parameters: NDArray[Any], optimizer: Any, turn: Turn) -> float | None: ...
     def step(self, X: NDArray[Any], y: NDArray[Any], parameters: NDArray[Any], optimizer: Any) -> float: ...
     def train(
         self,

@@ -302,14 +302,17 @@ def test_a_state_of_another_shape_is_refused(state):
     optimizer = fg.Adam()
     optimizer.state = state
     net, w = fg.MultivariateRegression(4, dtype="float64", rng=0), np.ones(5)
+    X, y = np.ones((4, 3)), np.ones((1, 3))
+    net.train_step(X, y, fg.Adam())
     for call in (
         lambda: optimizer.step(w, w),
-        lambda: net.train_step(np.ones((4, 3)), np.ones(3), optimizer),
+        lambda: net.train_step(X, y, optimizer),
         lambda: net.fit(np.ones((4, 3)), np.ones(3), optimizer=optimizer, epochs=1),
     ):
         with pytest.raises(ValueError, match="optimizer: "):
             call()
     np.testing.assert_array_equal(w, 1)
+    net.train_step(X, y, fg.Adam())  # the network is free again
 
 
 def test_look_ahead_refuses_what_does_not_fit():

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from math import isfinite
 from os import PathLike
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,9 @@ from fusegrad.training import History, fit, runs_compiled
 
 MOST_ENGINES = 256  # batch sizes remembered by a network
 #: What `Sequential._set_up` makes of the layers and the dtype.
-MADE_AGAIN = ("_dense_layers", "_n_features", "_n_outputs", "_kernels", "_engines", "_parallel_from", "_training")
-BUSY = "this network is being trained already: one fit or train_step at a time"
+MADE_AGAIN = (
+    "_dense_layers", "_n_features", "_n_outputs", "_kernels", "_engines", "_small_engine", "_parallel_from", "_turn",
+)  # fmt: skip
 
 
 def shapes_of(layers: tuple[Layer, ...]) -> list[tuple[int, int, str, bool]]:
@@ -96,8 +96,8 @@ class Sequential:
 
     Notes
     -----
-    Every method that computes releases the GIL, and uses as many threads as `set_num_threads` allows and the
-    work is worth. The number of threads changes no bit of a result.
+    Every method that computes releases the GIL, unless a few microseconds will do, and uses as many threads as
+    `set_num_threads` allows and the work is worth. The number of threads changes no bit of a result.
 
     References
     ----------
@@ -131,7 +131,8 @@ class Sequential:
         self._kernels = by_dtype[dtype]
         self._engines: dict[tuple[int, int, bool], Any] = {}
         self._parallel_from = parallel_from(self._dense_layers)
-        self._training = Lock()
+        self._small_engine: Any = None  # of the last train_step that takes one thread whatever there are
+        self._turn = self._kernels.Turn()
 
     def __getstate__(self) -> dict[str, Any]:
         """The layers, the numbers, and what others have set: what `_set_up` makes of them is made again."""
@@ -535,16 +536,19 @@ class Sequential:
         >>> net.parameters
         array([ 1.5, -0.5])
         """
+        if self._small_engine is not None:
+            quick: float | None = self._small_engine.quick_step(X, y, self._parameters, optimizer, self._turn)
+            if quick is not None:
+                return quick
         X, y = self._batch(X, y)
-        if not self._training.acquire(False):
-            raise RuntimeError(BUSY)
-        try:
-            if runs_compiled(optimizer):
-                value: float = self._engine(X.shape[1]).step(X, y, self._parameters, optimizer)
-                return value
-            return self._step(X, y, optimizer)
-        finally:
-            self._training.release()
+        with self._turn:
+            if not runs_compiled(optimizer):
+                return self._step(X, y, optimizer)
+            engine = self._engine(X.shape[1])
+            if X.shape[1] < self._parallel_from:
+                self._small_engine = engine
+            value: float = engine.step(X, y, self._parameters, optimizer)
+            return value
 
     def _step(self, X: Array, y: Array, optimizer: SupportsStep) -> float:
         """A step of a rule that only Python knows."""
@@ -655,17 +659,13 @@ class Sequential:
         >>> history.stopped, history.epochs < 20
         (True, True)
         """
-        if not self._training.acquire(False):
-            raise RuntimeError(BUSY)
-        try:
+        with self._turn:
             return fit(
                 self, X, y,
                 optimizer=optimizer, epochs=epochs, initial_epoch=initial_epoch, batch_size=batch_size, shuffle=shuffle,
                 rng=rng, schedule=schedule, validation_data=validation_data, callbacks=callbacks,
                 on_divergence=on_divergence, verbose=verbose, n_threads=n_threads, moments=moments,
             )  # fmt: skip
-        finally:
-            self._training.release()
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"

@@ -46,6 +46,7 @@ class Optimizer:
         self.n_steps = 0
         self.state: Array | None = None
         self._constants = self._pack()
+        self._compiled = type(self).step is Optimizer.step  # else it is stepped from Python
 
     @property
     def lr(self) -> float:

@@ -94,7 +94,7 @@ class History:
 
 def runs_compiled(optimizer: Any) -> bool:
     """Whether the engine knows the rule; else `optimizer.step` is called from Python."""
-    if isinstance(optimizer, Optimizer) and type(optimizer).step is Optimizer.step:
+    if getattr(optimizer, "_compiled", None) is True:
         return True
     if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
         raise TypeError(f"optimizer: expected an object with step(parameters, gradient), got {optimizer!r}")

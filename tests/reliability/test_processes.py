@@ -117,6 +117,7 @@ def test_more_batch_sizes_than_a_network_remembers_in_many_threads():
 def test_two_trainings_of_one_network():
     net = shaken(*LAYERS, dtype="float32")
     X, y = examples(net, 200)
+    net.train_step(X, y, fg.SGD(lr=0.01))  # the next of this size goes a shorter way
     inside, go_on = threading.Event(), threading.Event()
 
     def wait(net, history):
