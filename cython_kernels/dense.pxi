@@ -83,7 +83,7 @@ cdef void pack_tile(
 
     What is left of the last panel is filled up with the last example.
     """
-    cdef Py_ssize_t p = 0, start, stop, lane, feature, width, whole = count // PANEL, n = x.rows
+    cdef Py_ssize_t p = 0, start, stop, lane, v, feature, width, whole = count // PANEL, n = x.rows
     cdef const char* column
     cdef real* place
     if order == NULL and x.column == sizeof(real):
@@ -93,9 +93,9 @@ cdef void pack_tile(
             column = x.data + first * x.column + feature * x.row
             place = tile + feature * PANEL
             for p in range(whole):
-                for lane in range(VECTORS):
-                    store(place + p * n * PANEL + lane * LANES, load(<const real*>column + p * PANEL + lane * LANES))
-                    prefetch(<const real*>column + (whole + p) * PANEL + lane * LANES)
+                for v in range(VECTORS):
+                    store(place + p * n * PANEL + v * LANES, load(<const real*>column + p * PANEL + v * LANES))
+                    prefetch(<const real*>column + (whole + p) * PANEL + v * LANES)
         p = whole
     while p < panels(count):
         place = tile + p * n * PANEL
@@ -106,8 +106,8 @@ cdef void pack_tile(
             if width < PANEL:
                 column = x.data + example_at(order, first + count - 1) * x.column
                 for feature in range(start, stop):
-                    for lane in range(VECTORS):
-                        store(place + feature * PANEL + lane * LANES, splat(load_anywhere(column + feature * x.row)))
+                    for v in range(VECTORS):
+                        store(place + feature * PANEL + v * LANES, splat(load_anywhere(column + feature * x.row)))
             for lane in range(width):
                 column = x.data + example_at(order, first + p * PANEL + lane) * x.column
                 for feature in range(start, stop):

@@ -52,9 +52,9 @@ cdef bint is_state(object a, Py_ssize_t rows, Py_ssize_t columns):
     )
 
 
-cdef real* read_flat(cnp.ndarray a, Py_ssize_t n) except NULL:
+cdef real* read_flat(str name, cnp.ndarray a, Py_ssize_t n) except NULL:
     if not (is_own(a, 1) and cnp.PyArray_DIM(a, 0) == n and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISALIGNED(a)):
-        raise TypeError(f"expected a flat buffer of {n}, got {a!r}")
+        raise TypeError(f"{name}: expected a flat buffer of {n}, got {a!r}")
     return <real*>cnp.PyArray_DATA(a)
 
 

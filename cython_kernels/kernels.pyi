@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 ACTIVATIONS: tuple[str, ...]
 RULES: tuple[str, ...]
+MOST_STEPS: int
 lanes: int
 panel: int
 

@@ -1,11 +1,13 @@
 # cython: freethreading_compatible=True
 """The compiled module of one instruction set and one dtype: what Python may call.
 
-Everything here takes arrays that `fusegrad._arrays` has judged: of this module's dtype and of shapes that
-agree. The algorithms are in the .pxi files beside this one; see README.md for the contract.
+Everything here takes arrays that `fusegrad._arrays` has judged, of this module's dtype and of shapes that
+agree; what is called `quick_` or `is_` judges for itself. The algorithms are in the .pxi files beside this
+one; see README.md for the contract.
 """
 
 cimport cython
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel
 from libc.math cimport isfinite
@@ -44,13 +46,18 @@ cdef extern from "numpy/random/bitgen.h":
 
 cnp.import_array()
 
+cdef long long LAST_STEP = 1 << 53      # of an optimizer: what a bias correction can count
 ACTIVATIONS = ("identity", "sigmoid", "relu", "tanh")
 RULES = ("none", "sgd", "adagrad", "rmsprop", "adam")
+MOST_STEPS = LAST_STEP
 lanes = LANES
 panel = PANEL
 
 cdef enum:
     CACHE_LINE = 64
+    BRIEF_WORK = 3 << 16        # multiply-adds: a few microseconds
+    UNIT_WORK = 32              # those that an activation takes,
+    NUMBER_WORK = 64            # and a number from outside that is not in a cache
 
 cdef extern from *:
     Py_ssize_t PY_SSIZE_T_MAX
@@ -109,15 +116,15 @@ cdef Py_ssize_t size_of(reals, pieces) except -1:
 cdef class Turn:
     """The right to train a network: `with turn:` for one at a time. Others are refused, they do not wait.
 
-    As threading.Lock, which asks the clock even where nobody is to wait: 80 ns of a step.
+    In place of a threading.Lock, which takes 80 ns longer: it asks the clock even where nobody is to wait.
     """
     cdef int taken
 
     cdef bint take(self) noexcept:
-        return not raise_flag(&self.taken)
+        return take_flag(&self.taken)
 
     cdef void give(self) noexcept:
-        lower_flag(&self.taken)
+        give_flag(&self.taken)
 
     def __enter__(self):
         if not self.take():
@@ -160,10 +167,6 @@ cdef struct Job:
     bint by_moments         # this step goes by the moments
     bint from_moments       # all of them did
     Air air
-
-
-cdef enum:
-    BRIEF_WORK = 1 << 17        # multiply-adds, some microseconds, for which the GIL is kept: to let it go takes 50 ns
 
 
 cdef inline real* own_scratch(Job* job, int thread) noexcept nogil:
@@ -376,7 +379,7 @@ cdef class Engine:
     cdef readonly int n_threads
     cdef Py_ssize_t n_features
     cdef Py_ssize_t n_outputs
-    cdef Py_ssize_t step_work       # multiply-adds an example
+    cdef Py_ssize_t most_brief      # so many examples take but a few microseconds: the GIL is kept, 50 ns gained
 
     def __init__(self, plan):
         self.layers = plan.layer_table
@@ -397,7 +400,10 @@ cdef class Engine:
         self.n_outputs = self.blank.walk.layers[self.blank.walk.n_layers - 1].n_out
         # A chain may have a bias where its last member has none: the walk's parameters may be more than the network's.
         longest = max(plan.n_parameters, plan.n_walked)
-        self.step_work = 3 * longest
+        if plan.n_threads == 1:
+            units = sum([layer.n_out for layer in plan.members])
+            numbers = self.n_features + self.n_outputs
+            self.most_brief = BRIEF_WORK // (3 * longest + UNIT_WORK * units + NUMBER_WORK * numbers)
         self.line = size_of(longest, 1)
         self.blank.scratch_size = size_of(plan.scratch, 1)
         self.tiles_bytes = size_of(plan.chain_scratch, 1)
@@ -415,7 +421,7 @@ cdef class Engine:
         job[0] = self.blank
         read_matrix(X, &job.walk.x)
         job.n_examples = job.walk.x.columns
-        job.parameters = read_flat(parameters, job.n_parameters)
+        job.parameters = read_flat("parameters", parameters, job.n_parameters)
         job.walk.parameters = job.parameters
         job.scratch = place
         place += self.n_threads * job.scratch_size
@@ -437,9 +443,6 @@ cdef class Engine:
         job.block_losses = <double*>place
         return scratch
 
-    cdef bint is_brief(self, Py_ssize_t n_examples) noexcept:
-        return self.n_threads == 1 and n_examples < BRIEF_WORK // self.step_work
-
     def forward(self, cnp.ndarray X not None, cnp.ndarray parameters not None, cnp.ndarray out=None):
         """out (n_outputs, m), a new one if there is none, = the network's prediction for X (n_features, m)."""
         cdef Job job
@@ -451,7 +454,7 @@ cdef class Engine:
             shape[1] = job.n_examples
             out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
         read_matrix(out, &target)
-        if self.is_brief(job.n_examples):
+        if job.n_examples <= self.most_brief:
             self.predict(&job, target)
         else:
             with nogil:
@@ -480,14 +483,14 @@ cdef class Engine:
         read_matrix(y, &job.walk.y)
         job.gradient = NULL
         if gradient is not None:
-            job.gradient = read_flat(gradient, job.n_parameters)
+            job.gradient = read_flat("gradient", gradient, job.n_parameters)
         if job.chains == NULL:
             job.walked = job.gradient
         if input_gradient is not None:
             read_matrix(input_gradient, &job.walk.input_gradient)
         if outputs is not None:
             read_matrix(outputs, &job.walk.outputs)
-        if self.is_brief(job.n_examples):
+        if job.n_examples <= self.most_brief:
             self.differentiate(&job)
         else:
             with nogil:
@@ -510,15 +513,14 @@ cdef class Engine:
                 expand_chains(job, job.parameters)
 
     def quick_step(self, X, y, cnp.ndarray parameters not None, optimizer, Turn turn not None):
-        """As `step`, in a turn of its own; None, and nothing is done, unless all can be taken as it is.
+        """`step` in a turn of its own; None, and nothing is done, unless X and y are a batch of this engine's
+        size that can be taken as it is, and nobody has the turn.
 
-        That is a batch of this engine's size, a rule that is compiled, and a turn that nobody has. In place of
-        asking for each of them from Python: 0.4 microseconds of a step.
+        To find that out from Python would take 0.4 microseconds longer, as long as the step of a small network.
         """
         if not (
             is_batch(X, y, parameters, self.n_features, self.n_outputs)
             and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == self.blank.batch
-            and getattr(optimizer, "_compiled", None) is True
             and turn.take()
         ):
             return None
@@ -532,8 +534,8 @@ cdef class Engine:
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters)
         cdef double loss = 0
+        read_matrix(y, &job.walk.y)     # first: an optimizer of one's own may do anything when it is read
         cdef object _held = read_update(&job.update, optimizer, parameters)
-        read_matrix(y, &job.walk.y)
         job.losses = &loss
         job.n_epochs = 1
         self.run(&job, optimizer, 1)
@@ -558,8 +560,8 @@ cdef class Engine:
         cdef const double[:, ::1] products
         cdef double[::1] work
         cdef Py_ssize_t n_steps
-        cdef object _held = read_update(&job.update, optimizer, parameters)
         read_matrix(y, &job.walk.y)
+        cdef object _held = read_update(&job.update, optimizer, parameters)
         job.losses = &losses[0]
         job.n_epochs = losses.shape[0]
         job.from_moments = True
@@ -587,7 +589,7 @@ cdef class Engine:
         if job.update.nesterov and job.chains == NULL:
             job.walk.parameters = job.ahead
         try:
-            if n_steps == 1 and self.is_brief(job.n_examples):
+            if n_steps == 1 and job.n_examples <= self.most_brief:
                 self.make_steps(job)
             else:
                 with nogil:
@@ -612,16 +614,20 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters):
 
     Returns the state, to be held for as long as the update points into it: another thread may hand in a new one.
     """
-    cdef object state = optimizer.state
+    cdef object state = optimizer.state, n_steps = optimizer.n_steps
     cdef Py_ssize_t rows, columns = cnp.PyArray_DIM(parameters, 0)
+    cdef int overflow
     rows, u.rule, u.nesterov, u.bias_correction, u.decay, u.decay2, u.eps = optimizer._constants
-    if not is_state(state, rows, columns):
+    u.learning_rate = optimizer._lr
+    u.step = PyLong_AsLongLongAndOverflow(n_steps, &overflow) if PyLong_CheckExact(n_steps) else -1
+    if not (is_state(state, rows, columns) and 0 <= u.step < LAST_STEP):
         optimizer.prepare(parameters)
         state = optimizer.state
+        u.step = optimizer.n_steps
         if not is_state(state, rows, columns):
             raise ValueError(f"optimizer: expected a state of {rows} rows of {columns} parameters, got {state!r}")
-    u.learning_rate = optimizer._lr
-    u.step = optimizer.n_steps
+    if not cnp.PyArray_ISWRITEABLE(parameters):
+        raise ValueError("parameters: expected a writable array, got a read-only one")
     u.first = NULL
     u.second = NULL
     if cnp.PyArray_DIM(<cnp.ndarray>state, 0) > 0:

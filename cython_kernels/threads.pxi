@@ -17,16 +17,19 @@ cdef extern from * nogil:
     #endif
     /* Every thread of the region must come here. */
     static inline void wait_for_all(int n_threads) { if (n_threads > 1) { FUSEGRAD_BARRIER } }
-    static inline int raise_flag(int *flag) { return __atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE); }
-    static inline void lower_flag(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
+    static inline void raise_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
     static inline int is_raised(int *flag) { return __atomic_load_n(flag, __ATOMIC_RELAXED); }
+    /* One caller has it at a time: whether it is this one. */
+    static inline int take_flag(int *flag) { return !__atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE); }
+    static inline void give_flag(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
     """
     int omp_get_thread_num()
     int omp_get_num_threads()   # in a region; the runtime may give fewer than were asked for
     void wait_for_all(int n_threads)
-    bint raise_flag(int* flag)      # whether it was raised already
-    void lower_flag(int* flag)
+    void raise_flag(int* flag)
     bint is_raised(int* flag)
+    bint take_flag(int* flag)
+    void give_flag(int* flag)
 
 cdef extern from "Python.h":
     # Declared without `except`: the exception is to stay set while the parallel region ends.

@@ -20,13 +20,13 @@ def test_as_dtype_refuses(value):
         as_dtype(value)
 
 
-@pytest.mark.parametrize("value", ["0.1", None, True, 1j, [1.0], np.array([1.0]), 10**400])
+@pytest.mark.parametrize("value", ["0.1", None, True, 1j, [1.0], np.array([1.0]), np.complex64(1)])
 def test_as_number_refuses_the_kind(value):
-    with pytest.raises(TypeError, match=r"lr: expected a (real )?number, got"):
+    with pytest.raises(TypeError, match=r"lr: expected a number, got"):
         as_number(value, "lr")
 
 
-@pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf, 1])
+@pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf, 1, 10**400])
 def test_as_number_refuses_the_value(value):
     with pytest.raises(ValueError, match="lr: expected a finite number, more than 0, less than 1, got"):
         as_number(value, "lr", above=0.0, below=1.0)

@@ -213,6 +213,8 @@ def test_state_dict_goes_on_where_it_was_taken(make, rng):
         (lambda: fg.RMSprop(lr=1, decay=2), ValueError, "decay: expected"),
         (lambda: fg.Adam(betas=(0.9, 1.0)), ValueError, r"betas\[1\]: expected"),
         (lambda: fg.Adam(betas=0.9), TypeError, "betas: expected two numbers, got 0.9"),
+        (lambda: fg.SGD(lr=np.complex128(1 + 2j)), TypeError, "lr: expected a number"),
+        (lambda: fg.SGD(lr=10**400), ValueError, "lr: expected a finite number"),
     ],
 )
 def test_bad_hyperparameters_are_refused(make, error, message):
@@ -322,6 +324,100 @@ def test_look_ahead_refuses_what_does_not_fit():
         with pytest.raises(ValueError, match=r"optimizer: its state|parameters: expected"):
             optimizer.look_ahead(wrong)
     np.testing.assert_allclose(optimizer.look_ahead([1.0, 1.0]), 0.95)
+
+
+@pytest.mark.parametrize("n_steps", [-1, 2**53, 2**63 - 1, 2**70, "a", None, 1.5])
+def test_a_count_of_steps_that_is_none_is_refused(n_steps):
+    net, optimizer = fg.MultivariateRegression(4, dtype="float64", rng=0), fg.Adam()
+    X, y = np.ones((4, 3)), np.ones((1, 3))
+    net.train_step(X, y, fg.Adam())
+    before = net.parameters.copy()
+    optimizer.n_steps = n_steps
+    for call in (
+        lambda: net.train_step(X, y, optimizer),
+        lambda: net.fit(X, y, optimizer=optimizer, epochs=1),
+        lambda: optimizer.step(net.parameters, np.ones(5)),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"optimizer\.n_steps: expected"):
+            call()
+    np.testing.assert_array_equal(net.parameters, before)
+    optimizer.n_steps = np.int64(3)
+    net.train_step(X, y, optimizer)
+    assert optimizer.n_steps == 4
+
+
+def test_classes_whose_states_are_not_those_of_their_rule():
+    """The compiled update would read and write past them."""
+    for base, body in ((fg.Adam, {"n_states": 1}), (fg.Optimizer, {"rule": "adam"}), (fg.SGD, {"rule": "adagrad"})):
+        with pytest.raises(TypeError, match=r"Wrong: expected \d n_states of a ada"):
+            type("Wrong", (base,), body)(lr=0.1)
+
+
+def test_parameters_that_are_read_only_stay():
+    net = fg.MultivariateRegression(4, dtype="float64", rng=0)
+    X, y = np.ones((4, 3)), np.ones((1, 3))
+    net.train_step(X, y, fg.SGD(lr=0.1))
+    before = net.parameters.copy()
+    net.parameters.flags.writeable = False
+    for call in (
+        lambda: net.train_step(X, y, fg.SGD(lr=0.1)),
+        lambda: net.fit(X, y, optimizer=fg.SGD(lr=0.1), epochs=1),
+        lambda: fg.SGD(lr=0.1).step(net.parameters, np.ones(5)),
+    ):
+        with pytest.raises(ValueError, match=r"parameters: expected a writable array, got a read-only one"):
+            call()
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_an_optimizer_around_another_is_asked_itself():
+    """It may hand out whatever the other one has; its own step is what counts, wherever it comes from."""
+
+    class Clipped:
+        def __init__(self, inner):
+            self.inner, self.calls = inner, 0
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        def step(self, parameters, gradient):
+            self.calls += 1
+            self.inner.step(parameters, gradient.clip(-0.01, 0.01))
+
+    X, y = np.ones((4, 3)), np.full((1, 3), 9.0)
+    net = fg.MultivariateRegression(4, dtype="float64", rng=0)
+    net.train_step(X, y, fg.SGD(lr=0.01))
+    before = net.parameters.copy()
+    clipped = Clipped(fg.SGD(lr=0.1))
+    for _ in range(2):
+        net.train_step(X, y, clipped)
+    net.fit(X, y, optimizer=clipped, epochs=3)
+    assert clipped.calls == clipped.inner.n_steps == 5
+    np.testing.assert_allclose(np.abs(net.parameters - before), 5 * 0.1 * 0.01)
+
+
+def test_a_step_that_comes_later_is_taken(monkeypatch):
+    net, optimizer, calls = fg.MultivariateRegression(4, dtype="float64", rng=0), fg.SGD(lr=0.1), []
+    X, y = np.ones((4, 3)), np.ones((1, 3))
+    net.train_step(X, y, optimizer)
+    monkeypatch.setattr(fg.SGD, "step", lambda self, parameters, gradient: calls.append(len(gradient)))
+    net.train_step(X, y, optimizer)
+    net.fit(X, y, optimizer=optimizer, epochs=2)
+    assert calls == [5, 5, 5]
+
+
+def test_a_rule_of_ones_own_need_not_call_init():
+    class Sign(fg.Optimizer):
+        def __init__(self):
+            pass
+
+        def step(self, parameters, gradient):
+            parameters -= 0.01 * np.sign(gradient)
+
+    net, rule = fg.MultivariateRegression(4, dtype="float64", rng=0), Sign()
+    X, y = np.ones((4, 3)), np.full((1, 3), 9.0)
+    loss = net.train_step(X, y, rule)
+    assert net.fit(X, y, optimizer=rule, epochs=3).loss[-1] < loss
+    assert rule.n_steps == 4
 
 
 def test_a_class_without_a_rule():

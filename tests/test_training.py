@@ -371,8 +371,12 @@ def test_an_interrupt_ends_a_fit_between_two_steps(n_threads):
     optimizer = fg.SGD(lr=1e-3)
     sent = []
 
+    first = net.parameters.copy()
+
     def interrupt():
-        time.sleep(0.3)
+        while np.array_equal(net.parameters, first):  # until some steps have been made
+            time.sleep(0.01)
+        time.sleep(0.1)
         sent.append(time.monotonic())
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
@@ -407,7 +411,13 @@ def test_an_interrupt_ends_a_fit_between_two_steps(n_threads):
         ({"batch_size": "all"}, TypeError, "batch_size: expected a whole number, got 'all'"),
         ({"n_threads": 0}, ValueError, "n_threads: expected at least 1, got 0"),
         ({"verbose": 3}, ValueError, "verbose: expected 0, 1 or 2, got 3"),
+        ({"verbose": np.zeros(2)}, ValueError, "verbose: expected 0, 1 or 2"),
         ({"rng": "x", "batch_size": 4}, TypeError, "rng: expected"),
+        ({"rng": "x"}, TypeError, "rng: expected"),
+        ({"shuffle": np.zeros(2)}, TypeError, "shuffle: expected True or False"),
+        ({"moments": "no"}, TypeError, "moments: expected True or False, got 'no'"),
+        ({"on_divergence": np.zeros(2)}, ValueError, "on_divergence: expected 'raise' or 'stop'"),
+        ({"callbacks": np.array(3)}, TypeError, "callbacks: expected callables in a list or tuple"),
         ({"schedule": 0.1}, TypeError, "schedule: expected a callable from step to learning rate, got 0.1"),
         ({"schedule": lambda step: -1.0}, ValueError, r"schedule\(0\): expected a finite number, at least 0, got -1.0"),
         ({"callbacks": [3]}, TypeError, r"callbacks\[0\]: expected a callable, got 3"),
@@ -452,3 +462,16 @@ def test_a_callback_stops_with_numpys_true_too(stop):
     assert history.epochs == 1
     history = net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.Adam(), epochs=5, callbacks=[lambda net, history: "text"])
     assert history.epochs == 5
+
+
+def test_a_callback_may_not_change_the_shape_of_the_data(rng):
+    """The fit goes on with the data as they were handed in."""
+    X, y = rng.normal(size=(3, 20)), rng.normal(size=(1, 20))
+    net, twin = (fg.MultivariateRegression(3, dtype="float64", rng=0) for _ in range(2))
+    expected = twin.fit(X.copy(), y.copy(), optimizer=fg.SGD(lr=0.1), epochs=3, moments=False)
+
+    def reshape(net, history):
+        X.shape, y.shape = (1, 60), (20, 1)
+
+    history = net.fit(X, y, optimizer=fg.SGD(lr=0.1), epochs=3, moments=False, callbacks=[reshape])
+    assert history.loss == expected.loss

@@ -39,14 +39,21 @@ def as_count(value: Any, name: str, least: int = 1) -> int:
     return count
 
 
+def as_flag(value: Any, name: str) -> bool:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_, int, np.integer)) or value not in (0, 1):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
 def as_number(value: Any, name: str, *, least: float = -np.inf, below: float = np.inf, above: float = -np.inf) -> float:
     """A finite number in [least, below), and greater than `above`."""
-    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
         number = float(value)
-    except (TypeError, OverflowError):  # a complex one, an integer beyond all floats
-        raise TypeError(f"{name}: expected a real number, got {value!r}") from None
+    except OverflowError:  # an integer beyond all floats
+        number = np.inf
     if not (np.isfinite(number) and least <= number < below and number > above):
         bounds = [f"at least {least:g}"] if least > -np.inf else []
         bounds += [f"more than {above:g}"] if above > -np.inf else []

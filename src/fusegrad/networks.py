@@ -131,7 +131,7 @@ class Sequential:
         self._kernels = by_dtype[dtype]
         self._engines: dict[tuple[int, int, bool], Any] = {}
         self._parallel_from = parallel_from(self._dense_layers)
-        self._small_engine: Any = None  # of the last train_step that takes one thread whatever there are
+        self._small_engine: Any = None  # of the last train_step that was too small for more than one thread
         self._turn = self._kernels.Turn()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -536,7 +536,7 @@ class Sequential:
         >>> net.parameters
         array([ 1.5, -0.5])
         """
-        if self._small_engine is not None:
+        if self._small_engine is not None and runs_compiled(optimizer):
             quick: float | None = self._small_engine.quick_step(X, y, self._parameters, optimizer, self._turn)
             if quick is not None:
                 return quick

@@ -12,7 +12,7 @@ from fusegrad._arrays import Array, as_count, as_flat, as_flat_output, as_number
 from fusegrad._kernels import by_dtype
 
 RULES = by_dtype[np.dtype("float32")].RULES
-MOST_STEPS = 1 << 53  # what a bias correction can count
+MOST_STEPS = by_dtype[np.dtype("float32")].MOST_STEPS
 
 
 class SupportsStep(Protocol):
@@ -38,15 +38,16 @@ class Optimizer:
 
     rule: ClassVar[str] = "none"
     n_states: int = 0
+    n_steps: int = 0  # also for a class whose __init__ does not call this one's
+    state: Array | None = None
 
     def __init__(self, lr: float) -> None:
         if self.rule == "none" and type(self).step is Optimizer.step:
             raise TypeError(f"{type(self).__name__}: expected a class with a step of its own, such as fusegrad.SGD")
         self.lr = as_number(lr, "lr", above=0.0)
         self.n_steps = 0
-        self.state: Array | None = None
+        self.state = None
         self._constants = self._pack()
-        self._compiled = type(self).step is Optimizer.step  # else it is stepped from Python
 
     @property
     def lr(self) -> float:
@@ -75,10 +76,15 @@ class Optimizer:
         eps: float = 0.0,
     ) -> tuple[int, int, bool, bool, float, float, float]:
         """What the compiled update reads beside the learning rate, in its order."""
+        wanted = {"sgd": int(decay > 0), "adagrad": 1, "rmsprop": 1, "adam": 2}.get(self.rule, self.n_states)
+        if self.n_states != wanted:
+            raise TypeError(f"{type(self).__name__}: expected {wanted} n_states of a {self.rule}, got {self.n_states}")
         return self.n_states, RULES.index(self.rule), nesterov, bias_correction, decay, decay2, eps
 
     def check(self, parameters: Array) -> None:
-        """Raise unless the state, if there is one, is that of such parameters."""
+        """Raise unless the state, if there is one, is that of such parameters, and the steps have been counted."""
+        if as_count(self.n_steps, "optimizer.n_steps", least=0) >= MOST_STEPS:
+            raise ValueError(f"optimizer.n_steps: expected less than {MOST_STEPS}, got {self.n_steps}")
         state = self.state
         if state is None:
             return

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fusegrad._arrays import Array, as_count, as_generator, as_number
+from fusegrad._arrays import Array, as_count, as_flag, as_generator, as_number
 from fusegrad._moments import Moments
 from fusegrad._moments import moments as take_moments
 from fusegrad._plan import moments_pay
@@ -94,7 +94,7 @@ class History:
 
 def runs_compiled(optimizer: Any) -> bool:
     """Whether the engine knows the rule; else `optimizer.step` is called from Python."""
-    if getattr(optimizer, "_compiled", None) is True:
+    if getattr(type(optimizer), "step", None) is Optimizer.step:
         return True
     if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
         raise TypeError(f"optimizer: expected an object with step(parameters, gradient), got {optimizer!r}")
@@ -161,7 +161,9 @@ class _Batches(NamedTuple):
 def _cut(m: int, batch_size: int | None, shuffle: bool, rng: Any) -> _Batches:
     """The arguments of `fit`, judged, for m examples."""
     size = m if batch_size is None else min(as_count(batch_size, "batch_size"), m)
-    return _Batches(size, -(-m // size), as_generator(rng) if shuffle and size < m else None)
+    shuffled = as_flag(shuffle, "shuffle") and size < m
+    generator = as_generator(rng) if shuffled or rng is not None else None
+    return _Batches(size, -(-m // size), generator if shuffled else None)
 
 
 @dataclass
@@ -316,20 +318,21 @@ def fit(
     initial_epoch = as_count(initial_epoch, "initial_epoch", least=0)
     if initial_epoch > epochs:
         raise ValueError(f"initial_epoch: expected at most {epochs}, the epochs in all, got {initial_epoch}")
-    if on_divergence not in ("raise", "stop"):
+    if not isinstance(on_divergence, str) or on_divergence not in ("raise", "stop"):
         raise ValueError(f"on_divergence: expected 'raise' or 'stop', got {on_divergence!r}")
-    if verbose not in (0, 1, 2):
+    if not isinstance(verbose, (int, np.integer)) or verbose not in (0, 1, 2):
         raise ValueError(f"verbose: expected 0, 1 or 2, got {verbose!r}")
     validation = _validation_data(net, validation_data)
-    if not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks: expected callables in a list or tuple, got {callbacks!r}")
-    callbacks = tuple(callbacks)
+    try:
+        callbacks = tuple(callbacks)
+    except TypeError:
+        raise TypeError(f"callbacks: expected callables in a list or tuple, got {callbacks!r}") from None
     for i, callback in enumerate(callbacks):
         if not callable(callback):
             raise TypeError(f"callbacks[{i}]: expected a callable, got {callback!r}")
     if schedule is not None and not callable(schedule):
         raise TypeError(f"schedule: expected a callable from step to learning rate, got {schedule!r}")
-    X, y = net._batch(X, y)
+    X, y = (array.view() for array in net._batch(X, y))  # whose shapes nobody else can set
     m = X.shape[1]
     compiled = runs_compiled(optimizer)
     if isinstance(optimizer, Optimizer):
@@ -338,7 +341,7 @@ def fit(
     # A rule of one's own may be new, and what is no Optimizer has no count.
     n_steps = max(optimizer.n_steps if isinstance(optimizer, Optimizer) else 0, initial_epoch * batches.per_epoch)
     engine = net._engine(batches.size, n_threads)
-    pays = moments and compiled and moments_pay(net.plan(batches.size, n_threads), m, epochs)[0]
+    pays = as_flag(moments, "moments") and compiled and moments_pay(net.plan(batches.size, n_threads), m, epochs)[0]
     of_data = take_moments(X, y) if pays else None
     run = _Run(net, X, y, optimizer, batches, schedule, engine, of_data, n_steps)
     if not compiled or epochs == initial_epoch:
