@@ -464,6 +464,7 @@ def test_a_callback_stops_with_numpys_true_too(stop):
     assert history.epochs == 5
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # of NumPy 2.5
 def test_a_callback_may_not_change_the_shape_of_the_data(rng):
     """The fit goes on with the data as they were handed in."""
     X, y = rng.normal(size=(3, 20)), rng.normal(size=(1, 20))
