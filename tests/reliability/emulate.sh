@@ -16,11 +16,10 @@ tests=(-m pytest -q -p no:cacheprovider -m "not peers and not exhaustive and not
     tests/reliability/test_divergence.py tests/reliability/test_subnormals.py)
 
 # python NAME EMULATOR... PROGRAM: an executable that runs Python emulated, and so do the processes that it starts
-# (threads that wait sleep: to spin, an instruction of the emulator's at a time, takes a hundred times as long)
 python() {
     local name=$out/$1
     shift
-    printf '#!/bin/sh\nexport OMP_WAIT_POLICY=passive\nexec %s -0 "%s" "%s" "$@"\n' "${*:1:$#-1}" "$name" "${*: -1}" >"$name"
+    printf '#!/bin/sh\nexec %s -0 "%s" "%s" "$@"\n' "${*:1:$#-1}" "$name" "${*: -1}" >"$name"
     chmod +x "$name"
 }
 
