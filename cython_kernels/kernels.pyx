@@ -18,11 +18,11 @@ cimport numpy as cnp
 import numpy as np
 
 from vector cimport (
-    COLUMN_BLOCK, DEEP_BLOCK, DEPTH_BLOCK, GROUP, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LANES, NARROW_ROWS, PANEL, ROWS,
-    ROW_BLOCK, ROW_SUMS, VECTORS,
+    COLUMN_BLOCK, DEEP_BLOCK, DEPTH_BLOCK, ESTIMATED, GROUP, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LANES, NARROW_ROWS,
+    PANEL, POWER_ORIGIN, ROWS, ROW_BLOCK, ROW_SUMS, VECTORS,
     at_least, at_most, first_lane, first_lanes,
     fused, interleave_high, interleave_low, load, load_anywhere, load_first, magnitude,
-    monotonic_seconds, nearest, normal, prefetch, real, reflected, scale, splat, square_root, store, store_anywhere,
+    monotonic_seconds, normal, power_of_two, prefetch, real, reflected, splat, square_root, store, store_anywhere,
     store_first, vreal, where_positive, with_sign_of,
 )
 
@@ -178,9 +178,14 @@ cdef inline real* slot_of(Job* job, Py_ssize_t block) noexcept nogil:
     return job.walked if block == 0 else job.slots + (block - 1) * job.walk.n_parameters
 
 
+cdef inline Py_ssize_t blocks_of(Walk* walk, Py_ssize_t count) noexcept nogil:
+    """How many blocks hold `count` examples."""
+    return 1 if count <= walk.block else (count + walk.block - 1) // walk.block
+
+
 cdef void walk_blocks(Job* job, Walk* walk, Py_ssize_t first, Py_ssize_t count, int thread, int n_threads) noexcept nogil:
     """This thread's share of the blocks of one batch: gradients into their slots, losses beside them."""
-    cdef Py_ssize_t n_blocks = (count + walk.block - 1) // walk.block
+    cdef Py_ssize_t n_blocks = blocks_of(walk, count)
     cdef Py_ssize_t block = thread, place, stop
     cdef Total slot
     cdef real weight = <real>(1.0 / count)
@@ -236,6 +241,8 @@ cdef double mean_loss(Job* job, Py_ssize_t n_blocks, Py_ssize_t count) noexcept 
 cdef Py_ssize_t share(Py_ssize_t n, int thread, int n_threads) noexcept nogil:
     """Where the share of a thread starts among n elements: at a whole vector."""
     cdef Py_ssize_t vectors = (n + LANES - 1) // LANES
+    if n_threads == 1:
+        return thread * n
     return smaller(n, vectors * thread // n_threads * LANES)
 
 
@@ -302,7 +309,7 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
                 if is_raised(&job.air.stop):
                     return
             count = smaller(job.batch, job.n_examples - first)
-            n_blocks = (count + walk.block - 1) // walk.block
+            n_blocks = blocks_of(&walk, count)
             if job.moments.means != NULL:
                 if thread == 0:
                     step_loss = moments_step(&job.moments, walk.layers, walk.parameters, count, job.walked)

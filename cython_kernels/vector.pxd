@@ -4,6 +4,7 @@ cdef extern from "vector.h" nogil:
     # To Cython a vector is a number: it writes out C's operators and the compiler does the rest.
     ctypedef float real
     ctypedef float vreal
+    const real POWER_ORIGIN
 
     enum:
         LANES           # numbers in a vector
@@ -12,6 +13,7 @@ cdef extern from "vector.h" nogil:
         VECTORS
         PANEL           # numbers in VECTORS vectors: the width of a panel
         GROUP           # vectors that go through an activation together
+        ESTIMATED       # a reciprocal: cheaper than a division
         LANE_ROWS       # block of the lane-wise weight gradient
         LANE_COLUMNS
         LANE_BLOCK      # LANE_ROWS x LANE_COLUMNS
@@ -44,7 +46,6 @@ cdef extern from "vector.h" nogil:
     vreal normal(vreal v)
     vreal square_root(vreal v)
     vreal fused(vreal a, vreal b, vreal c)
-    vreal nearest(vreal v)
-    vreal scale(vreal v, vreal n)
+    vreal power_of_two(vreal place)
 
     double monotonic_seconds()
