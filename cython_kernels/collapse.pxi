@@ -70,6 +70,7 @@ cdef void compose(
     cdef Layer* member = &members[chain.first]
     cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), step, i, p, count
     cdef real* tile = scratch + chain.scratch
+    cdef Features inputs
     cdef real* above
     cdef real* last
     cdef const real* bias
@@ -85,9 +86,9 @@ cdef void compose(
         p = 0
         while p < n_panels:
             count = smaller(CHAIN_PANELS, n_panels - p)
+            inputs = of_tile(tile + p * member.n_in * PANEL, member.n_in)
             dense_forward(
-                member, parameters + member.weight, NULL, of_tile(tile + p * member.n_in * PANEL, member.n_in),
-                above + p * member.n_out * PANEL, count)
+                member, parameters + member.weight, NULL, &inputs, above + p * member.n_out * PANEL, count)
             if interrupted(air, 0, member.n_in * member.n_out * count * PANEL):
                 return
             p += count
@@ -107,7 +108,7 @@ cdef void expand(
     """The gradients of the members, in `gradient`, from that of the walk's layer, in `walked`. May be interrupted."""
     cdef Layer* member = &members[chain.first]
     cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), step, i, p, count
-    cdef Features delta
+    cdef Features delta, inputs
     cdef real* tile = scratch + chain.scratch
     cdef real* below
     cdef real* last
@@ -124,11 +125,12 @@ cdef void expand(
         member = &members[chain.first + step]
         below = tile - member.n_in * n_panels * PANEL
         delta = of_tile(tile, member.n_out)
+        inputs = of_tile(below, member.n_in)
         i = 0
         while i < member.n_out:
             count = smaller(CHAIN_ROWS, member.n_out - i)
             weight_gradient_lanewise(
-                delta, count, of_tile(below, member.n_in), member.n_in, n_panels,
+                &delta, count, &inputs, member.n_in, n_panels,
                 Total(gradient + member.weight + i * member.n_in, member.n_in, True))
             if interrupted(air, 0, member.n_in * count * n_panels * PANEL):
                 return

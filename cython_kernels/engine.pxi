@@ -129,7 +129,7 @@ cdef inline bint side_by_side(Matrix m, const Py_ssize_t* order, Py_ssize_t coun
     )
 
 
-cdef Features inputs(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
+cdef inline Features inputs(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
     """X as the first layer sees it: in its tile, or where it lies if that layer has a single output.
 
     Such a layer reads X but twice, at the speed of memory: to pack it costs half as much again.
@@ -145,7 +145,7 @@ cdef Features inputs(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* tile)
     return of_tile(tile, walk.layers[0].n_in)
 
 
-cdef real* forward_tile(Walk* walk, Features x, Py_ssize_t first, Py_ssize_t count, real* scratch) noexcept nogil:
+cdef inline real* forward_tile(Walk* walk, Features x, Py_ssize_t first, Py_ssize_t count, real* scratch) noexcept nogil:
     """Walks a tile up; the activations lie one after another in scratch, after room for x. Returns the last."""
     cdef Py_ssize_t i
     cdef real* a = scratch
@@ -154,12 +154,12 @@ cdef real* forward_tile(Walk* walk, Features x, Py_ssize_t first, Py_ssize_t cou
         if walk.outputs.data != NULL:
             pack_tile(walk.outputs, walk.order, first, count, a)
         else:
-            dense_forward(&walk.layers[i], weight_of(walk, i), bias_of(walk, i), x, a, panels(count))
+            dense_forward(&walk.layers[i], weight_of(walk, i), bias_of(walk, i), &x, a, panels(count))
         x = of_tile(a, walk.layers[i].n_out)
     return a
 
 
-cdef const real* targets(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
+cdef inline const real* targets(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
     """y as the loss sees it: where it lies, or in a tile."""
     if walk.y.rows == 1 and side_by_side(walk.y, walk.order, count):
         return <const real*>walk.y.data + first
@@ -257,7 +257,7 @@ cdef double gradient_tile(
     """
     cdef Py_ssize_t i = walk.n_layers - 1, n_panels = panels(count)
     cdef Layer* layer = &walk.layers[i]
-    cdef Features lowest = inputs(walk, first, count, scratch)
+    cdef Features lowest = inputs(walk, first, count, scratch), seen
     cdef real* delta
     cdef const real* y
     cdef real* x
@@ -301,7 +301,8 @@ cdef double gradient_tile(
             transposed = first_transposed
         if layer.transposed and not (i == 0 and walk.kept):
             transpose_tile(x, layer.n_in, n_panels, transposed)
-        dense_backward(layer, lowest if i == 0 else of_tile(x, layer.n_in), delta, n_panels, here, transposed)
+        seen = lowest if i == 0 else of_tile(x, layer.n_in)
+        dense_backward(layer, &seen, delta, n_panels, here, transposed)
         if i > 0:
             delta_below(layer, weight_of(walk, i), delta, x, n_panels, <int>walk.layers[i - 1].activation)
             if below.data != NULL:

@@ -233,17 +233,17 @@ cdef inline void multiply_all_rows(
             c.bias += n
 
 
-cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, Left a, Right b, Output c) noexcept nogil:
+cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
     """c (rows, <= PANEL) from a (rows, depth) and the panel b."""
-    multiply_all_rows(rows, 1, 0, depth, a, b, c)
+    multiply_all_rows(rows, 1, 0, depth, a[0], b, c[0])
 
 
-cdef void multiply_tile(Py_ssize_t rows, const real* a, Py_ssize_t n_panels, const real* b, Output c) noexcept nogil:
+cdef void multiply_tile(Py_ssize_t rows, const real* a, Py_ssize_t n_panels, const real* b, const Output* c) noexcept nogil:
     """`multiply_panel` with a tile of `rows` features as the left factor: k runs over the examples of its panels.
 
     All strides are constants here, and no register holds them: 3 to 8 % of a small step.
     """
-    multiply_all_rows(rows, n_panels, rows * PANEL, PANEL, Left(a, PANEL, 1), Right(b, PANEL), c)
+    multiply_all_rows(rows, n_panels, rows * PANEL, PANEL, Left(a, PANEL, 1), Right(b, PANEL), c[0])
 
 
 # ---- the product of two matrices from outside ------------------------------------------------------
@@ -453,7 +453,7 @@ cdef void multiply_blocks(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
                         if b_lies and out.columns == PANEL:
                             right = Right(
                                 <const real*>part(b, k0 + k, j0 + p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
-                        multiply_panel(rows, depth, left, right, out)
+                        multiply_panel(rows, depth, &left, right, &out)
                     k += DEPTH_BLOCK
                 i0 += ROW_BLOCK
             k0 += most

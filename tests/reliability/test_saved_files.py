@@ -384,5 +384,6 @@ def test_files_of_every_version_load():
         np.testing.assert_array_equal(optimizer.state, expected["state"])
         assert (repr(optimizer), optimizer.n_steps) == (str(expected["optimizer"]), int(expected["n_steps"]))
         assert rng.random() == float(expected["draw"])
-        np.testing.assert_allclose(net(expected["X"]), expected["prediction"], rtol=1e-5)
+        eps = np.finfo(net.dtype).eps  # sums of terms below 1, by kernels of other instruction sets
+        np.testing.assert_allclose(net(expected["X"]), expected["prediction"], rtol=64 * eps, atol=8 * eps)
         tried("files of every format loaded")
