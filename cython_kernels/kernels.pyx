@@ -166,6 +166,7 @@ cdef struct Job:
     Py_ssize_t finished     # epochs
     bint by_moments         # this step goes by the moments
     bint from_moments       # all of them did
+    Py_ssize_t n_taken      # by the threads: blocks of this step, or tiles
     Air air
 
 
@@ -183,10 +184,15 @@ cdef inline Py_ssize_t blocks_of(Walk* walk, Py_ssize_t count) noexcept nogil:
     return 1 if count <= walk.block else (count + walk.block - 1) // walk.block
 
 
+cdef inline Py_ssize_t next_piece(Job* job, Py_ssize_t piece, int n_threads) noexcept nogil:
+    """The next block or tile for a thread that is done with `piece`; -1 comes before the first."""
+    return piece + 1 if n_threads == 1 else take_number(&job.n_taken)
+
+
 cdef void walk_blocks(Job* job, Walk* walk, Py_ssize_t first, Py_ssize_t count, int thread, int n_threads) noexcept nogil:
     """This thread's share of the blocks of one batch: gradients into their slots, losses beside them."""
     cdef Py_ssize_t n_blocks = blocks_of(walk, count)
-    cdef Py_ssize_t block = thread, place, stop
+    cdef Py_ssize_t block = next_piece(job, -1, n_threads), place, stop
     cdef Total slot
     cdef real weight = <real>(1.0 / count)
     cdef double loss
@@ -204,7 +210,7 @@ cdef void walk_blocks(Job* job, Walk* walk, Py_ssize_t first, Py_ssize_t count, 
                 return
             place += walk.tile
         job.block_losses[block] = loss
-        block += n_threads
+        block = next_piece(job, block, n_threads)
 
 
 cdef void add_slots(Job* job, Py_ssize_t n_blocks, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
@@ -321,6 +327,8 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
             if not by_moments:
                 walk_blocks(job, &walk, first, count, thread, n_threads)
                 wait_for_all(n_threads)
+                if thread == 0:
+                    job.n_taken = 0
                 step_loss = mean_loss(job, n_blocks, count)
                 if not is_raised(&job.air.stop):
                     add_slots(
@@ -357,7 +365,7 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
 
 
 cdef void forward_blocks(Job* job, Matrix out, int thread, int n_threads) noexcept nogil:
-    cdef Py_ssize_t place = thread * job.walk.tile, count
+    cdef Py_ssize_t tile = next_piece(job, -1, n_threads), place = tile * job.walk.tile, count
     cdef real* prediction
     while place < out.columns:
         count = smaller(job.walk.tile, out.columns - place)
@@ -366,7 +374,8 @@ cdef void forward_blocks(Job* job, Matrix out, int thread, int n_threads) noexce
         unpack_tile(prediction, out, place, count)
         if interrupted(&job.air, thread, job.walk.n_parameters * job.walk.tile):
             return
-        place += n_threads * job.walk.tile
+        tile = next_piece(job, tile, n_threads)
+        place = tile * job.walk.tile
 
 
 @cython.final

@@ -19,6 +19,8 @@ cdef extern from * nogil:
     static inline void wait_for_all(int n_threads) { if (n_threads > 1) { FUSEGRAD_BARRIER } }
     static inline void raise_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
     static inline int is_raised(int *flag) { return __atomic_load_n(flag, __ATOMIC_RELAXED); }
+    /* 0, 1, 2 ... each to one thread. */
+    static inline Py_ssize_t take_number(Py_ssize_t *taken) { return __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED); }
     /* One caller has it at a time: whether it is this one. */
     static inline int take_flag(int *flag) { return !__atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE); }
     static inline void give_flag(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
@@ -28,6 +30,7 @@ cdef extern from * nogil:
     void wait_for_all(int n_threads)
     void raise_flag(int* flag)
     bint is_raised(int* flag)
+    Py_ssize_t take_number(Py_ssize_t* taken)
     bint take_flag(int* flag)
     void give_flag(int* flag)
 
