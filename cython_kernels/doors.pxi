@@ -58,7 +58,7 @@ cdef real* read_flat(str name, cnp.ndarray a, Py_ssize_t n) except NULL:
     return <real*>cnp.PyArray_DATA(a)
 
 
-def is_input(X, Py_ssize_t n_features):
+cpdef bint is_input(X, Py_ssize_t n_features):
     """Whether X (n_features, m), m >= 1, can be taken as it is: the door's quick yes."""
     return (
         is_own(X, 2)
@@ -87,7 +87,7 @@ cpdef bint is_batch(X, y, parameters, Py_ssize_t n_features, Py_ssize_t n_output
     )
 
 
-def is_target(out, X, parameters, Py_ssize_t n_outputs):
+cpdef bint is_target(out, X, parameters, Py_ssize_t n_outputs):
     """Whether predictions for X can go to `out` (n_outputs, m) as it is: the door's quick yes."""
     return (
         is_output(out, True)

@@ -459,7 +459,17 @@ cdef class Engine:
         job.block_losses = <double*>place
         return scratch
 
-    def forward(self, cnp.ndarray X not None, cnp.ndarray parameters not None, cnp.ndarray out=None):
+    def quick_forward(self, X, cnp.ndarray parameters not None, out=None):
+        """`forward`; None, and nothing is done, unless X is of this engine's size and all can be taken as it is."""
+        if not (
+            is_input(X, self.n_features)
+            and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == self.blank.batch
+            and (out is None or is_target(out, X, parameters, self.n_outputs))
+        ):
+            return None
+        return self.forward(X, parameters, out)
+
+    cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None):
         """out (n_outputs, m), a new one if there is none, = the network's prediction for X (n_features, m)."""
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters)

@@ -147,6 +147,34 @@ def test_out_arrays(dtype):
     assert net.loss_and_gradient(X, expected, out=gradient)[1] is gradient
 
 
+def test_the_next_prediction_is_judged_as_the_first(dtype):
+    """A network goes straight to the engine of its last small batch: with what fits it, and nothing else."""
+    net = shaken(fg.Linear(3, 4), fg.Sigmoid(), fg.Linear(4, 2), dtype=dtype)
+    X, _ = (a.astype(dtype) for a in examples(net, 9))
+    expected = net(X)
+    out = np.zeros_like(expected)
+    for _ in range(2):
+        for name, same in layouts(X):
+            np.testing.assert_array_equal(net(same), expected, err_msg=name)
+        np.testing.assert_array_equal(net(X[:, :5]), expected[:, :5])
+        np.testing.assert_array_equal(net(X.tolist()), expected)
+        assert net(X).flags.writeable and net(X) is not net(X)
+        assert net.forward(X, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+        with pytest.raises(ValueError, match="X: expected 3 features"):
+            net(X[:2])
+        with pytest.raises(TypeError, match="X: expected float32, float64 or integers"):
+            net(X.astype(complex))
+        with pytest.raises(ValueError, match=r"out: expected shape \(2, 9\), got \(2, 5\)"):
+            net.forward(X, out=out[:, :5])
+        out.flags.writeable = False
+        with pytest.raises(ValueError, match="out: "):
+            net.forward(X, out=out)
+        out = np.zeros_like(expected)
+    net.parameters = net.parameters * 2
+    assert not np.array_equal(net(X), expected)
+
+
 def test_the_place_in_the_batch_does_not_matter(dtype):
     net = shaken(*FIVE_LAYERS, dtype=dtype)
     X, _ = examples(net, 301)

@@ -31,7 +31,8 @@ from fusegrad.training import History, fit, runs_compiled
 MOST_ENGINES = 256  # batch sizes remembered by a network
 #: What `Sequential._set_up` makes of the layers and the dtype.
 MADE_AGAIN = (
-    "_dense_layers", "_n_features", "_n_outputs", "_kernels", "_engines", "_small_engine", "_parallel_from", "_turn",
+    "_dense_layers", "_n_features", "_n_outputs", "_kernels", "_engines", "_small_engine", "_small_predictor",
+    "_parallel_from", "_turn",
 )  # fmt: skip
 
 
@@ -131,7 +132,9 @@ class Sequential:
         self._kernels = by_dtype[dtype]
         self._engines: dict[tuple[int, int, bool], Any] = {}
         self._parallel_from = parallel_from(self._dense_layers)
-        self._small_engine: Any = None  # of the last train_step that was too small for more than one thread
+        # Of the last train_step and the last forward that were too small for more than one thread.
+        self._small_engine: Any = None
+        self._small_predictor: Any = None
         self._turn = self._kernels.Turn()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -348,10 +351,7 @@ class Sequential:
         return replace(plan, note=f"{epochs} epochs from {'the moments' if pays else 'the examples'}: {why}")
 
     def _engine(self, m: int, n_threads: int | None = None, collapsing: bool = True) -> Any:
-        """The engine for steps of m examples, made once.
-
-        Predictions do not collapse layers: one example's is the same in a batch of any size.
-        """
+        """The engine for steps of m examples, made once."""
         # A small step takes one thread whatever the machine has: it does not ask.
         key = (m, 1 if n_threads is None and m < self._parallel_from else resolve_threads(n_threads), collapsing)
         engine = self._engines.get(key)
@@ -359,6 +359,13 @@ class Sequential:
             if len(self._engines) >= MOST_ENGINES:
                 self._engines.clear()
             engine = self._engines[key] = self._kernels.Engine(make_plan(self.dense_layers, self.dtype, *key))
+        return engine
+
+    def _predictor(self, m: int) -> Any:
+        """The engine for predictions of m examples: no layers collapse, one example's is the same in any batch."""
+        engine = self._engine(m, collapsing=False)
+        if m < self._parallel_from:
+            self._small_predictor = engine
         return engine
 
     def _batch(self, X: Any, y: Any) -> tuple[Array, Array]:
@@ -398,18 +405,22 @@ class Sequential:
         >>> net(np.array([[1.0, 0.0], [1.0, 1.0]]))
         array([[3.5, 2.5]])
         """
+        if self._small_predictor is not None:
+            quick: Array | None = self._small_predictor.quick_forward(X, self._parameters, out)
+            if quick is not None:
+                return quick
         if self._kernels.is_input(X, self._n_features) and (
             out is None or self._kernels.is_target(out, X, self._parameters, self._n_outputs)
         ):
-            quick: Array = self._engine(X.shape[1], collapsing=False).forward(X, self._parameters, out)
-            return quick
+            prediction: Array = self._predictor(X.shape[1]).forward(X, self._parameters, out)
+            return prediction
         X = as_matrix(X, "X", self._dtype, self._n_features, "features")
         shape = (self._n_outputs, X.shape[1])
         result = np.empty(shape, self.dtype) if out is None else as_output(out, "out", self.dtype, shape)
         target = result
         if out is not None and (np.may_share_memory(out, X) or np.may_share_memory(out, self._parameters)):
             target = np.empty(shape, self.dtype)
-        self._engine(X.shape[1], collapsing=False).forward(X, self._parameters, target)
+        self._predictor(X.shape[1]).forward(X, self._parameters, target)
         if target is not result:
             result[...] = target
         return result
