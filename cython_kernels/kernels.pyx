@@ -55,9 +55,6 @@ panel = PANEL
 
 cdef enum:
     CACHE_LINE = 64
-    BRIEF_WORK = 3 << 16        # multiply-adds: a few microseconds
-    UNIT_WORK = 32              # those that an activation takes,
-    NUMBER_WORK = 64            # and a number from outside that is not in a cache
 
 cdef extern from *:
     Py_ssize_t PY_SSIZE_T_MAX
@@ -395,7 +392,7 @@ cdef class Engine:
     cdef readonly int n_threads
     cdef Py_ssize_t n_features
     cdef Py_ssize_t n_outputs
-    cdef Py_ssize_t most_brief      # so many examples take but a few microseconds: the GIL is kept, 50 ns gained
+    cdef Py_ssize_t brief           # so many examples take but a few microseconds: the GIL is kept
 
     def __init__(self, plan):
         self.layers = plan.layer_table
@@ -416,10 +413,7 @@ cdef class Engine:
         self.n_outputs = self.blank.walk.layers[self.blank.walk.n_layers - 1].n_out
         # A chain may have a bias where its last member has none: the walk's parameters may be more than the network's.
         longest = max(plan.n_parameters, plan.n_walked)
-        if plan.n_threads == 1:
-            units = sum([layer.n_out for layer in plan.members])
-            numbers = self.n_features + self.n_outputs
-            self.most_brief = BRIEF_WORK // (3 * longest + UNIT_WORK * units + NUMBER_WORK * numbers)
+        self.brief = plan.brief
         self.line = size_of(longest, 1)
         self.blank.scratch_size = size_of(plan.scratch, 1)
         self.tiles_bytes = size_of(plan.chain_scratch, 1)
@@ -480,7 +474,7 @@ cdef class Engine:
             shape[1] = job.n_examples
             out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
         read_matrix(out, &target)
-        if job.n_examples <= self.most_brief:
+        if job.n_examples <= self.brief:
             self.predict(&job, target)
         else:
             with nogil:
@@ -516,7 +510,7 @@ cdef class Engine:
             read_matrix(input_gradient, &job.walk.input_gradient)
         if outputs is not None:
             read_matrix(outputs, &job.walk.outputs)
-        if job.n_examples <= self.most_brief:
+        if job.n_examples <= self.brief:
             self.differentiate(&job)
         else:
             with nogil:
@@ -615,7 +609,7 @@ cdef class Engine:
         if job.update.nesterov and job.chains == NULL:
             job.walk.parameters = job.ahead
         try:
-            if n_steps == 1 and job.n_examples <= self.most_brief:
+            if n_steps == 1 and job.n_examples <= self.brief:
                 self.make_steps(job)
             else:
                 with nogil:

@@ -35,6 +35,11 @@ MOST_BLOCKS = 64
 SLOT_BYTES = 32 * 1024 * 1024
 #: Multiply-adds that pay for waking a thread (about 20 microseconds of work).
 THREAD_WORK = 1 << 19
+#: Multiply-adds that take a few microseconds: for less the GIL is kept, which gains 50 ns ...
+BRIEF_WORK = 3 << 16
+#: ... those that an activation takes, and a number from outside that is not in a cache.
+UNIT_WORK = 32
+NUMBER_WORK = 64
 
 #: The columns of the layer table; `Layer` in cython_kernels/dense.pxi reads them in this order.
 LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed")
@@ -75,6 +80,7 @@ class Plan:
     block: int  # examples whose gradient is added up in one slot
     n_blocks: int  # of them, in a step
     n_threads: int
+    brief: int  # examples at the most in a call that keeps the GIL
     scratch: int  # numbers that a thread needs for a tile
     chain_scratch: int  # numbers that the chains need
     layer_table: Array
@@ -132,6 +138,13 @@ def step_work(layers: tuple[Dense, ...], m: int) -> int:
 def parallel_from(layers: tuple[Dense, ...]) -> int:
     """The least number of examples whose step may be given two threads: enough work, and more than one block."""
     return max(LEAST_BLOCK + 1, -(-2 * THREAD_WORK // step_work(layers, 1)))
+
+
+def brief_batch(layers: tuple[Dense, ...], members: tuple[Dense, ...]) -> int:
+    """The most examples whose step takes but a few microseconds on one thread."""
+    units = sum(layer.n_out for layer in members)
+    numbers = members[0].n_in + members[-1].n_out
+    return BRIEF_WORK // (max(step_work(layers, 1), step_work(members, 1)) + UNIT_WORK * units + NUMBER_WORK * numbers)
 
 
 def moments_pay(plan: Plan, m: int, epochs: int) -> tuple[bool, str]:
@@ -254,6 +267,7 @@ def make_plan(
     least = LEAST_BLOCK if layers[-1].end * dtype.itemsize <= L2_GRADIENT else 2 * LEAST_BLOCK
     block = _up(max(least, -(-batch // most_blocks)), tile)
     n_blocks = -(-batch // block)
+    n_threads = worthwhile_threads(step_work(layers, batch), n_blocks, n_threads)
 
     return Plan(
         layers=layers,
@@ -265,7 +279,8 @@ def make_plan(
         tile=tile,
         block=block,
         n_blocks=n_blocks,
-        n_threads=worthwhile_threads(step_work(layers, batch), n_blocks, n_threads),
+        n_threads=n_threads,
+        brief=brief_batch(layers, members) if n_threads == 1 else 0,
         scratch=tile * per_example,
         chain_scratch=chain_scratch,
         layer_table=_table(layers, kernels.ACTIVATIONS, transposed),
