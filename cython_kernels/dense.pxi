@@ -36,8 +36,7 @@ cdef struct Layer:
 
 cdef struct Features:
     # What a layer sees: feature i of panel p is PANEL numbers at data + i * feature + p * panel.
-    # A tile, or X as it lies, where its examples are side by side. Handed on by its address: a copy, made by
-    # halves of what has just been written by fields, would wait for the cache.
+    # A tile, or X as it lies, where its examples are side by side.
     const real* data
     Py_ssize_t feature
     Py_ssize_t panel
@@ -244,7 +243,7 @@ cdef inline void lane_products(
         di[i] = delta.data + smaller(i0 + i, n_delta - 1) * delta.feature
     for j in range(columns):
         xj[j] = x.data + smaller(j0 + j, n_x - 1) * x.feature
-    for i in range(LANE_BLOCK):
+    for i in range(parts if rows * columns == 1 else LANE_BLOCK):
         sums[i] = splat(0)
     for p in range(n_panels):
         for v in range(VECTORS):
