@@ -7,15 +7,16 @@ q a minimax polynomial (docs/polynomials.py). Then
     sigmoid(-a) = e / (1 + e)             e = s + s p = exp(-a)
     tanh(a)     = -E / (2 + E)            E = (s - 1) + s p = exp(-2 a) - 1, exact where a is small
 
-The reciprocal of the denominator 1 + x, x = exp(-a) or exp(-2 a), starts from an estimate. What the
-estimate and the rounding of the denominator are off by is known from fused multiply-adds, and
+In sigmoid s and e are lifted by a power of two, so that they stay normal numbers where the result is not.
+The reciprocal of the denominator 1 + x, x = exp(-a) or exp(-2 a), is a division, or of wide vectors an
+estimate. What it and the rounding of the denominator are off by is known from fused multiply-adds, and
 given back at the end; 1 + p is never rounded. What is left is an error of p, a part of an ulp, and the
 rounding of the result, half an ulp: the bounds measured over all float32 are printed by
 `make test-exhaustive`.
 
 Rejected: 1 / (1 + exp(-z)) as it stands (3.4 ulp); tables (gathers cost more than the polynomial);
 carrying the low part of 1 + p through the quotient (no more accurate, six more additions); the
-processor's estimate of a reciprocal (two operations less, but its bits differ between makers).
+processor's estimate of a reciprocal (no fewer operations, and its bits differ between makers).
 
 The derivative is a function of the activation alone, f' = a (1 - a), 1 - a^2, [a > 0], 1: the
 pre-activation is never kept.
@@ -84,7 +85,7 @@ cdef inline vreal all_powers(vreal d) noexcept nogil:
 
 
 # The functions below take `group` vectors through each stage before the next. One vector alone is a
-# chain of some 30 dependent operations, about 120 cycles; side by side they fill each other's waits.
+# chain of some 20 to 30 dependent operations, about 100 cycles; side by side they fill each other's waits.
 
 cdef inline void sigmoid_group(const int group, const real* z, real* a) noexcept nogil:
     cdef vreal one = splat(1)

@@ -62,17 +62,21 @@ cdef inline void add_to(Total total, Py_ssize_t i, Py_ssize_t j, real value) noe
 cdef inline void add_all_to(
     Total total, Py_ssize_t i, Py_ssize_t j, const real* values, Py_ssize_t count,
 ) noexcept nogil:
-    """To (i, j), (i, j + 1) ... a vector at a time: 1 to 5 % of a small step. Reads whole vectors of values."""
+    """To (i, j), (i, j + 1) ... a vector at a time: 1 to 5 % of a small step.
+
+    Reads whole vectors of values; what lies past `count`, whatever it is, goes nowhere.
+    """
     cdef real* place = total.data + i * total.row + j
-    cdef Py_ssize_t start = 0, n
     cdef vreal value
-    while start < count:
-        n = smaller(count - start, LANES)
-        value = load(values + start)
-        if not total.fresh:
-            value = load_first(place + start, n) + value
-        store_first(place + start, value, n)
-        start += LANES
+    while count >= LANES:
+        value = load(values)
+        store(place, value if total.fresh else load(place) + value)
+        values += LANES
+        place += LANES
+        count -= LANES
+    if count > 0:
+        value = load(values)
+        store_first(place, value if total.fresh else load_first(place, count) + value, count)
 
 
 cdef inline real* at(real* buffer, int64 place) noexcept nogil:

@@ -164,6 +164,7 @@ cdef struct Job:
     bint by_moments         # this step goes by the moments
     bint from_moments       # all of them did
     Py_ssize_t n_taken      # by the threads: blocks of this step, or tiles
+    Py_ssize_t n_walked     # of these blocks
     Air air
 
 
@@ -177,7 +178,7 @@ cdef inline real* slot_of(Job* job, Py_ssize_t block) noexcept nogil:
 
 
 cdef inline Py_ssize_t blocks_of(Walk* walk, Py_ssize_t count) noexcept nogil:
-    """How many blocks hold `count` examples."""
+    """How many blocks hold `count` examples; for one it spares a division."""
     return 1 if count <= walk.block else (count + walk.block - 1) // walk.block
 
 
@@ -187,7 +188,10 @@ cdef inline Py_ssize_t next_piece(Job* job, Py_ssize_t piece, int n_threads) noe
 
 
 cdef void walk_blocks(Job* job, Walk* walk, Py_ssize_t first, Py_ssize_t count, int thread, int n_threads) noexcept nogil:
-    """This thread's share of the blocks of one batch: gradients into their slots, losses beside them."""
+    """This thread's share of the blocks of one batch: gradients into their slots, losses beside them.
+
+    Thread 0 does not leave the others alone with the last blocks: at a barrier it would not look at the signals.
+    """
     cdef Py_ssize_t n_blocks = blocks_of(walk, count)
     cdef Py_ssize_t block = next_piece(job, -1, n_threads), place, stop
     cdef Total slot
@@ -207,7 +211,12 @@ cdef void walk_blocks(Job* job, Walk* walk, Py_ssize_t first, Py_ssize_t count, 
                 return
             place += walk.tile
         job.block_losses[block] = loss
+        if n_threads > 1:
+            take_number(&job.n_walked)
         block = next_piece(job, block, n_threads)
+    if thread == 0 and n_threads > 1:
+        while numbers_taken(&job.n_walked) < n_blocks and not interrupted(&job.air, thread, AIR_WORK + 1):
+            sched_yield()
 
 
 cdef void add_slots(Job* job, Py_ssize_t n_blocks, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
@@ -244,7 +253,7 @@ cdef double mean_loss(Job* job, Py_ssize_t n_blocks, Py_ssize_t count) noexcept 
 cdef Py_ssize_t share(Py_ssize_t n, int thread, int n_threads) noexcept nogil:
     """Where the share of a thread starts among n elements: at a whole vector."""
     cdef Py_ssize_t vectors = (n + LANES - 1) // LANES
-    if n_threads == 1:
+    if n_threads == 1:      # spares a division
         return thread * n
     return smaller(n, vectors * thread // n_threads * LANES)
 
@@ -325,7 +334,7 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
                 walk_blocks(job, &walk, first, count, thread, n_threads)
                 wait_for_all(n_threads)
                 if thread == 0:
-                    job.n_taken = 0
+                    job.n_taken = job.n_walked = 0
                 step_loss = mean_loss(job, n_blocks, count)
                 if not is_raised(&job.air.stop):
                     add_slots(
@@ -352,7 +361,9 @@ cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
             step += 1
             first += count
             # A batch that is one tile and all there is need not be packed again: 5 to 10 % of such a step.
-            walk.kept = not by_moments and job.order == NULL and count == job.n_examples and count <= walk.tile
+            walk.kept = (
+                n_threads == 1 and not by_moments and job.order == NULL
+                and count == job.n_examples and count <= walk.tile)
             if thread == 0:
                 job.n_steps = step
                 job.from_moments = job.from_moments and by_moments

@@ -7,6 +7,7 @@ the region has ended.
 
 cdef extern from * nogil:
     """
+    #include <sched.h>
     #ifdef _OPENMP
     #include <omp.h>
     #define FUSEGRAD_BARRIER _Pragma("omp barrier")
@@ -19,8 +20,9 @@ cdef extern from * nogil:
     static inline void wait_for_all(int n_threads) { if (n_threads > 1) { FUSEGRAD_BARRIER } }
     static inline void raise_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
     static inline int is_raised(int *flag) { return __atomic_load_n(flag, __ATOMIC_RELAXED); }
-    /* 0, 1, 2 ... each to one thread. */
+    /* 0, 1, 2 ... each to one thread; and how many there have been. */
     static inline Py_ssize_t take_number(Py_ssize_t *taken) { return __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED); }
+    static inline Py_ssize_t numbers_taken(Py_ssize_t *taken) { return __atomic_load_n(taken, __ATOMIC_RELAXED); }
     /* One caller has it at a time: whether it is this one. */
     static inline int take_flag(int *flag) { return !__atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE); }
     static inline void give_flag(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
@@ -31,6 +33,8 @@ cdef extern from * nogil:
     void raise_flag(int* flag)
     bint is_raised(int* flag)
     Py_ssize_t take_number(Py_ssize_t* taken)
+    Py_ssize_t numbers_taken(Py_ssize_t* taken)
+    int sched_yield()
     bint take_flag(int* flag)
     void give_flag(int* flag)
 

@@ -197,9 +197,10 @@ FUSEGRAD_INLINE vreal magnitude(vreal v) { return (vreal)((vbits)v & ~SIGN_BIT);
 
 FUSEGRAD_INLINE vreal with_sign_of(vreal v, vreal sign) {
 #if defined(__AVX512F__)
-    return (vreal)_mm512_ternarylogic_epi64((__m512i)v, (__m512i)sign, (__m512i)splat(-0.0), 0xd8);
-#endif
+    return (vreal)_mm512_ternarylogic_epi64((__m512i)v, (__m512i)sign, (__m512i)splat((real)-0.0), 0xd8);
+#else
     return (vreal)(((vbits)v & ~SIGN_BIT) | ((vbits)sign & SIGN_BIT));
+#endif
 }
 
 /* v where z has its sign bit set, else 1 - v. */

@@ -46,6 +46,17 @@ for after in (0.02, 0.1, 0.2, 0.6):
     interrupted(lambda: net.fit(X, y, optimizer=optimizer, epochs=1000, batch_size=1 << 20, rng=0), after)
 net.fit(X[:, :1000], y[:1000], optimizer=optimizer, epochs=2)
 """,
+    "a step of three long blocks, in the last": """
+net, optimizer = fg.Sequential(fg.Linear(1600, 1600), fg.Sigmoid(), rng=0), fg.SGD(lr=0.01)
+X, y = np.ones((1600, 20_000), "float32"), np.ones((1600, 20_000), "float32")
+assert net.plan(X.shape[1]).n_blocks == 3
+for call in (lambda: net.train_step(X, y, optimizer), lambda: net.loss_and_gradient(X, y)):
+    start = time.monotonic()
+    call()
+    step = time.monotonic() - start
+    for part in (0.55, 0.6, 0.65):  # one of two threads has nothing left to do
+        interrupted(call, part * step)
+""",
     "one step of (1024, 2048, 10^5)": """
 net, optimizer = fg.TwoLayerSigmoid(1024, 2048, rng=0), fg.SGD(lr=0.01)
 X, y = np.ones((1024, 10**5), "float32"), np.ones(10**5, "float32")
