@@ -104,6 +104,10 @@ interrupted(lambda: net.fit(X, y, optimizer=fg.SGD(lr=1e-9), epochs=10**9), 3)
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_ctrl_c(name, n_threads):
-    for waited in in_a_new_process(SETTING + CALLS[name], n_threads, timeout=120).split():
-        within("seconds to answer Ctrl-C", float(waited), 0.2)
+    for _attempt in range(2):
+        waited = [float(w) for w in in_a_new_process(SETTING + CALLS[name], n_threads, timeout=120).split()]
+        if max(waited) <= 0.2:
+            break  # a shared machine may stand still for as long, but hardly twice
+    for w in waited:
+        within("seconds to answer Ctrl-C", w, 0.2)
         tried("calls interrupted by Ctrl-C")
