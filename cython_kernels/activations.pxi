@@ -43,7 +43,7 @@ cdef inline vreal reduce(vreal z, const int lift, vreal* s) noexcept nogil:
 
 
 cdef inline vreal exp_minus_line(vreal r) noexcept nogil:
-    """exp(r) - 1 - r for |r| <= log(2) / 2, two terms at a time: half as long a chain as one by one."""
+    """exp(r) - 1 - r for |r| <= log(2) / 2, two terms at a time: a shorter chain than one by one."""
     cdef vreal q, square = r * r
     if sizeof(real) == 4:
         q = splat(<real>0.0013814471) * square + (splat(<real>0.008368779) * r + splat(<real>0.041668393))

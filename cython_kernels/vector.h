@@ -149,7 +149,7 @@ FUSEGRAD_INLINE void store_first(real *p, vreal v, Py_ssize_t n) {
 #if defined(__AVX512F__)
     NATIVE(mask_storeu)(p, ((unsigned)1 << n) - 1, v);
 #elif defined(__AVX2__)
-    if (n == LANES / 2) /* AMD takes 42 micro-operations for a masked store */
+    if (n == LANES / 2) /* without a mask: AMD is slow at masked stores */
         __builtin_memcpy(p, &v, VECTOR_BYTES / 2);
     else
         NATIVE(maskstore)(p, (__m256i)lanes_below(n), v);

@@ -107,7 +107,8 @@ def test_ctrl_c(name, n_threads):
     for _attempt in range(2):
         waited = [float(w) for w in in_a_new_process(SETTING + CALLS[name], n_threads, timeout=120).split()]
         if max(waited) <= 0.2:
-            break  # a shared machine may stand still for as long, but hardly twice
+            break
+        tried("calls of Ctrl-C made again: a shared machine may stand still, but hardly twice")
     for w in waited:
         within("seconds to answer Ctrl-C", w, 0.2)
         tried("calls interrupted by Ctrl-C")
