@@ -2,8 +2,8 @@
 
 Every system is a process of its own, pinned to the same core. For each row all of them set up the same
 task, their answers are compared, and only then they run in turn, A B C A B C, with the limits of the machine
-measured in the same rounds. What is printed are ratios of that one run. A peer that is missing or wrong is
-an error.
+measured in the same rounds. What is printed is the median of the rounds' ratios: others on a shared machine slow
+whole rounds down, and the two sides of a ratio alike. A peer that is missing or wrong is an error.
 
     python benchmarks/peers [--only TEXT] [--rounds N] [--output FOLDER]
 """
@@ -12,7 +12,6 @@ import argparse
 import ctypes
 import multiprocessing
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -92,13 +91,20 @@ class Limits:
         return float(1 / self.compiled.reading(ctypes.c_void_p(memory.ctypes.data), ctypes.c_long(memory.size), count))
 
 
-def activation_seconds(process: Process, dtype: str) -> float:
-    """What one sigmoid takes this library on data in the L1, without what a call costs."""
-    seconds = []
+def sigmoid_flops(process: Process, limits: Limits, dtype: str) -> float:
+    """What the core could multiply and add in the time that one sigmoid takes this library.
+
+    On data in the L1, without what a call costs. It runs on the same ports: what slows one down slows the other.
+    """
+    seconds, peak = [], 0.0
     for n in (1024, 2048):
         process.ask("prepare", Elementwise(n, "sigmoid", dtype))
-        seconds.append(min(process.ask("run", 1000) for _ in range(20)))
-    return float(seconds[1] - seconds[0]) / 1024
+        best = float("inf")
+        for _ in range(20):
+            best = min(best, process.ask("run", 1000))
+            peak = max(peak, limits.flops(dtype, v3=False))
+        seconds.append(best)
+    return (seconds[1] - seconds[0]) / 1024 * peak
 
 
 def agree(row: Row, answers: dict[str, Any]) -> None:
@@ -115,7 +121,7 @@ def agree(row: Row, answers: dict[str, Any]) -> None:
 
 
 def measure(row: Row, processes: dict[str, Process], limits: Limits, sigmoid: dict[str, float], rounds: int) -> Any:
-    """All contenders of a row in turn: minimum and median seconds of each, and the limit."""
+    """All contenders of a row in turn: seconds of each, and ratios to the first one, the limit's among them."""
     # One system may stand in a row twice, with two tasks: it then sets up before each of its runs.
     systems = [system for system, _ in row.contenders.values()]
     v3 = systems[0] == "fusegrad v3"
@@ -153,20 +159,29 @@ def measure(row: Row, processes: dict[str, Process], limits: Limits, sigmoid: di
         if time.perf_counter() - start > ROW_SECONDS and len(peaks["flops"]) >= 3:
             break
     task = row.own
-    best = {name: max(values) for name, values in peaks.items()}
-    bandwidth = best["L2"] if task.n_bytes <= 512 * 1024 else best["DRAM"]
-    compute = task.flops / best["flops"] + task.activations * sigmoid[task.dtype]
+    times = {label: np.array(values) for label, values in seconds.items()}
+    own = next(iter(times.values()))
+    peak = np.array(peaks["flops"])
+    bandwidth = np.array(peaks["L2" if task.n_bytes <= 512 * 1024 else "DRAM"])
+    compute = (task.flops + sigmoid[task.dtype] * task.activations) / peak
+    limit = np.maximum(compute, task.n_bytes / bandwidth)
+
+    def median(values: Any) -> float:
+        return float(np.median(values))
+
     return {
         "group": row.group,
         "title": row.title,
         "seconds": {
-            label: {"min": min(values), "median": statistics.median(values), "rounds": len(values)}
-            for label, values in seconds.items()
+            label: {"min": float(values.min()), "median": median(values), "rounds": len(values)}
+            for label, values in times.items()
         },
-        "limit": max(compute, task.n_bytes / bandwidth),
-        "peak": task.flops / best["flops"],
-        "ceiling": (task.flops + ACTIVATION_FLOPS * task.activations) / best["flops"],
-        "peaks": best,
+        "ratios": {label: median(values / own) for label, values in times.items()},
+        "limit": median(limit),
+        "share": median(limit / own),
+        "share_of_peak": median(task.flops / peak / own),
+        "share_of_ceiling": median((task.flops + ACTIVATION_FLOPS * task.activations) / peak / own),
+        "peaks": {name: median(values) for name, values in peaks.items()},
         "flops": task.flops,
         "bytes": task.n_bytes,
         "activations": task.activations,
@@ -180,7 +195,7 @@ def main() -> None:
     """Measure what was asked for; print each row as it comes, then write JSON, picture and table."""
     parser = argparse.ArgumentParser(prog="benchmarks/peers", description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="rows whose group and title contain this text")
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--output", type=Path, default=None, help="folder for results.json, the picture and the table")
     arguments = parser.parse_args()
     table = [row for row in rows() if arguments.only in f"{row.group}: {row.title}"]
@@ -190,7 +205,7 @@ def main() -> None:
     os.sched_setaffinity(0, {core})
     with tempfile.TemporaryDirectory() as folder:
         limits = Limits(Path(folder))
-        sigmoid = {dtype: activation_seconds(processes["fusegrad"], dtype) for dtype in ("float32", "float64")}
+        sigmoid = {dtype: sigmoid_flops(processes["fusegrad"], limits, dtype) for dtype in ("float32", "float64")}
         results = []
         for row in table:
             results.append(measure(row, processes, limits, sigmoid, arguments.rounds))

@@ -16,21 +16,14 @@ def duration(seconds: float) -> str:
 
 
 def judged(row: dict[str, Any]) -> list[tuple[str, float, float | None]]:
-    """(against whom, times faster, times wanted), by the medians; the limit is one of them, as a share."""
-    first, *others = row["seconds"]
-    own = row["seconds"][first]["median"]
+    """(against whom, times faster, times wanted); the limit is one of them, as a share."""
+    _, *others = row["seconds"]
     found: list[tuple[str, float, float | None]] = [
-        (label, row["seconds"][label]["median"] / own, row["goals"].get(label)) for label in others
+        (label, row["ratios"][label], row["goals"].get(label)) for label in others
     ]
     if row["flops"] or row["activations"]:
-        found.append(("limit", row["limit"] / own, row["limit_goal"]))
+        found.append(("limit", row["share"], row["limit_goal"]))
     return found
-
-
-def shares(row: dict[str, Any]) -> tuple[float, float]:
-    """Of the multiply-add peak: what the products take, and what they take with 16 slots for each activation."""
-    own = next(iter(row["seconds"].values()))["median"]
-    return row["peak"] / own, row["ceiling"] / own
 
 
 def show_row(row: dict[str, Any]) -> None:
@@ -47,7 +40,7 @@ def show_row(row: dict[str, Any]) -> None:
     if row["seconds_goal"]:
         cells.append(f"({duration(row['seconds_goal'])})" + "!" * (own["median"] > row["seconds_goal"]))
     if row["flops"] and row["activations"]:
-        cells.append("of the peak {:.2f}, with sigmoid {:.2f}".format(*shares(row)))
+        cells.append(f"of the peak {row['share_of_peak']:.2f}, with sigmoid {row['share_of_ceiling']:.2f}")
     times = f"{duration(own['min']):>8} {duration(own['median']):>8}"
     print(f"{row['group']:<16}{row['title']:<44}{times}  {', '.join(cells)}", flush=True)
 
@@ -75,7 +68,7 @@ def write_report(folder: Path, results: list[dict[str, Any]], sigmoid: dict[str,
     """results.json, table.md and limits.png in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     where = machine()
-    text = json.dumps({"machine": where, "sigmoid_seconds": sigmoid, "rows": results}, indent=1)
+    text = json.dumps({"machine": where, "sigmoid_flops": sigmoid, "rows": results}, indent=1)
     (folder / "results.json").write_text(text + "\n")
     (folder / "table.md").write_text(markdown(results, where))
     picture(folder / "limits.png", results, where)
@@ -100,7 +93,8 @@ def markdown(results: list[dict[str, Any]], where: dict[str, str]) -> str:
                 limit = f"{mark}{ratio:.2f}{mark}{wanted}"
             else:
                 peers.append(f"{label} {mark}{ratio:.3g}{mark}{wanted}")
-        slots = "{:.2f}, {:.2f}".format(*shares(row)) if row["flops"] and row["activations"] else ""
+        both = row["flops"] and row["activations"]
+        slots = f"{row['share_of_peak']:.2f}, {row['share_of_ceiling']:.2f}" if both else ""
         cells = (row["group"], row["title"], duration(own["median"]), ", ".join(peers), limit, slots)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
