@@ -12,7 +12,7 @@ processor down, a step of two threads is 3 to 11 % shorter than with a fixed hal
 hears the signals, waits for the others' last blocks with its ears open.
 
 `train` is one parallel region for a whole fit. Every thread runs the same loop with its own copy of the
-walk and the update, and meets the others at two barriers a step, or a few more with Nesterov's rule, chains
+update, and meets the others at two barriers a step, or a few more with Nesterov's rule, chains
 and moments. Thread 0 is the caller: it alone shuffles, and now and then comes up for air to let Python
 handle a signal.
 

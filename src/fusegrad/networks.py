@@ -547,8 +547,10 @@ class Sequential:
         >>> net.parameters
         array([ 1.5, -0.5])
         """
-        if self._small_engine is not None and runs_compiled(optimizer):
-            quick: float | None = self._small_engine.quick_step(X, y, self._parameters, optimizer, self._turn)
+        if self._small_engine is not None:
+            quick: float | None = self._small_engine.quick_step(
+                X, y, self._parameters, optimizer, Optimizer.step, self._turn
+            )
             if quick is not None:
                 return quick
         X, y = self._batch(X, y)
