@@ -62,21 +62,25 @@ cdef inline void add_to(Total total, Py_ssize_t i, Py_ssize_t j, real value) noe
 cdef inline void add_all_to(
     Total total, Py_ssize_t i, Py_ssize_t j, const real* values, Py_ssize_t count,
 ) noexcept nogil:
-    """To (i, j), (i, j + 1) ... a vector at a time: 1 to 5 % of a small step.
+    """To (i, j), (i, j + 1) ... by whole vectors, then some at a time: 1 to 5 % of a small step.
 
-    Reads whole vectors of values; what lies past `count`, whatever it is, goes nowhere.
+    The values have just been stored as vectors: what lies within one is read before it is in the cache, what goes
+    past its end is not.
     """
     cdef real* place = total.data + i * total.row + j
-    cdef vreal value
-    while count >= LANES:
-        value = load(values)
-        store(place, value if total.fresh else load(place) + value)
-        values += LANES
-        place += LANES
-        count -= LANES
-    if count > 0:
-        value = load(values)
-        store_first(place, value if total.fresh else load_first(place, count) + value, count)
+    cdef Py_ssize_t n = 0
+    while n + LANES <= count:
+        store(place + n, load(values + n) if total.fresh else load(place + n) + load(values + n))
+        n += LANES
+    while n + LANE_COLUMNS <= count:
+        if total.fresh:
+            copy_columns(place + n, values + n)
+        else:
+            add_columns(place + n, values + n)
+        n += LANE_COLUMNS
+    while n < count:
+        add_to(total, i, j + n, values[n])
+        n += 1
 
 
 cdef inline real* at(real* buffer, int64 place) noexcept nogil:

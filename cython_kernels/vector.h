@@ -158,6 +158,11 @@ FUSEGRAD_INLINE void store_first(real *p, vreal v, Py_ssize_t n) {
 #endif
 }
 
+/* As many numbers as a block of the lane-wise gradient has columns. */
+typedef real vcolumns __attribute__((vector_size(LANE_COLUMNS * sizeof(real)), aligned(sizeof(real)), may_alias));
+FUSEGRAD_INLINE void copy_columns(real *p, const real *q) { *(vcolumns *)p = *(const vcolumns *)q; }
+FUSEGRAD_INLINE void add_columns(real *p, const real *q) { *(vcolumns *)p += *(const vcolumns *)q; }
+
 /* Asks for the cache line at p, which need not be memory at all. */
 FUSEGRAD_INLINE void prefetch(const real *p) { __builtin_prefetch(p); }
 

@@ -27,6 +27,8 @@ cdef extern from "vector.h" nogil:
     void store(real* p, vreal v)
     vreal load_first(const real* p, Py_ssize_t n)
     void store_first(real* p, vreal v, Py_ssize_t n)
+    void copy_columns(real* p, const real* q)
+    void add_columns(real* p, const real* q)
     void prefetch(const real* p)
     real load_anywhere(const char* p)
     void store_anywhere(char* p, real x)
