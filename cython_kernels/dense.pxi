@@ -17,7 +17,8 @@ The gradient of W sums over examples, that is over lanes. Two ways, chosen for e
   lane-wise   a vector of partial sums for each weight, its lanes added at the end of the tile.
               For narrow layers: no transposition, and no lane is idle.
   transposed  x is transposed (x^T in panels of features) and delta x^T is an ordinary product.
-              For wide layers: no sums over lanes.
+              For wide layers: no sums over lanes. Where few features would leave lanes idle, 2, 4 or 8
+              examples share a vector, and that many lanes are added up: narrow layers, small tiles.
 """
 
 
@@ -303,14 +304,105 @@ cdef void weight_gradient_lanewise(
         i0 += LANE_ROWS
 
 
+cdef enum:
+    FOLDED_ROWS = 8         # sums that hide each other's latency; a multiple of each fold
+
+
+cdef inline int fold_of(Py_ssize_t n) noexcept nogil:
+    """How many examples of n features share a vector of x^T: a power of two; 1 from more than LANES / 2 features on."""
+    cdef int fold = 1
+    while 2 * fold * n <= LANES:
+        fold = 2 * fold
+    return fold
+
+
+cdef inline void fold_panels(const int fold, const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* folded) noexcept nogil:
+    """x^T of a tile with `fold` examples a vector: example e of the vector has feature f in lane f * fold + e.
+
+    Feature lanes past the end repeat the last feature, as in `transpose_tile`.
+    """
+    cdef Py_ssize_t p, feature, group
+    cdef const real* source
+    for p in range(n_panels):
+        for feature in range(LANES // fold):
+            source = x + smaller(feature, n - 1) * PANEL
+            for group in range(PANEL // fold):
+                memcpy(folded + group * LANES + feature * fold, source + group * fold, fold * sizeof(real))
+        x += n * PANEL
+        folded += PANEL // fold * LANES
+
+
+cdef inline void folded_rows(
+    const int fold, const real* delta, Py_ssize_t n_delta, Py_ssize_t i0, const real* folded, Py_ssize_t n_x,
+    Py_ssize_t n_panels, Total gradient,
+) noexcept nogil:
+    """Some rows of delta x^T from a folded x^T. Past the edge the last row is computed again and dropped.
+
+    They go to the gradient, where they lie one after another, as whole vectors, which the update may read at once.
+    Against the lane-wise way, or lanes left idle: 7 to 9 % of a step of (8, 16, 32), 15 % of (4, 50, 32).
+    """
+    cdef vreal sums[FOLDED_ROWS]
+    cdef real totals[FOLDED_ROWS * LANES]
+    cdef real compact[FOLDED_ROWS * LANES]
+    cdef const real* rows[FOLDED_ROWS]
+    cdef vreal right
+    cdef Py_ssize_t p, group, count = smaller(FOLDED_ROWS, n_delta - i0)
+    cdef int i, n = FOLDED_ROWS, lanes = fold
+    for i in range(FOLDED_ROWS):
+        rows[i] = delta + smaller(i0 + i, n_delta - 1) * PANEL
+        sums[i] = splat(0)
+    for p in range(n_panels):
+        for group in range(PANEL // fold):
+            right = load(folded + group * LANES)
+            for i in range(FOLDED_ROWS):
+                sums[i] = sums[i] + splat_group(rows[i] + group * fold, fold) * right
+        folded += PANEL // fold * LANES
+        for i in range(FOLDED_ROWS):
+            rows[i] += n_delta * PANEL
+    while lanes > 1:        # of an element: they lie side by side, and halve as often as the rows
+        n = n // 2
+        for i in range(n):
+            sums[i] = even_lanes(sums[2 * i], sums[2 * i + 1]) + odd_lanes(sums[2 * i], sums[2 * i + 1])
+        lanes = lanes // 2
+    for i in range(FOLDED_ROWS // fold):
+        store(totals + i * LANES, sums[i])
+    if n_x == LANES // fold:
+        add_all_to(gradient, i0, 0, totals, count * n_x)
+        return
+    for i in range(FOLDED_ROWS):    # each row covers the spare lanes of the one before
+        memcpy(compact + i * n_x, totals + i * (LANES // fold), LANES // fold * sizeof(real))
+    add_all_to(gradient, i0, 0, compact, count * n_x)
+
+
+cdef inline void folded_gradient(
+    const int fold, const real* delta, Py_ssize_t n_delta, const real* folded, Py_ssize_t n_x, Py_ssize_t n_panels,
+    Total gradient,
+) noexcept nogil:
+    cdef Py_ssize_t i0 = 0
+    while i0 < n_delta:
+        folded_rows(fold, delta, n_delta, i0, folded, n_x, n_panels, gradient)
+        i0 += FOLDED_ROWS
+
+
 cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* transposed) noexcept nogil:
     """x^T in panels of features: transposed[(block * n_examples + example) * PANEL + feature lane].
 
     Feature lanes past the end repeat the last feature; what is computed from them is dropped.
+    Where `fold_of` says so, some examples share a vector.
     """
     cdef vreal square[LANES]
     cdef Py_ssize_t block, p, v, i, feature, n_examples = n_panels * PANEL
     cdef real* place
+    cdef int fold = fold_of(n)
+    if fold == 2:
+        fold_panels(2, x, n, n_panels, transposed)
+        return
+    if fold == 4:
+        fold_panels(4, x, n, n_panels, transposed)
+        return
+    if fold == 8:
+        fold_panels(8, x, n, n_panels, transposed)
+        return
     for block in range((n + LANES - 1) // LANES):
         for p in range(n_panels):
             for v in range(VECTORS):
@@ -329,6 +421,16 @@ cdef void weight_gradient_transposed(
     """All panels of the tile are summed in registers before the gradient is read and written: 10 % of a step."""
     cdef Py_ssize_t block
     cdef Output out
+    cdef int fold = fold_of(n_x)
+    if fold == 2:
+        folded_gradient(2, delta, n_delta, transposed, n_x, n_panels, gradient)
+        return
+    if fold == 4:
+        folded_gradient(4, delta, n_delta, transposed, n_x, n_panels, gradient)
+        return
+    if fold == 8:
+        folded_gradient(8, delta, n_delta, transposed, n_x, n_panels, gradient)
+        return
     out.row = gradient.row
     out.bias = NULL
     out.finish = STORE if gradient.fresh else ADD

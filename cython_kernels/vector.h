@@ -92,18 +92,26 @@ enum { DEPTH_BLOCK = 256, ROW_BLOCK = 120, COLUMN_BLOCK = 4096 / sizeof(real), D
 #define LOW_HALVES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define HIGH_HALVES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
 #define LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+#define EVEN_LANES 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ODD_LANES 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #elif VECTOR_BYTES / (FUSEGRAD_REAL / 8) == 8
 #define LOW_HALVES 0, 8, 1, 9, 2, 10, 3, 11
 #define HIGH_HALVES 4, 12, 5, 13, 6, 14, 7, 15
 #define LANE_NUMBERS 0, 1, 2, 3, 4, 5, 6, 7
+#define EVEN_LANES 0, 2, 4, 6, 8, 10, 12, 14
+#define ODD_LANES 1, 3, 5, 7, 9, 11, 13, 15
 #elif VECTOR_BYTES / (FUSEGRAD_REAL / 8) == 4
 #define LOW_HALVES 0, 4, 1, 5
 #define HIGH_HALVES 2, 6, 3, 7
 #define LANE_NUMBERS 0, 1, 2, 3
+#define EVEN_LANES 0, 2, 4, 6
+#define ODD_LANES 1, 3, 5, 7
 #else
 #define LOW_HALVES 0, 2
 #define HIGH_HALVES 1, 3
 #define LANE_NUMBERS 0, 1
+#define EVEN_LANES 0, 2
+#define ODD_LANES 1, 3
 #endif
 
 /* All bits set in the first n lanes. */
@@ -130,6 +138,20 @@ FUSEGRAD_INLINE void store(real *p, vreal v) { *(vreal_anywhere *)p = v; }
 FUSEGRAD_INLINE vreal splat(real x) {
     vreal zero = {0};
     return x - zero; /* x - 0 is x, -0 and NaN included */
+}
+
+/* The n numbers at p again and again; n, a constant, is a power of two, at least 2 and less than LANES. */
+FUSEGRAD_INLINE vreal splat_group(const real *p, int n) {
+#if defined(__AVX512F__)
+    if (n * sizeof(real) == 32) return (vreal)_mm512_broadcast_f64x4(_mm256_loadu_pd((const double *)p));
+    if (n * sizeof(real) == 16) return (vreal)_mm512_broadcast_f32x4(_mm_loadu_ps((const float *)p));
+#elif defined(__AVX2__)
+    if (n * sizeof(real) == 16) return (vreal)_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p));
+#endif
+    typedef int64_t pair_anywhere __attribute__((aligned(1), may_alias));
+    typedef int64_t pairs __attribute__((vector_size(VECTOR_BYTES)));
+    const pairs none = {0};
+    return (vreal)(none + *(const pair_anywhere *)p);
 }
 
 /* The first n lanes of memory; the others are 0. Lanes past n are neither read nor written. */
@@ -179,6 +201,10 @@ FUSEGRAD_INLINE vreal interleave_low(vreal a, vreal b) {
 FUSEGRAD_INLINE vreal interleave_high(vreal a, vreal b) {
     return __builtin_shufflevector(a, b, HIGH_HALVES);
 }
+
+/* Every second lane of a, then of b. */
+FUSEGRAD_INLINE vreal even_lanes(vreal a, vreal b) { return __builtin_shufflevector(a, b, EVEN_LANES); }
+FUSEGRAD_INLINE vreal odd_lanes(vreal a, vreal b) { return __builtin_shufflevector(a, b, ODD_LANES); }
 
 FUSEGRAD_INLINE real first_lane(vreal v) { return v[0]; }
 

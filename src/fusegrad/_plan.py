@@ -173,12 +173,16 @@ def _transposed_pays(layer: Dense, tile: int, lanes: int) -> bool:
 
     In vector operations. Lane-wise, each weight (in blocks of 4) has its own vector of sums, and about 4
     operations add its lanes up. Transposed, a row of the gradient takes whole vectors of inputs for each
-    example, and turning x costs log2(lanes) / 2 shuffles and a load and a store for each of its vectors.
+    example, and turning x costs log2(lanes) / 2 shuffles and a load and a store for each of its vectors; where
+    the inputs of several examples share a vector, a move for each input of theirs.
     """
+    if layer.n_in == 1:
+        return False  # the mirror image of one output: lane-wise without idle lanes
     vectors = -(-layer.n_in // lanes)
     lanewise = (_up(layer.n_in, 4) * layer.n_out) * (tile / lanes + 4)
-    turning = vectors * tile * (lanes.bit_length() + 2)
-    return layer.n_out * vectors * tile + turning < lanewise
+    fold = 1 << (lanes // layer.n_in).bit_length() - 1 if layer.n_in <= lanes else 1
+    turning = vectors * (lanes.bit_length() + 2) if fold == 1 else lanes / fold**2
+    return (layer.n_out * vectors / fold + turning) * tile < lanewise
 
 
 def collapse(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple[Dense, ...]]:
