@@ -1,4 +1,4 @@
-"""Arrays as the kernels take them: NumPy's own struct read, and the door's quick yes.
+"""Arrays and optimizers as the kernels take them: NumPy's own struct read, and the door's quick yes.
 
 What is judged here is whether an array can be taken as it is; everything else goes through `fusegrad._arrays`.
 """
@@ -139,3 +139,31 @@ cdef bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
     read_extent(a, &a_start, &a_stop)
     read_extent(b, &b_start, &b_stop)
     return a_stop <= b_start or b_stop <= a_start
+
+
+cdef object read_update(Update* u, optimizer, cnp.ndarray parameters):
+    """The C form of a fusegrad.optimizers.Optimizer, whose state is made or checked.
+
+    Returns the state, to be held for as long as the update points into it: another thread may hand in a new one.
+    """
+    cdef object state = optimizer.state, n_steps = optimizer.n_steps
+    cdef Py_ssize_t rows, columns = cnp.PyArray_DIM(parameters, 0)
+    cdef int overflow
+    rows, u.rule, u.nesterov, u.bias_correction, u.decay, u.decay2, u.eps = optimizer._constants
+    u.learning_rate = optimizer._lr
+    u.step = PyLong_AsLongLongAndOverflow(n_steps, &overflow) if PyLong_CheckExact(n_steps) else -1
+    if not (is_state(state, rows, columns) and 0 <= u.step < LAST_STEP):
+        optimizer.prepare(parameters)
+        state = optimizer.state
+        u.step = optimizer.n_steps
+        if not is_state(state, rows, columns):
+            raise ValueError(f"optimizer: expected a state of {rows} rows of {columns} parameters, got {state!r}")
+    if not cnp.PyArray_ISWRITEABLE(parameters):
+        raise ValueError("parameters: expected a writable array, got a read-only one")
+    u.first = NULL
+    u.second = NULL
+    if cnp.PyArray_DIM(<cnp.ndarray>state, 0) > 0:
+        u.first = <real*>cnp.PyArray_DATA(<cnp.ndarray>state)
+    if cnp.PyArray_DIM(<cnp.ndarray>state, 0) > 1:
+        u.second = u.first + cnp.PyArray_DIM(<cnp.ndarray>state, 1)
+    return state

@@ -3,21 +3,9 @@
     X ──pack──▶ x ──▶ a1 ──▶ a2 ──▶ ... ──▶ ŷ ──loss──▶ δL ──▶ ... ──▶ δ1 ──▶ (input gradient)
                  └──────┴───── in the core's own cache ─────┘   └─ each adds to the gradient
 
-Design. A batch is cut into *blocks*, a block into *tiles*. A tile keeps all its activations in the L2
-cache (the plan chooses its size), so Z, A and delta never exist for the whole batch and X is read from
-memory once. A block has its own slot for the gradient it adds up; slots are added in order. Where
-blocks begin depends on the shapes alone, never on the threads, so any number of threads gives the
-same bits. A thread that is done with a block takes the next one that nobody has: where other programs slow one
-processor down, a step of two threads is 3 to 11 % shorter than with a fixed half for each. Thread 0, which alone
-hears the signals, waits for the others' last blocks with its ears open.
-
-`train` is one parallel region for a whole fit. Every thread runs the same loop with its own copy of the
-update, and meets the others at two barriers a step, or a few more with Nesterov's rule, chains
-and moments. Thread 0 is the caller: it alone shuffles, and now and then comes up for air to let Python
-handle a signal.
-
-Rejected: a region for each layer or step (fork and join cost more than a small step); a slot for each
-thread (other bits for other thread counts); sums by atomics (the same, and slow).
+A tile keeps all its activations in the L2 cache (the plan chooses its size), so Z, A and delta never exist for
+the whole batch and X is read from memory once. Which tiles a thread walks, and what becomes of their gradients:
+steps.pxi.
 """
 
 cdef struct Walk:

@@ -1,7 +1,8 @@
-"""The kernels as functions of their own: matrix product and activations of arrays from outside.
+"""Kernels as functions of their own, of arrays from outside: matrix product, activations, and what _moments.py and
+training.py need.
 
-Each has a quick form, for small arrays that can be taken as they are: it asks nothing of Python but the
-result's memory. It returns None for everything else, and `fusegrad.kernels` goes through the door.
+Product and activations have a quick form, for small arrays that can be taken as they are: it asks nothing of Python
+but the result's memory. It returns None for everything else, and `fusegrad.kernels` goes through the door.
 """
 
 
@@ -173,3 +174,52 @@ def activation(int kind, const real[:, :] z, real[:, :] out, int n_threads):
             with parallel(num_threads=n_threads):
                 activate_share(kind, source, target, &air, omp_get_thread_num(), omp_get_num_threads())
     check(&air)
+
+
+def is_finite(const real[::1] numbers):
+    """Whether all of them are: 0 x is 0 for what is finite, else NaN."""
+    cdef vreal total[VECTORS]
+    cdef Py_ssize_t i = 0, n = numbers.shape[0]
+    cdef const real* place = &numbers[0]
+    cdef int v
+    for v in range(VECTORS):
+        total[v] = splat(0)
+    while i + PANEL <= n:
+        for v in range(VECTORS):
+            total[v] = total[v] + splat(0) * load(place + i + v * LANES)
+        i += PANEL
+    while i < n:
+        total[0] = total[0] + splat(0) * load_first(place + i, smaller(LANES, n - i))
+        i += LANES
+    return sum_of_lanes(total[0] + total[1]) == 0
+
+
+cdef enum:
+    CENTRED_EXAMPLES = 64       # at a time, where those of a feature do not lie side by side: they stay in the L1
+
+
+def centre(cnp.ndarray X not None, const double[::1] shift, double[:, :] out):
+    """out (n, m) = X - shift, a number a row, in float64; out has contiguous rows.
+
+    NumPy converts and subtracts one after the other: a fifth of the time of the moments gained.
+    """
+    cdef Matrix x
+    cdef Py_ssize_t i, j, start = 0, stop
+    cdef const char* row
+    cdef double* place
+    cdef double s
+    read_matrix(X, &x)
+    with nogil:
+        while start < x.columns:
+            stop = x.columns if x.column == sizeof(real) else smaller(start + CENTRED_EXAMPLES, x.columns)
+            for i in range(x.rows):
+                row = x.data + i * x.row
+                place = &out[i, 0]
+                s = shift[i]
+                if x.column == sizeof(real):        # a constant, so that vectors are made of it
+                    for j in range(start, stop):
+                        place[j] = load_anywhere(row + j * sizeof(real)) - s
+                else:
+                    for j in range(start, stop):
+                        place[j] = load_anywhere(row + j * x.column) - s
+            start = stop
