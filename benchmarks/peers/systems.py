@@ -353,6 +353,11 @@ class PyTorch(System):
 
         return epochs
 
+    def product(self, task: Product) -> Callable[[], Any]:
+        a, b = map(self.torch.from_numpy, task.arrays())
+        out = self.torch.empty((task.n, task.k), dtype=a.dtype)
+        return lambda: self.torch.mm(a, b, out=out)
+
     def elementwise(self, task: Elementwise) -> Callable[[], Any]:
         z = self.torch.from_numpy(task.arrays())
         out = self.torch.empty_like(z)
