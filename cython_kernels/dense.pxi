@@ -394,13 +394,13 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
     cdef Py_ssize_t block, p, v, i, feature, n_examples = n_panels * PANEL
     cdef real* place
     cdef int fold = fold_of(n)
-    if fold == 2:
+    if fold == 2 and LANES > 2:
         fold_panels(2, x, n, n_panels, transposed)
         return
-    if fold == 4:
+    if fold == 4 and LANES > 4:
         fold_panels(4, x, n, n_panels, transposed)
         return
-    if fold == 8:
+    if fold == 8 and LANES > 8:
         fold_panels(8, x, n, n_panels, transposed)
         return
     for block in range((n + LANES - 1) // LANES):
@@ -422,13 +422,13 @@ cdef void weight_gradient_transposed(
     cdef Py_ssize_t block
     cdef Output out
     cdef int fold = fold_of(n_x)
-    if fold == 2:
+    if fold == 2 and LANES > 2:
         folded_gradient(2, delta, n_delta, transposed, n_x, n_panels, gradient)
         return
-    if fold == 4:
+    if fold == 4 and LANES > 4:
         folded_gradient(4, delta, n_delta, transposed, n_x, n_panels, gradient)
         return
-    if fold == 8:
+    if fold == 8 and LANES > 8:
         folded_gradient(8, delta, n_delta, transposed, n_x, n_panels, gradient)
         return
     out.row = gradient.row
