@@ -65,8 +65,8 @@ cdef inline void add_all_to(
 ) noexcept nogil:
     """To (i, j), (i, j + 1) ... by whole vectors, then some at a time: 1 to 5 % of a small step.
 
-    The values have just been stored as vectors: what lies within one is read before it is in the cache, what goes
-    past its end is not.
+    Reads no more than `count` values: of vectors that have just been stored, what lies within one is read before it
+    is in the cache, what goes past its end is not.
     """
     cdef real* place = total.data + i * total.row + j
     cdef Py_ssize_t n = 0
@@ -241,7 +241,7 @@ cdef inline void lane_products(
     # A single sum would wait for itself: it is kept in as many parts as a panel has vectors.
     cdef int parts = VECTORS if rows * columns == 1 else 1
     cdef vreal sums[LANE_BLOCK]
-    cdef real totals[LANE_BLOCK + LANES]
+    cdef real totals[LANE_BLOCK]
     cdef const real* di[LANE_ROWS]
     cdef const real* xj[LANE_BLOCK]
     cdef vreal right[LANE_BLOCK]
@@ -513,7 +513,7 @@ cdef inline void below_one_by(
     Total weight_gradient, Total bias_gradient,
 ) noexcept nogil:
     cdef vreal sums[LANES]
-    cdef real totals[2 * LANES]
+    cdef real totals[LANES]
     cdef Py_ssize_t j = 0, count
     cdef int i
     if n_x == 1:

@@ -59,6 +59,20 @@ def test_widths_at_the_edge_of_blocks(n, k, dtype):
         assert_matches_reference(net, *examples(net, m))
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 8, 16])
+@pytest.mark.parametrize("vectors", [1, 2, 3, 4, 6, 8])
+def test_a_single_output_with_an_activation(n, vectors, dtype):
+    """X may be read where it lies."""
+    m = vectors * LANES[dtype]
+    for layers in (
+        (fg.Linear(n, 1), fg.Sigmoid()),
+        (fg.Linear(n, 1), fg.Tanh(), fg.Linear(1, 3), fg.Sigmoid(), fg.Linear(3, 1)),
+        (fg.Linear(n, 40), fg.Linear(40, 1), fg.Sigmoid()),
+    ):
+        net = shaken(*layers, dtype=dtype)
+        assert_matches_reference(net, *examples(net, m))
+
+
 def test_layers_without_bias(dtype):
     net = shaken(fg.Linear(5, 9, bias=False), fg.ReLU(), fg.Linear(9, 2, bias=False), dtype=dtype)
     assert set(net.named_parameters()) == {"W1", "W2"}

@@ -56,3 +56,13 @@ def test_a_plan_says_what_it_chose():
     assert "10000 examples a step" in text
     assert "dense 13 -> 50 sigmoid, gradient" in text
     assert "dense 50 -> 1 identity, gradient lane-wise" in text
+
+
+@pytest.mark.parametrize("n_in", [1, 2, 3, 8, 16, 64])
+@pytest.mark.parametrize("m", [1, 4, 8, 16, 32, 48, 64, 96, 400])
+def test_the_inputs_of_a_single_output_are_never_turned(n_in, m, dtype):
+    """The engine reads them where they lie."""
+    layers = stack_layers([(n_in, 1, "sigmoid", True), (1, 3, "tanh", True), (3, 1, "identity", True)])
+    plan = make_plan(layers, np.dtype(dtype), m, 1)
+    for layer, row in zip(layers, plan.layer_table, strict=True):
+        assert not row[-1] or (layer.n_in > 1 and layer.n_out > 1)

@@ -81,30 +81,29 @@ class Limits:
         """Floating-point operations a second, by multiply-adds in registers; of AVX2 alone, if v3."""
         function = getattr(self.compiled, f"multiply_add_{dtype}{'_v3' * v3}")
         function.restype = ctypes.c_double
-        return float(1 / function(ctypes.c_long(100_000)))
+        function(ctypes.c_long(100_000))  # until the core is at its pace
+        return float(1 / function(ctypes.c_long(1_000_000)))
 
     def bytes(self, where: str) -> float:
         """Bytes a second, read one after another."""
         memory = self.memory[where]
         self.compiled.reading.restype = ctypes.c_double
-        count = max(1, (1 << 24) // memory.size)
-        return float(1 / self.compiled.reading(ctypes.c_void_p(memory.ctypes.data), ctypes.c_long(memory.size), count))
+        place, size, count = ctypes.c_void_p(memory.ctypes.data), ctypes.c_long(memory.size), (1 << 26) // memory.size
+        if count:
+            self.compiled.reading(place, size, 1)  # into the cache
+        return float(1 / self.compiled.reading(place, size, max(1, count)))
 
 
-def sigmoid_flops(process: Process, limits: Limits, dtype: str) -> float:
+def sigmoid_flops(process: Process, limits: Limits, dtype: str, v3: bool) -> float:
     """What the core could multiply and add in the time that one sigmoid takes this library.
 
     On data in the L1, without what a call costs. It runs on the same ports: what slows one down slows the other.
     """
-    seconds, peak = [], 0.0
+    flops = []
     for n in (1024, 2048):
         process.ask("prepare", Elementwise(n, "sigmoid", dtype))
-        best = float("inf")
-        for _ in range(20):
-            best = min(best, process.ask("run", 1000))
-            peak = max(peak, limits.flops(dtype, v3=False))
-        seconds.append(best)
-    return (seconds[1] - seconds[0]) / 1024 * peak
+        flops.append(np.median([process.ask("run", 1000) * limits.flops(dtype, v3) for _ in range(21)]))
+    return float(flops[1] - flops[0]) / 1024
 
 
 def agree(row: Row, answers: dict[str, Any]) -> None:
@@ -120,7 +119,7 @@ def agree(row: Row, answers: dict[str, Any]) -> None:
             )
 
 
-def measure(row: Row, processes: dict[str, Process], limits: Limits, sigmoid: dict[str, float], rounds: int) -> Any:
+def measure(row: Row, processes: dict[str, Process], limits: Limits, sigmoid: dict[Any, float], rounds: int) -> Any:
     """All contenders of a row in turn: seconds of each, and ratios to the first one, the limit's among them."""
     # One system may stand in a row twice, with two tasks: it then sets up before each of its runs.
     systems = [system for system, _ in row.contenders.values()]
@@ -163,7 +162,7 @@ def measure(row: Row, processes: dict[str, Process], limits: Limits, sigmoid: di
     own = next(iter(times.values()))
     peak = np.array(peaks["flops"])
     bandwidth = np.array(peaks["L2" if task.n_bytes <= 512 * 1024 else "DRAM"])
-    compute = (task.flops + sigmoid[task.dtype] * task.activations) / peak
+    compute = (task.flops + sigmoid[v3, task.dtype] * task.activations) / peak
     limit = np.maximum(compute, task.n_bytes / bandwidth)
 
     def median(values: Any) -> float:
@@ -200,12 +199,17 @@ def main() -> None:
     arguments = parser.parse_args()
     table = [row for row in rows() if arguments.only in f"{row.group}: {row.title}"]
     core = max(os.sched_getaffinity(0))
-    names = {"fusegrad"} | {system for row in table for system, _ in row.contenders.values()}
+    own = {False: "fusegrad", True: "fusegrad v3"}
+    names = {*own.values()} | {system for row in table for system, _ in row.contenders.values()}
     processes = {name: Process(name, core) for name in SYSTEMS if name in names}
     os.sched_setaffinity(0, {core})
     with tempfile.TemporaryDirectory() as folder:
         limits = Limits(Path(folder))
-        sigmoid = {dtype: sigmoid_flops(processes["fusegrad"], limits, dtype) for dtype in ("float32", "float64")}
+        sigmoid = {
+            (v3, dtype): sigmoid_flops(processes[own[v3]], limits, dtype, v3)
+            for v3 in own
+            for dtype in ("float32", "float64")
+        }
         results = []
         for row in table:
             results.append(measure(row, processes, limits, sigmoid, arguments.rounds))
@@ -213,7 +217,7 @@ def main() -> None:
     for process in processes.values():
         process.connection.send(("stop", None))
     if arguments.output:
-        write_report(arguments.output, results, sigmoid)
+        write_report(arguments.output, results, {f"{own[v3]} {dtype}": flops for (v3, dtype), flops in sigmoid.items()})
 
 
 if __name__ == "__main__":

@@ -116,16 +116,16 @@ def picture(path: Path, results: list[dict[str, Any]], where: dict[str, str]) ->
     }  # fmt: skip
     figure, axes = plt.subplots(figsize=(11, 0.42 * len(rows) + 1.8), layout="constrained")
     for place, row in enumerate(reversed(rows)):
-        for label, times in row["seconds"].items():
+        for label, ratio in row["ratios"].items():
             axes.plot(
-                times["median"] / row["limit"], place, "o", color=colours[label], markersize=8,
+                ratio / row["share"], place, "o", color=colours[label], markersize=8,
                 markeredgecolor="white", markeredgewidth=0.6,
             )  # fmt: skip
     axes.axvline(1, color="black", linewidth=1)
     axes.text(1, len(rows) - 0.3, " the processor's limit", fontsize=9, va="bottom")
     axes.set_yticks(range(len(rows)), [f"{row['group']}: {row['title']}" for row in reversed(rows)], fontsize=9)
     axes.set_xscale("log")
-    axes.set_xlabel("time of a step over the time that the processor needs at least")
+    axes.set_xlabel("time of a step over the limit: its multiply-adds, sigmoids and bytes at the core's own pace")
     axes.grid(axis="x", which="major", color="#dddddd")
     axes.set_axisbelow(True)
     shown = [label for label in colours if any(label in row["seconds"] for row in rows)]

@@ -41,6 +41,9 @@ BRIEF_WORK = 3 << 16
 UNIT_WORK = 32
 NUMBER_WORK = 64
 
+#: Rows of a gradient that are computed at once where examples share a vector: see cython_kernels/dense.pxi.
+FOLDED_ROWS = 8
+
 #: The columns of the layer table; `Layer` in cython_kernels/dense.pxi reads them in this order.
 LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed")
 #: The columns of the chain table; `Chain` in cython_kernels/collapse.pxi reads them in this order.
@@ -176,13 +179,14 @@ def _transposed_pays(layer: Dense, tile: int, lanes: int) -> bool:
     example, and turning x costs log2(lanes) / 2 shuffles and a load and a store for each of its vectors; where
     the inputs of several examples share a vector, a move for each input of theirs.
     """
-    if layer.n_in == 1:
-        return False  # the mirror image of one output: lane-wise without idle lanes
+    if layer.n_in == 1 or layer.n_out == 1:
+        return False  # lane-wise without idle lanes; and the inputs of a single output may lie where they are
     vectors = -(-layer.n_in // lanes)
     lanewise = (_up(layer.n_in, 4) * layer.n_out) * (tile / lanes + 4)
     fold = 1 << (lanes // layer.n_in).bit_length() - 1 if layer.n_in <= lanes else 1
-    turning = vectors * (lanes.bit_length() + 2) if fold == 1 else lanes / fold**2
-    return (layer.n_out * vectors / fold + turning) * tile < lanewise
+    if fold == 1:
+        return (layer.n_out * vectors + vectors * (lanes.bit_length() + 2)) * tile < lanewise
+    return (_up(layer.n_out, FOLDED_ROWS) / fold + lanes / fold**2) * tile < lanewise
 
 
 def collapse(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple[Dense, ...]]:
