@@ -332,7 +332,7 @@ cdef inline void fold_panels(const int fold, const real* x, Py_ssize_t n, Py_ssi
         folded += PANEL // fold * LANES
 
 
-cdef inline void folded_rows(
+cdef inline void folded_block(
     const int fold, const real* delta, Py_ssize_t n_delta, Py_ssize_t i0, const real* folded, Py_ssize_t n_x,
     Py_ssize_t n_panels, Total gradient,
 ) noexcept nogil:
@@ -380,7 +380,7 @@ cdef inline void folded_gradient(
 ) noexcept nogil:
     cdef Py_ssize_t i0 = 0
     while i0 < n_delta:
-        folded_rows(fold, delta, n_delta, i0, folded, n_x, n_panels, gradient)
+        folded_block(fold, delta, n_delta, i0, folded, n_x, n_panels, gradient)
         i0 += FOLDED_ROWS
 
 

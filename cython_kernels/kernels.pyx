@@ -45,6 +45,7 @@ RULES = ("none", "sgd", "adagrad", "rmsprop", "adam")
 MOST_STEPS = LAST_STEP
 lanes = LANES
 panel = PANEL
+folded_rows = FOLDED_ROWS
 
 cdef enum:
     CACHE_LINE = 64
