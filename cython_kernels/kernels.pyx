@@ -288,7 +288,7 @@ cdef class Engine:
         """`step` in a turn of its own; None, and nothing is done, unless the optimizer's class has the `step` that
         is compiled here, X and y are a batch of this engine's size that can be taken as it is, and nobody has the turn.
 
-        To find that out from Python would take 0.5 microseconds longer, as long as the step of a small network.
+        To find that out from Python takes 0.25 microseconds longer, as long as three steps of the smallest network.
         """
         if not (
             getattr(type(optimizer), "step", None) is compiled_step
