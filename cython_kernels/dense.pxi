@@ -409,7 +409,7 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
                 for i in range(LANES):
                     feature = smaller(block * LANES + i, n - 1)
                     square[i] = load(x + (p * n + feature) * PANEL + v * LANES)
-                transpose_square(square)
+                transpose(LANES, square)
                 place = transposed + ((block // VECTORS) * n_examples + p * PANEL + v * LANES) * PANEL + (block % VECTORS) * LANES
                 for i in range(LANES):
                     store(place + i * PANEL, square[i])

@@ -8,9 +8,10 @@ cdef extern from "vector.h" nogil:
 
     enum:
         LANES           # numbers in a vector
-        NARROW_ROWS     # of a micro-tile of one vector
         ROWS            # micro-tile: ROWS x VECTORS accumulators
         VECTORS
+        WIDE_VECTORS    # where matrices are large
+        NARROW_ROWS     # of a micro-tile of one vector
         PANEL           # numbers in VECTORS vectors: the width of a panel
         GROUP           # vectors that go through an activation together
         ESTIMATED       # a reciprocal: cheaper than a division
@@ -18,9 +19,11 @@ cdef extern from "vector.h" nogil:
         LANE_COLUMNS
         LANE_BLOCK      # LANE_ROWS x LANE_COLUMNS
         ROW_SUMS        # rows summed over examples side by side
-        DEPTH_BLOCK     # blocks of a product of big matrices
-        ROW_BLOCK
+        LINE            # bytes that the caches move together
+        DEPTH_BLOCK     # blocks of a product of large matrices
         COLUMN_BLOCK
+        DEPTH_AHEAD
+        ROW_BLOCK
         DEEP_BLOCK
 
     vreal load(const real* p)

@@ -52,6 +52,40 @@ def test_edges_of_the_cache_blocks(n, d, k, dtype):
     assert_product(matmul(a, b), a, b)
 
 
+@pytest.mark.parametrize("layout", ["by columns", "by steps", "unaligned"])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 23])
+def test_edges_of_the_copied_blocks(n, layout, dtype):
+    """A left factor that lies awkwardly is copied, whatever the shape; the bits are those of one read in place."""
+    lanes = LANES[dtype]
+    for d in (129, 257, 2 * lanes * 11):
+        for k in (2, *(lanes * vectors + extra for vectors in (1, 2, 3, 4, 7) for extra in (0, 1))):
+            a, b = operands(n, d, k, dtype)
+            if layout == "by columns":
+                awkward = np.asfortranarray(np.concatenate([a, operands(64, d, 1, dtype)[0]]))[:n]
+            elif layout == "by steps":
+                awkward = np.repeat(a, 40, axis=1)[:, ::40]
+            else:
+                raw = np.empty(a.nbytes + 1, np.uint8)
+                awkward = raw[1:].view(dtype).reshape(a.shape)
+                awkward[...] = a
+            frame = np.full((n + 2, k + 2), 7, dtype)
+            matmul(awkward, b, out=frame[1:-1, 1:-1])
+            np.testing.assert_array_equal(frame[1:-1, 1:-1], matmul(a, b))
+            assert_product(frame[1:-1, 1:-1], a, b)
+            frame[1:-1, 1:-1] = 7
+            assert (frame == 7).all()
+
+
+@pytest.mark.parametrize("n", [64, 65, 71, 73])
+@pytest.mark.parametrize("k", [256, 257, 303, 511, 512, 513, 527, 1023, 1025, 1039, 1057])
+def test_edges_of_the_large_blocks(n, k, dtype):
+    a, b = operands(n, 259, k, dtype)
+    expected = matmul(a, b)
+    assert_product(expected, a, b)
+    np.testing.assert_array_equal(matmul(a, np.asfortranarray(b)), expected)
+    np.testing.assert_array_equal(np.concatenate([matmul(a[:60], b), matmul(a[60:], b)]), expected)  # in place
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0), (1, 0, 40), (40, 0, 1), (1, 0, 1)])
 def test_empty(shape, dtype):
     a, b = operands(*shape, dtype)

@@ -1,0 +1,267 @@
+"""The micro-tile: the loop that all products are made of, in the layers and in `matmul`.
+
+Design. The right factor comes in *panels*, some vectors wide: rows of them, one below the other.
+A micro-tile of rows x vectors sums stays in registers while k runs (an outer product for each k: the
+panel's row is loaded once, an element of the left factor is broadcast to each row). The left factor
+is any strided matrix, so W, its transpose and a tile of deltas are all read where they lie.
+The same code, inlined with constant counts of rows and vectors, makes the edges.
+
+The layers hold their activations in panels of examples and call `multiply_panel` and `multiply_tile`.
+
+Rejected: inner products throughout (a horizontal sum for each output); a scalar path for edges (it would round
+otherwise than the vectors).
+"""
+
+cdef struct Left:
+    # The left factor: element (i, k) is data[i * row + k * step].
+    const real* data
+    Py_ssize_t row
+    Py_ssize_t step
+
+cdef struct Right:
+    # A panel of the right factor: its row k is PANEL numbers at data + k * row.
+    const real* data
+    Py_ssize_t row
+
+cdef enum Finish:
+    STORE               # c = sum
+    ADD                 # c = c + sum
+    DERIVATIVE          # c = sum f'(c): a delta takes the place of its activation; whole panels only
+
+cdef struct Output:
+    # The product, rows `row` apart, `columns` of them wanted; each sum starts at its bias if there is one.
+    real* data
+    Py_ssize_t row
+    Py_ssize_t columns
+    const real* bias
+    int finish
+    int activation      # whose derivative, with DERIVATIVE
+
+
+cdef inline Py_ssize_t smaller(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a if a < b else b
+
+
+cdef inline Py_ssize_t parts(Py_ssize_t n, Py_ssize_t most) noexcept nogil:
+    """How many parts of at most `most` n makes."""
+    return (n + most - 1) // most
+
+
+cdef inline Py_ssize_t even_part(Py_ssize_t n, Py_ssize_t n_parts, Py_ssize_t i) noexcept nogil:
+    """How much of n is in part i of n_parts. Even: a last tile of one row would wait for its own sums."""
+    return n // n_parts + (i < n % n_parts)
+
+
+# ---- lanes -------------------------------------------------------------------------------------------
+
+cdef inline void add_lanes(vreal* sums, Py_ssize_t n, real* totals) noexcept nogil:
+    """totals[i] = the sum of the lanes of sums[i], i < n, n a multiple of LANES. Destroys sums.
+
+    Halves are interleaved and added: LANES vectors become LANES / 2, then LANES / 4, ... and in the
+    end one vector that holds the LANES totals in order.
+    """
+    cdef Py_ssize_t group, i, half
+    cdef vreal total
+    for group in range(n // LANES):
+        half = LANES // 2
+        while half > 0:
+            for i in range(half):
+                sums[i] = interleave_low(sums[i], sums[i + half]) + interleave_high(sums[i], sums[i + half])
+            half = half // 2
+        store(totals + group * LANES, sums[0])
+        sums += LANES
+
+
+cdef inline real sum_of_lanes(vreal v) noexcept nogil:
+    """In the order of `add_lanes`."""
+    cdef int half = LANES // 2
+    while half > 0:
+        v = interleave_low(v, v) + interleave_high(v, v)
+        half = half // 2
+    return first_lane(v)
+
+
+cdef inline void transpose(const int rows, vreal* block) noexcept nogil:
+    """block (rows, LANES) to (LANES, rows), its numbers one after another; rows is a power of two.
+
+    To interleave two halves turns the bits of each number's place by one. After log2(rows) turns those of its row,
+    which came first, come last.
+    """
+    cdef vreal turned[NARROW_ROWS + LANES]
+    cdef int i, stage = 1
+    while stage < rows:
+        for i in range(rows // 2):
+            turned[2 * i] = interleave_low(block[i], block[i + rows // 2])
+            turned[2 * i + 1] = interleave_high(block[i], block[i + rows // 2])
+        for i in range(rows):
+            block[i] = turned[i]
+        stage = stage * 2
+
+
+# ---- a micro-tile --------------------------------------------------------------------------------------
+
+cdef inline void start_sums(
+    const int rows, const int vectors, const real* bias, vreal sums[NARROW_ROWS][WIDE_VECTORS],
+) noexcept nogil:
+    cdef vreal first
+    cdef int i, v
+    for i in range(rows):
+        first = splat(0) if bias == NULL else splat(bias[i])
+        for v in range(vectors):
+            sums[i][v] = first
+
+
+cdef inline void add_products(
+    const int rows, const int vectors, const bint ahead, Py_ssize_t depth, Left a, Right* b,
+    vreal sums[NARROW_ROWS][WIDE_VECTORS],
+) noexcept nogil:
+    """sums (rows, vectors * LANES) += a (rows, depth) b. ahead: b comes from the L2, and is asked for in time."""
+    cdef vreal right[WIDE_VECTORS]
+    cdef vreal left
+    cdef Py_ssize_t k
+    cdef int i, v
+    for k in range(depth):
+        for v in range(vectors):
+            right[v] = load(b.data + v * LANES)
+            if ahead and v * LANES * sizeof(real) % LINE == 0:
+                prefetch(b.data + DEPTH_AHEAD * b.row + v * LANES)
+        for i in range(rows):
+            left = splat(a.data[i * a.row])
+            for v in range(vectors):
+                sums[i][v] = sums[i][v] + left * right[v]
+        a.data += a.step
+        b.data += b.row
+
+
+cdef void finish_edge(int rows, int vectors, const real* sums, Output c) noexcept nogil:
+    """STORE or ADD where the product ends within a vector."""
+    cdef int i, v
+    cdef Py_ssize_t n
+    cdef vreal total
+    cdef real* place
+    for i in range(rows):
+        for v in range(vectors):
+            n = smaller(LANES, c.columns - v * LANES)
+            place = c.data + i * c.row + v * LANES
+            total = load(sums + (i * vectors + v) * LANES)
+            if n > 0:
+                if c.finish == ADD:
+                    total = load_first(place, n) + total
+                store_first(place, total, n)
+
+
+cdef inline void finish_derivative(
+    const int activation, const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c,
+) noexcept nogil:
+    cdef int i, v
+    cdef real* place
+    for i in range(rows):
+        for v in range(vectors):
+            place = c.data + i * c.row + v * LANES
+            store(place, times_derivative(activation, sums[i][v], load(place)))
+
+
+cdef inline void finish_sums(const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c) noexcept nogil:
+    cdef real spilled[NARROW_ROWS * WIDE_VECTORS * LANES]
+    cdef real* ci
+    cdef int i, v
+    if c.columns < vectors * LANES:
+        for i in range(rows):
+            for v in range(vectors):
+                store(spilled + (i * vectors + v) * LANES, sums[i][v])
+        finish_edge(rows, vectors, spilled, c)
+    elif c.finish == STORE:
+        for i in range(rows):
+            for v in range(vectors):
+                store(c.data + i * c.row + v * LANES, sums[i][v])
+    elif c.finish == ADD:
+        for i in range(rows):
+            for v in range(vectors):
+                ci = c.data + i * c.row + v * LANES
+                store(ci, load(ci) + sums[i][v])
+    elif c.activation == SIGMOID:
+        finish_derivative(SIGMOID, rows, vectors, sums, c)
+    elif c.activation == TANH:
+        finish_derivative(TANH, rows, vectors, sums, c)
+    elif c.activation == RELU:
+        finish_derivative(RELU, rows, vectors, sums, c)
+    else:
+        finish_derivative(IDENTITY, rows, vectors, sums, c)
+
+
+cdef inline void micro_tile(
+    const int rows, const int vectors, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
+) noexcept nogil:
+    """c (rows, vectors * LANES) from `runs` pieces of a (rows, depth), `hop` apart, and the panel b (runs x depth, PANEL)."""
+    cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
+    cdef Py_ssize_t run
+    cdef int i, v
+    start_sums(rows, vectors, c.bias, sums)
+    if c.finish == ADD:     # by the time that they are wanted they are there
+        for i in range(rows):
+            for v in range(vectors):
+                prefetch(c.data + i * c.row + v * LANES)
+    for run in range(runs):
+        add_products(rows, vectors, False, depth, a, &b, sums)
+        a.data += hop
+    finish_sums(rows, vectors, sums, c)
+
+
+cdef inline void multiply_rows(
+    const int rows, bint narrow, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
+) noexcept nogil:
+    if narrow:
+        micro_tile(rows, 1, runs, hop, depth, a, b, c)
+    elif rows <= ROWS:      # never more of them: a constant, which leaves the larger tiles out
+        micro_tile(rows, VECTORS, runs, hop, depth, a, b, c)
+
+
+cdef inline void multiply_all_rows(
+    Py_ssize_t rows, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
+) noexcept nogil:
+    """`micro_tile` for any number of rows."""
+    cdef bint narrow = c.columns <= LANES
+    cdef Py_ssize_t n_tiles = parts(rows, NARROW_ROWS if narrow else ROWS), tile, n
+    for tile in range(n_tiles):
+        n = even_part(rows, n_tiles, tile)
+        if n == 1:
+            multiply_rows(1, narrow, runs, hop, depth, a, b, c)
+        elif n == 2:
+            multiply_rows(2, narrow, runs, hop, depth, a, b, c)
+        elif n == 3:
+            multiply_rows(3, narrow, runs, hop, depth, a, b, c)
+        elif n == 4:
+            multiply_rows(4, narrow, runs, hop, depth, a, b, c)
+        elif n == 5:
+            multiply_rows(5, narrow, runs, hop, depth, a, b, c)
+        elif n == 6:
+            multiply_rows(6, narrow, runs, hop, depth, a, b, c)
+        elif n == 7:
+            multiply_rows(7, narrow, runs, hop, depth, a, b, c)
+        elif n == 8:
+            multiply_rows(8, narrow, runs, hop, depth, a, b, c)
+        elif n == 9:
+            multiply_rows(9, narrow, runs, hop, depth, a, b, c)
+        elif n == 10:
+            multiply_rows(10, narrow, runs, hop, depth, a, b, c)
+        elif n == 11:
+            multiply_rows(11, narrow, runs, hop, depth, a, b, c)
+        else:
+            multiply_rows(12, narrow, runs, hop, depth, a, b, c)
+        a.data += n * a.row
+        c.data += n * c.row
+        if c.bias != NULL:
+            c.bias += n
+
+
+cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
+    """c (rows, <= PANEL) from a (rows, depth) and the panel b."""
+    multiply_all_rows(rows, 1, 0, depth, a[0], b, c[0])
+
+
+cdef void multiply_tile(Py_ssize_t rows, const real* a, Py_ssize_t n_panels, const real* b, const Output* c) noexcept nogil:
+    """`multiply_panel` with a tile of `rows` features as the left factor: k runs over the examples of its panels.
+
+    All strides are constants here, and no register holds them: 3 to 8 % of a small step.
+    """
+    multiply_all_rows(rows, n_panels, rows * PANEL, PANEL, Left(a, PANEL, 1), Right(b, PANEL), c[0])
