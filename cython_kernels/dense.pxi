@@ -238,8 +238,8 @@ cdef inline void lane_products(
 
     Past the edge the last row or column is computed again and dropped.
     """
-    # A single sum would wait for itself: it is kept in as many parts as a panel has vectors.
-    cdef int parts = VECTORS if rows * columns == 1 else 1
+    # A single sum would wait for itself: it is kept in as many pieces as a panel has vectors.
+    cdef int pieces = VECTORS if rows * columns == 1 else 1
     cdef vreal sums[LANE_BLOCK]
     cdef real totals[LANE_BLOCK]
     cdef const real* di[LANE_ROWS]
@@ -252,7 +252,7 @@ cdef inline void lane_products(
         di[i] = delta.data + smaller(i0 + i, n_delta - 1) * delta.feature
     for j in range(columns):
         xj[j] = x.data + smaller(j0 + j, n_x - 1) * x.feature
-    for i in range(parts if rows * columns == 1 else LANE_BLOCK):
+    for i in range(pieces if rows * columns == 1 else LANE_BLOCK):
         sums[i] = splat(0)
     for p in range(n_panels):
         for v in range(VECTORS):
@@ -264,14 +264,14 @@ cdef inline void lane_products(
             for i in range(rows):
                 left = load(di[i] + v * LANES)
                 for j in range(columns):
-                    place = i * columns + j + v % parts
+                    place = i * columns + j + v % pieces
                     sums[place] = sums[place] + left * right[j]
         for i in range(rows):
             di[i] += delta.panel
         for j in range(columns):
             xj[j] += x.panel
     if rows * columns == 1:
-        for v in range(1, parts):
+        for v in range(1, pieces):
             sums[0] = sums[0] + sums[v]
         add_to(gradient, i0, j0, sum_of_lanes(sums[0]))
         return
@@ -403,7 +403,7 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
     if fold == 8 and LANES > 8:
         fold_panels(8, x, n, n_panels, transposed)
         return
-    for block in range((n + LANES - 1) // LANES):
+    for block in range(parts(n, LANES)):
         for p in range(n_panels):
             for v in range(VECTORS):
                 for i in range(LANES):

@@ -48,9 +48,6 @@ lanes = LANES
 panel = PANEL
 folded_rows = FOLDED_ROWS
 
-cdef enum:
-    CACHE_LINE = 64
-
 cdef extern from *:
     Py_ssize_t PY_SSIZE_T_MAX
 
@@ -70,9 +67,9 @@ cdef class _Scratch:
     cdef char* data
 
     def __cinit__(self, Py_ssize_t size):
-        self.memory = np.empty(size + CACHE_LINE, dtype=np.uint8)
+        self.memory = np.empty(size + LINE, dtype=np.uint8)
         self.data = <char*>&self.memory[0]
-        self.data += -<Py_ssize_t>self.data & (CACHE_LINE - 1)
+        self.data += -<Py_ssize_t>self.data & (LINE - 1)
 
 
 cdef _Scratch borrow_scratch(Py_ssize_t size):
@@ -80,7 +77,7 @@ cdef _Scratch borrow_scratch(Py_ssize_t size):
     cdef _Scratch scratch
     with cython.critical_section(spare_guard):
         scratch, spare_scratch = spare_scratch, None
-    if scratch is not None and scratch.memory.shape[0] >= size + CACHE_LINE:
+    if scratch is not None and scratch.memory.shape[0] >= size + LINE:
         return scratch
     return _Scratch(size)
 
@@ -96,7 +93,7 @@ cdef void return_scratch(_Scratch scratch):
 cdef Py_ssize_t size_of(reals, pieces) except -1:
     """The bytes of so many pieces of so many reals, each of whole cache lines: the one place where sizes are
     multiplied, in Python's integers, which do not wrap."""
-    size = -(-reals * sizeof(real) // CACHE_LINE) * CACHE_LINE * pieces
+    size = -(-reals * sizeof(real) // LINE) * LINE * pieces
     if size > PY_SSIZE_T_MAX // 2:      # room to add a few of them
         raise MemoryError(f"{size} bytes are more than there can be")
     return size

@@ -425,7 +425,7 @@ cdef bint multiply_vector(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
         return False
     for k in range(depth):
         scratch[k] = load_anywhere(x + k * x_step)
-    for k in range(depth, (depth + LANES - 1) // LANES * LANES):
+    for k in range(depth, parts(depth, LANES) * LANES):
         scratch[k] = 0
     if m_row == 1:
         while j + LANES <= m.columns:

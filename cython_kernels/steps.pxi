@@ -142,7 +142,7 @@ cdef double mean_loss(Job* job, Py_ssize_t n_blocks, Py_ssize_t count) noexcept 
 
 cdef Py_ssize_t share(Py_ssize_t n, int thread, int n_threads) noexcept nogil:
     """Where the share of a thread starts among n elements: at a whole vector."""
-    cdef Py_ssize_t vectors = (n + LANES - 1) // LANES
+    cdef Py_ssize_t vectors = parts(n, LANES)
     if n_threads == 1:      # spares a division
         return thread * n
     return smaller(n, vectors * thread // n_threads * LANES)
