@@ -120,7 +120,7 @@ cdef void pack_tile(
             for p in range(whole):
                 for v in range(VECTORS):
                     store(place + p * n * PANEL + v * LANES, load(<const real*>column + p * PANEL + v * LANES))
-                    prefetch(<const real*>column + (whole + p) * PANEL + v * LANES)
+                    prefetch_l2(<const real*>column + (whole + p) * PANEL + v * LANES)
         p = whole
     while p < panels(count):
         place = tile + p * n * PANEL
@@ -189,6 +189,22 @@ cdef inline void forward_row(
             store(a + p * PANEL + v * LANES, sums[p][v])
 
 
+cdef void forward_long(
+    Py_ssize_t depth, const real* weight, const real* bias, const Features* x, real* a, Py_ssize_t n_panels,
+) noexcept nogil:
+    """The same, in the same order, of X as it lies: some features at a time are read on for the whole tile, as memory
+    likes it."""
+    cdef real zero = 0
+    cdef const real* start = bias
+    cdef Py_ssize_t k = 0
+    if bias == NULL:
+        start = &zero
+    while k < depth:
+        k += add_long_rows(
+            depth - k, weight + k, x.data + k * x.feature, x.feature, x.ahead, start, a, n_panels * PANEL)
+        start = NULL
+
+
 cdef void dense_forward(
     Layer* layer, const real* weight, const real* bias, const Features* inputs, real* a, Py_ssize_t n_panels,
 ) noexcept nogil:
@@ -198,6 +214,9 @@ cdef void dense_forward(
     cdef Left left
     cdef Output out
     if layer.n_out == 1:
+        if x.panel < n_in * PANEL:      # X as it lies
+            forward_long(n_in, weight, bias, inputs, a, n_panels)
+            p = n_panels
         while p + ROW_PANELS <= n_panels:
             forward_row(ROW_PANELS, n_in, weight, bias, x, a + p * PANEL)
             x.data += ROW_PANELS * x.panel
@@ -259,8 +278,8 @@ cdef inline void lane_products(
             for j in range(columns):
                 right[j] = load(xj[j] + v * LANES)
             if x.ahead:
-                for j in range(columns):
-                    prefetch(xj[j] + x.ahead + v * LANES)
+                for j in range(0, columns, 2):      # `vector_sums` asked for the others
+                    prefetch_l2(xj[j] + x.ahead + v * LANES)
             for i in range(rows):
                 left = load(di[i] + v * LANES)
                 for j in range(columns):

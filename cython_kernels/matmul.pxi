@@ -360,9 +360,13 @@ cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
 # ---- a vector and a matrix -----------------------------------------------------------------------------
 
 cdef inline void vector_sums(
-    const int rows, const real* x, const real* m, Py_ssize_t m_row, real* c, Py_ssize_t columns, bint first,
+    const int rows, const real* x, const real* m, Py_ssize_t m_row, Py_ssize_t ahead,
+    const real* start, real* c, Py_ssize_t columns,
 ) noexcept nogil:
-    """c[j] += sum over k < rows of x[k] m[k * m_row + j]: outer. The first rows store their sums, the others add."""
+    """c[j] += sum over k < rows of x[k] m[k * m_row + j]: outer. Where there is a start, it takes the place of c.
+
+    What lies `ahead` in every second row is asked for.
+    """
     cdef vreal left[LONG_ROWS]
     cdef vreal total
     cdef Py_ssize_t j = 0
@@ -370,16 +374,36 @@ cdef inline void vector_sums(
     for k in range(rows):
         left[k] = splat(x[k])
     while j + LANES <= columns:
-        total = splat(0) if first else load(c + j)
+        total = load(c + j) if start == NULL else splat(start[0])
         for k in range(rows):
             total = total + left[k] * load(m + k * m_row + j)
+            if ahead and k % 2:
+                prefetch_l2(m + k * m_row + j + ahead)
         store(c + j, total)
         j += LANES
     if j < columns:
-        total = splat(0) if first else load_first(c + j, columns - j)
+        total = load_first(c + j, columns - j) if start == NULL else splat(start[0])
         for k in range(rows):
             total = total + left[k] * load_first(m + k * m_row + j, columns - j)
         store_first(c + j, total, columns - j)
+
+
+cdef Py_ssize_t add_long_rows(
+    Py_ssize_t rows, const real* x, const real* m, Py_ssize_t m_row, Py_ssize_t ahead,
+    const real* start, real* c, Py_ssize_t columns,
+) noexcept nogil:
+    """`vector_sums` of some of the rows, as many as go in one pass; returns how many."""
+    if rows >= LONG_ROWS:
+        vector_sums(LONG_ROWS, x, m, m_row, ahead, start, c, columns)
+        return LONG_ROWS
+    if rows >= 4:
+        vector_sums(4, x, m, m_row, ahead, start, c, columns)
+        return 4
+    if rows >= 2:
+        vector_sums(2, x, m, m_row, ahead, start, c, columns)
+        return 2
+    vector_sums(1, x, m, m_row, ahead, start, c, columns)
+    return 1
 
 
 cdef inline void vector_products(
@@ -411,7 +435,9 @@ cdef bint multiply_vector(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
     """`multiply` where a is a row or b a column; returns False, nothing done, where the matrix lies neither way."""
     cdef Matrix m                       # out[j] = sum over k of x[k] m[k, j]
     cdef const char* x
-    cdef Py_ssize_t x_step, c_step, j = 0, k, columns, m_row, m_column, depth = a.columns
+    cdef const real* start
+    cdef real zero = 0
+    cdef Py_ssize_t x_step, c_step, j = 0, k, rows, columns, m_row, m_column, depth = a.columns
     if a.rows == 1:
         m, x, x_step, c_step = b, a.data, a.column, 1
     else:
@@ -440,15 +466,15 @@ cdef bint multiply_vector(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
         return True
     while j < m.columns:
         columns = smaller(LONG_COLUMNS, m.columns - j)
+        start = &zero
         k = 0
-        while k + LONG_ROWS <= depth:
-            vector_sums(LONG_ROWS, scratch + k, <const real*>m.data + k * m_row + j, m_row, c + j, columns, k == 0)
-            if interrupted(air, thread, LONG_ROWS * columns):
-                return True
-            k += LONG_ROWS
         while k < depth:
-            vector_sums(1, scratch + k, <const real*>m.data + k * m_row + j, m_row, c + j, columns, k == 0)
-            k += 1
+            rows = add_long_rows(
+                depth - k, scratch + k, <const real*>m.data + k * m_row + j, m_row, 0, start, c + j, columns)
+            if interrupted(air, thread, rows * columns):
+                return True
+            start = NULL
+            k += rows
         j += LONG_COLUMNS
     return True
 
