@@ -120,7 +120,7 @@ cdef void pack_tile(
             for p in range(whole):
                 for v in range(VECTORS):
                     store(place + p * n * PANEL + v * LANES, load(<const real*>column + p * PANEL + v * LANES))
-                    prefetch_l2(<const real*>column + (whole + p) * PANEL + v * LANES)
+                    prefetch(2, <const real*>column + (whole + p) * PANEL + v * LANES)
         p = whole
     while p < panels(count):
         place = tile + p * n * PANEL
@@ -279,7 +279,7 @@ cdef inline void lane_products(
                 right[j] = load(xj[j] + v * LANES)
             if x.ahead:
                 for j in range(0, columns, 2):      # `vector_sums` asked for the others
-                    prefetch_l2(xj[j] + x.ahead + v * LANES)
+                    prefetch(2, xj[j] + x.ahead + v * LANES)
             for i in range(rows):
                 left = load(di[i] + v * LANES)
                 for j in range(columns):

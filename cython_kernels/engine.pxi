@@ -176,9 +176,9 @@ cdef inline void line_panel(
             inputs[i] = load(x.data + i * x.feature + v * LANES)
             prediction = prediction + w[i] * inputs[i]
             if x.ahead:
-                prefetch(x.data + i * x.feature + v * LANES + AHEAD)
+                prefetch(1, x.data + i * x.feature + v * LANES + AHEAD)
         if x.ahead:
-            prefetch(y + v * LANES + AHEAD)
+            prefetch(1, y + v * LANES + AHEAD)
         value = squared_error(prediction, load(y + v * LANES), &gradient)
         gradient = weight * gradient
         if count < PANEL:

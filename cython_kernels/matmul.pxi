@@ -8,10 +8,12 @@ for all at once they would fill the L1's buffers, and the panel wait behind them
 share, are seldom waited for: 5 % to 17 % (512^3 to 2048^3, in quiet) and up to 40 % (in noise) over blocks of A in
 the L2 with panels of B in the L1, which come from the L3 again for each of them.
 
-Where A has few rows or B few columns, a copy does not pay (`multiply_in_place`). Few columns from an A that lies by
-columns are made transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector there is nothing
-to read twice: two loops of their own go along the matrix, by the sums (outer, some rows at a time, so that memory is
-read on: up to 2.5 times as fast as down a few columns) or by the products (inner).
+Where A has few rows or B few columns, a copy does not pay (`multiply_in_place`). If B is far away too, some of its rows
+at a time are read on where they lie, as memory likes it, and the sums wait nearby meanwhile (`multiply_few_rows`): 1.1 (32 rows)
+to 2 times (8 rows) as fast as down a few columns, or over a copy. Few columns from an A that lies by columns are made
+transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector there is nothing to read twice: two loops
+of their own go along the matrix, by the sums (outer, some rows at a time here too: up to 2.5 times as fast as down a few
+columns) or by the products (inner).
 
 However matrices are cut and copied, each sum runs over k in the same order, by DEPTH_BLOCK, so that it does not depend on the
 number of threads; nor do a vector's, which have an order of their own.
@@ -35,7 +37,10 @@ cdef enum:
     REUSED_COLUMNS = 256    # of B, from which on A is copied
     NEAR = 128              # bytes from column to column of A at which each line is read to its end;
     NEAR_COLUMNS = 128      # with longer steps more columns than these are copied
-    NEAR_BYTES = 1 << 20    # of B, above which the step from row to row of a panel costs more than a copy
+    NEAR_BYTES = 1 << 20    # of B, above which the step from row to row of a panel costs too much
+    FEW_DEPTH = 64          # rows of such a B that are read on together: with fewer the sums come and go too often
+    FEW_COLUMNS = 1024      # for so many columns,
+    FEW_AHEAD = 128         # each asked for so many columns ahead
     TURNED_COLUMNS = 16     # of B, up to which a product of an A that lies by columns is made transposed,
     TURNED_ROWS = 512       # so many rows of A at a time, where its depth is
     TURNED_DEPTH = 4        # so many times the columns, and pays for turning the result
@@ -54,14 +59,24 @@ cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t c
     cdef Py_ssize_t blocks = smaller(depth, DEPTH_BLOCK) * (
         PACKED_ROWS + parts(smaller(columns, COLUMN_BLOCK), LANES) * LANES)
     cdef Py_ssize_t lone = smaller(depth, DEEP_BLOCK) * panels(smaller(columns, REUSED_COLUMNS)) * PANEL
+    cdef Py_ssize_t few = (
+        smaller(depth, FEW_DEPTH) + smaller(rows, REUSED_ROWS) * panels(smaller(columns, FEW_COLUMNS))) * PANEL
     if rows >= TURNED_COLUMNS * PANEL:
         turned = (TURNED_COLUMNS + smaller(depth, DEPTH_BLOCK)) * TURNED_ROWS
-    return turned + depth + LANES + (blocks if blocks > lone else lone)
+    return turned + depth + LANES + larger(larger(blocks, lone), few)
 
 
 cdef inline bint in_reals(Matrix m) noexcept nogil:
     """Whether its elements lie a whole number of reals apart, at their natural alignment."""
     return (<Py_ssize_t>m.data | m.row | m.column) % <Py_ssize_t>sizeof(real) == 0
+
+
+cdef inline bint lies_by_rows(Matrix m) noexcept nogil:
+    return m.column == sizeof(real) and in_reals(m)
+
+
+cdef inline bint is_far(Matrix m) noexcept nogil:
+    return (m.row if m.row > 0 else -m.row) * m.rows > NEAR_BYTES
 
 
 cdef inline void copy(const char* source, Py_ssize_t n, real* target) noexcept nogil:
@@ -186,12 +201,12 @@ cdef inline void block_tile(
     start_sums(rows, vectors, NULL, sums)
     while k < depth:        # once for each row, unless there are few k: its part of c and of the next rows of A
         for v in range(vectors):
-            prefetch(place + v * LANES)
-        prefetch(<const real*>next.data)
+            prefetch(1, place + v * LANES)
+        prefetch(1, <const real*>next.data)
         place += c.row
         next.data += next.row
         n = smaller(n, depth - k)
-        add_products(rows, vectors, True, n, Left(a + k * PACKED_ROWS, 1, PACKED_ROWS), &right, sums)
+        add_products(rows, vectors, 1, DEPTH_AHEAD * vectors * LANES, n, Left(a + k * PACKED_ROWS, 1, PACKED_ROWS), &right, sums)
         k += n
     finish_sums(rows, vectors, sums, c)
 
@@ -274,12 +289,15 @@ cdef void multiply_blocks(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
         j0 += COLUMN_BLOCK
 
 
+cdef inline Left in_place(Matrix a) noexcept nogil:
+    return Left(<const real*>a.data, a.row // <Py_ssize_t>sizeof(real), a.column // <Py_ssize_t>sizeof(real))
+
+
 cdef void multiply_in_place(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
     """A is read where it lies; B too where a.rows is small, but for the panel that its columns do not fill."""
     cdef Py_ssize_t i0, j0 = 0, k0, k, p, rows, columns, depth, deep, lying
     cdef Py_ssize_t most = DEEP_BLOCK if a.rows > ROW_BLOCK else DEPTH_BLOCK     # a lone block of c stays anyway
-    cdef bint b_lies = (
-        b.column == sizeof(real) and in_reals(b) and a.rows < REUSED_ROWS and b.row * b.rows <= NEAR_BYTES)
+    cdef bint b_lies = a.rows < REUSED_ROWS and lies_by_rows(b) and not is_far(b)
     cdef Left left
     cdef Right right
     cdef Matrix block
@@ -300,9 +318,7 @@ cdef void multiply_in_place(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real*
                 k = 0
                 while k == 0 or k < deep:
                     depth = smaller(DEPTH_BLOCK, deep - k)
-                    left = Left(
-                        <const real*>part(a, i0, k0 + k).data,
-                        a.row // <Py_ssize_t>sizeof(real), a.column // <Py_ssize_t>sizeof(real))
+                    left = in_place(part(a, i0, k0 + k))
                     out.finish = STORE if k0 + k == 0 else ADD
                     for p in range(panels(columns)):
                         out.data = c + i0 * c_row + j0 + p * PANEL
@@ -319,12 +335,109 @@ cdef void multiply_in_place(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real*
         j0 += REUSED_COLUMNS
 
 
+# ---- few rows ------------------------------------------------------------------------------------------
+
+cdef inline void few_tile(
+    const int rows, Py_ssize_t depth, const Left* a, Right b, bint first, real* product,
+) noexcept nogil:
+    """product (rows, PANEL) from a (rows, depth) and b (depth, PANEL): the first rows of b store it, the others add."""
+    cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
+    cdef int i, v
+    start_sums(rows, VECTORS, NULL, sums)
+    if not first:
+        for i in range(rows):
+            for v in range(VECTORS):
+                sums[i][v] = load(product + i * PANEL + v * LANES)
+    add_products(rows, VECTORS, 2, FEW_AHEAD, depth, a[0], &b, sums)
+    for i in range(rows):
+        for v in range(VECTORS):
+            store(product + i * PANEL + v * LANES, sums[i][v])
+
+
+cdef void few_rows(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, bint first, real* product) noexcept nogil:
+    if rows == 1:
+        few_tile(1, depth, a, b, first, product)
+    elif rows == 2:
+        few_tile(2, depth, a, b, first, product)
+    elif rows == 3:
+        few_tile(3, depth, a, b, first, product)
+    elif rows == 4:
+        few_tile(4, depth, a, b, first, product)
+    elif rows == 5:
+        few_tile(5, depth, a, b, first, product)
+    elif rows == 6:
+        few_tile(6, depth, a, b, first, product)
+    elif ROWS > 6:
+        if rows == 7:
+            few_tile(7, depth, a, b, first, product)
+        else:
+            few_tile(8, depth, a, b, first, product)
+
+
+cdef inline void finish_row(const real* sums, bint first, real* c, Py_ssize_t columns) noexcept nogil:
+    """c (columns <= PANEL) = sums, or c + sums."""
+    cdef Py_ssize_t j = 0
+    while j + LANES <= columns:
+        store(c + j, load(sums + j) if first else load(c + j) + load(sums + j))
+        j += LANES
+    if j < columns:
+        store_first(
+            c + j, load(sums + j) if first else load_first(c + j, columns - j) + load(sums + j), columns - j)
+
+
+cdef void multiply_few_rows(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+    """B is read where it lies, some of its rows at a time. The sums of a block stay in scratch, in panels."""
+    cdef Py_ssize_t i, j0 = 0, k0, k, p, columns, depth, few, lying, rows, tile, n_tiles = parts(a.rows, ROWS)
+    cdef real* edge = scratch                   # what of B does not fill a panel
+    cdef real* product = scratch + smaller(a.columns, FEW_DEPTH) * PANEL
+    cdef real* place
+    cdef Left left, first
+    cdef Right right
+    cdef Matrix block
+    while j0 < b.columns:
+        columns = smaller(FEW_COLUMNS, b.columns - j0)
+        lying = columns // PANEL
+        k0 = 0
+        while k0 < a.columns:
+            depth = smaller(DEPTH_BLOCK, a.columns - k0)
+            k = 0
+            while k < depth:
+                few = smaller(FEW_DEPTH, depth - k)
+                if interrupted(air, thread, a.rows * columns * few):
+                    return
+                block = part(b, k0 + k, j0)
+                pack_right(part(block, 0, lying * PANEL), few, columns - lying * PANEL, VECTORS, edge)
+                first = in_place(part(a, 0, k0 + k))
+                place = product
+                for p in range(panels(columns)):
+                    right = Right(edge, PANEL)
+                    if p < lying:
+                        right = Right(<const real*>part(block, 0, p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
+                    left = first
+                    for tile in range(n_tiles):
+                        rows = even_part(a.rows, n_tiles, tile)
+                        few_rows(rows, few, &left, right, k == 0, place)
+                        left.data += rows * left.row
+                        place += rows * PANEL
+                k += FEW_DEPTH
+            for p in range(panels(columns)):
+                for i in range(a.rows):
+                    finish_row(
+                        product + (p * a.rows + i) * PANEL, k0 == 0,
+                        c + i * c_row + j0 + p * PANEL, smaller(PANEL, columns - p * PANEL))
+            k0 += DEPTH_BLOCK
+        j0 += FEW_COLUMNS
+
+
 cdef void multiply_as_is(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
     if (
         in_reals(a) and (a.column <= NEAR or a.columns <= NEAR_COLUMNS)
         and (a.rows < REUSED_ROWS or b.columns < REUSED_COLUMNS)
     ):
-        multiply_in_place(a, b, c, c_row, scratch, air, thread)
+        if a.rows < REUSED_ROWS and lies_by_rows(b) and is_far(b):
+            multiply_few_rows(a, b, c, c_row, scratch, air, thread)
+        else:
+            multiply_in_place(a, b, c, c_row, scratch, air, thread)
     else:
         multiply_blocks(a, b, c, c_row, scratch, air, thread)
 
@@ -378,7 +491,7 @@ cdef inline void vector_sums(
         for k in range(rows):
             total = total + left[k] * load(m + k * m_row + j)
             if ahead and k % 2:
-                prefetch_l2(m + k * m_row + j + ahead)
+                prefetch(2, m + k * m_row + j + ahead)
         store(c + j, total)
         j += LANES
     if j < columns:

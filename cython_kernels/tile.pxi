@@ -42,6 +42,10 @@ cdef inline Py_ssize_t smaller(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return a if a < b else b
 
 
+cdef inline Py_ssize_t larger(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a if a > b else b
+
+
 cdef inline Py_ssize_t parts(Py_ssize_t n, Py_ssize_t most) noexcept nogil:
     """How many parts of at most `most` n makes."""
     return (n + most - 1) // most
@@ -112,10 +116,10 @@ cdef inline void start_sums(
 
 
 cdef inline void add_products(
-    const int rows, const int vectors, const bint ahead, Py_ssize_t depth, Left a, Right* b,
-    vreal sums[NARROW_ROWS][WIDE_VECTORS],
+    const int rows, const int vectors, const int level, const Py_ssize_t ahead, Py_ssize_t depth,
+    Left a, Right* b, vreal sums[NARROW_ROWS][WIDE_VECTORS],
 ) noexcept nogil:
-    """sums (rows, vectors * LANES) += a (rows, depth) b. ahead: b comes from the L2, and is asked for in time."""
+    """sums (rows, vectors * LANES) += a (rows, depth) b. What lies `ahead` in b is asked for, to the cache of that level."""
     cdef vreal right[WIDE_VECTORS]
     cdef vreal left
     cdef Py_ssize_t k
@@ -123,8 +127,8 @@ cdef inline void add_products(
     for k in range(depth):
         for v in range(vectors):
             right[v] = load(b.data + v * LANES)
-            if ahead and v * LANES * sizeof(real) % LINE == 0:
-                prefetch(b.data + DEPTH_AHEAD * b.row + v * LANES)
+            if v * LANES * sizeof(real) % LINE == 0:
+                prefetch(level, b.data + ahead + v * LANES)
         for i in range(rows):
             left = splat(a.data[i * a.row])
             for v in range(vectors):
@@ -200,9 +204,9 @@ cdef inline void micro_tile(
     if c.finish == ADD:     # by the time that they are wanted they are there
         for i in range(rows):
             for v in range(vectors):
-                prefetch(c.data + i * c.row + v * LANES)
+                prefetch(1, c.data + i * c.row + v * LANES)
     for run in range(runs):
-        add_products(rows, vectors, False, depth, a, &b, sums)
+        add_products(rows, vectors, 0, 0, depth, a, &b, sums)
         a.data += hop
     finish_sums(rows, vectors, sums, c)
 

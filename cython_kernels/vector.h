@@ -189,9 +189,12 @@ FUSEGRAD_INLINE void copy_columns(real *p, const real *q) { *(vcolumns *)p = *(c
 FUSEGRAD_INLINE void add_columns(real *p, const real *q) { *(vcolumns *)p += *(const vcolumns *)q; }
 
 /* Asks for the cache line at p, which need not be memory at all. */
-/* Asks for a line: to the L1, or to the L2 where it is wanted but a tile later. A Zen 4 brings twice as many at a time to the L2. */
-FUSEGRAD_INLINE void prefetch(const real *p) { __builtin_prefetch(p); }
-FUSEGRAD_INLINE void prefetch_l2(const real *p) { __builtin_prefetch(p, 0, 2); }
+/* Asks for the line at p, to the cache of that level: the L1, or the L2 where it comes from further away.
+   A Zen 4 brings twice as many lines at a time to the L2 as to the L1. */
+FUSEGRAD_INLINE void prefetch(const int level, const real *p) {
+    if (level == 1) __builtin_prefetch(p, 0, 3);
+    if (level == 2) __builtin_prefetch(p, 0, 2);
+}
 
 /* An element of an array from outside, which may lie at any address. */
 FUSEGRAD_INLINE real load_anywhere(const char *p) { return *(const real_anywhere *)p; }

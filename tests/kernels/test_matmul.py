@@ -89,6 +89,24 @@ def test_edges_of_the_large_blocks(n, k, dtype):
     np.testing.assert_array_equal(np.concatenate([matmul(a[:60], b), matmul(a[60:], b)]), expected)  # in place
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 6, 7, 8, 9, 13, 16, 17, 63])
+@pytest.mark.parametrize("d", [1, 63, 64, 65, 256, 257, 321])
+def test_edges_of_few_rows(n, d, dtype):
+    """A right factor that is too far away for a cache is read on by rows; the bits are those of one that is copied."""
+    lanes = LANES[dtype]
+    for k in (2, lanes, lanes + 1, 2 * lanes - 1, 2 * lanes, 2 * lanes + 1, 5 * lanes + 1, 1023, 1024, 1025, 1060):
+        a, b = operands(n, d, k, dtype)
+        far = np.zeros((d, max(k, 2**20 // (d * b.itemsize) + 1)), dtype)[:, :k]
+        far[...] = b
+        frame = np.full((n + 2, k + 2), 7, dtype)
+        for left, right in ((a, far), (np.asfortranarray(a), far), (a, far[::-1][::-1])):
+            matmul(left, right, out=frame[1:-1, 1:-1])
+            np.testing.assert_array_equal(frame[1:-1, 1:-1], matmul(a, np.asfortranarray(b)))
+        assert_product(frame[1:-1, 1:-1], a, b)
+        frame[1:-1, 1:-1] = 7
+        assert (frame == 7).all()
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0), (1, 0, 40), (40, 0, 1), (1, 0, 1)])
 def test_empty(shape, dtype):
     a, b = operands(*shape, dtype)
