@@ -58,20 +58,27 @@ cdef inline Py_ssize_t even_part(Py_ssize_t n, Py_ssize_t n_parts, Py_ssize_t i)
 
 # ---- lanes -------------------------------------------------------------------------------------------
 
-cdef inline void add_lanes(vreal* sums, Py_ssize_t n, real* totals) noexcept nogil:
+cdef inline void add_halves(const int half, vreal* sums) noexcept nogil:
+    cdef int i
+    for i in range(half):
+        sums[i] = interleave_low(sums[i], sums[i + half]) + interleave_high(sums[i], sums[i + half])
+
+
+cdef inline void add_lanes(vreal* sums, const int n, real* totals) noexcept nogil:
     """totals[i] = the sum of the lanes of sums[i], i < n, n a multiple of LANES. Destroys sums.
 
     Halves are interleaved and added: LANES vectors become LANES / 2, then LANES / 4, ... and in the
-    end one vector that holds the LANES totals in order.
+    end one vector that holds the LANES totals in order. Written out: in a loop GCC would keep sums in memory.
     """
-    cdef Py_ssize_t group, i, half
-    cdef vreal total
+    cdef int group
     for group in range(n // LANES):
-        half = LANES // 2
-        while half > 0:
-            for i in range(half):
-                sums[i] = interleave_low(sums[i], sums[i + half]) + interleave_high(sums[i], sums[i + half])
-            half = half // 2
+        if LANES == 16:
+            add_halves(8, sums)
+        if LANES >= 8:
+            add_halves(4, sums)
+        if LANES >= 4:
+            add_halves(2, sums)
+        add_halves(1, sums)
         store(totals + group * LANES, sums[0])
         sums += LANES
 
