@@ -11,15 +11,15 @@ static double now(void) {
 }
 
 static volatile float kept;
+static volatile float factor = 0.999f, summand = 1e-3f; /* known, they would make 1 x + y = 1, which GCC leaves out */
 
 #define SUMS 12 /* independent vectors: enough to hide the latency of each */
 
 #define MULTIPLY_ADD(name, real, bytes)                                                \
     double name(long count) {                                                          \
         typedef real vector __attribute__((vector_size(bytes)));                       \
-        vector sums[SUMS], total = {0}, x = {0}, y = {0};                              \
+        vector sums[SUMS], total = {0}, x = total + (real)factor, y = total + (real)summand; \
         for (int i = 0; i < SUMS; i++) sums[i] = total + (real)i;                      \
-        x += (real)0.999, y += (real)1e-3;                                             \
         double start = now();                                                          \
         for (long k = 0; k < count; k++)                                               \
             for (int i = 0; i < SUMS; i++) sums[i] = sums[i] * x + y;                  \
