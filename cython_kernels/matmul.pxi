@@ -33,12 +33,13 @@ cdef struct Matrix:
 
 cdef enum:
     PACKED_ROWS = 8         # rows of A that are copied together: a power of two, at least ROWS
-    REUSED_ROWS = 64        # of A, from which on B is copied to panels; measured, as is
+    REUSED_ROWS = 128       # of A, from which on B is copied to panels; measured, as is
     REUSED_COLUMNS = 256    # of B, from which on A is copied
     NEAR = 128              # bytes from column to column of A at which each line is read to its end;
     NEAR_COLUMNS = 128      # with longer steps more columns than these are copied
     NEAR_BYTES = 1 << 20    # of B, above which the step from row to row of a panel costs too much
-    FEW_DEPTH = 64          # rows of such a B that are read on together: with fewer the sums come and go too often
+    FEW_ROWS = 64           # of A, from which on a B that far away is copied,
+    FEW_DEPTH = 64          # its rows that are read on together before: with fewer the sums come and go too often
     FEW_COLUMNS = 1024      # for so many columns,
     FEW_AHEAD = 128         # each asked for so many columns ahead
     TURNED_COLUMNS = 16     # of B, up to which a product of an A that lies by columns is made transposed,
@@ -60,7 +61,7 @@ cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t c
         PACKED_ROWS + parts(smaller(columns, COLUMN_BLOCK), LANES) * LANES)
     cdef Py_ssize_t lone = smaller(depth, DEEP_BLOCK) * panels(smaller(columns, REUSED_COLUMNS)) * PANEL
     cdef Py_ssize_t few = (
-        smaller(depth, FEW_DEPTH) + smaller(rows, REUSED_ROWS) * panels(smaller(columns, FEW_COLUMNS))) * PANEL
+        smaller(depth, FEW_DEPTH) + smaller(rows, FEW_ROWS) * panels(smaller(columns, FEW_COLUMNS))) * PANEL
     if rows >= TURNED_COLUMNS * PANEL:
         turned = (TURNED_COLUMNS + smaller(depth, DEPTH_BLOCK)) * TURNED_ROWS
     return turned + depth + LANES + larger(larger(blocks, lone), few)
@@ -92,7 +93,7 @@ cdef inline void copy(const char* source, Py_ssize_t n, real* target) noexcept n
 cdef void pack_rows(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors, real* packed) noexcept nogil:
     """The first rows and columns of b, whose rows lie side by side, in panels; the last one ends in zeros.
 
-    Row by row: memory likes to be read on.
+    Row by row: memory likes to be read on. The next row is asked for: up to 8 % where few rows of A follow.
     """
     cdef Py_ssize_t k, p, v, width = vectors * LANES
     cdef const char* row
@@ -103,6 +104,7 @@ cdef void pack_rows(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors,
         for p in range(columns // width):
             for v in range(vectors):
                 store(place + v * LANES, load(<const real*>row + p * width + v * LANES))
+                prefetch(2, <const real*>(row + b.row) + p * width + v * LANES)
             place += depth * width
         if columns % width:
             for v in range(vectors):
@@ -289,6 +291,11 @@ cdef void multiply_blocks(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
         j0 += COLUMN_BLOCK
 
 
+cdef inline bint b_stays(Matrix a, Matrix b) noexcept nogil:
+    """Whether B is better read where it lies than copied."""
+    return lies_by_rows(b) and a.rows < (FEW_ROWS if is_far(b) else REUSED_ROWS)
+
+
 cdef inline Left in_place(Matrix a) noexcept nogil:
     return Left(<const real*>a.data, a.row // <Py_ssize_t>sizeof(real), a.column // <Py_ssize_t>sizeof(real))
 
@@ -297,7 +304,7 @@ cdef void multiply_in_place(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real*
     """A is read where it lies; B too where a.rows is small, but for the panel that its columns do not fill."""
     cdef Py_ssize_t i0, j0 = 0, k0, k, p, rows, columns, depth, deep, lying
     cdef Py_ssize_t most = DEEP_BLOCK if a.rows > ROW_BLOCK else DEPTH_BLOCK     # a lone block of c stays anyway
-    cdef bint b_lies = a.rows < REUSED_ROWS and lies_by_rows(b) and not is_far(b)
+    cdef bint b_lies = b_stays(a, b)
     cdef Left left
     cdef Right right
     cdef Matrix block
@@ -430,16 +437,15 @@ cdef void multiply_few_rows(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real*
 
 
 cdef void multiply_as_is(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
-    if (
+    if not (
         in_reals(a) and (a.column <= NEAR or a.columns <= NEAR_COLUMNS)
-        and (a.rows < REUSED_ROWS or b.columns < REUSED_COLUMNS)
+        and (b_stays(a, b) or a.rows < FEW_ROWS or b.columns < REUSED_COLUMNS)
     ):
-        if a.rows < REUSED_ROWS and lies_by_rows(b) and is_far(b):
-            multiply_few_rows(a, b, c, c_row, scratch, air, thread)
-        else:
-            multiply_in_place(a, b, c, c_row, scratch, air, thread)
-    else:
         multiply_blocks(a, b, c, c_row, scratch, air, thread)
+    elif b_stays(a, b) and is_far(b):
+        multiply_few_rows(a, b, c, c_row, scratch, air, thread)
+    else:
+        multiply_in_place(a, b, c, c_row, scratch, air, thread)
 
 
 cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:

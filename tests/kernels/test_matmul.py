@@ -79,7 +79,7 @@ def test_edges_of_the_copied_blocks(n, layout, dtype):
             assert (frame == 7).all()
 
 
-@pytest.mark.parametrize("n", [64, 65, 71, 73])
+@pytest.mark.parametrize("n", [64, 65, 71, 73, 127, 128, 129, 135, 137])
 @pytest.mark.parametrize("k", [256, 257, 303, 511, 512, 513, 527, 1023, 1025, 1039, 1057])
 def test_edges_of_the_large_blocks(n, k, dtype):
     a, b = operands(n, 259, k, dtype)
