@@ -4,6 +4,7 @@ Arrays are judged here and handed to the compiled module of their dtype. The dty
 argument (integers count as float64); the others are converted to it.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,15 @@ def _operand(value: Any, name: str, dtype: "np.dtype[Any] | None") -> Array:
     if array.ndim != 2:
         raise ValueError(f"{name}: expected two dimensions, got shape {array.shape}")
     return array
+
+
+def _quick_matmul(a: Any, b: Any, out: Array | None, most: int) -> Array | None:
+    """The product of at most `most` multiply-adds, of arrays that need no judging, on one thread; else None."""
+    for kernels in _MODULES:
+        product: Array | None = kernels.quick_matmul(a, b, out, most)
+        if product is not None:
+            return product
+    return None
 
 
 def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
@@ -72,10 +82,11 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
     array([[ 5., 14.],
            [14., 50.]])
     """
-    for kernels in _MODULES:  # what needs no judging goes straight in
-        quick: Array | None = kernels.quick_matmul(a, b, out, 2 * THREAD_WORK - 1)
-        if quick is not None:
-            return quick
+    product = _quick_matmul(a, b, out, 2 * THREAD_WORK - 1)
+    if product is None and allowed_threads(2 * THREAD_WORK) == 1:
+        product = _quick_matmul(a, b, out, sys.maxsize)
+    if product is not None:
+        return product
     a = _operand(a, "a", None)
     b = _operand(b, "b", a.dtype)
     if a.shape[1] != b.shape[0]:
