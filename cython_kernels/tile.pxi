@@ -164,17 +164,17 @@ cdef void finish_edge(int rows, int vectors, const real* sums, Output c) noexcep
 cdef inline void finish_derivative(
     const int activation, const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c,
 ) noexcept nogil:
+    cdef real* place = afresh(c.data)
     cdef int i, v
-    cdef real* place
     for i in range(rows):
         for v in range(vectors):
-            place = c.data + i * c.row + v * LANES
-            store(place, times_derivative(activation, sums[i][v], load(place)))
+            store(place + v * LANES, times_derivative(activation, sums[i][v], load(place + v * LANES)))
+        place += c.row
 
 
 cdef inline void finish_sums(const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c) noexcept nogil:
     cdef real spilled[NARROW_ROWS * WIDE_VECTORS * LANES]
-    cdef real* ci
+    cdef real* place = afresh(c.data)
     cdef int i, v
     if c.columns < vectors * LANES:
         for i in range(rows):
@@ -184,12 +184,13 @@ cdef inline void finish_sums(const int rows, const int vectors, vreal sums[NARRO
     elif c.finish == STORE:
         for i in range(rows):
             for v in range(vectors):
-                store(c.data + i * c.row + v * LANES, sums[i][v])
+                store(place + v * LANES, sums[i][v])
+            place += c.row
     elif c.finish == ADD:
         for i in range(rows):
             for v in range(vectors):
-                ci = c.data + i * c.row + v * LANES
-                store(ci, load(ci) + sums[i][v])
+                store(place + v * LANES, load(place + v * LANES) + sums[i][v])
+            place += c.row
     elif c.activation == SIGMOID:
         finish_derivative(SIGMOID, rows, vectors, sums, c)
     elif c.activation == TANH:
@@ -205,13 +206,15 @@ cdef inline void micro_tile(
 ) noexcept nogil:
     """c (rows, vectors * LANES) from `runs` pieces of a (rows, depth), `hop` apart, and the panel b (runs x depth, PANEL)."""
     cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
+    cdef real* place = afresh(c.data)
     cdef Py_ssize_t run
     cdef int i, v
     start_sums(rows, vectors, c.bias, sums)
     if c.finish == ADD:     # by the time that they are wanted they are there
         for i in range(rows):
             for v in range(vectors):
-                prefetch(1, c.data + i * c.row + v * LANES)
+                prefetch(1, place + v * LANES)
+            place += c.row
     for run in range(runs):
         add_products(rows, vectors, 0, 0, depth, a, &b, sums)
         a.data += hop

@@ -196,6 +196,12 @@ FUSEGRAD_INLINE void prefetch(const int level, const real *p) {
     if (level == 2) __builtin_prefetch(p, 0, 2);
 }
 
+/* p, which GCC is not to know before: addresses that follow from it are computed here, not before a loop and kept over it. */
+FUSEGRAD_INLINE real *afresh(real *p) {
+    __asm__("" : "+r"(p));
+    return p;
+}
+
 /* An element of an array from outside, which may lie at any address. */
 FUSEGRAD_INLINE real load_anywhere(const char *p) { return *(const real_anywhere *)p; }
 FUSEGRAD_INLINE void store_anywhere(char *p, real x) { *(real_anywhere *)p = x; }
