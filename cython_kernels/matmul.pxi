@@ -10,7 +10,7 @@ the L2 with panels of B in the L1, which come from the L3 again for each of them
 
 Where A has few rows or B few columns, a copy does not pay (`multiply_in_place`). If B is far away too, some of its rows
 at a time are read on where they lie, as memory likes it, and the sums wait nearby meanwhile (`multiply_few_rows`): 1.1 (32 rows)
-to 2 times (8 rows) as fast as down a few columns, or over a copy. Few columns from an A that lies by columns are made
+to 1.8 times (8 rows) as fast as over a copy. Few columns from an A that lies by columns are made
 transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector there is nothing to read twice: two loops
 of their own go along the matrix, by the sums (outer, some rows at a time here too: up to 2.5 times as fast as down a few
 columns) or by the products (inner).

@@ -126,7 +126,7 @@ cdef inline void add_products(
     const int rows, const int vectors, const int level, const Py_ssize_t ahead, Py_ssize_t depth,
     Left a, Right* b, vreal sums[NARROW_ROWS][WIDE_VECTORS],
 ) noexcept nogil:
-    """sums (rows, vectors * LANES) += a (rows, depth) b. What lies `ahead` in b is asked for, to the cache of that level."""
+    """sums (rows, vectors * LANES) += a (rows, depth) b. What lies `ahead` in b is asked for, see `prefetch`."""
     cdef vreal right[WIDE_VECTORS]
     cdef vreal left
     cdef Py_ssize_t k

@@ -188,9 +188,8 @@ typedef real vcolumns __attribute__((vector_size(LANE_COLUMNS * sizeof(real)), a
 FUSEGRAD_INLINE void copy_columns(real *p, const real *q) { *(vcolumns *)p = *(const vcolumns *)q; }
 FUSEGRAD_INLINE void add_columns(real *p, const real *q) { *(vcolumns *)p += *(const vcolumns *)q; }
 
-/* Asks for the cache line at p, which need not be memory at all. */
-/* Asks for the line at p, to the cache of that level: the L1, or the L2 where it comes from further away.
-   A Zen 4 brings twice as many lines at a time to the L2 as to the L1. */
+/* Asks for the cache line at p, which need not be memory at all, to the cache of that level: the L1, or the L2 where it
+   comes from further away. A Zen 4 brings twice as many lines at a time to the L2 as to the L1. Level 0: nothing. */
 FUSEGRAD_INLINE void prefetch(const int level, const real *p) {
     if (level == 1) __builtin_prefetch(p, 0, 3);
     if (level == 2) __builtin_prefetch(p, 0, 2);

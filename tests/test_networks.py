@@ -129,6 +129,25 @@ def test_any_layout_gives_the_same_bits(m, dtype):
         np.testing.assert_array_equal(other_X, before, err_msg=name)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("n", "m"), [(5, 70), (8, 2000), (13, 1100), (15, 63_000), (40, 21_001), (95, 9000), (300, 3000)]
+)
+def test_x_read_as_it_lies_gives_the_same_bits(n, m, bias, dtype):
+    """A single output reads X where it lies, in longer tiles where it comes from memory."""
+    net = shaken(fg.Linear(n, 1, bias=bias), dtype=dtype)
+    X, y = (a.astype(dtype) for a in examples(net, m))
+    loss, gradient = net.loss_and_gradient(X, y)
+    prediction = net(X)
+    g = 2 / m * (prediction.astype("float64") - y)
+    np.testing.assert_allclose(gradient[:n], (g @ X.T)[0], rtol=0, atol=1e3 * np.finfo(dtype).eps)
+    for name, other in layouts(X):
+        other_loss, other_gradient = net.loss_and_gradient(other, y)
+        assert other_loss == loss, name
+        np.testing.assert_array_equal(other_gradient, gradient, err_msg=name)
+        np.testing.assert_array_equal(net(other), prediction, err_msg=name)
+
+
 def test_zero_strides(dtype):
     net = shaken(fg.Linear(3, 4), fg.Tanh(), fg.Linear(4, 1), dtype=dtype)
     one = np.array([[1.0], [2.0], [3.0]], dtype)

@@ -24,9 +24,11 @@ SMALL_TILE = 64 * 1024
 LEAST_TILE = 256
 #: For these a tile may take this much of an L2 of 1 MiB (the weights stream past it).
 L2_TILE = 768 * 1024
-#: Bytes of a feature that are read on for a tile of an X that lies in memory, where a single output reads it there:
-#: half as fast again as from short runs, if this tile and the next one, which is asked for meanwhile, fit in that L2.
+#: Bytes of a feature that are read on for a tile of an X from memory, where a single output reads it as it lies: half
+#: as fast again as from short runs, if that L2 holds this tile and the next one, which is asked for meanwhile ...
 LONG_RUN = 4096
+#: ... and X is larger than this, so that it does come from there, and blocks are still many.
+FAR_X = 4 * L2_TILE
 #: More gain nothing: the cost of a tile's start is spread thin enough.
 LARGEST_TILE = 4096
 #: Examples in a block at the least: adding up its slot then costs below 3 % of its walk ...
@@ -264,8 +266,9 @@ def make_plan(
     per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out
     fits = SMALL_TILE // (per_example * dtype.itemsize)
     tile = max(fits, min(LEAST_TILE, L2_TILE // (per_example * dtype.itemsize)))
-    if layers[0].n_out == 1 and layers[0].n_in * batch * dtype.itemsize > L2_TILE:
-        tile = max(tile, min(LONG_RUN // dtype.itemsize, L2_TILE // (2 * per_example * dtype.itemsize)))
+    far = layers[0].n_in * batch * dtype.itemsize > FAR_X
+    if layers[0].n_out == 1 and far and 2 * per_example * LONG_RUN <= L2_TILE:
+        tile = max(tile, LONG_RUN // dtype.itemsize)
     tile = min(max(tile // panel, 1) * panel, LARGEST_TILE, _up(batch, panel))
     while tile < min(batch, LEAST_BLOCK) and LEAST_BLOCK % tile:  # then blocks are of one size, and threads even
         tile -= panel
