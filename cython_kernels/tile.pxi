@@ -85,11 +85,13 @@ cdef inline void add_lanes(vreal* sums, const int n, real* totals) noexcept nogi
 
 cdef inline real sum_of_lanes(vreal v) noexcept nogil:
     """In the order of `add_lanes`."""
-    cdef int half = LANES // 2
-    while half > 0:
-        v = interleave_low(v, v) + interleave_high(v, v)
-        half = half // 2
-    return first_lane(v)
+    if LANES == 16:
+        v = v + exchange(v, 8)
+    if LANES >= 8:
+        v = v + exchange(v, 4)
+    if LANES >= 4:
+        v = v + exchange(v, 2)
+    return first_lane(v + exchange(v, 1))
 
 
 cdef inline void transpose(const int rows, vreal* block) noexcept nogil:

@@ -208,6 +208,12 @@ FUSEGRAD_INLINE void store_anywhere(char *p, real x) { *(real_anywhere *)p = x; 
 /* ---- lanes ------------------------------------------------------------------------------- */
 
 /* (a0, b0, a1, b1, ...) of the lower and of the upper halves. */
+/* Lane i takes what lane i ^ step had; step, a constant, is a power of two. */
+FUSEGRAD_INLINE vreal exchange(vreal v, int step) {
+    const vbits number = {LANE_NUMBERS};
+    return __builtin_shuffle(v, number ^ (bits)step);
+}
+
 FUSEGRAD_INLINE vreal interleave_low(vreal a, vreal b) {
     return __builtin_shufflevector(a, b, LOW_HALVES);
 }

@@ -35,6 +35,7 @@ cdef extern from "vector.h" nogil:
     vreal odd_lanes(vreal a, vreal b)
     void copy_columns(real* p, const real* q)
     void add_columns(real* p, const real* q)
+    vreal exchange(vreal v, const int step)
     real* afresh(real* p)
     void prefetch(const int level, const real* p)
     real load_anywhere(const char* p)
