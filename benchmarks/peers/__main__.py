@@ -99,11 +99,15 @@ def sigmoid_flops(process: Process, limits: Limits, dtype: str, v3: bool) -> flo
 
     On data in the L1, without what a call costs. It runs on the same ports: what slows one down slows the other.
     """
-    flops = []
-    for n in (1024, 2048):
-        process.ask("prepare", Elementwise(n, "sigmoid", dtype))
-        flops.append(np.median([process.ask("run", 1000) * limits.flops(dtype, v3) for _ in range(21)]))
-    return float(flops[1] - flops[0]) / 1024
+    few, many = (1024, 4096) if dtype == "float32" else (512, 2048)
+    rounds = []
+    for _ in range(41):  # both sizes in each: a difference of two moments would mostly be noise
+        times = []
+        for n in (few, many):
+            process.ask("prepare", Elementwise(n, "sigmoid", dtype))
+            times.append(process.ask("run", 500) * limits.flops(dtype, v3))
+        rounds.append(times[1] - times[0])
+    return float(np.median(rounds)) / (many - few)
 
 
 def agree(row: Row, answers: dict[str, Any]) -> None:
