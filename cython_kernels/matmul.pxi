@@ -38,10 +38,10 @@ cdef enum:
     NEAR = 128              # bytes from column to column of A at which each line is read to its end;
     NEAR_COLUMNS = 128      # with longer steps more columns than these are copied
     NEAR_BYTES = 1 << 20    # of B, above which the step from row to row of a panel costs too much
-    FEW_ROWS = 64           # of A, from which on a B that far away is copied,
-    FEW_DEPTH = 64          # its rows that are read on together before: with fewer the sums come and go too often
+    FEW_ROWS = 64           # of A, from which on even such a B is copied; for fewer
+    FEW_DEPTH = 64          # of its rows are read on side by side (with fewer of them the sums come and go too often),
     FEW_COLUMNS = 1024      # for so many columns,
-    FEW_AHEAD = 128         # each asked for so many columns ahead
+    FEW_AHEAD = 128         # which are asked for so many columns ahead
     TURNED_COLUMNS = 16     # of B, up to which a product of an A that lies by columns is made transposed,
     TURNED_ROWS = 512       # so many rows of A at a time, where its depth is
     TURNED_DEPTH = 4        # so many times the columns, and pays for turning the result
