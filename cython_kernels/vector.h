@@ -58,7 +58,7 @@ enum {
     PANEL = VECTORS * LANES,
     NARROW_ROWS = 12,
     LANE_BLOCK = LANE_ROWS * LANE_COLUMNS,
-    ESTIMATED = VECTOR_BYTES == 64, /* a reciprocal: cheaper than a division */
+    ESTIMATED = VECTOR_BYTES == 64, /* a quotient: cheaper than a division */
     ROW_SUMS = LANE_BLOCK / VECTORS < LANES ? LANE_BLOCK / VECTORS : LANES
 };
 
@@ -207,13 +207,13 @@ FUSEGRAD_INLINE void store_anywhere(char *p, real x) { *(real_anywhere *)p = x; 
 
 /* ---- lanes ------------------------------------------------------------------------------- */
 
-/* (a0, b0, a1, b1, ...) of the lower and of the upper halves. */
 /* Lane i takes what lane i ^ step had; step, a constant, is a power of two. */
 FUSEGRAD_INLINE vreal exchange(vreal v, int step) {
     const vbits number = {LANE_NUMBERS};
     return __builtin_shuffle(v, number ^ (bits)step);
 }
 
+/* (a0, b0, a1, b1, ...) of the lower and of the upper halves. */
 FUSEGRAD_INLINE vreal interleave_low(vreal a, vreal b) {
     return __builtin_shufflevector(a, b, LOW_HALVES);
 }
@@ -255,12 +255,10 @@ FUSEGRAD_INLINE vreal with_sign_of(vreal v, vreal sign) {
 
 /* v where z has its sign bit set, else 1 - v. */
 FUSEGRAD_INLINE vreal reflected(vreal z, vreal v) {
-#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
-    return (vreal)_mm512_mask_sub_ps(v, _mm512_testn_epi32_mask((__m512i)z, (__m512i)splat(-0.0f)), splat(1), v);
-#elif defined(__AVX512F__)
-    return (vreal)_mm512_mask_sub_pd(v, _mm512_testn_epi64_mask((__m512i)z, (__m512i)splat(-0.0)), splat(1), v);
-#else
     vbits negative = (vbits)z >> SIGN_SHIFT;
+#if defined(__AVX512F__)
+    return (vreal)_mm512_ternarylogic_epi64((__m512i)negative, (__m512i)v, (__m512i)(1 - v), 0xca);
+#else
     return (vreal)(((vbits)v & negative) | ((vbits)(1 - v) & ~negative));
 #endif
 }
@@ -323,10 +321,29 @@ FUSEGRAD_INLINE vreal fused(vreal a, vreal b, vreal c) {
 #endif
 }
 
-/* 2^n of n + POWER_ORIGIN, n integral and 2^n a normal number: to add the origin rounds to an integer and puts
-   it, biased, where a shift makes an exponent of it. */
+/* n + POWER_ORIGIN, n integral: to add the origin rounds to an integer and puts it, biased, where a shift makes an
+   exponent of it. power_of_two is 2^n, a normal number. times_power is v 2^n, rounded once: with AVX-512 for any n, elsewhere
+   where 2^n is a normal number, so that exp(z) has to be lifted by 2^LIFT to keep it one down to the least subnormal number. */
 #define POWER_ORIGIN (ROUNDER + EXPONENT_BIAS)
+enum { LIFT = VECTOR_BYTES == 64 ? 0 : FUSEGRAD_REAL == 32 ? 24 : 54 };
 FUSEGRAD_INLINE vreal power_of_two(vreal place) { return (vreal)((vbits)place << MANTISSA); }
+
+FUSEGRAD_INLINE vreal times_power(vreal v, vreal place) {
+#if defined(__AVX512F__)
+    return (vreal)NATIVE(scalef)(v, place - POWER_ORIGIN);
+#else
+    return v * power_of_two(place);
+#endif
+}
+
+/* a / b; of wide vectors by the processor's estimate of 1 / b, which is off by less than one part in 2^14. */
+FUSEGRAD_INLINE vreal quotient(vreal a, vreal b) {
+#if defined(__AVX512F__)
+    return a * (vreal)NATIVE(rcp14)(b);
+#else
+    return a / b;
+#endif
+}
 
 /* ---- time -------------------------------------------------------------------------------- */
 

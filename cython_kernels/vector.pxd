@@ -14,7 +14,8 @@ cdef extern from "vector.h" nogil:
         NARROW_ROWS     # of a micro-tile of one vector
         PANEL           # numbers in VECTORS vectors: the width of a panel
         GROUP           # vectors that go through an activation together
-        ESTIMATED       # a reciprocal: cheaper than a division
+        ESTIMATED       # a quotient: cheaper than a division
+        LIFT            # exponent that keeps exp(z) a normal number
         LANE_ROWS       # block of the lane-wise weight gradient
         LANE_COLUMNS
         LANE_BLOCK      # LANE_ROWS x LANE_COLUMNS
@@ -57,5 +58,7 @@ cdef extern from "vector.h" nogil:
     vreal square_root(vreal v)
     vreal fused(vreal a, vreal b, vreal c)
     vreal power_of_two(vreal place)
+    vreal times_power(vreal v, vreal place)
+    vreal quotient(vreal a, vreal b)
 
     double monotonic_seconds()
