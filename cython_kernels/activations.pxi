@@ -160,7 +160,7 @@ cdef void activate(int kind, const real* z, real* a, Py_ssize_t n) noexcept nogi
 cdef inline vreal times_derivative(int kind, vreal delta, vreal a) noexcept nogil:
     """delta f'(z), from a = f(z)."""
     if kind == SIGMOID:
-        return delta * (a * (splat(1) - a))
+        return times_complement(delta * a, a)
     if kind == TANH:
         return delta * (splat(1) - a * a)
     if kind == RELU:

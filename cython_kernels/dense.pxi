@@ -526,7 +526,7 @@ cdef inline void rows_below_one(
             for i in range(rows):
                 place = x + (p * n_x + i) * PANEL + v * LANES
                 a = load(place)
-                lower = times_derivative(activation, upper * w[i], a)
+                lower = w[i] * times_derivative(activation, upper, a)
                 ws[i] = ws[i] + upper * a
                 ds[i] = ds[i] + lower
                 store(place, lower)

@@ -23,7 +23,7 @@ from vector cimport (
     add_columns, afresh, at_least, at_most, copy_columns, even_lanes, exchange, first_lane, first_lanes, fused,
     interleave_high, interleave_low, load, load_anywhere, load_first, magnitude, monotonic_seconds, normal,
     odd_lanes, power_of_two, prefetch, quotient, real, reflected, splat, splat_group, square_root, store,
-    store_anywhere, store_first, times_power, vreal, where_positive, with_sign_of,
+    store_anywhere, store_first, times_complement, times_power, vreal, where_positive, with_sign_of,
 )
 
 # One compilation unit, so that the micro-tiles are inlined where they are used.

@@ -321,6 +321,15 @@ FUSEGRAD_INLINE vreal fused(vreal a, vreal b, vreal c) {
 #endif
 }
 
+/* t (1 - a), near, too, where a is nearly 1. */
+FUSEGRAD_INLINE vreal times_complement(vreal t, vreal a) {
+#if defined(__FMA__)
+    return NATIVE(fnmadd)(t, a, t);
+#else
+    return t * (1 - a);
+#endif
+}
+
 /* n + POWER_ORIGIN, n integral: to add the origin rounds to an integer and puts it, biased, where a shift makes an
    exponent of it. power_of_two is 2^n, a normal number. times_power is v 2^n, rounded once: with AVX-512 for any n, elsewhere
    where 2^n is a normal number, so that exp(z) has to be lifted by 2^LIFT to keep it one down to the least subnormal number. */

@@ -57,6 +57,7 @@ cdef extern from "vector.h" nogil:
     vreal normal(vreal v)
     vreal square_root(vreal v)
     vreal fused(vreal a, vreal b, vreal c)
+    vreal times_complement(vreal t, vreal a)
     vreal power_of_two(vreal place)
     vreal times_power(vreal v, vreal place)
     vreal quotient(vreal a, vreal b)
