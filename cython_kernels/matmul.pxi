@@ -11,9 +11,7 @@ the L2 with panels of B in the L1, which come from the L3 again for each of them
 Where A has few rows or B few columns, a copy does not pay (`multiply_in_place`). If B is far away too, some of its rows
 at a time are read on where they lie, as memory likes it, and the sums wait nearby meanwhile (`multiply_few_rows`): 1.1 (32 rows)
 to 1.8 times (8 rows) as fast as over a copy. Few columns from an A that lies by columns are made
-transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector there is nothing to read twice: two loops
-of their own go along the matrix, by the sums (outer, some rows at a time here too: up to 2.5 times as fast as down a few
-columns) or by the products (inner).
+transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector: matvec.pxi.
 
 However matrices are cut and copied, each sum runs over k in the same order, by DEPTH_BLOCK, so that it does not depend on the
 number of threads; nor do a vector's, which have an order of their own.
@@ -23,16 +21,7 @@ slower: its rows lie askew to the cache's lines); micro-tiles of 14 x 2 vectors 
 their rows of A do not leave the panel room in the L1).
 """
 
-cdef struct Matrix:
-    # A matrix from outside: element (i, j) at data + i * row + j * column, strides in bytes, any address.
-    char* data
-    Py_ssize_t rows
-    Py_ssize_t columns
-    Py_ssize_t row
-    Py_ssize_t column
-
 cdef enum:
-    PACKED_ROWS = 8         # rows of A that are copied together: a power of two, at least ROWS
     REUSED_ROWS = 128       # of A, from which on B is copied to panels; measured, as is
     REUSED_COLUMNS = 256    # of B, from which on A is copied
     NEAR = 128              # bytes from column to column of A at which each line is read to its end;
@@ -45,13 +34,6 @@ cdef enum:
     TURNED_COLUMNS = 16     # of B, up to which a product of an A that lies by columns is made transposed,
     TURNED_ROWS = 512       # so many rows of A at a time, where its depth is
     TURNED_DEPTH = 4        # so many times the columns, and pays for turning the result
-    LONG_ROWS = 8           # of a matrix that a vector multiplies, added in one pass to
-    LONG_COLUMNS = 4096     # sums, which stay in the L1
-
-
-cdef inline Py_ssize_t panels(Py_ssize_t n) noexcept nogil:
-    """How many panels hold n columns."""
-    return parts(n, PANEL)
 
 
 cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
@@ -67,117 +49,8 @@ cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t c
     return turned + depth + LANES + larger(larger(blocks, lone), few)
 
 
-cdef inline bint in_reals(Matrix m) noexcept nogil:
-    """Whether its elements lie a whole number of reals apart, at their natural alignment."""
-    return (<Py_ssize_t>m.data | m.row | m.column) % <Py_ssize_t>sizeof(real) == 0
-
-
-cdef inline bint lies_by_rows(Matrix m) noexcept nogil:
-    return m.column == sizeof(real) and in_reals(m)
-
-
 cdef inline bint is_far(Matrix m) noexcept nogil:
     return (m.row if m.row > 0 else -m.row) * m.rows > NEAR_BYTES
-
-
-cdef inline void copy(const char* source, Py_ssize_t n, real* target) noexcept nogil:
-    """n numbers that lie side by side, at any address."""
-    cdef Py_ssize_t i = 0
-    while i + LANES <= n:
-        store(target + i, load(<const real*>source + i))
-        i += LANES
-    if i < n:
-        store_first(target + i, load_first(<const real*>source + i, n - i), n - i)
-
-
-cdef void pack_rows(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors, real* packed) noexcept nogil:
-    """The first rows and columns of b, whose rows lie side by side, in panels; the last one ends in zeros.
-
-    Row by row: memory likes to be read on. The next row is asked for: up to 8 % where few rows of A follow.
-    """
-    cdef Py_ssize_t k, p, v, width = vectors * LANES
-    cdef const char* row
-    cdef real* place
-    for k in range(depth):
-        row = b.data + k * b.row
-        place = packed + k * width
-        for p in range(columns // width):
-            for v in range(vectors):
-                store(place + v * LANES, load(<const real*>row + p * width + v * LANES))
-                prefetch(2, <const real*>(row + b.row) + p * width + v * LANES)
-            place += depth * width
-        if columns % width:
-            for v in range(vectors):
-                store(place + v * LANES, splat(0))
-            copy(row + (columns // width) * width * sizeof(real), columns % width, place)
-
-
-cdef void pack_panel(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors, real* packed) noexcept nogil:
-    """The first rows and columns of b as a panel; beyond them it holds zeros."""
-    cdef Py_ssize_t k = 0, lane, v, width = vectors * LANES
-    cdef vreal square[LANES]
-    if b.row == sizeof(real):           # b lies transposed
-        while k + LANES <= depth:
-            for v in range(vectors):
-                for lane in range(LANES):
-                    square[lane] = splat(0)
-                    if v * LANES + lane < columns:
-                        square[lane] = load(<const real*>(b.data + (v * LANES + lane) * b.column) + k)
-                transpose(LANES, square)
-                for lane in range(LANES):
-                    store(packed + (k + lane) * width + v * LANES, square[lane])
-            k += LANES
-    while k < depth:
-        for lane in range(columns):
-            packed[k * width + lane] = load_anywhere(b.data + k * b.row + lane * b.column)
-        for lane in range(columns, width):
-            packed[k * width + lane] = 0
-        k += 1
-
-
-cdef inline Matrix part(Matrix m, Py_ssize_t row, Py_ssize_t column) noexcept nogil:
-    """m from a row and a column on."""
-    m.data += row * m.row + column * m.column
-    m.rows -= row
-    m.columns -= column
-    return m
-
-
-cdef inline Matrix transposed(Matrix m) noexcept nogil:
-    return Matrix(m.data, m.columns, m.rows, m.column, m.row)
-
-
-cdef void pack_left(Matrix a, int rows, Py_ssize_t depth, real* packed) noexcept nogil:
-    """The first rows and columns of a, its columns side by side, PACKED_ROWS apart."""
-    cdef Py_ssize_t k = 0, i
-    cdef vreal block[LANES + PACKED_ROWS]
-    if a.column == sizeof(real):
-        while k + LANES <= depth:
-            for i in range(PACKED_ROWS):
-                block[i] = load(<const real*>(a.data + i * a.row) + k) if i < rows else splat(0)
-            transpose(PACKED_ROWS, block)
-            for i in range(PACKED_ROWS):
-                store(packed + k * PACKED_ROWS + i * LANES, block[i])
-            k += LANES
-    elif a.row == sizeof(real):
-        while k < depth:
-            copy(a.data + k * a.column, rows, packed + k * PACKED_ROWS)
-            k += 1
-    while k < depth:
-        for i in range(rows):
-            packed[k * PACKED_ROWS + i] = load_anywhere(a.data + i * a.row + k * a.column)
-        k += 1
-
-
-cdef void pack_right(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors, real* packed) noexcept nogil:
-    """The first rows and columns of b in panels, one after another."""
-    cdef Py_ssize_t j = 0, width = vectors * LANES
-    if b.column == sizeof(real):
-        pack_rows(b, depth, columns, vectors, packed)
-        return
-    while j < columns:
-        pack_panel(part(b, 0, j), depth, smaller(width, columns - j), vectors, packed + j * depth)
-        j += width
 
 
 cdef struct Next:
@@ -381,26 +254,16 @@ cdef void few_rows(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, bi
             few_tile(8, depth, a, b, first, product)
 
 
-cdef inline void finish_row(const real* sums, bint first, real* c, Py_ssize_t columns) noexcept nogil:
-    """c (columns <= PANEL) = sums, or c + sums."""
-    cdef Py_ssize_t j = 0
-    while j + LANES <= columns:
-        store(c + j, load(sums + j) if first else load(c + j) + load(sums + j))
-        j += LANES
-    if j < columns:
-        store_first(
-            c + j, load(sums + j) if first else load_first(c + j, columns - j) + load(sums + j), columns - j)
-
-
 cdef void multiply_few_rows(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
     """B is read where it lies, some of its rows at a time. The sums of a block stay in scratch, in panels."""
-    cdef Py_ssize_t i, j0 = 0, k0, k, p, columns, depth, few, lying, rows, tile, n_tiles = parts(a.rows, ROWS)
+    cdef Py_ssize_t j0 = 0, k0, k, p, columns, depth, few, lying, rows, tile, n_tiles = parts(a.rows, ROWS)
     cdef real* edge = scratch                   # what of B does not fill a panel
     cdef real* product = scratch + smaller(a.columns, FEW_DEPTH) * PANEL
     cdef real* place
     cdef Left left, first
     cdef Right right
     cdef Matrix block
+    cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
     while j0 < b.columns:
         columns = smaller(FEW_COLUMNS, b.columns - j0)
         lying = columns // PANEL
@@ -427,11 +290,12 @@ cdef void multiply_few_rows(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real*
                         left.data += rows * left.row
                         place += rows * PANEL
                 k += FEW_DEPTH
+            out.finish = STORE if k0 == 0 else ADD
+            out.columns = columns
             for p in range(panels(columns)):
-                for i in range(a.rows):
-                    finish_row(
-                        product + (p * a.rows + i) * PANEL, k0 == 0,
-                        c + i * c_row + j0 + p * PANEL, smaller(PANEL, columns - p * PANEL))
+                out.data = c + j0 + p * PANEL
+                finish_edge(a.rows, VECTORS, product + p * a.rows * PANEL, &out)
+                out.columns -= PANEL
             k0 += DEPTH_BLOCK
         j0 += FEW_COLUMNS
 
@@ -474,128 +338,6 @@ cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
                 c[(i0 + i) * c_row + j] = turned[j * TURNED_ROWS + i]
         a_turned.data += rows * a.row
         i0 += rows
-
-
-# ---- a vector and a matrix -----------------------------------------------------------------------------
-
-cdef inline void vector_sums(
-    const int rows, const real* x, const real* m, Py_ssize_t m_row, Py_ssize_t ahead,
-    const real* start, real* c, Py_ssize_t columns,
-) noexcept nogil:
-    """c[j] += sum over k < rows of x[k] m[k * m_row + j]: outer. Where there is a start, it takes the place of c.
-
-    What lies `ahead` in every second row is asked for.
-    """
-    cdef vreal left[LONG_ROWS]
-    cdef vreal total
-    cdef Py_ssize_t j = 0
-    cdef int k
-    for k in range(rows):
-        left[k] = splat(x[k])
-    while j + LANES <= columns:
-        total = load(c + j) if start == NULL else splat(start[0])
-        for k in range(rows):
-            total = total + left[k] * load(m + k * m_row + j)
-            if ahead and k % 2:
-                prefetch(2, m + k * m_row + j + ahead)
-        store(c + j, total)
-        j += LANES
-    if j < columns:
-        total = load_first(c + j, columns - j) if start == NULL else splat(start[0])
-        for k in range(rows):
-            total = total + left[k] * load_first(m + k * m_row + j, columns - j)
-        store_first(c + j, total, columns - j)
-
-
-cdef Py_ssize_t add_long_rows(
-    Py_ssize_t rows, const real* x, const real* m, Py_ssize_t m_row, Py_ssize_t ahead,
-    const real* start, real* c, Py_ssize_t columns,
-) noexcept nogil:
-    """`vector_sums` of some of the rows, as many as go in one pass; returns how many."""
-    if rows >= LONG_ROWS:
-        vector_sums(LONG_ROWS, x, m, m_row, ahead, start, c, columns)
-        return LONG_ROWS
-    if rows >= 4:
-        vector_sums(4, x, m, m_row, ahead, start, c, columns)
-        return 4
-    if rows >= 2:
-        vector_sums(2, x, m, m_row, ahead, start, c, columns)
-        return 2
-    vector_sums(1, x, m, m_row, ahead, start, c, columns)
-    return 1
-
-
-cdef inline void vector_products(
-    const int rows, Py_ssize_t depth, const real* x, const real* m, Py_ssize_t m_row, real* c, Py_ssize_t c_step,
-) noexcept nogil:
-    """c[i * c_step] = sum over k of x[k] m[i * m_row + k]: inner. x ends in zeros, to a whole vector."""
-    cdef vreal sums[LANES]
-    cdef real totals[LANES]
-    cdef vreal left
-    cdef Py_ssize_t k = 0
-    cdef int i
-    for i in range(LANES):
-        sums[i] = splat(0)
-    while k + LANES <= depth:
-        left = load(x + k)
-        for i in range(rows):
-            sums[i] = sums[i] + left * load(m + i * m_row + k)
-        k += LANES
-    if k < depth:
-        left = load(x + k)
-        for i in range(rows):
-            sums[i] = sums[i] + left * load_first(m + i * m_row + k, depth - k)
-    add_lanes(sums, LANES, totals)
-    for i in range(rows):
-        c[i * c_step] = totals[i]
-
-
-cdef bint multiply_vector(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
-    """`multiply` where a is a row or b a column; returns False, nothing done, where the matrix lies neither way."""
-    cdef Matrix m                       # out[j] = sum over k of x[k] m[k, j]
-    cdef const char* x
-    cdef const real* start
-    cdef real zero = 0
-    cdef Py_ssize_t x_step, c_step, j = 0, k, rows, columns, m_row, m_column, depth = a.columns
-    if a.rows == 1:
-        m, x, x_step, c_step = b, a.data, a.column, 1
-    else:
-        m = transposed(a)
-        x, x_step, c_step = b.data, b.row, c_row
-    if depth == 0 or not in_reals(m):
-        return False
-    m_row = m.row // <Py_ssize_t>sizeof(real)
-    m_column = m.column // <Py_ssize_t>sizeof(real)
-    if m_row != 1 and (m_column != 1 or c_step != 1):
-        return False
-    for k in range(depth):
-        scratch[k] = load_anywhere(x + k * x_step)
-    for k in range(depth, parts(depth, LANES) * LANES):
-        scratch[k] = 0
-    if m_row == 1:
-        while j + LANES <= m.columns:
-            vector_products(
-                LANES, depth, scratch, <const real*>m.data + j * m_column, m_column, c + j * c_step, c_step)
-            if interrupted(air, thread, LANES * depth):
-                return True
-            j += LANES
-        while j < m.columns:
-            vector_products(1, depth, scratch, <const real*>m.data + j * m_column, m_column, c + j * c_step, c_step)
-            j += 1
-        return True
-    while j < m.columns:
-        columns = smaller(LONG_COLUMNS, m.columns - j)
-        start = &zero
-        k = 0
-        while k < depth:
-            rows = add_long_rows(
-                depth - k, scratch + k, <const real*>m.data + k * m_row + j, m_row, 0, start, c + j, columns)
-            if interrupted(air, thread, rows * columns):
-                return True
-            start = NULL
-            k += rows
-        j += LONG_COLUMNS
-    return True
 
 
 cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:

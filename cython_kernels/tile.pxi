@@ -146,21 +146,20 @@ cdef inline void add_products(
         b.data += b.row
 
 
-cdef void finish_edge(int rows, int vectors, const real* sums, Output c) noexcept nogil:
-    """STORE or ADD where the product ends within a vector."""
-    cdef int i, v
-    cdef Py_ssize_t n
-    cdef vreal total
+cdef void finish_edge(Py_ssize_t rows, int vectors, const real* sums, const Output* c) noexcept nogil:
+    """STORE or ADD of sums that lie one row after another, where c may end within a vector."""
+    cdef Py_ssize_t i, n
+    cdef int v
     cdef real* place
     for i in range(rows):
         for v in range(vectors):
-            n = smaller(LANES, c.columns - v * LANES)
+            n = c.columns - v * LANES
             place = c.data + i * c.row + v * LANES
-            total = load(sums + (i * vectors + v) * LANES)
-            if n > 0:
-                if c.finish == ADD:
-                    total = load_first(place, n) + total
-                store_first(place, total, n)
+            if n >= LANES:      # without a mask: AMD is slow at masked stores of AVX2
+                store(place, load(place) + load(sums) if c.finish == ADD else load(sums))
+            elif n > 0:
+                store_first(place, load_first(place, n) + load(sums) if c.finish == ADD else load(sums), n)
+            sums += LANES
 
 
 cdef inline void finish_derivative(
@@ -177,12 +176,14 @@ cdef inline void finish_derivative(
 cdef inline void finish_sums(const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c) noexcept nogil:
     cdef real spilled[NARROW_ROWS * WIDE_VECTORS * LANES]
     cdef real* place = afresh(c.data)
+    cdef Output edge
     cdef int i, v
     if c.columns < vectors * LANES:
         for i in range(rows):
             for v in range(vectors):
                 store(spilled + (i * vectors + v) * LANES, sums[i][v])
-        finish_edge(rows, vectors, spilled, c)
+        edge = c        # c itself stays in registers
+        finish_edge(rows, vectors, spilled, &edge)
     elif c.finish == STORE:
         for i in range(rows):
             for v in range(vectors):

@@ -174,7 +174,7 @@ def _up(n: int, multiple: int) -> int:
 
 
 def _transposed_pays(layer: Dense, tile: int, lanes: int, folded_rows: int) -> bool:
-    """Which way the gradient of W is summed over a tile: see cython_kernels/dense.pxi.
+    """Which way the gradient of W is summed over a tile: see cython_kernels/backward.pxi.
 
     In vector operations. Lane-wise, each weight (in blocks of 4) has its own vector of sums, and about 4
     operations add its lanes up. Transposed, a row of the gradient takes whole vectors of inputs for each

@@ -1,0 +1,128 @@
+"""Matrices from outside, of any strides, and their copies: panels of a right factor, rows of a left one."""
+
+cdef struct Matrix:
+    # A matrix from outside: element (i, j) at data + i * row + j * column, strides in bytes, any address.
+    char* data
+    Py_ssize_t rows
+    Py_ssize_t columns
+    Py_ssize_t row
+    Py_ssize_t column
+
+cdef enum:
+    PACKED_ROWS = 8         # rows of A that are copied together: a power of two, at least ROWS
+
+
+cdef inline bint in_reals(Matrix m) noexcept nogil:
+    """Whether its elements lie a whole number of reals apart, at their natural alignment."""
+    return (<Py_ssize_t>m.data | m.row | m.column) % <Py_ssize_t>sizeof(real) == 0
+
+
+cdef inline bint lies_by_rows(Matrix m) noexcept nogil:
+    return m.column == sizeof(real) and in_reals(m)
+
+
+cdef inline Matrix part(Matrix m, Py_ssize_t row, Py_ssize_t column) noexcept nogil:
+    """m from a row and a column on."""
+    m.data += row * m.row + column * m.column
+    m.rows -= row
+    m.columns -= column
+    return m
+
+
+cdef inline Matrix transposed(Matrix m) noexcept nogil:
+    return Matrix(m.data, m.columns, m.rows, m.column, m.row)
+
+
+cdef inline Py_ssize_t panels(Py_ssize_t n) noexcept nogil:
+    """How many panels hold n columns."""
+    return parts(n, PANEL)
+
+
+# ---- copies ------------------------------------------------------------------------------------------
+
+cdef inline void copy(const char* source, Py_ssize_t n, real* target) noexcept nogil:
+    """n numbers that lie side by side, at any address."""
+    cdef Py_ssize_t i = 0
+    while i + LANES <= n:
+        store(target + i, load(<const real*>source + i))
+        i += LANES
+    if i < n:
+        store_first(target + i, load_first(<const real*>source + i, n - i), n - i)
+
+
+cdef void pack_rows(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors, real* packed) noexcept nogil:
+    """The first rows and columns of b, whose rows lie side by side, in panels; the last one ends in zeros.
+
+    Row by row: memory likes to be read on. The next row is asked for: up to 8 % where few rows of A follow.
+    """
+    cdef Py_ssize_t k, p, v, width = vectors * LANES
+    cdef const char* row
+    cdef real* place
+    for k in range(depth):
+        row = b.data + k * b.row
+        place = packed + k * width
+        for p in range(columns // width):
+            for v in range(vectors):
+                store(place + v * LANES, load(<const real*>row + p * width + v * LANES))
+                prefetch(2, <const real*>(row + b.row) + p * width + v * LANES)
+            place += depth * width
+        if columns % width:
+            for v in range(vectors):
+                store(place + v * LANES, splat(0))
+            copy(row + (columns // width) * width * sizeof(real), columns % width, place)
+
+
+cdef void pack_panel(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors, real* packed) noexcept nogil:
+    """The first rows and columns of b as a panel; beyond them it holds zeros."""
+    cdef Py_ssize_t k = 0, lane, v, width = vectors * LANES
+    cdef vreal square[LANES]
+    if b.row == sizeof(real):           # b lies transposed
+        while k + LANES <= depth:
+            for v in range(vectors):
+                for lane in range(LANES):
+                    square[lane] = splat(0)
+                    if v * LANES + lane < columns:
+                        square[lane] = load(<const real*>(b.data + (v * LANES + lane) * b.column) + k)
+                transpose(LANES, square)
+                for lane in range(LANES):
+                    store(packed + (k + lane) * width + v * LANES, square[lane])
+            k += LANES
+    while k < depth:
+        for lane in range(columns):
+            packed[k * width + lane] = load_anywhere(b.data + k * b.row + lane * b.column)
+        for lane in range(columns, width):
+            packed[k * width + lane] = 0
+        k += 1
+
+
+cdef void pack_left(Matrix a, int rows, Py_ssize_t depth, real* packed) noexcept nogil:
+    """The first rows and columns of a, its columns side by side, PACKED_ROWS apart."""
+    cdef Py_ssize_t k = 0, i
+    cdef vreal block[LANES + PACKED_ROWS]
+    if a.column == sizeof(real):
+        while k + LANES <= depth:
+            for i in range(PACKED_ROWS):
+                block[i] = load(<const real*>(a.data + i * a.row) + k) if i < rows else splat(0)
+            transpose(PACKED_ROWS, block)
+            for i in range(PACKED_ROWS):
+                store(packed + k * PACKED_ROWS + i * LANES, block[i])
+            k += LANES
+    elif a.row == sizeof(real):
+        while k < depth:
+            copy(a.data + k * a.column, rows, packed + k * PACKED_ROWS)
+            k += 1
+    while k < depth:
+        for i in range(rows):
+            packed[k * PACKED_ROWS + i] = load_anywhere(a.data + i * a.row + k * a.column)
+        k += 1
+
+
+cdef void pack_right(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors, real* packed) noexcept nogil:
+    """The first rows and columns of b in panels, one after another."""
+    cdef Py_ssize_t j = 0, width = vectors * LANES
+    if b.column == sizeof(real):
+        pack_rows(b, depth, columns, vectors, packed)
+        return
+    while j < columns:
+        pack_panel(part(b, 0, j), depth, smaller(width, columns - j), vectors, packed + j * depth)
+        j += width
