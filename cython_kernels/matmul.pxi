@@ -11,10 +11,10 @@ the L2 with panels of B in the L1, which come from the L3 again for each of them
 Where A has few rows or B few columns, a copy does not pay (`multiply_in_place`). If B is far away too, some of its rows
 at a time are read on where they lie, as memory likes it, and the sums wait nearby meanwhile (`multiply_few_rows`): 1.1 (32 rows)
 to 1.8 times (8 rows) as fast as over a copy. Few columns from an A that lies by columns are made
-transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector: matvec.pxi.
+transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector or a few: matvec.pxi.
 
 However matrices are cut and copied, each sum runs over k in the same order, by DEPTH_BLOCK, so that it does not depend on the
-number of threads; nor do a vector's, which have an order of their own.
+number of threads; nor do those of a few vectors, which have an order of their own.
 
 Rejected: copying always (four times the time of NumPy for 16 x 16); reading B in place for up to 1 000 rows (5 to 10 %
 slower: its rows lie askew to the cache's lines); micro-tiles of 14 x 2 vectors (as fast in float32, 2 to 5 % slower in float64:
@@ -37,7 +37,7 @@ cdef enum:
 
 
 cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
-    """The reals that `multiply` needs for its copies, of these sizes or any part of them: blocks, or a vector."""
+    """The reals that `multiply` needs for its copies, of these sizes or any part of them: blocks, or vectors."""
     cdef Py_ssize_t turned = 0
     cdef Py_ssize_t blocks = smaller(depth, DEPTH_BLOCK) * (
         PACKED_ROWS + parts(smaller(columns, COLUMN_BLOCK), LANES) * LANES)
@@ -46,7 +46,7 @@ cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t c
         smaller(depth, FEW_DEPTH) + smaller(rows, FEW_ROWS) * panels(smaller(columns, FEW_COLUMNS))) * PANEL
     if rows >= TURNED_COLUMNS * PANEL:
         turned = (TURNED_COLUMNS + smaller(depth, DEPTH_BLOCK)) * TURNED_ROWS
-    return turned + depth + LANES + larger(larger(blocks, lone), few)
+    return larger(FEW_VECTORS * (depth + LANES), turned + larger(larger(blocks, lone), few))
 
 
 cdef inline bint is_far(Matrix m) noexcept nogil:
@@ -175,7 +175,7 @@ cdef inline Left in_place(Matrix a) noexcept nogil:
 
 cdef void multiply_in_place(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
     """A is read where it lies; B too where a.rows is small, but for the panel that its columns do not fill."""
-    cdef Py_ssize_t i0, j0 = 0, k0, k, p, rows, columns, depth, deep, lying
+    cdef Py_ssize_t i0, j0 = 0, k0, k, p, rows, columns, depth, deep, lying, edge
     cdef Py_ssize_t most = DEEP_BLOCK if a.rows > ROW_BLOCK else DEPTH_BLOCK     # a lone block of c stays anyway
     cdef bint b_lies = b_stays(a, b)
     cdef Left left
@@ -208,6 +208,13 @@ cdef void multiply_in_place(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real*
                                 <const real*>part(block, k, p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
                         else:
                             right = Right(scratch + ((p - lying) * deep + k) * PANEL, PANEL)
+                        edge = out.columns - LANES
+                        if 0 < edge <= HALF_LANES:      # a whole vector, and then half a one
+                            out.columns = LANES
+                            multiply_panel(rows, depth, &left, right, &out)
+                            right.data += LANES
+                            out.data += LANES
+                            out.columns = edge
                         multiply_panel(rows, depth, &left, right, &out)
                     k += DEPTH_BLOCK
                 i0 += ROW_BLOCK
@@ -313,13 +320,20 @@ cdef void multiply_as_is(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* sc
 
 
 cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
-    """`multiply` of any part of a product: each sum runs over k in the same order, whatever the part.
+    """`multiply` of any part of a product that is cut at panels: each sum runs over k in the same order, whatever the part.
 
-    Few columns from an A that lies by columns: the product's transpose has its lanes along A, and none idle.
+    A few last columns, which would fill a vector badly, go along A by themselves. Few columns from an A that lies by
+    columns: the product's transpose has its lanes along A, and none idle.
     """
-    cdef Py_ssize_t i0 = 0, i, j, rows
+    cdef Py_ssize_t i0 = 0, i, j, rows, edge = b.columns % LANES
     cdef real* turned = scratch
     cdef Matrix a_turned = transposed(a)
+    if edge > 0 and goes_along(a, edge, False):
+        multiply_vectors(
+            COLUMNS_OF_B, a, part(b, 0, b.columns - edge), c + b.columns - edge, c_row, scratch, air, thread)
+        b.columns -= edge
+        if b.columns == 0 or is_raised(&air.stop):
+            return
     if not (
         a.row == sizeof(real) and a.rows >= TURNED_COLUMNS * PANEL
         and b.columns <= TURNED_COLUMNS and TURNED_DEPTH * b.columns <= a.columns
@@ -340,8 +354,16 @@ cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
         i0 += rows
 
 
+cdef void multiply_part(
+    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread,
+) noexcept nogil:
+    """`multiply`, or a thread's share of it; which: `vectors_of` the whole."""
+    if which == NO_VECTORS:
+        multiply_matrix(a, b, c, c_row, scratch, air, thread)
+    else:
+        multiply_vectors(which, a, b, c, c_row, scratch, air, thread)
+
+
 cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
     """c = a b; c has contiguous rows c_row apart. scratch: multiply_scratch(...) reals. May be interrupted."""
-    if (a.rows == 1 or b.columns == 1) and multiply_vector(a, b, c, c_row, scratch, air, thread):
-        return
-    multiply_matrix(a, b, c, c_row, scratch, air, thread)
+    multiply_part(vectors_of(a, b, c_row), a, b, c, c_row, scratch, air, thread)

@@ -1,13 +1,19 @@
-"""The product of a vector and a matrix: there is nothing to read twice, so nothing is copied but the vector.
+"""The product of a matrix and one vector or a few: the matrix is read once, so nothing is copied but the vectors.
 
-Two loops go along the matrix as it lies, by the sums (outer, some rows at a time here too: up to 2.5 times as fast as
-down a few columns) or by the products (inner). The order of the sums is their own, and does not depend on how many
-columns a call has. A layer with a single output reads X by the first.
+Two loops go along the matrix as it lies: by the sums (outer; one vector only, some rows of the matrix at a time: up to
+2.5 times as fast as down a few columns), or by the products (inner: its lanes run over k, and none is idle, where those of a
+micro-tile would run over two to eight columns: 1.2 to 2.6 times as fast at 200 x 200 x 6 and x 2). A layer with a single output
+reads X by the first.
+
+The order of the sums is their own. Which factor is the vectors, if any, follows from the whole product and is told to each
+thread, whose share may look otherwise.
 """
 
 cdef enum:
     LONG_ROWS = 8           # of the matrix, added in one pass to
     LONG_COLUMNS = 4096     # sums, which stay in the L1
+    FEW_VECTORS = 8         # that go along a matrix together, but not more than half the lanes, where
+    VECTOR_DEPTH = 3        # the sums are as long as so many times n^2, and pay for adding up lanes
 
 
 cdef inline void vector_sums(
@@ -58,73 +64,127 @@ cdef Py_ssize_t add_long_rows(
 
 
 cdef inline void vector_products(
-    const int rows, Py_ssize_t depth, const real* x, const real* m, Py_ssize_t m_row, real* c, Py_ssize_t c_step,
+    const int rows, const int n, Py_ssize_t depth, const real* x, const real* m, Py_ssize_t m_row,
+    real* c, Py_ssize_t c_row, Py_ssize_t c_column,
 ) noexcept nogil:
-    """c[i * c_step] = sum over k of x[k] m[i * m_row + k]: inner. x ends in zeros, to a whole vector."""
-    cdef vreal sums[LANES]
-    cdef real totals[LANES]
+    """c[i * c_row + j * c_column] = sum over k of m[i * m_row + k] times vector j of n: inner.
+
+    x: the vectors, one after another, each ends in zeros, to a whole number of LANES.
+    """
+    cdef int count = (rows * n + LANES - 1) // LANES * LANES
+    cdef vreal sums[FEW_VECTORS + LANES]
+    cdef real totals[FEW_VECTORS + LANES]
+    cdef vreal right[FEW_VECTORS]
     cdef vreal left
-    cdef Py_ssize_t k = 0
-    cdef int i
-    for i in range(LANES):
+    cdef Py_ssize_t k = 0, length = parts(depth, LANES) * LANES
+    cdef int i, j
+    for i in range(count):
         sums[i] = splat(0)
     while k + LANES <= depth:
-        left = load(x + k)
+        for j in range(n):
+            right[j] = load(x + j * length + k)
         for i in range(rows):
-            sums[i] = sums[i] + left * load(m + i * m_row + k)
+            left = load(m + i * m_row + k)
+            for j in range(n):
+                sums[i * n + j] = sums[i * n + j] + left * right[j]
         k += LANES
     if k < depth:
-        left = load(x + k)
+        for j in range(n):
+            right[j] = load(x + j * length + k)
         for i in range(rows):
-            sums[i] = sums[i] + left * load_first(m + i * m_row + k, depth - k)
-    add_lanes(sums, LANES, totals)
+            left = load_first(m + i * m_row + k, depth - k)
+            for j in range(n):
+                sums[i * n + j] = sums[i * n + j] + left * right[j]
+    add_lanes(sums, count, totals)
     for i in range(rows):
-        c[i * c_step] = totals[i]
+        for j in range(n):
+            c[i * c_row + j * c_column] = totals[i * n + j]
 
 
-cdef bint multiply_vector(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
-    """`multiply` where a is a row or b a column; returns False, nothing done, where the matrix lies neither way."""
-    cdef Matrix m                       # out[j] = sum over k of x[k] m[k, j]
-    cdef const char* x
+cdef inline void all_products(
+    const int n, Matrix m, const real* x, real* c, Py_ssize_t c_row, Py_ssize_t c_column, Air* air, int thread,
+) noexcept nogil:
+    """`vector_products` of all rows of m, whose numbers lie side by side."""
+    cdef int rows = LANES // n if n < LANES else 1
+    cdef Py_ssize_t i = 0, m_row = m.row // <Py_ssize_t>sizeof(real)
+    while i + rows <= m.rows:
+        vector_products(rows, n, m.columns, x, <const real*>m.data + i * m_row, m_row, c + i * c_row, c_row, c_column)
+        if interrupted(air, thread, rows * n * m.columns):
+            return
+        i += rows
+    while i < m.rows:
+        vector_products(1, n, m.columns, x, <const real*>m.data + i * m_row, m_row, c + i * c_row, c_row, c_column)
+        i += 1
+
+
+cdef enum Vectors:
+    NO_VECTORS
+    ROWS_OF_A
+    COLUMNS_OF_B
+
+
+cdef inline bint goes_along(Matrix m, Py_ssize_t n, bint side_by_side) noexcept nogil:
+    """Whether m lies so that n vectors go along its rows; side_by_side: their products with one row after another do so."""
+    if m.columns == 0 or not in_reals(m):
+        return False
+    if m.column == sizeof(real):
+        return n == 1 or (n <= smaller(FEW_VECTORS, LANES // 2) and m.columns >= VECTOR_DEPTH * n * n)
+    return n == 1 and side_by_side and m.row == sizeof(real)
+
+
+cdef Vectors vectors_of(Matrix a, Matrix b, Py_ssize_t c_row) noexcept nogil:
+    """Which factor, if any, is one vector or a few, in whose way the other lies."""
+    if goes_along(transposed(b), a.rows, True):
+        return ROWS_OF_A
+    if goes_along(a, b.columns, c_row == 1):
+        return COLUMNS_OF_B
+    return NO_VECTORS
+
+
+cdef void multiply_vectors(
+    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread,
+) noexcept nogil:
+    """`multiply`, or a thread's share of it, where `vectors_of` the whole names a factor."""
+    cdef Matrix m = a, x = transposed(b)        # out (m.rows, x.rows) = m x^T, element (i, j) at c[i * m_step + j * x_step]
+    cdef Py_ssize_t m_step = c_row, x_step = 1, j, k, rows, length = parts(a.columns, LANES) * LANES
     cdef const real* start
     cdef real zero = 0
-    cdef Py_ssize_t x_step, c_step, j = 0, k, rows, columns, m_row, m_column, depth = a.columns
-    if a.rows == 1:
-        m, x, x_step, c_step = b, a.data, a.column, 1
-    else:
-        m = transposed(a)
-        x, x_step, c_step = b.data, b.row, c_row
-    if depth == 0 or not in_reals(m):
-        return False
-    m_row = m.row // <Py_ssize_t>sizeof(real)
-    m_column = m.column // <Py_ssize_t>sizeof(real)
-    if m_row != 1 and (m_column != 1 or c_step != 1):
-        return False
-    for k in range(depth):
-        scratch[k] = load_anywhere(x + k * x_step)
-    for k in range(depth, parts(depth, LANES) * LANES):
-        scratch[k] = 0
-    if m_row == 1:
-        while j + LANES <= m.columns:
-            vector_products(
-                LANES, depth, scratch, <const real*>m.data + j * m_column, m_column, c + j * c_step, c_step)
-            if interrupted(air, thread, LANES * depth):
-                return True
-            j += LANES
-        while j < m.columns:
-            vector_products(1, depth, scratch, <const real*>m.data + j * m_column, m_column, c + j * c_step, c_step)
-            j += 1
-        return True
-    while j < m.columns:
-        columns = smaller(LONG_COLUMNS, m.columns - j)
+    if which == ROWS_OF_A:
+        m, x = transposed(b), a
+        m_step, x_step = 1, c_row
+    for j in range(x.rows):
+        for k in range(x.columns):
+            scratch[j * length + k] = load_anywhere(x.data + j * x.row + k * x.column)
+        for k in range(x.columns, length):
+            scratch[j * length + k] = 0
+    if m.column == sizeof(real):
+        if x.rows == 1:
+            all_products(1, m, scratch, c, m_step, x_step, air, thread)
+        elif x.rows == 2:
+            all_products(2, m, scratch, c, m_step, x_step, air, thread)
+        elif x.rows == 3:
+            all_products(3, m, scratch, c, m_step, x_step, air, thread)
+        elif x.rows == 4:
+            all_products(4, m, scratch, c, m_step, x_step, air, thread)
+        elif x.rows == 5:
+            all_products(5, m, scratch, c, m_step, x_step, air, thread)
+        elif x.rows == 6:
+            all_products(6, m, scratch, c, m_step, x_step, air, thread)
+        elif x.rows == 7:
+            all_products(7, m, scratch, c, m_step, x_step, air, thread)
+        else:
+            all_products(8, m, scratch, c, m_step, x_step, air, thread)
+        return
+    j = 0
+    while j < m.rows:
         start = &zero
         k = 0
-        while k < depth:
+        while k < m.columns:
             rows = add_long_rows(
-                depth - k, scratch + k, <const real*>m.data + k * m_row + j, m_row, 0, start, c + j, columns)
-            if interrupted(air, thread, rows * columns):
-                return True
+                m.columns - k, scratch + k, <const real*>(m.data + k * m.column) + j, m.column // <Py_ssize_t>sizeof(real), 0,
+                start, c + j, smaller(LONG_COLUMNS, m.rows - j))
+            if interrupted(air, thread, rows * smaller(LONG_COLUMNS, m.rows - j)):
+                return
             start = NULL
             k += rows
         j += LONG_COLUMNS
-    return True

@@ -224,10 +224,40 @@ cdef inline void micro_tile(
     finish_sums(rows, vectors, sums, c)
 
 
+cdef inline void half_tile(
+    const int rows, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
+) noexcept nogil:
+    """`micro_tile` of no more columns than half a vector has."""
+    cdef vhalf sums[NARROW_ROWS]
+    cdef vhalf right
+    cdef vreal total
+    cdef const real* left
+    cdef Py_ssize_t run, k
+    cdef real* place = afresh(c.data)
+    cdef int i
+    for i in range(rows):
+        sums[i] = splat_half(0) if c.bias == NULL else splat_half(c.bias[i])
+    for run in range(runs):
+        left = a.data
+        for k in range(depth):
+            right = load_half(b.data)
+            for i in range(rows):
+                sums[i] = sums[i] + splat_half(left[i * a.row]) * right
+            left += a.step
+            b.data += b.row
+        a.data += hop
+    for i in range(rows):
+        total = from_half(sums[i])
+        store_first(place, load_first(place, c.columns) + total if c.finish == ADD else total, c.columns)
+        place += c.row
+
+
 cdef inline void multiply_rows(
     const int rows, bint narrow, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
-    if narrow:
+    if c.columns <= HALF_LANES:
+        half_tile(rows, runs, hop, depth, a, b, c)
+    elif narrow:
         micro_tile(rows, 1, runs, hop, depth, a, b, c)
     elif rows <= ROWS:      # never more of them: a constant, which leaves the larger tiles out
         micro_tile(rows, VECTORS, runs, hop, depth, a, b, c)

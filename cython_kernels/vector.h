@@ -57,6 +57,7 @@ enum {
     LANES = VECTOR_BYTES / sizeof(real),
     PANEL = VECTORS * LANES,
     NARROW_ROWS = 12,
+    HALF_LANES = VECTOR_BYTES == 64 ? VECTOR_BYTES / sizeof(real) / 2 : 0, /* columns that half a vector serves */
     LANE_BLOCK = LANE_ROWS * LANE_COLUMNS,
     ESTIMATED = VECTOR_BYTES == 64, /* a quotient: cheaper than a division */
     ROW_SUMS = LANE_BLOCK / VECTORS < LANES ? LANE_BLOCK / VECTORS : LANES
@@ -180,6 +181,27 @@ FUSEGRAD_INLINE void store_first(real *p, vreal v, Py_ssize_t n) {
         NATIVE(maskstore)(p, (__m256i)lanes_below(n), v);
 #else
     for (Py_ssize_t i = 0; i < n; i++) p[i] = v[i];
+#endif
+}
+
+/* Half a vector, for the edges of products: where a whole one takes two passes, as on AMD's Zen 4, it takes one. */
+typedef real vhalf __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef real vhalf_anywhere __attribute__((vector_size(VECTOR_BYTES / 2), aligned(1), may_alias));
+FUSEGRAD_INLINE vhalf load_half(const real *p) { return *(const vhalf_anywhere *)p; }
+FUSEGRAD_INLINE vhalf splat_half(real x) {
+    vhalf zero = {0};
+    return x - zero;
+}
+/* A whole vector, whose upper half is not defined. */
+FUSEGRAD_INLINE vreal from_half(vhalf half) {
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    return (vreal)_mm512_castps256_ps512((__m256)half);
+#elif defined(__AVX512F__)
+    return (vreal)_mm512_castpd256_pd512((__m256d)half);
+#else
+    vreal v = {0};
+    __builtin_memcpy(&v, &half, sizeof half);
+    return v;
 #endif
 }
 

@@ -4,6 +4,7 @@ cdef extern from "vector.h" nogil:
     # To Cython a vector is a number: it writes out C's operators and the compiler does the rest.
     ctypedef float real
     ctypedef float vreal
+    ctypedef float vhalf
     const real POWER_ORIGIN
 
     enum:
@@ -12,6 +13,7 @@ cdef extern from "vector.h" nogil:
         VECTORS
         WIDE_VECTORS    # where matrices are large
         NARROW_ROWS     # of a micro-tile of one vector
+        HALF_LANES      # columns at an edge that half a vector serves; 0: none
         PANEL           # numbers in VECTORS vectors: the width of a panel
         GROUP           # vectors that go through an activation together
         ESTIMATED       # a quotient: cheaper than a division
@@ -43,6 +45,9 @@ cdef extern from "vector.h" nogil:
     void store_anywhere(char* p, real x)
 
     vreal splat(real x)
+    vhalf load_half(const real* p)
+    vhalf splat_half(real x)
+    vreal from_half(vhalf half)
     vreal interleave_low(vreal a, vreal b)
     vreal interleave_high(vreal a, vreal b)
     real first_lane(vreal v)
