@@ -255,10 +255,11 @@ cdef inline void half_tile(
 cdef inline void multiply_rows(
     const int rows, bint narrow, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
-    if c.columns <= HALF_LANES:
-        half_tile(rows, runs, hop, depth, a, b, c)
-    elif narrow:
-        micro_tile(rows, 1, runs, hop, depth, a, b, c)
+    if narrow:
+        if c.columns <= HALF_LANES:
+            half_tile(rows, runs, hop, depth, a, b, c)
+        else:
+            micro_tile(rows, 1, runs, hop, depth, a, b, c)
     elif rows <= ROWS:      # never more of them: a constant, which leaves the larger tiles out
         micro_tile(rows, VECTORS, runs, hop, depth, a, b, c)
 
