@@ -149,12 +149,13 @@ cdef void forward_long(
     likes it."""
     cdef real zero = 0
     cdef const real* start = bias
+    cdef Long rows = Long(x.data, x.feature, x.ahead)
     cdef Py_ssize_t k = 0
     if bias == NULL:
         start = &zero
     while k < depth:
-        k += add_long_rows(
-            depth - k, weight + k, x.data + k * x.feature, x.feature, x.ahead, start, a, n_panels * PANEL)
+        rows.data = x.data + k * x.feature
+        k += add_long_rows(1, depth - k, weight + k, 0, &rows, start, a, 0, n_panels * PANEL)
         start = NULL
 
 

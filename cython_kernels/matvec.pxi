@@ -1,66 +1,91 @@
 """The product of a matrix and one vector or a few: the matrix is read once, so nothing is copied but the vectors.
 
-Two loops go along the matrix as it lies: by the sums (outer; one vector only, some rows of the matrix at a time: up to
-2.5 times as fast as down a few columns), or by the products (inner: its lanes run over k, and none is idle, where those of a
-micro-tile would run over two to eight columns: 1.2 to 2.6 times as fast at 200 x 200 x 6 and x 2). A layer with a single output
-reads X by the first.
+Two loops go along the matrix as it lies. By the sums (outer): one vector or two, some rows of the matrix at a time; up to
+2.5 times as fast as down a few columns, and 1.1 to 3 times as a micro-tile of two rows. By the products (inner): its lanes
+run over k, and none is idle, where those of a micro-tile would run over two to eight columns; 1.2 to 2.6 times as fast at
+200 x 200 x 6 and x 2. A layer with a single output reads X by the first.
 
 The order of the sums is their own. Which factor is the vectors, if any, follows from the whole product and is told to each
 thread, whose share may look otherwise.
 """
 
 cdef enum:
-    LONG_ROWS = 8           # of the matrix, added in one pass to
-    LONG_COLUMNS = 4096     # sums, which stay in the L1
+    LONG_VECTORS = 2        # that go with the sums of
+    LONG_ROWS = 8           # rows of the matrix in one pass; of
+    LONG_COLUMNS = 4096     # sums at a time, which stay in the L1
     FEW_VECTORS = 8         # that go along a matrix together, but not more than half the lanes, where
     VECTOR_DEPTH = 3        # the sums are as long as so many times n^2, and pay for adding up lanes
 
 
-cdef inline void vector_sums(
-    const int rows, const real* x, const real* m, Py_ssize_t m_row, Py_ssize_t ahead,
-    const real* start, real* c, Py_ssize_t columns,
-) noexcept nogil:
-    """c[j] += sum over k < rows of x[k] m[k * m_row + j]: outer. Where there is a start, it takes the place of c.
+cdef struct Long:
+    # Rows of numbers that lie side by side and are read on.
+    const real* data
+    Py_ssize_t row
+    Py_ssize_t ahead        # what lies so far ahead in every second row is asked for; 0: nothing
 
-    What lies `ahead` in every second row is asked for.
-    """
-    cdef vreal left[LONG_ROWS]
-    cdef vreal total
-    cdef Py_ssize_t j = 0
-    cdef int k
-    for k in range(rows):
-        left[k] = splat(x[k])
-    while j + LANES <= columns:
-        total = load(c + j) if start == NULL else splat(start[0])
+
+cdef inline void vector_sums(
+    const int n, const int rows, const real* x, Py_ssize_t x_row, const Long* m,
+    const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+) noexcept nogil:
+    """c[i * c_row + j] += sum over k < rows of x[i * x_row + k] m[k, j], i < n: outer. A start takes the place of c."""
+    cdef vreal left[LONG_VECTORS * LONG_ROWS]
+    cdef vreal total[LONG_VECTORS]
+    cdef vreal right
+    cdef const real* data = m.data
+    cdef Py_ssize_t j = 0, row = m.row, ahead = m.ahead
+    cdef int i, k
+    for i in range(n):
         for k in range(rows):
-            total = total + left[k] * load(m + k * m_row + j)
+            left[i * rows + k] = splat(x[i * x_row + k])
+    while j + LANES <= columns:
+        for i in range(n):
+            total[i] = load(c + i * c_row + j) if start == NULL else splat(start[0])
+        for k in range(rows):
+            right = load(data + k * row + j)
+            for i in range(n):
+                total[i] = total[i] + left[i * rows + k] * right
             if ahead and k % 2:
-                prefetch(2, m + k * m_row + j + ahead)
-        store(c + j, total)
+                prefetch(2, data + k * row + j + ahead)
+        for i in range(n):
+            store(c + i * c_row + j, total[i])
         j += LANES
     if j < columns:
-        total = load_first(c + j, columns - j) if start == NULL else splat(start[0])
+        for i in range(n):
+            total[i] = load_first(c + i * c_row + j, columns - j) if start == NULL else splat(start[0])
         for k in range(rows):
-            total = total + left[k] * load_first(m + k * m_row + j, columns - j)
-        store_first(c + j, total, columns - j)
+            right = load_first(data + k * row + j, columns - j)
+            for i in range(n):
+                total[i] = total[i] + left[i * rows + k] * right
+        for i in range(n):
+            store_first(c + i * c_row + j, total[i], columns - j)
+
+
+cdef inline Py_ssize_t add_some_rows(
+    const int n, Py_ssize_t rows, const real* x, Py_ssize_t x_row, const Long* m,
+    const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+) noexcept nogil:
+    if rows >= LONG_ROWS:
+        vector_sums(n, LONG_ROWS, x, x_row, m, start, c, c_row, columns)
+        return LONG_ROWS
+    if rows >= 4:
+        vector_sums(n, 4, x, x_row, m, start, c, c_row, columns)
+        return 4
+    if rows >= 2:
+        vector_sums(n, 2, x, x_row, m, start, c, c_row, columns)
+        return 2
+    vector_sums(n, 1, x, x_row, m, start, c, c_row, columns)
+    return 1
 
 
 cdef Py_ssize_t add_long_rows(
-    Py_ssize_t rows, const real* x, const real* m, Py_ssize_t m_row, Py_ssize_t ahead,
-    const real* start, real* c, Py_ssize_t columns,
+    Py_ssize_t n, Py_ssize_t rows, const real* x, Py_ssize_t x_row, const Long* m,
+    const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil:
-    """`vector_sums` of some of the rows, as many as go in one pass; returns how many."""
-    if rows >= LONG_ROWS:
-        vector_sums(LONG_ROWS, x, m, m_row, ahead, start, c, columns)
-        return LONG_ROWS
-    if rows >= 4:
-        vector_sums(4, x, m, m_row, ahead, start, c, columns)
-        return 4
-    if rows >= 2:
-        vector_sums(2, x, m, m_row, ahead, start, c, columns)
-        return 2
-    vector_sums(1, x, m, m_row, ahead, start, c, columns)
-    return 1
+    """`vector_sums` of n vectors and some of the rows, as many as go in one pass; returns how many."""
+    if n == 1:
+        return add_some_rows(1, rows, x, x_row, m, start, c, c_row, columns)
+    return add_some_rows(2, rows, x, x_row, m, start, c, c_row, columns)
 
 
 cdef inline void vector_products(
@@ -129,7 +154,7 @@ cdef inline bint goes_along(Matrix m, Py_ssize_t n, bint side_by_side) noexcept 
         return False
     if m.column == sizeof(real):
         return n == 1 or (n <= smaller(FEW_VECTORS, LANES // 2) and m.columns >= VECTOR_DEPTH * n * n)
-    return n == 1 and side_by_side and m.row == sizeof(real)
+    return n <= LONG_VECTORS and side_by_side and m.row == sizeof(real)
 
 
 cdef Vectors vectors_of(Matrix a, Matrix b, Py_ssize_t c_row) noexcept nogil:
@@ -146,9 +171,10 @@ cdef void multiply_vectors(
 ) noexcept nogil:
     """`multiply`, or a thread's share of it, where `vectors_of` the whole names a factor."""
     cdef Matrix m = a, x = transposed(b)        # out (m.rows, x.rows) = m x^T, element (i, j) at c[i * m_step + j * x_step]
-    cdef Py_ssize_t m_step = c_row, x_step = 1, j, k, rows, length = parts(a.columns, LANES) * LANES
+    cdef Py_ssize_t m_step = c_row, x_step = 1, j, k, rows, columns, length = parts(a.columns, LANES) * LANES
     cdef const real* start
     cdef real zero = 0
+    cdef Long long_rows
     if which == ROWS_OF_A:
         m, x = transposed(b), a
         m_step, x_step = 1, c_row
@@ -179,12 +205,12 @@ cdef void multiply_vectors(
     while j < m.rows:
         start = &zero
         k = 0
+        columns = smaller(LONG_COLUMNS // x.rows, m.rows - j)
         while k < m.columns:
-            rows = add_long_rows(
-                m.columns - k, scratch + k, <const real*>(m.data + k * m.column) + j, m.column // <Py_ssize_t>sizeof(real), 0,
-                start, c + j, smaller(LONG_COLUMNS, m.rows - j))
-            if interrupted(air, thread, rows * smaller(LONG_COLUMNS, m.rows - j)):
+            long_rows = Long(<const real*>(m.data + k * m.column) + j, m.column // <Py_ssize_t>sizeof(real), 0)
+            rows = add_long_rows(x.rows, m.columns - k, scratch + k, length, &long_rows, start, c + j, x_step, columns)
+            if interrupted(air, thread, rows * columns * x.rows):
                 return
             start = NULL
             k += rows
-        j += LONG_COLUMNS
+        j += columns
