@@ -72,8 +72,7 @@ cdef void multiply_share(
     Matrix a, Matrix b, Matrix c, bint by_columns, real* scratch, Air* air, int thread, int n_threads,
 ) noexcept nogil:
     """A thread's share of `multiply`."""
-    cdef Py_ssize_t c_row = c.row // <Py_ssize_t>sizeof(real)
-    cdef Vectors which = vectors_of(a, b, c_row)
+    cdef Vectors which = vectors_of(a, b)
     cdef Py_ssize_t n = c.columns if by_columns else c.rows
     cdef Py_ssize_t start = panel_share(n, thread, n_threads), stop = panel_share(n, thread + 1, n_threads)
     if start == stop:
@@ -86,7 +85,7 @@ cdef void multiply_share(
         a.data += start * a.row
         a.rows = stop - start
         c.data += start * c.row
-    multiply_part(which, a, b, <real*>c.data, c_row, scratch, air, thread)
+    multiply_part(which, a, b, <real*>c.data, c.row // <Py_ssize_t>sizeof(real), scratch, air, thread)
 
 
 cdef Py_ssize_t panel_share(Py_ssize_t n, int thread, int n_threads) noexcept nogil:

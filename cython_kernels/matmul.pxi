@@ -46,7 +46,7 @@ cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t c
         smaller(depth, FEW_DEPTH) + smaller(rows, FEW_ROWS) * panels(smaller(columns, FEW_COLUMNS))) * PANEL
     if rows >= TURNED_COLUMNS * PANEL:
         turned = (TURNED_COLUMNS + smaller(depth, DEPTH_BLOCK)) * TURNED_ROWS
-    return larger(FEW_VECTORS * (depth + LANES), turned + larger(larger(blocks, lone), few))
+    return larger(vectors_scratch(rows, depth, columns), turned + larger(larger(blocks, lone), few))
 
 
 cdef inline bint is_far(Matrix m) noexcept nogil:
@@ -328,7 +328,7 @@ cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
     cdef Py_ssize_t i0 = 0, i, j, rows, edge = b.columns % LANES
     cdef real* turned = scratch
     cdef Matrix a_turned = transposed(a)
-    if edge > 0 and goes_along(a, edge, False):
+    if edge > 0 and goes_along(a, edge):
         multiply_vectors(
             COLUMNS_OF_B, a, part(b, 0, b.columns - edge), c + b.columns - edge, c_row, scratch, air, thread)
         b.columns -= edge
@@ -366,4 +366,4 @@ cdef void multiply_part(
 
 cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
     """c = a b; c has contiguous rows c_row apart. scratch: multiply_scratch(...) reals. May be interrupted."""
-    multiply_part(vectors_of(a, b, c_row), a, b, c, c_row, scratch, air, thread)
+    multiply_part(vectors_of(a, b), a, b, c, c_row, scratch, air, thread)

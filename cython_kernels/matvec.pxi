@@ -148,22 +148,27 @@ cdef enum Vectors:
     COLUMNS_OF_B
 
 
-cdef inline bint goes_along(Matrix m, Py_ssize_t n, bint side_by_side) noexcept nogil:
-    """Whether m lies so that n vectors go along its rows; side_by_side: their products with one row after another do so."""
+cdef inline bint goes_along(Matrix m, Py_ssize_t n) noexcept nogil:
+    """Whether m lies so that n vectors go along its rows."""
     if m.columns == 0 or not in_reals(m):
         return False
     if m.column == sizeof(real):
         return n == 1 or (n <= smaller(FEW_VECTORS, LANES // 2) and m.columns >= VECTOR_DEPTH * n * n)
-    return n <= LONG_VECTORS and side_by_side and m.row == sizeof(real)
+    return n <= LONG_VECTORS and m.row == sizeof(real)
 
 
-cdef Vectors vectors_of(Matrix a, Matrix b, Py_ssize_t c_row) noexcept nogil:
+cdef Vectors vectors_of(Matrix a, Matrix b) noexcept nogil:
     """Which factor, if any, is one vector or a few, in whose way the other lies."""
-    if goes_along(transposed(b), a.rows, True):
+    if goes_along(transposed(b), a.rows):
         return ROWS_OF_A
-    if goes_along(a, b.columns, c_row == 1):
+    if goes_along(a, b.columns):
         return COLUMNS_OF_B
     return NO_VECTORS
+
+
+cdef inline Py_ssize_t vectors_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
+    """The reals that `multiply_vectors` needs: the vectors, and sums that do not lie side by side in the product."""
+    return FEW_VECTORS * (depth + LANES) + smaller(LONG_COLUMNS, LONG_VECTORS * larger(rows, columns))
 
 
 cdef void multiply_vectors(
@@ -171,8 +176,9 @@ cdef void multiply_vectors(
 ) noexcept nogil:
     """`multiply`, or a thread's share of it, where `vectors_of` the whole names a factor."""
     cdef Matrix m = a, x = transposed(b)        # out (m.rows, x.rows) = m x^T, element (i, j) at c[i * m_step + j * x_step]
-    cdef Py_ssize_t m_step = c_row, x_step = 1, j, k, rows, columns, length = parts(a.columns, LANES) * LANES
+    cdef Py_ssize_t m_step = c_row, x_step = 1, i, j, k, rows, columns, sums_row, length = parts(a.columns, LANES) * LANES
     cdef const real* start
+    cdef real* sums
     cdef real zero = 0
     cdef Long long_rows
     if which == ROWS_OF_A:
@@ -201,16 +207,25 @@ cdef void multiply_vectors(
         else:
             all_products(8, m, scratch, c, m_step, x_step, air, thread)
         return
+    sums = scratch + x.rows * length
+    sums_row = smaller(LONG_COLUMNS // x.rows, m.rows)
     j = 0
     while j < m.rows:
         start = &zero
         k = 0
         columns = smaller(LONG_COLUMNS // x.rows, m.rows - j)
+        if m_step == 1:
+            sums = c + j
+            sums_row = x_step
         while k < m.columns:
             long_rows = Long(<const real*>(m.data + k * m.column) + j, m.column // <Py_ssize_t>sizeof(real), 0)
-            rows = add_long_rows(x.rows, m.columns - k, scratch + k, length, &long_rows, start, c + j, x_step, columns)
+            rows = add_long_rows(x.rows, m.columns - k, scratch + k, length, &long_rows, start, sums, sums_row, columns)
             if interrupted(air, thread, rows * columns * x.rows):
                 return
             start = NULL
             k += rows
+        if m_step != 1:
+            for i in range(x.rows):
+                for k in range(columns):
+                    c[(j + k) * m_step + i * x_step] = sums[i * sums_row + k]
         j += columns

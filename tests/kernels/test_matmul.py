@@ -73,7 +73,7 @@ def test_edges_of_the_copied_blocks(n, layout, dtype):
                 b = np.repeat(b, 3, axis=1)[:, ::3]
             matmul(awkward, b, out=frame[1:-1, 1:-1])
             if n > 1:
-                whole = k // lanes * lanes
+                whole = k // lanes * lanes if k > 2 else 0  # two columns are vectors, which have an order of their own
                 np.testing.assert_array_equal(frame[1:-1, 1 : 1 + whole], matmul(a, b)[:, :whole])
             assert_product(frame[1:-1, 1:-1], a, b)
             frame[1:-1, 1:-1] = 7
