@@ -59,7 +59,7 @@ enum {
     NARROW_ROWS = 12,
     HALF_LANES = VECTOR_BYTES == 64 ? VECTOR_BYTES / sizeof(real) / 2 : 0, /* columns that half a vector serves */
     LANE_BLOCK = LANE_ROWS * LANE_COLUMNS,
-    ESTIMATED = VECTOR_BYTES == 64, /* a quotient: cheaper than a division */
+    ESTIMATED = VECTOR_BYTES == 64, /* `quotient`: cheaper than a division */
     ROW_SUMS = LANE_BLOCK / VECTORS < LANES ? LANE_BLOCK / VECTORS : LANES
 };
 

@@ -16,7 +16,7 @@ cdef extern from "vector.h" nogil:
         HALF_LANES      # columns at an edge that half a vector serves; 0: none
         PANEL           # numbers in VECTORS vectors: the width of a panel
         GROUP           # vectors that go through an activation together
-        ESTIMATED       # a quotient: cheaper than a division
+        ESTIMATED       # `quotient`: cheaper than a division
         LIFT            # exponent that keeps exp(z) a normal number
         LANE_ROWS       # block of the lane-wise weight gradient
         LANE_COLUMNS
