@@ -168,6 +168,8 @@ cdef Vectors vectors_of(Matrix a, Matrix b) noexcept nogil:
 
 cdef inline Py_ssize_t vectors_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
     """The reals that `multiply_vectors` needs: the vectors, and sums that do not lie side by side in the product."""
+    if depth > <Py_ssize_t>1 << 56:     # of zero strides; a single vector is more than any memory has, and nothing wraps
+        return depth
     return FEW_VECTORS * (depth + LANES) + smaller(LONG_COLUMNS, LONG_VECTORS * larger(rows, columns))
 
 

@@ -114,6 +114,18 @@ def test_more_than_two_to_the_31_numbers():
     np.testing.assert_allclose(fg.kernels.matmul(a[:, : 2**24], a.T[: 2**24]), 2**22, rtol=1e-3)
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_vectors_longer_than_memory(dtype, threads, n_threads):
+    """Of zero strides: the longest that there can be, and as long as a few of them would wrap around."""
+    threads(n_threads)
+    size = np.dtype(dtype).itemsize
+    for depth in (2**56 + 1, 2**58, 2**59 + 7, 2**62 // size, 2**63 // size - 1):
+        a = np.lib.stride_tricks.as_strided(np.ones(1, dtype), (1, depth), (size, 0))
+        b = np.lib.stride_tricks.as_strided(np.ones(1, dtype), (depth, 1), (0, size))
+        with pytest.raises(ERRORS):
+            fg.kernels.matmul(a, b)
+
+
 def test_every_count_of_one(dtype):
     for layers in (
         (fg.Linear(1, 1),), (fg.Linear(1, 1, bias=False),), (fg.Linear(1, 1), fg.Sigmoid(), fg.Linear(1, 1)),
