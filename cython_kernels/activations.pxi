@@ -16,8 +16,8 @@ where the result is not.
 
 Rejected: 1 / (1 + exp(-z)) as it stands (3.4 ulp); tables (gathers cost more than the polynomial);
 carrying the low part of 1 + p through the quotient (no more accurate, six more additions); a cubic in place
-of the processor's estimate (the same bits on every maker's processors, which nothing else promises, but three
-more of the 13 operations that on AMD only two of the four pipes do).
+of the processor's estimate (the same bits on every maker's processors, which nothing else promises, but 16
+in place of 13 operations that on AMD only two of the four pipes do).
 
 The derivative is a function of the activation alone, f' = a (1 - a), 1 - a^2, [a > 0], 1: the
 pre-activation is never kept.
