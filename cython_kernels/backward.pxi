@@ -154,13 +154,6 @@ cdef inline void fold_panels(const int fold, const real* x, Py_ssize_t n, Py_ssi
         folded += PANEL // fold * LANES
 
 
-cdef inline void add_neighbours(const int n, vreal* sums) noexcept nogil:
-    """n vectors of the sums of each two lanes that lie side by side, from 2 n."""
-    cdef int i
-    for i in range(n):
-        sums[i] = even_lanes(sums[2 * i], sums[2 * i + 1]) + odd_lanes(sums[2 * i], sums[2 * i + 1])
-
-
 cdef inline void folded_block(
     const int fold, const real* delta, Py_ssize_t n_delta, Py_ssize_t i0, const real* folded, Py_ssize_t n_x,
     Py_ssize_t n_panels, Total gradient,

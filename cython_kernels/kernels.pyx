@@ -23,7 +23,7 @@ from vector cimport (
     WIDE_VECTORS, add_columns, afresh, at_least, at_most, copy_columns, even_lanes, exchange, first_lane,
     first_lanes, from_half, fused, interleave_high, interleave_low, load, load_anywhere, load_first,
     load_half, magnitude, monotonic_seconds, normal, odd_lanes, power_of_two, prefetch, quotient, real,
-    reflected, splat, splat_group, splat_half, square_root, store, store_anywhere, store_first,
+    reflected, splat, splat_group, splat_half, spread_groups, square_root, store, store_anywhere, store_first,
     times_complement, times_power, vhalf, vreal, where_positive, with_sign_of,
 )
 

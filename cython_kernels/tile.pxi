@@ -83,6 +83,13 @@ cdef inline void add_lanes(vreal* sums, const int n, real* totals) noexcept nogi
         sums += LANES
 
 
+cdef inline void add_neighbours(const int n, vreal* sums) noexcept nogil:
+    """n vectors of the sums of each two lanes that lie side by side, from 2 n."""
+    cdef int i
+    for i in range(n):
+        sums[i] = even_lanes(sums[2 * i], sums[2 * i + 1]) + odd_lanes(sums[2 * i], sums[2 * i + 1])
+
+
 cdef inline real sum_of_lanes(vreal v) noexcept nogil:
     """In the order of `add_lanes`."""
     if LANES == 16:

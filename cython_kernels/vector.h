@@ -247,6 +247,14 @@ FUSEGRAD_INLINE vreal interleave_high(vreal a, vreal b) {
 FUSEGRAD_INLINE vreal even_lanes(vreal a, vreal b) { return __builtin_shufflevector(a, b, EVEN_LANES); }
 FUSEGRAD_INLINE vreal odd_lanes(vreal a, vreal b) { return __builtin_shufflevector(a, b, ODD_LANES); }
 
+/* LANES / width groups of `depth` numbers, which follow each other in v, each to `width` lanes of its own, that end in zeros. */
+FUSEGRAD_INLINE vreal spread_groups(vreal v, int width, Py_ssize_t depth) {
+    const vbits number = {LANE_NUMBERS};
+    vbits lane = number % (bits)width;
+    vbits place = number / (bits)width * (bits)depth + lane;
+    return (vreal)((vbits)__builtin_shuffle(v, place) & (lane < (bits)depth));
+}
+
 FUSEGRAD_INLINE real first_lane(vreal v) { return v[0]; }
 
 /* v in the first n lanes, 0 in the others, whatever stands there. */

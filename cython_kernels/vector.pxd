@@ -50,6 +50,7 @@ cdef extern from "vector.h" nogil:
     vreal from_half(vhalf half)
     vreal interleave_low(vreal a, vreal b)
     vreal interleave_high(vreal a, vreal b)
+    vreal spread_groups(vreal v, const int width, Py_ssize_t depth)
     real first_lane(vreal v)
     vreal first_lanes(vreal v, Py_ssize_t n)
 

@@ -188,6 +188,30 @@ def test_few_vectors_along_a_matrix(n, d, dtype):
                 assert (frame == 7).all()
 
 
+@pytest.mark.parametrize("d", range(1, 10))
+def test_short_rows_share_a_vector(d, dtype, threads):
+    """One after another, and each for itself: a NaN stays in its row, and what lies behind the last one is not read."""
+    lanes = LANES[dtype]
+    for n in (*range(2, 2 * lanes + 2), 1023, 1025 + lanes):
+        rows = np.full((n + lanes, d), np.nan, dtype)
+        rows[:n], b = operands(n, d, 1, dtype)
+        frame = np.full((n + 2, 3), 7, dtype)
+        for out in (frame[1:-1, 1:2], frame.reshape(-1)[1 : n + 1, None]):
+            matmul(rows[:n], b, out=out)
+            assert_product(out, rows[:n], b)
+            expected = out.copy()
+            out[...] = 7
+            assert (frame == 7).all()
+        np.testing.assert_array_equal(matmul(b.T, rows[:n].T).T, expected)
+        threads(3)
+        np.testing.assert_array_equal(matmul(rows[:n], b), expected)
+        for odd in (np.nan, np.inf):
+            rows[n // 2] = odd
+            assert not np.isfinite(matmul(rows[:n], b)[n // 2])
+            np.testing.assert_array_equal(np.delete(matmul(rows[:n], b), n // 2), np.delete(expected, n // 2))
+        threads(1)
+
+
 def test_out(dtype):
     a, b = operands(20, 30, 40, dtype)
     expected = matmul(a, b)
