@@ -150,13 +150,16 @@ cdef void forward_long(
     cdef real zero = 0
     cdef const real* start = bias
     cdef Long rows = Long(x.data, x.feature, x.ahead)
+    cdef Left left
     cdef Py_ssize_t k = 0
     if bias == NULL:
         start = &zero
     while k < depth:
         rows.data = x.data + k * x.feature
-        k += add_long_rows(1, depth - k, weight + k, 0, &rows, start, a, 0, n_panels * PANEL)
+        left = Left(weight + k, 0, 1)
+        add_long_rows(1, smaller(LONG_ROWS, depth - k), &left, &rows, start, a, 0, n_panels * PANEL)
         start = NULL
+        k += LONG_ROWS
 
 
 cdef void dense_forward(

@@ -6,16 +6,22 @@ but the result's memory. It returns None for everything else, and `fusegrad.kern
 """
 
 
-def matmul(const real[:, :] a, const real[:, :] b, real[:, :] out, int n_threads):
+def matmul(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray out not None, int n_threads):
     """out (n, k) = a (n, d) b (d, k). out has contiguous rows and shares no memory with a and b.
 
     The threads share the columns, or the rows if there are more of them; each sum is one thread's.
     """
-    cdef Matrix left = matrix(a), right = matrix(b), target = matrix(out)
-    cdef bint by_columns = target.columns >= target.rows
-    cdef Py_ssize_t size = size_of(multiply_scratch(left.rows, left.columns, right.columns), 1)
-    cdef _Scratch scratch = borrow_scratch(size_of(size // sizeof(real), n_threads))
+    cdef Matrix left, right, target
+    cdef Py_ssize_t size, n_done = 0
+    cdef bint by_columns
+    cdef _Scratch scratch
     cdef Air air = Air(0, 0, 0)
+    read_matrix(a, &left)
+    read_matrix(b, &right)
+    read_matrix(out, &target)
+    by_columns = target.columns >= target.rows
+    size = size_of(multiply_scratch(left.rows, left.columns, right.columns), 1)
+    scratch = borrow_scratch(size_of(size // sizeof(real), n_threads))
     with nogil:
         if n_threads == 1:
             multiply(left, right, <real*>target.data, target.row // <Py_ssize_t>sizeof(real), <real*>scratch.data, &air, 0)
@@ -24,6 +30,8 @@ def matmul(const real[:, :] a, const real[:, :] b, real[:, :] out, int n_threads
                 multiply_share(
                     left, right, target, by_columns, <real*>(scratch.data + omp_get_thread_num() * size), &air,
                     omp_get_thread_num(), omp_get_num_threads())
+                take_number(&n_done)
+                await_others(&n_done, omp_get_num_threads(), &air, omp_get_thread_num())
     check(&air)
     return_scratch(scratch)
 
@@ -160,10 +168,12 @@ def quick_activation(int kind, z, out, Py_ssize_t most):
     return out
 
 
-def activation(int kind, const real[:, :] z, real[:, :] out, int n_threads):
+def activation(int kind, cnp.ndarray z not None, cnp.ndarray out not None, int n_threads):
     """out = f(z), element by element; in place where out is z. kind: an index into ACTIVATIONS."""
-    cdef Matrix source = matrix(z), target = matrix(out)
+    cdef Matrix source, target
     cdef Air air = Air(0, 0, 0)
+    read_matrix(z, &source)
+    read_matrix(out, &target)
     with nogil:
         if n_threads == 1:
             activate_share(kind, source, target, &air, 0, 1)

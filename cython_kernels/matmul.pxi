@@ -11,7 +11,8 @@ the L2 with panels of B in the L1, which come from the L3 again for each of them
 Where A has few rows or B few columns, a copy does not pay (`multiply_in_place`). If B is far away too, some of its rows
 at a time are read on where they lie, as memory likes it, and the sums wait nearby meanwhile (`multiply_few_rows`): 1.1 (32 rows)
 to 1.8 times (8 rows) as fast as over a copy. Few columns from an A that lies by columns are made
-transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector or a few: matvec.pxi.
+transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector or a few: matvec.pxi;
+where the depth is small: shallow.pxi.
 
 However matrices are cut and copied, each sum runs over k in the same order, by DEPTH_BLOCK, so that it does not depend on the
 number of threads; nor do those of a few vectors, which have an order of their own.
@@ -26,7 +27,6 @@ cdef enum:
     REUSED_COLUMNS = 256    # of B, from which on A is copied
     NEAR = 128              # bytes from column to column of A at which each line is read to its end;
     NEAR_COLUMNS = 128      # with longer steps more columns than these are copied
-    NEAR_BYTES = 1 << 20    # of B, above which the step from row to row of a panel costs too much
     FEW_ROWS = 64           # of A, from which on even such a B is copied; for fewer
     FEW_DEPTH = 64          # of its rows are read on side by side (with fewer of them the sums come and go too often),
     FEW_COLUMNS = 1024      # for so many columns,
@@ -44,13 +44,9 @@ cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t c
     cdef Py_ssize_t lone = smaller(depth, DEEP_BLOCK) * panels(smaller(columns, REUSED_COLUMNS)) * PANEL
     cdef Py_ssize_t few = (
         smaller(depth, FEW_DEPTH) + smaller(rows, FEW_ROWS) * panels(smaller(columns, FEW_COLUMNS))) * PANEL
-    if rows >= TURNED_COLUMNS * PANEL:
+    if rows >= TURNED_COLUMNS * PANEL:     # TURNED_COLUMNS rows, fewer than ROW_BLOCK: its depth goes by DEPTH_BLOCK
         turned = (TURNED_COLUMNS + smaller(depth, DEPTH_BLOCK)) * TURNED_ROWS
     return larger(vectors_scratch(rows, depth, columns), turned + larger(larger(blocks, lone), few))
-
-
-cdef inline bint is_far(Matrix m) noexcept nogil:
-    return (m.row if m.row > 0 else -m.row) * m.rows > NEAR_BYTES
 
 
 cdef struct Next:
@@ -167,10 +163,6 @@ cdef void multiply_blocks(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
 cdef inline bint b_stays(Matrix a, Matrix b) noexcept nogil:
     """Whether B is better read where it lies than copied."""
     return lies_by_rows(b) and a.rows < (FEW_ROWS if is_far(b) else REUSED_ROWS)
-
-
-cdef inline Left in_place(Matrix a) noexcept nogil:
-    return Left(<const real*>a.data, a.row // <Py_ssize_t>sizeof(real), a.column // <Py_ssize_t>sizeof(real))
 
 
 cdef void multiply_in_place(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
@@ -308,8 +300,12 @@ cdef void multiply_few_rows(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real*
 
 
 cdef void multiply_as_is(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
-    if not (
-        in_reals(a) and (a.column <= NEAR or a.columns <= NEAR_COLUMNS)
+    if are_flat(a, b, c_row):
+        multiply_flat(a, b, c, air, thread)
+    elif go_along(a, b):
+        multiply_along(a, b, c, c_row, air, thread)
+    elif not (
+        in_reals(a) and (length(a.column) <= NEAR or a.columns <= NEAR_COLUMNS)
         and (b_stays(a, b) or a.rows < FEW_ROWS or b.columns < REUSED_COLUMNS)
     ):
         multiply_blocks(a, b, c, c_row, scratch, air, thread)

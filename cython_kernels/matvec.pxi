@@ -1,22 +1,35 @@
-"""The product of a matrix and one vector or a few: the matrix is read once, so nothing is copied but the vectors.
+"""The product of a matrix and one vector or a few: the matrix is read once, where it lies.
 
-Two loops go along the matrix as it lies. By the sums (outer): one vector or two, some rows of the matrix at a time; up to
-2.5 times as fast as down a few columns, and 1.1 to 3 times as a micro-tile of two rows. By the products (inner): its lanes
-run over k, and none is idle, where those of a micro-tile would run over two to eight columns; 1.8 and 2.6 times as fast at
-200 x 200 x 6 and x 2. Rows of at most half a vector that lie one after another share one: 2 to 6 times as fast in
-float32, up to 3 in float64. A layer with a single output reads X by the first.
+Two loops go along it. By the sums (outer): one vector or two, some rows of the matrix at a time; up to 2.5 times
+as fast as down a few columns, and 1.1 to 3 times as a micro-tile of two rows. By the products (inner): its lanes run over k,
+and none is idle, where those of a micro-tile would run over two to eight columns; 1.8 and 2.6 times as fast at
+200 x 200 x 6 and x 2. A layer with a single output reads X by the first.
 
-The order of the sums is their own. Which factor is the vectors, if any, follows from the whole product and is told to each
-thread, whose share may look otherwise.
+The inner loop takes as many rows as fill a vector with totals. Long rows would lie in the same lines of the L1, 4 KiB apart,
+and a few of them wait for their own sums: from CHAIN_DEPTH on a row has CHAINS sums, and LANE_ROWS rows go
+together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that does not lie side by side is copied, a block at a time.
+
+The order of the sums is their own, and follows from the length of the rows alone. Which factor is the vectors, if any,
+follows from the whole product and is told to each thread, whose share may look otherwise.
+
+Rejected: four rows at a time throughout (0.5 to 0.9 of the speed); rows that fit the L1 badly asked for as well (0.7).
 """
 
 cdef enum:
-    LONG_VECTORS = 2        # that go with the sums of
-    LONG_ROWS = 8           # rows of the matrix in one pass; of
-    LONG_COLUMNS = 4096     # sums at a time, which stay in the L1
+    # outer
+    LONG_VECTORS = 4        # most vectors,
+    LONG_ROWS = 8           # most rows of the matrix in one pass, and
+    LONG_COLUMNS = 4096     # sums, which stay in the L1, from pass to pass,
+    TWO_VECTORS = 2         # of so many vectors at most; of more, one pass has to do (shallow.pxi)
+    # inner
     FEW_VECTORS = 8         # that go along a matrix together, but not more than half the lanes, where
-    SHORT_ROWS = 1024       # few numbers each, between two looks at the clock
-    VECTOR_DEPTH = 3        # the sums are as long as so many times n^2, and pay for adding up lanes
+    VECTOR_DEPTH = 3        # the sums are as long as so many times n^2, and pay for adding up lanes;
+    VECTOR_BLOCK = 4096     # numbers of each at a time
+    CHAIN_DEPTH = 1024      # of a row, from which on it has
+    CHAINS = 4              # sums
+    NEXT_BYTES = 1 << 13    # of the rows to come, a part of the L1, which are asked for where m is far away,
+    NEXT_VECTORS = 4        # if they are so long; and as many more, to the L2, of an m of more than
+    MEMORY_BYTES = 1 << 23  # which the L3 may not hold
 
 
 cdef struct Long:
@@ -27,10 +40,9 @@ cdef struct Long:
 
 
 cdef inline void vector_sums(
-    const int n, const int rows, const real* x, Py_ssize_t x_row, const Long* m,
-    const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+    const int n, const int rows, Left x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil:
-    """c[i * c_row + j] += sum over k < rows of x[i * x_row + k] m[k, j], i < n: outer. A start takes the place of c."""
+    """c[i * c_row + j] += sum over k < rows of x[i, k] m[k, j], i < n: outer. A start takes the place of c."""
     cdef vreal left[LONG_VECTORS * LONG_ROWS]
     cdef vreal total[LONG_VECTORS]
     cdef vreal right
@@ -39,7 +51,7 @@ cdef inline void vector_sums(
     cdef int i, k
     for i in range(n):
         for k in range(rows):
-            left[i * rows + k] = splat(x[i * x_row + k])
+            left[i * rows + k] = splat(x.data[i * x.row + k * x.step])
     while j + LANES <= columns:
         for i in range(n):
             total[i] = load(c + i * c_row + j) if start == NULL else splat(start[0])
@@ -63,128 +75,135 @@ cdef inline void vector_sums(
             store_first(c + i * c_row + j, total[i], columns - j)
 
 
-cdef inline Py_ssize_t add_some_rows(
-    const int n, Py_ssize_t rows, const real* x, Py_ssize_t x_row, const Long* m,
-    const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+cdef inline void add_some_rows(
+    const int n, Py_ssize_t rows, Left x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil:
-    if rows >= LONG_ROWS:
-        vector_sums(n, LONG_ROWS, x, x_row, m, start, c, c_row, columns)
-        return LONG_ROWS
-    if rows >= 4:
-        vector_sums(n, 4, x, x_row, m, start, c, c_row, columns)
-        return 4
-    if rows >= 2:
-        vector_sums(n, 2, x, x_row, m, start, c, c_row, columns)
-        return 2
-    vector_sums(n, 1, x, x_row, m, start, c, c_row, columns)
-    return 1
+    if rows == 1:
+        vector_sums(n, 1, x, m, start, c, c_row, columns)
+    elif rows == 2:
+        vector_sums(n, 2, x, m, start, c, c_row, columns)
+    elif rows == 3:
+        vector_sums(n, 3, x, m, start, c, c_row, columns)
+    elif rows == 4:
+        vector_sums(n, 4, x, m, start, c, c_row, columns)
+    elif rows == 5:
+        vector_sums(n, 5, x, m, start, c, c_row, columns)
+    elif rows == 6:
+        vector_sums(n, 6, x, m, start, c, c_row, columns)
+    elif rows == 7:
+        vector_sums(n, 7, x, m, start, c, c_row, columns)
+    else:
+        vector_sums(n, 8, x, m, start, c, c_row, columns)
 
 
-cdef Py_ssize_t add_long_rows(
-    Py_ssize_t n, Py_ssize_t rows, const real* x, Py_ssize_t x_row, const Long* m,
-    const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+cdef void add_long_rows(
+    Py_ssize_t n, Py_ssize_t rows, const Left* x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil:
-    """`vector_sums` of n vectors and some of the rows, as many as go in one pass; returns how many."""
+    """`vector_sums` of n <= LONG_VECTORS vectors and rows <= LONG_ROWS."""
     if n == 1:
-        return add_some_rows(1, rows, x, x_row, m, start, c, c_row, columns)
-    return add_some_rows(2, rows, x, x_row, m, start, c, c_row, columns)
+        add_some_rows(1, rows, x[0], m, start, c, c_row, columns)
+    elif n == 2:
+        add_some_rows(2, rows, x[0], m, start, c, c_row, columns)
+    elif n == 3:
+        add_some_rows(3, rows, x[0], m, start, c, c_row, columns)
+    else:
+        add_some_rows(4, rows, x[0], m, start, c, c_row, columns)
 
 
-cdef inline void vector_products(
-    const int rows, const int n, Py_ssize_t depth, const real* x, const real* m, Py_ssize_t m_row,
-    real* c, Py_ssize_t c_row, Py_ssize_t c_column,
+cdef enum Coming:
+    # Where the rows to come are asked for.
+    UNASKED
+    FROM_L3
+    FROM_MEMORY
+
+
+cdef struct Inner:
+    # Some rows of a matrix, x^T beside them, and where their products go: element (i, j) to c[i * c_row + j * c_column].
+    const real* m
+    Py_ssize_t m_row
+    const real* x
+    Py_ssize_t x_row
+    Py_ssize_t depth
+    real* c
+    Py_ssize_t c_row
+    Py_ssize_t c_column
+    bint first              # nothing stands there yet
+
+
+cdef inline void add_vector_products(
+    const int rows, const int n, const Coming coming, Py_ssize_t k, Inner p, vreal* sums,
 ) noexcept nogil:
-    """c[i * c_row + j * c_column] = sum over k of m[i * m_row + k] times vector j of n: inner.
+    """sums[i * n + j] += m[i, k:] x[j, k:], a vector of each."""
+    cdef vreal right[FEW_VECTORS]
+    cdef vreal left
+    cdef int i, j
+    for j in range(n):
+        right[j] = load(p.x + j * p.x_row + k)
+    for i in range(rows):
+        left = load(p.m + i * p.m_row + k)
+        if coming != UNASKED:
+            prefetch(1, p.m + (i + rows) * p.m_row + k)
+        if coming == FROM_MEMORY:
+            prefetch(2, p.m + (i + rows) * p.m_row + k + NEXT_BYTES // sizeof(real))
+        for j in range(n):
+            sums[i * n + j] = sums[i * n + j] + left * right[j]
 
-    x: the vectors, one after another, each ends in zeros, to a whole number of LANES.
-    """
+
+cdef inline void vector_products(const int rows, const int n, const int chains, const Coming coming, Inner p) noexcept nogil:
+    """c (rows, n) = or += m x^T: inner."""
     cdef int count = (rows * n + LANES - 1) // LANES * LANES
-    cdef vreal sums[FEW_VECTORS + LANES]
+    cdef vreal sums[CHAINS][FEW_VECTORS + LANES]    # of `chains` vectors one after another, each goes to its own
     cdef real totals[FEW_VECTORS + LANES]
     cdef vreal right[FEW_VECTORS]
     cdef vreal left
-    cdef Py_ssize_t k = 0, length = parts(depth, LANES) * LANES
-    cdef int i, j
-    for i in range(count):
-        sums[i] = splat(0)
-    while k + LANES <= depth:
+    cdef real* place
+    cdef Py_ssize_t k = 0
+    cdef int i, j, u
+    for u in range(chains):
+        for i in range(count):
+            sums[u][i] = splat(0)
+    while k + chains * LANES <= p.depth:
+        for u in range(chains):
+            add_vector_products(rows, n, coming, k + u * LANES, p, sums[u])
+        k += chains * LANES
+    if chains > 1:
+        while k + LANES <= p.depth:
+            add_vector_products(rows, n, coming, k, p, sums[0])
+            k += LANES
+    if k < p.depth:
         for j in range(n):
-            right[j] = load(x + j * length + k)
+            right[j] = load_first(p.x + j * p.x_row + k, p.depth - k)
         for i in range(rows):
-            left = load(m + i * m_row + k)
+            left = load_first(p.m + i * p.m_row + k, p.depth - k)
             for j in range(n):
-                sums[i * n + j] = sums[i * n + j] + left * right[j]
-        k += LANES
-    if k < depth:
-        for j in range(n):
-            right[j] = load(x + j * length + k)
-        for i in range(rows):
-            left = load_first(m + i * m_row + k, depth - k)
-            for j in range(n):
-                sums[i * n + j] = sums[i * n + j] + left * right[j]
-    add_lanes(sums, count, totals)
+                sums[0][i * n + j] = sums[0][i * n + j] + left * right[j]
+    for u in range(1, chains):
+        for i in range(rows * n):
+            sums[0][i] = sums[0][i] + sums[u][i]
+    add_lanes(sums[0], count, totals)
     for i in range(rows):
         for j in range(n):
-            c[i * c_row + j * c_column] = totals[i * n + j]
+            place = p.c + i * p.c_row + j * p.c_column
+            place[0] = totals[i * n + j] if p.first else place[0] + totals[i * n + j]
 
 
 cdef inline void all_products(
-    const int n, Matrix m, const real* x, real* c, Py_ssize_t c_row, Py_ssize_t c_column, Air* air, int thread,
+    const int rows, const int n, const int chains, const Coming coming, Py_ssize_t n_rows, Inner p, Air* air, int thread,
 ) noexcept nogil:
-    """`vector_products` of all rows of m, whose numbers lie side by side."""
-    cdef int rows = LANES // n if n < LANES else 1
-    cdef Py_ssize_t i = 0, m_row = m.row // <Py_ssize_t>sizeof(real)
-    while i + rows <= m.rows:
-        vector_products(rows, n, m.columns, x, <const real*>m.data + i * m_row, m_row, c + i * c_row, c_row, c_column)
-        if interrupted(air, thread, rows * n * m.columns):
+    """`vector_products` of n_rows of m, `rows` at a time."""
+    while n_rows > 0:
+        if interrupted(air, thread, rows * n * p.depth):
             return
-        i += rows
-    while i < m.rows:
-        vector_products(1, n, m.columns, x, <const real*>m.data + i * m_row, m_row, c + i * c_row, c_row, c_column)
-        i += 1
-
-
-cdef inline vreal short_sums(
-    const int width, const real* data, Py_ssize_t depth, vreal right, bint whole, Py_ssize_t left,
-) noexcept nogil:
-    """LANES rows of `depth` numbers times `right`; if not whole, `left` numbers are left, and what is behind them is not read."""
-    cdef vreal sums[LANES]
-    cdef Py_ssize_t step = LANES // width * depth
-    cdef int i
-    for i in range(width):
-        if whole:
-            sums[i] = load(data + i * step)
+        if n_rows >= rows:
+            vector_products(rows, n, chains, coming, p)
+            n_rows -= rows
+            p.m += rows * p.m_row
+            p.c += rows * p.c_row
         else:
-            sums[i] = load_first(data + i * step, larger(0, smaller(LANES, left - i * step)))
-        sums[i] = spread_groups(sums[i], width, depth) * right
-    if width >= 8:
-        add_neighbours(4, sums)
-    if width >= 4:
-        add_neighbours(2, sums)
-    add_neighbours(1, sums)
-    return sums[0]
-
-
-cdef inline void short_products(
-    const int width, Matrix m, const real* x, real* c, Py_ssize_t c_step, Air* air, int thread,
-) noexcept nogil:
-    """c = m x of rows of at most `width` numbers, a power of two, that lie one after another: LANES / width share a vector."""
-    cdef real totals[LANES]
-    cdef vreal right = splat_group(x, width)
-    cdef const real* data = <const real*>m.data
-    cdef Py_ssize_t i = 0, j, n = m.rows * m.columns, wholes
-    wholes = (n - LANES + LANES // width * m.columns) // (LANES * m.columns) * LANES if c_step == 1 else 0
-    while i < m.rows:
-        if i % SHORT_ROWS == 0 and interrupted(air, thread, SHORT_ROWS * m.columns):
-            return
-        if i < wholes:
-            store(c + i, short_sums(width, data, m.columns, right, True, 0))
-        else:
-            store(totals, short_sums(width, data, m.columns, right, False, n - i * m.columns))
-            for j in range(smaller(LANES, m.rows - i)):
-                c[(i + j) * c_step] = totals[j]
-        data += LANES * m.columns
-        i += LANES
+            vector_products(1, n, chains, UNASKED, p)
+            n_rows -= 1
+            p.m += p.m_row
+            p.c += p.c_row
 
 
 cdef enum Vectors:
@@ -199,87 +218,112 @@ cdef inline bint goes_along(Matrix m, Py_ssize_t n) noexcept nogil:
         return False
     if m.column == sizeof(real):
         return n == 1 or (n <= smaller(FEW_VECTORS, LANES // 2) and m.columns >= VECTOR_DEPTH * n * n)
-    return n <= LONG_VECTORS and m.row == sizeof(real)
+    return n <= TWO_VECTORS and m.row == sizeof(real)
 
 
 cdef Vectors vectors_of(Matrix a, Matrix b) noexcept nogil:
-    """Which factor, if any, is one vector or a few, in whose way the other lies."""
-    if goes_along(transposed(b), a.rows):
-        return ROWS_OF_A
-    if goes_along(a, b.columns):
+    """Which factor, if any, is one vector or a few, in whose way the other lies; of both, the one of fewer vectors."""
+    cdef bint rows = goes_along(transposed(b), a.rows), columns = goes_along(a, b.columns)
+    if columns and not (rows and a.rows < b.columns):
         return COLUMNS_OF_B
-    return NO_VECTORS
+    return ROWS_OF_A if rows else NO_VECTORS
 
 
 cdef inline Py_ssize_t vectors_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
-    """The reals that `multiply_vectors` needs: the vectors, and sums that do not lie side by side in the product."""
-    if depth > <Py_ssize_t>1 << 56:     # of zero strides; a single vector is more than any memory has, and nothing wraps
-        return depth
-    return FEW_VECTORS * (depth + LANES) + smaller(LONG_COLUMNS, LONG_VECTORS * larger(rows, columns))
+    """The reals that `multiply_vectors` needs: a block of the vectors, or sums that do not lie side by side in the product."""
+    return larger(FEW_VECTORS * smaller(depth, VECTOR_BLOCK), smaller(LONG_COLUMNS, TWO_VECTORS * larger(rows, columns)))
+
+
+cdef void multiply_inner(
+    Matrix m, Matrix x, real* c, Py_ssize_t c_row, Py_ssize_t c_column, real* scratch, Air* air, int thread,
+) noexcept nogil:
+    """c (m.rows, x.rows) = m x^T, element (i, j) at c[i * c_row + j * c_column], a block of the vectors at a time."""
+    cdef Py_ssize_t j, k, k0 = 0
+    cdef Inner p = Inner(
+        <const real*>m.data, m.row // <Py_ssize_t>sizeof(real), <const real*>x.data, x.row // <Py_ssize_t>sizeof(real), 0,
+        c, c_row, c_column, True)
+    cdef Coming coming = UNASKED
+    if m.columns >= NEXT_VECTORS * LANES and LANES * m.row <= NEXT_BYTES and is_far(m):
+        coming = FROM_MEMORY if m.rows * m.row > MEMORY_BYTES else FROM_L3
+    while k0 < m.columns and not is_raised(&air.stop):
+        p.depth = smaller(VECTOR_BLOCK, m.columns - k0)
+        if not lies_by_rows(x):
+            p.x, p.x_row = scratch, p.depth
+            for j in range(x.rows):
+                for k in range(p.depth):
+                    scratch[j * p.depth + k] = load_anywhere(x.data + j * x.row + (k0 + k) * x.column)
+        if x.rows == 1 and m.columns >= CHAIN_DEPTH:
+            all_products(LANE_ROWS, 1, CHAINS, UNASKED, m.rows, p, air, thread)
+        elif x.rows == 1 and coming == FROM_MEMORY:
+            all_products(LANES, 1, 1, FROM_MEMORY, m.rows, p, air, thread)
+        elif x.rows == 1 and coming == FROM_L3:
+            all_products(LANES, 1, 1, FROM_L3, m.rows, p, air, thread)
+        elif x.rows == 1:
+            all_products(LANES, 1, 1, UNASKED, m.rows, p, air, thread)
+        elif x.rows == 2 and LANES >= 4:
+            all_products(LANES // 2, 2, 1, UNASKED, m.rows, p, air, thread)
+        elif x.rows == 3 and LANES >= 8:
+            all_products(LANES // 3, 3, 1, UNASKED, m.rows, p, air, thread)
+        elif x.rows == 4 and LANES >= 8:
+            all_products(LANES // 4, 4, 1, UNASKED, m.rows, p, air, thread)
+        elif x.rows == 5 and LANES >= 16:
+            all_products(LANES // 5, 5, 1, UNASKED, m.rows, p, air, thread)
+        elif x.rows == 6 and LANES >= 16:
+            all_products(LANES // 6, 6, 1, UNASKED, m.rows, p, air, thread)
+        elif x.rows == 7 and LANES >= 16:
+            all_products(LANES // 7, 7, 1, UNASKED, m.rows, p, air, thread)
+        elif LANES >= 16:
+            all_products(LANES // 8, 8, 1, UNASKED, m.rows, p, air, thread)
+        p.m += VECTOR_BLOCK
+        p.x += VECTOR_BLOCK
+        p.first = False
+        k0 += VECTOR_BLOCK
+
+
+cdef void multiply_outer(
+    Matrix m, Matrix x, real* c, Py_ssize_t c_row, Py_ssize_t c_column, real* scratch, Air* air, int thread,
+) noexcept nogil:
+    """The same, of one or two vectors and an m that lies by columns."""
+    cdef real factors[TWO_VECTORS * LONG_ROWS]
+    cdef Py_ssize_t i, j = 0, k0, k, rows, columns, sums_row = smaller(LONG_COLUMNS // TWO_VECTORS, m.rows)
+    cdef real* sums = scratch
+    cdef real zero = 0
+    cdef Left left = Left(&factors[0], LONG_ROWS, 1)
+    cdef Long long_rows
+    while j < m.rows:
+        columns = smaller(LONG_COLUMNS // TWO_VECTORS, m.rows - j)
+        if c_row == 1:
+            sums, sums_row = c + j, c_column
+        k0 = 0
+        while k0 < m.columns:
+            rows = smaller(LONG_ROWS, m.columns - k0)
+            if interrupted(air, thread, rows * columns * x.rows):
+                return
+            for i in range(x.rows):
+                for k in range(rows):
+                    factors[i * LONG_ROWS + k] = load_anywhere(x.data + i * x.row + (k0 + k) * x.column)
+            long_rows = Long(<const real*>(m.data + k0 * m.column) + j, m.column // <Py_ssize_t>sizeof(real), 0)
+            add_long_rows(x.rows, rows, &left, &long_rows, &zero if k0 == 0 else NULL, sums, sums_row, columns)
+            k0 += LONG_ROWS
+        if c_row != 1:
+            for i in range(x.rows):
+                for k in range(columns):
+                    c[(j + k) * c_row + i * c_column] = sums[i * sums_row + k]
+        j += columns
 
 
 cdef void multiply_vectors(
     Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread,
 ) noexcept nogil:
     """`multiply`, or a thread's share of it, where `vectors_of` the whole names a factor."""
-    cdef Matrix m = a, x = transposed(b)        # out (m.rows, x.rows) = m x^T, element (i, j) at c[i * m_step + j * x_step]
-    cdef Py_ssize_t m_step = c_row, x_step = 1, i, j, k, rows, columns, sums_row, length = parts(a.columns, LANES) * LANES
-    cdef const real* start
-    cdef real* sums
-    cdef real zero = 0
-    cdef Long long_rows
+    cdef Matrix m = a, x = transposed(b)
+    cdef Py_ssize_t m_step = c_row, x_step = 1
     if which == ROWS_OF_A:
         m, x = transposed(b), a
         m_step, x_step = 1, c_row
-    for j in range(x.rows):
-        for k in range(x.columns):
-            scratch[j * length + k] = load_anywhere(x.data + j * x.row + k * x.column)
-        for k in range(x.columns, length):
-            scratch[j * length + k] = 0
-    if m.column == sizeof(real):
-        if x.rows == 1 and 2 * m.columns <= LANES and LANES > 2 and m.row == m.columns * sizeof(real):
-            if m.columns <= 2:
-                short_products(2, m, scratch, c, m_step, air, thread)
-            elif m.columns <= 4 and LANES > 4:
-                short_products(4, m, scratch, c, m_step, air, thread)
-            elif LANES > 8:
-                short_products(8, m, scratch, c, m_step, air, thread)
-        elif x.rows == 1:
-            all_products(1, m, scratch, c, m_step, x_step, air, thread)
-        elif x.rows == 2:
-            all_products(2, m, scratch, c, m_step, x_step, air, thread)
-        elif x.rows == 3:
-            all_products(3, m, scratch, c, m_step, x_step, air, thread)
-        elif x.rows == 4:
-            all_products(4, m, scratch, c, m_step, x_step, air, thread)
-        elif x.rows == 5:
-            all_products(5, m, scratch, c, m_step, x_step, air, thread)
-        elif x.rows == 6:
-            all_products(6, m, scratch, c, m_step, x_step, air, thread)
-        elif x.rows == 7:
-            all_products(7, m, scratch, c, m_step, x_step, air, thread)
-        else:
-            all_products(8, m, scratch, c, m_step, x_step, air, thread)
-        return
-    sums = scratch + x.rows * length
-    sums_row = smaller(LONG_COLUMNS // x.rows, m.rows)
-    j = 0
-    while j < m.rows:
-        start = &zero
-        k = 0
-        columns = smaller(LONG_COLUMNS // x.rows, m.rows - j)
-        if m_step == 1:
-            sums = c + j
-            sums_row = x_step
-        while k < m.columns:
-            long_rows = Long(<const real*>(m.data + k * m.column) + j, m.column // <Py_ssize_t>sizeof(real), 0)
-            rows = add_long_rows(x.rows, m.columns - k, scratch + k, length, &long_rows, start, sums, sums_row, columns)
-            if interrupted(air, thread, rows * columns * x.rows):
-                return
-            start = NULL
-            k += rows
-        if m_step != 1:
-            for i in range(x.rows):
-                for k in range(columns):
-                    c[(j + k) * m_step + i * x_step] = sums[i * sums_row + k]
-        j += columns
+    if m.column != sizeof(real):
+        multiply_outer(m, x, c, m_step, x_step, scratch, air, thread)
+    elif x.rows == 1 and are_short(m):
+        multiply_short(m, x, c, m_step, air, thread)
+    else:
+        multiply_inner(m, x, c, m_step, x_step, scratch, air, thread)

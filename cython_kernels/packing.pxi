@@ -10,6 +10,7 @@ cdef struct Matrix:
 
 cdef enum:
     PACKED_ROWS = 8         # rows of A that are copied together: a power of two, at least ROWS
+    NEAR_BYTES = 1 << 20    # the L2: of more, the step from row to row of a panel costs too much
 
 
 cdef inline bint in_reals(Matrix m) noexcept nogil:
@@ -19,6 +20,14 @@ cdef inline bint in_reals(Matrix m) noexcept nogil:
 
 cdef inline bint lies_by_rows(Matrix m) noexcept nogil:
     return m.column == sizeof(real) and in_reals(m)
+
+
+cdef inline Py_ssize_t length(Py_ssize_t stride) noexcept nogil:
+    return stride if stride > 0 else -stride
+
+
+cdef inline bint is_far(Matrix m) noexcept nogil:
+    return length(m.row) * m.rows > NEAR_BYTES
 
 
 cdef inline Matrix part(Matrix m, Py_ssize_t row, Py_ssize_t column) noexcept nogil:
@@ -31,6 +40,10 @@ cdef inline Matrix part(Matrix m, Py_ssize_t row, Py_ssize_t column) noexcept no
 
 cdef inline Matrix transposed(Matrix m) noexcept nogil:
     return Matrix(m.data, m.columns, m.rows, m.column, m.row)
+
+
+cdef inline Left in_place(Matrix a) noexcept nogil:
+    return Left(<const real*>a.data, a.row // <Py_ssize_t>sizeof(real), a.column // <Py_ssize_t>sizeof(real))
 
 
 cdef inline Py_ssize_t panels(Py_ssize_t n) noexcept nogil:

@@ -77,10 +77,7 @@ cdef inline Py_ssize_t next_piece(Job* job, Py_ssize_t piece, int n_threads) noe
 
 
 cdef void walk_blocks(Job* job, Py_ssize_t first, Py_ssize_t count, int thread, int n_threads) noexcept nogil:
-    """This thread's share of the blocks of one batch: gradients into their slots, losses beside them.
-
-    Thread 0 does not leave the others alone with the last blocks: at a barrier it would not look at the signals.
-    """
+    """This thread's share of the blocks of one batch: gradients into their slots, losses beside them."""
     cdef Walk* walk = &job.walk
     cdef Py_ssize_t n_blocks = blocks_of(walk, count)
     cdef Py_ssize_t block = next_piece(job, -1, n_threads), place, stop
@@ -104,9 +101,8 @@ cdef void walk_blocks(Job* job, Py_ssize_t first, Py_ssize_t count, int thread, 
         if n_threads > 1:
             take_number(&job.n_walked)
         block = next_piece(job, block, n_threads)
-    if thread == 0 and n_threads > 1:
-        while numbers_taken(&job.n_walked) < n_blocks and not interrupted(&job.air, thread, AIR_WORK + 1):
-            sched_yield()
+    if n_threads > 1:
+        await_others(&job.n_walked, n_blocks, &job.air, thread)
 
 
 cdef void add_slots(Job* job, Py_ssize_t n_blocks, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:

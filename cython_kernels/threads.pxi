@@ -66,6 +66,13 @@ cdef inline bint interrupted(Air* air, int thread, Py_ssize_t work) noexcept nog
     return is_raised(&air.stop)
 
 
+cdef inline void await_others(Py_ssize_t* n_done, Py_ssize_t n, Air* air, int thread) noexcept nogil:
+    """Thread 0 does not leave the others alone with the last of n pieces: at a barrier it would not look at the signals."""
+    if thread == 0:
+        while numbers_taken(n_done) < n and not interrupted(air, thread, AIR_WORK + 1):
+            sched_yield()
+
+
 cdef int check(Air* air) except -1:
     """After a region: passes on the exception that a signal handler raised in it."""
     return -1 if is_raised(&air.stop) else 0

@@ -255,6 +255,14 @@ FUSEGRAD_INLINE vreal spread_groups(vreal v, int width, Py_ssize_t depth) {
     return (vreal)((vbits)__builtin_shuffle(v, place) & (lane < (bits)depth));
 }
 
+/* Lane i of take_lanes(v, places_of(n, step), k) is lane i / n * step + k of v. */
+FUSEGRAD_INLINE vbits places_of(Py_ssize_t n, Py_ssize_t step) {
+    vbits places;
+    for (int i = 0; i < LANES; i++) places[i] = (bits)(i / n * step);
+    return places;
+}
+FUSEGRAD_INLINE vreal take_lanes(vreal v, vbits places, Py_ssize_t k) { return __builtin_shuffle(v, places + (bits)k); }
+
 FUSEGRAD_INLINE real first_lane(vreal v) { return v[0]; }
 
 /* v in the first n lanes, 0 in the others, whatever stands there. */

@@ -5,6 +5,7 @@ cdef extern from "vector.h" nogil:
     ctypedef float real
     ctypedef float vreal
     ctypedef float vhalf
+    ctypedef int Places "vbits"
     const real POWER_ORIGIN
 
     enum:
@@ -51,6 +52,8 @@ cdef extern from "vector.h" nogil:
     vreal interleave_low(vreal a, vreal b)
     vreal interleave_high(vreal a, vreal b)
     vreal spread_groups(vreal v, const int width, Py_ssize_t depth)
+    Places places_of(Py_ssize_t n, Py_ssize_t step)
+    vreal take_lanes(vreal v, Places places, Py_ssize_t k)
     real first_lane(vreal v)
     vreal first_lanes(vreal v, Py_ssize_t n)
 

@@ -1,5 +1,7 @@
 """matmul against NumPy: every edge of the blocks, every layout."""
 
+import itertools
+
 import numpy as np
 import pytest
 from support import LANES, relative
@@ -210,6 +212,92 @@ def test_short_rows_share_a_vector(d, dtype, threads):
             assert not np.isfinite(matmul(rows[:n], b)[n // 2])
             np.testing.assert_array_equal(np.delete(matmul(rows[:n], b), n // 2), np.delete(expected, n // 2))
         threads(1)
+
+
+def assert_as_in_a_tile(a, b):
+    """The bits of a product whose left factor, at an odd address, is copied; and nothing but the product is written."""
+    raw = np.empty(a.nbytes + 1, np.uint8)
+    copied = raw[1:].view(a.dtype).reshape(a.shape)
+    copied[...] = a
+    expected = matmul(copied, b)
+    assert_product(expected, a, b)
+    frame = np.full((a.shape[0] + 2) * b.shape[1], 7, a.dtype)
+    out = frame.reshape(-1, b.shape[1])[1:-1]
+    matmul(a, b, out=out)
+    np.testing.assert_array_equal(out, expected)
+    out[...] = 7
+    wide = np.full((a.shape[0], b.shape[1] + 5), 7, a.dtype)
+    matmul(a, b, out=wide[:, 2:-3])
+    np.testing.assert_array_equal(wide[:, 2:-3], expected)
+    wide[:, 2:-3] = 7
+    assert (frame == 7).all()
+    assert (wide == 7).all()
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 6, 7, 16, 17, 63, 64, 65])
+@pytest.mark.parametrize("d", [1, 2, 3, 5, 7, 8, 9, 13, 16, 17])
+def test_few_rows_go_along(n, d, dtype):
+    lanes = LANES[dtype]
+    for k in (lanes, 2 * lanes + 9, 1023, 1024 + lanes, 2100):
+        a, b = operands(n, d, k, dtype)
+        whole = k // lanes * lanes  # a few columns more may be vectors, with an order of their own
+        assert_as_in_a_tile(a, b[:, :whole])
+        assert_product(matmul(a, b), a, b)
+        np.testing.assert_array_equal(matmul(np.asfortranarray(a), b)[:, :whole], matmul(a, b)[:, :whole])
+
+
+@pytest.mark.parametrize("n", [3, 4, 15, 16, 17, 31, 64, 65, 257, 3001])
+def test_few_columns_share_a_vector(n, dtype):
+    most = LANES[dtype] // 2
+    for d, k in itertools.product(range(1, most + 2), range(2, most + 1)):
+        a, b = operands(n, d, k, dtype)
+        assert_as_in_a_tile(a, b)
+        np.testing.assert_array_equal(matmul(a, np.asfortranarray(b)), matmul(a, b))
+        expected = matmul(a, b)
+        a[n // 2] = np.nan
+        assert np.isnan(matmul(a, b)[n // 2]).all()
+        np.testing.assert_array_equal(np.delete(matmul(a, b), n // 2, 0), np.delete(expected, n // 2, 0))
+
+
+@pytest.mark.parametrize("d", [1000, 1023, 1024, 1025, 1100, 4095, 4096, 4097, 8200, 13_000])
+@pytest.mark.parametrize("k", [1, 2, 3, 8])
+def test_long_rows_times_vectors(d, k, dtype, threads):
+    for n in (1, 2, 3, 4, 5, 16, 19):
+        a, b = operands(n, d, k, dtype)
+        expected = matmul(a, b)
+        assert_product(expected, a, b)
+        for vectors in (np.asfortranarray(b), np.repeat(b, 3, axis=0)[::3]):
+            if k == 1 or (n > 8 and 2 * k <= LANES[dtype]):  # b is the vectors, however it lies
+                np.testing.assert_array_equal(matmul(a, vectors), expected)
+            assert_product(matmul(a, vectors), a, b)
+        threads(3)
+        np.testing.assert_array_equal(matmul(a, b), expected)
+        threads(1)
+
+
+@pytest.mark.parametrize("d", [40, 70, 200])
+def test_rows_that_are_asked_for_ahead(d, dtype):
+    """From the L3, and from memory; the last ones of an array, too."""
+    for n in (2**20 // (d * 4) + 5, 2**23 // (d * 4) + 21):
+        a, b = operands(n, d, 1, dtype)
+        assert_product(matmul(a, b), a, b)
+        np.testing.assert_array_equal(matmul(a[: n // 2], b), matmul(a, b)[: n // 2])
+
+
+def test_the_stride_of_a_single_row_or_column_says_nothing(threads):
+    """Not even on threads, which ask NumPy otherwise: a field of records has an odd one."""
+    rng = np.random.default_rng(0)
+    for dtype, d in (("f4", 2000), ("f8", 1000), ("f4", 7)):
+        records = np.zeros(3, [("x", dtype, (d,)), ("flag", "u1")])
+        records["x"] = rng.normal(size=(3, d))
+        b = rng.normal(size=(d, 600)).astype(dtype)[:, ::-1]
+        row = records["x"][:1]
+        threads(1)
+        expected = matmul(row.copy(), b), matmul(b.T, row.T.copy())
+        for n_threads in (1, 2, 3):
+            threads(n_threads)
+            np.testing.assert_array_equal(matmul(row, b), expected[0])
+            np.testing.assert_array_equal(matmul(b.T, row.T), expected[1])
 
 
 def test_out(dtype):

@@ -77,6 +77,21 @@ wide, column = np.broadcast_to(np.float32(1), (4000, 1 << 20)), a[:1, :1].repeat
 interrupted(lambda: fg.kernels.matmul(wide, column), 0.1)
 assert (fg.kernels.matmul(a[:100], a[:, :100]) == 8192).all()
 """,
+    "a product of vectors longer than memory": """
+for depth in (2**40, 2**56 + 1, 2**59 + 7, 2**63 // 4 - 1):
+    a = np.lib.stride_tricks.as_strided(np.ones(1, "float32"), (1, depth), (4, 0))
+    b = np.lib.stride_tricks.as_strided(np.ones(1, "float32"), (depth, 1), (0, 4))
+    interrupted(lambda: fg.kernels.matmul(a, b), 0.05)
+""",
+    "a product of three panels, in the last": """
+a = np.broadcast_to(1.0, (48, 5 * 10**6))
+start = time.monotonic()
+fg.kernels.matmul(a, a.T)
+took = time.monotonic() - start
+a = np.broadcast_to(1.0, (48, int(5 * 10**6 * 2 / took)))
+for after in (1.1, 1.7):    # of 2 s; one of two threads has one panel, the other two
+    interrupted(lambda: fg.kernels.matmul(a, a.T), after)
+""",
     "sigmoid of 2 x 10^8": """
 z = np.zeros(2 * 10**8, "float32")
 out = np.zeros_like(z)

@@ -55,13 +55,6 @@ def test_products_too_large(shape, dtype):
     tried("sizes too large for memory, refused")
 
 
-@pytest.mark.parametrize("d", [2**50, 2**59])
-def test_a_vector_too_long_to_copy(d, dtype):
-    a, b = zeros(1, d, dtype), zeros(d, 1, dtype)
-    with pytest.raises(ERRORS):
-        fg.kernels.matmul(a, b)
-
-
 def test_activations_too_large(dtype):
     with pytest.raises(ERRORS):
         fg.kernels.sigmoid(zeros(2**30, 2**29, dtype))
@@ -102,7 +95,7 @@ def test_ten_million_features_of_one_example(n):
 
 @pytest.mark.reliability
 def test_more_than_two_to_the_31_numbers():
-    """Arrays of zero strides let the whole of it be walked in a few bytes."""
+    """Arrays of zero strides are walked in a few bytes; zeros take no memory until they are written."""
     m = 2**31 + 77
     net = fg.UnivariateRegression(rng=0)
     X, y = np.broadcast_to(np.float32([[2.0]]), (1, m)), np.broadcast_to(np.float32([[3.0]]), (1, m))
@@ -110,20 +103,10 @@ def test_more_than_two_to_the_31_numbers():
     loss, gradient = net.loss_and_gradient(X, y)
     np.testing.assert_allclose(loss, 0.25, rtol=1e-3)
     np.testing.assert_allclose(gradient, [-2.0, -1.0], rtol=1e-3)
-    a = np.broadcast_to(np.float32(0.5), (2, m))
-    np.testing.assert_allclose(fg.kernels.matmul(a[:, : 2**24], a.T[: 2**24]), 2**22, rtol=1e-3)
-
-
-@pytest.mark.parametrize("n_threads", [1, 2])
-def test_vectors_longer_than_memory(dtype, threads, n_threads):
-    """Of zero strides: the longest that there can be, and as long as a few of them would wrap around."""
-    threads(n_threads)
-    size = np.dtype(dtype).itemsize
-    for depth in (2**56 + 1, 2**58, 2**59 + 7, 2**62 // size, 2**63 // size - 1):
-        a = np.lib.stride_tricks.as_strided(np.ones(1, dtype), (1, depth), (size, 0))
-        b = np.lib.stride_tricks.as_strided(np.ones(1, dtype), (depth, 1), (0, size))
-        with pytest.raises(ERRORS):
-            fg.kernels.matmul(a, b)
+    zeros = np.zeros((1, m), "float32")
+    zeros[0, -1] = 3
+    np.testing.assert_array_equal(fg.kernels.matmul(zeros, zeros.T), 9)
+    np.testing.assert_array_equal(net.forward(zeros)[0, -3:], [0.5, 0.5, 3.5])
 
 
 def test_every_count_of_one(dtype):
