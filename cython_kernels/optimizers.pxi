@@ -57,7 +57,7 @@ cdef inline Factors factors(Update* u) noexcept nogil:
     f.decay2 = splat(<real>u.decay2)
     f.fresh2 = splat(<real>(1 - u.decay2))
     f.correction2 = splat(<real>correction2)
-    f.eps = splat(<real>u.eps)
+    f.eps = at_least(splat(SMALLEST_NORMAL), splat(<real>u.eps))    # where no gradient has come, 0 / 0 would be NaN
     return f
 
 

@@ -7,6 +7,7 @@ cdef extern from "vector.h" nogil:
     ctypedef float vhalf
     ctypedef int Places "vbits"
     const real POWER_ORIGIN
+    const real SMALLEST_NORMAL
 
     enum:
         LANES           # numbers in a vector

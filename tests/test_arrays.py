@@ -122,3 +122,22 @@ def test_as_generator():
     assert as_generator(rng) is rng
     with pytest.raises(TypeError, match="rng: expected None, a seed or"):
         as_generator("seed")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, ValueError, OSError])
+def test_what_refuses_to_be_an_array_is_named(error):
+    """As a tensor that needs its gradient does, or one that lies on another device."""
+
+    class Tensor:
+        def __array__(self, *_args, **_options):
+            raise error("call detach() first")
+
+    net = fg.UnivariateRegression(rng=0)
+    for call, name in ((net.forward, "X"), (lambda t: fg.kernels.matmul(t, np.ones((1, 1))), "a")):
+        with pytest.raises(TypeError, match=rf"^{name}: expected an array of numbers, got Tensor \(call detach"):
+            call(Tensor())
+
+
+def test_the_commonest_mistake_is_named():
+    with pytest.raises(ValueError, match=r"^X: expected 3 features \(rows\), got shape \(7, 3\); pass X.T: an example"):
+        fg.TwoLayerSigmoid(3, 4, rng=0).forward(np.ones((7, 3)))

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 import fusegrad as fg
@@ -28,3 +29,9 @@ def test_sizes_are_at_least_one(sizes):
 def test_sizes_are_whole_numbers(size):
     with pytest.raises(TypeError, match="in_features: expected a whole number, got"):
         fg.Linear(size, 1)
+
+
+@pytest.mark.parametrize("bias", ["False", None, 2, np.ones(2)])
+def test_bias_is_true_or_false(bias):
+    with pytest.raises(TypeError, match=r"^bias: expected True or False"):
+        fg.Linear(1, 2, bias=bias)

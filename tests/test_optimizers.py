@@ -1,5 +1,6 @@
 """Optimizers against their equations in NumPy, against printed vectors, and inside the engine."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -432,3 +433,36 @@ def test_a_class_without_a_rule():
     net.parameters = [2.0, 0.0]
     net.fit([1.0, 2.0], [1.0, 4.0], optimizer=Sign(lr=0.25), epochs=1)
     np.testing.assert_array_equal(net.parameters, [1.75, -0.25])
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: fg.SGD(0.1, 0.9, nesterov="no"), "nesterov"),
+        (lambda: fg.Adam(bias_correction="no"), "bias_correction"),
+        (lambda: fg.Adam(bias_correction=np.ones(2)), "bias_correction"),
+    ],
+)
+def test_flags_are_true_or_false(make, name):
+    with pytest.raises(TypeError, match=f"^{name}: expected True or False"):
+        make()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("eps", [0.0, 1e-50])
+@pytest.mark.parametrize("make", [fg.Adagrad, fg.RMSprop, fg.Adam])
+def test_where_no_gradient_has_come_nothing_moves(make, eps, dtype):
+    parameters = np.array([1.0, 2.0], dtype)
+    make(lr=0.5, eps=eps).step(parameters, np.array([0.0, 1.0], dtype))
+    assert parameters[0] == 1
+    assert np.isfinite(parameters[1])
+    assert parameters[1] < 2
+
+
+def test_a_copy_has_a_state_of_its_own():
+    optimizer, parameters = fg.SGD(lr=0.5, momentum=0.9), np.zeros(2)
+    optimizer.step(parameters, np.ones(2))
+    other = copy.copy(optimizer)
+    other.step(parameters, np.ones(2))
+    np.testing.assert_array_equal(optimizer.state, -0.5)
+    assert (optimizer.n_steps, other.n_steps) == (1, 2)

@@ -70,8 +70,10 @@ def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
         raise TypeError(f"{name}: expected an array without a mask, got a masked array")
     try:
         array = np.asarray(value)
-    except ValueError as error:  # ragged lists
-        raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # ragged lists; what another library's tensor says to being asked
+        raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from error
     if array.dtype not in FLOATS and array.dtype.newbyteorder("=") not in FLOATS and array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected float32, float64 or integers, got dtype {array.dtype}")
     if dtype is None:
@@ -89,7 +91,8 @@ def as_matrix(value: Any, name: str, dtype: np.dtype[Any] | None, rows: int | No
         wanted = f"({rows if rows is not None else what}, m)"
         raise ValueError(f"{name}: expected two dimensions, {wanted}, got shape {array.shape}")
     if rows is not None and array.shape[0] != rows:
-        raise ValueError(f"{name}: expected {rows} {what} (rows), got shape {array.shape}")
+        hint = f"; pass {name}.T: an example is a column" if array.shape[1] == rows else ""
+        raise ValueError(f"{name}: expected {rows} {what} (rows), got shape {array.shape}{hint}")
     if array.shape[0] == 0 or array.shape[1] == 0:
         least = "one row and one column" if rows is None else "one example"
         raise ValueError(f"{name}: expected at least {least}, got shape {array.shape}")

@@ -35,8 +35,9 @@ def read_quota(root: Path, membership: Path) -> int | None:
         return None
     quotas = []
     for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":  # version 2
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if line.startswith("0::"):  # version 2
             base, name = root, "cpu.max"
         elif "cpu" in controllers.split(","):
             base, name = root / "cpu", "cpu.cfs_quota_us"

@@ -80,8 +80,9 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
 
     Notes
     -----
-    Give the fit that goes on the same arguments, and `initial_epoch`: whether a linear network is trained from the
-    moments of the data depends on the number of epochs in all.
+    Give the fit that goes on the same arguments, and as `initial_epoch` the epochs that there have been: an optimizer
+    that began with the fit has made ``n_steps``, one for each batch of each epoch. Whether a linear network is
+    trained from the moments of the data depends on the number of epochs in all.
 
     Examples
     --------

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from fusegrad._arrays import as_count
+from fusegrad._arrays import as_count, as_flag
 
 
 class Layer:
@@ -46,7 +46,7 @@ class Linear(Layer):
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
         self._in_features = as_count(in_features, "in_features")
         self._out_features = as_count(out_features, "out_features")
-        self._bias = bool(bias)
+        self._bias = as_flag(bias, "bias")
 
     # Networks rely on them.
 

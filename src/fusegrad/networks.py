@@ -650,7 +650,7 @@ class Sequential:
         RuntimeError
             If this network is being trained already, in another thread or by the caller of a callback.
         KeyboardInterrupt
-            On Ctrl-C, within about 100 ms; the parameters are then those of the last finished step.
+            On Ctrl-C, within 200 ms; the parameters are then those of the last finished step.
         MemoryError
             The epochs since the last that a callback, validation, progress or a rule of your own has seen are taken
             back.

@@ -4,11 +4,11 @@ An optimizer knows nothing of networks: it updates one flat buffer by another. I
 `fusegrad.Sequential.fit` the same rule runs in the engine, without a call to Python.
 """
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from fusegrad._arrays import Array, as_count, as_flat, as_flat_output, as_number
+from fusegrad._arrays import Array, as_count, as_flag, as_flat, as_flat_output, as_number
 from fusegrad._kernels import by_dtype
 
 RULES = by_dtype[np.dtype("float32")].RULES
@@ -62,6 +62,12 @@ class Optimizer:
     def arguments(self) -> dict[str, Any]:
         """What it was made with; the learning rate as it is now."""
         return {"lr": self.lr}
+
+    def __copy__(self) -> Self:
+        """With a state of its own."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, state=None if self.state is None else self.state.copy())
+        return other
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
@@ -234,9 +240,9 @@ class SGD(Optimizer):
     def __init__(self, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(lr)
         self._momentum = as_number(momentum, "momentum", least=0.0, below=1.0)
-        if nesterov and not self._momentum:
+        self._nesterov = as_flag(nesterov, "nesterov")
+        if self._nesterov and not self._momentum:
             raise ValueError("nesterov: expected a momentum of more than 0, got 0")
-        self._nesterov = bool(nesterov)
         self.n_states = 1 if self._momentum else 0
         self._constants = self._pack(nesterov=self._nesterov, decay=self._momentum)
 
@@ -298,7 +304,7 @@ class Adagrad(Optimizer):
     lr : float
         a, the learning rate, more than 0.
     eps : float, default 1e-10
-        At least 0.
+        At least 0; below the smallest normal number of the dtype it is taken for that.
 
     Raises
     ------
@@ -353,7 +359,7 @@ class RMSprop(Optimizer):
     decay : float, default 0.99
         In [0, 1).
     eps : float, default 1e-8
-        At least 0.
+        At least 0; below the smallest normal number of the dtype it is taken for that.
 
     Raises
     ------
@@ -417,7 +423,7 @@ class Adam(Optimizer):
     betas : (float, float), default (0.9, 0.999)
         b1 and b2, in [0, 1).
     eps : float, default 1e-8
-        At least 0.
+        At least 0; below the smallest normal number of the dtype it is taken for that.
     bias_correction : bool, default True
         Correct the averages for starting at 0.
 
@@ -459,7 +465,7 @@ class Adam(Optimizer):
             as_number(beta2, "betas[1]", least=0.0, below=1.0),
         )
         self._eps = as_number(eps, "eps", least=0.0)
-        self._bias_correction = bool(bias_correction)
+        self._bias_correction = as_flag(bias_correction, "bias_correction")
         self._constants = self._pack(
             bias_correction=self._bias_correction, decay=self._betas[0], decay2=self._betas[1], eps=self._eps
         )

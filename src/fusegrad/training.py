@@ -184,12 +184,14 @@ class _Run:
         self.compiled = runs_compiled(self.optimizer)
         self.from_moments = self.moments is not None
 
-    def check_data(self) -> None:
-        """Raise if X or y holds what is not finite.
+    def check_start(self) -> None:
+        """Raise if the parameters, X or y hold what is not finite.
 
         A fit by compiled rules looks only when it has gone wrong: a NaN or an infinity in the data makes a NaN of
         the loss, or of some parameter, in the first epoch, and that is taken back. So the check costs nothing.
         """
+        if not self.finite():
+            raise ValueError("parameters: expected finite numbers before the first epoch, got others")
         for name, rows, array in (("X", "feature", self.X), ("y", "output", self.y)):
             for row, values in enumerate(array):
                 finite = np.isfinite(values)
@@ -337,6 +339,8 @@ def fit(
     compiled = runs_compiled(optimizer)
     if isinstance(optimizer, Optimizer):
         optimizer.check(net.parameters)
+    elif schedule is not None and not hasattr(optimizer, "lr"):
+        raise TypeError(f"optimizer: expected an lr for the schedule to set, got {optimizer!r}")
     batches = _cut(m, batch_size, shuffle, rng)
     # A rule of one's own may be new, and what is no Optimizer has no count.
     n_steps = max(optimizer.n_steps if isinstance(optimizer, Optimizer) else 0, initial_epoch * batches.per_epoch)
@@ -345,7 +349,7 @@ def fit(
     of_data = take_moments(X, y) if pays else None
     run = _Run(net, X, y, optimizer, batches, schedule, engine, of_data, n_steps)
     if not compiled or epochs == initial_epoch:
-        run.check_data()
+        run.check_start()
 
     history = History()
     # A rule that only Python knows may have a state of its own: its epochs cannot be made again, and none has to be.
@@ -402,7 +406,7 @@ def _make_epochs(run: _Run, start: _Snapshot, n: int, initial_epoch: int, histor
     step = run.optimizer.n_steps if run.compiled else run.n_steps
     loss = float(losses[-1]) if lost is None else lost
     run.restore(start)
-    run.check_data()
+    run.check_start()
     if run.compiled:
         history._add(losses[: run.go_back(start, len(losses))])
     return DivergenceError(initial_epoch + history.epochs, step, loss, history)

@@ -40,6 +40,7 @@ os.sched_setaffinity(0, processors[:1])
     assert shown(code) == "1; 1; 1 (from affinity)"
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="a single processor is the limit already")
 def test_threadpoolctl():
     code = f"""
 from threadpoolctl import threadpool_limits
@@ -94,6 +95,9 @@ def write(path, text):
         ("3:cpu,cpuacct:/x\n2:memory:/y", {"cpu/x/cpu.cfs_quota_us": "150000", "cpu/x/cpu.cfs_period_us": "100000"}, 2),
         ("3:cpu:/x", {"cpu/x/cpu.cfs_quota_us": "-1", "cpu/x/cpu.cfs_period_us": "100000"}, None),
         ("3:cpu:/x", {"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ("0::/a/b", {"a/b/cpu.max": "400000 100000", "a/cpu.max": "200000 100000"}, 2),
+        ("0::/a/b", {"a/b/cpu.max": "200000 100000", "a/cpu.max": "400000 100000"}, 2),
+        ("rubbish\n\n0::/a", {"a/cpu.max": "300000 100000"}, 3),
         ("", {}, None),
     ],
 )

@@ -4,8 +4,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import in_a_new_process, tried, within
+
+import fusegrad as fg
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.reliability
@@ -159,6 +162,20 @@ print(refused)
     refused = in_a_new_process(code)
     tried("calls whose n-th allocation of Python's was refused, and the network as before", int(refused))
     assert int(refused) > 50
+
+
+def test_what_a_callback_has_seen_is_not_taken_back():
+    net, optimizer, seen = fg.TwoLayerSigmoid(3, 4, rng=0), fg.Adam(), []
+
+    def callback(net, history):
+        seen.append(net.parameters.copy())
+        if history.epochs == 3:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        net.fit(np.ones((3, 20)), np.ones(20), optimizer=optimizer, epochs=10, callbacks=[callback])
+    np.testing.assert_array_equal(net.parameters, seen[2])
+    assert optimizer.n_steps == 3
 
 
 LEAKS = """

@@ -181,6 +181,7 @@ def checkpoint_bytes(path):
     return path.read_bytes()
 
 
+@pytest.mark.reliability
 def test_ten_thousand_mutants(path):
     data = checkpoint_bytes(path)
     rng = random.Random(0)
