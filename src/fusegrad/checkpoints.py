@@ -36,6 +36,11 @@ class Checkpoint(NamedTuple):
 def load(path: str | PathLike[str]) -> Sequential:
     """Read a network that `Sequential.save` wrote.
 
+    Parameters
+    ----------
+    path : str or path-like
+        Of a file with or without an optimizer and a generator.
+
     Returns
     -------
     Sequential
@@ -65,6 +70,10 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     """Read a network, and the optimizer and the generator that `Sequential.save` wrote with it.
 
     A fit that goes on from there does, bit for bit, what it would have done if it had not been stopped.
+
+    Parameters
+    ----------
+    path : str or path-like
 
     Returns
     -------

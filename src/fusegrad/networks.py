@@ -333,8 +333,24 @@ class Sequential:
     def plan(self, n_examples: int, n_threads: int | None = None, epochs: int | None = None) -> Plan:
         """The plan of a step over n_examples; print it to see what was chosen.
 
-        With epochs, it says too how a fit of so many over all n_examples would go: by the examples, or by their
-        moments.
+        Parameters
+        ----------
+        n_examples : int
+            At least 1.
+        n_threads : int, optional
+            As for `fit`.
+        epochs : int, optional
+            Then it says too how a fit of so many over all n_examples would go: by the examples, or by their moments.
+
+        Returns
+        -------
+        Plan
+            Tiles, blocks, threads, and the way of each layer; its text is for people, not for programs.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a number is not whole, or less than 1.
 
         Examples
         --------
@@ -428,7 +444,26 @@ class Sequential:
     __call__ = forward
 
     def loss(self, X: Any, y: Any) -> float:
-        """The loss L = |prediction - y|^2 / m, summed over outputs; arguments and errors as for `loss_and_gradient`.
+        """The loss L = |prediction - y|^2 / m, summed over outputs.
+
+        Parameters
+        ----------
+        X : array (n_features, m)
+        y : array (n_outputs, m)
+
+        Returns
+        -------
+        float
+            Not finite where the prediction is not.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arrays of the wrong kind or shape.
+
+        Notes
+        -----
+        Threads share the examples; any number of them gives the same bits.
 
         Examples
         --------
@@ -496,9 +531,26 @@ class Sequential:
         return value, gradient
 
     def input_gradient(self, X: Any, y: Any) -> Array:
-        """The gradient of the loss on X, (W_1)^T delta_1, an array (n_features, m).
+        """The gradient of the loss on X, (W_1)^T delta_1.
 
-        Arguments and errors as for `loss_and_gradient`.
+        Parameters
+        ----------
+        X : array (n_features, m)
+        y : array (n_outputs, m)
+
+        Returns
+        -------
+        array (n_features, m)
+            In the network's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arrays of the wrong kind or shape.
+
+        Notes
+        -----
+        Threads share the examples; any number of them gives the same bits.
 
         Examples
         --------

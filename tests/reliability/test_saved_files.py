@@ -8,6 +8,7 @@ import pickle
 import random
 import re
 import resource
+import stat
 import subprocess
 import sys
 import time
@@ -179,6 +180,24 @@ def checkpoint_bytes(path):
     net.train_step(np.ones((2, 4)), np.ones(4), optimizer)
     net.save(path, optimizer=optimizer, rng=np.random.default_rng(0))
     return path.read_bytes()
+
+
+def test_written_through_before_it_takes_its_name_and_after(path, monkeypatch):
+    """What a save's survival of a power failure rests on: the file, its name, the folder, in this order."""
+    done, fsync, replace = [], os.fsync, os.replace
+
+    def recorded_fsync(handle):
+        done.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    def recorded_replace(*names, **options):
+        done.append("name")
+        replace(*names, **options)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    fg.UnivariateRegression(rng=0).save(path)
+    assert done == ["file", "name", "folder"]
 
 
 @pytest.mark.reliability
