@@ -1,4 +1,4 @@
-"""Dense networks trained on the CPU at the machine's limit, from NumPy arrays.
+"""Dense networks trained on the CPU near the machine's limit, from NumPy arrays.
 
 >>> import fusegrad as fg
 >>> X, y = fg.datasets.load_auto_mpg()
@@ -13,14 +13,9 @@ from fusegrad import datasets, kernels, reference, testing
 from fusegrad._config import show_config
 from fusegrad._threads import get_num_threads, set_num_threads
 from fusegrad.checkpoints import Checkpoint, load, load_checkpoint
+from fusegrad.course import MultivariateRegression, TwoLayerLinear, TwoLayerSigmoid, UnivariateRegression
 from fusegrad.layers import Identity, Linear, ReLU, Sigmoid, Tanh
-from fusegrad.networks import (
-    MultivariateRegression,
-    Sequential,
-    TwoLayerLinear,
-    TwoLayerSigmoid,
-    UnivariateRegression,
-)
+from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
 from fusegrad.schedules import ExponentialDecay, InverseTimeDecay, StepDecay
 from fusegrad.training import DivergenceError, History

@@ -7,7 +7,8 @@ import numpy as np
 
 from fusegrad import _files
 from fusegrad._plan import stack_layers
-from fusegrad.networks import Sequential, shapes_of
+from fusegrad.layers import shapes_of
+from fusegrad.networks import Sequential
 from fusegrad.optimizers import Optimizer
 
 

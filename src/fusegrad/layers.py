@@ -143,3 +143,27 @@ class Tanh(Activation):
 
 
 ACTIVATIONS: dict[str, type[Activation]] = {layer.name: layer for layer in (Identity, Sigmoid, ReLU, Tanh)}
+
+
+def shapes_of(layers: tuple[Layer, ...]) -> list[tuple[int, int, str, bool]]:
+    """(n_in, n_out, activation, bias) of each dense layer: a Linear and the activation behind it."""
+    shapes: list[tuple[int, int, str, bool]] = []
+    for i, layer in enumerate(layers):
+        if isinstance(layer, Linear):
+            if shapes and layer.in_features != shapes[-1][1]:
+                raise ValueError(
+                    f"layers[{i}]: expected {shapes[-1][1]} in_features, the outputs of the layer before, got {layer!r}"
+                )
+            shapes.append((layer.in_features, layer.out_features, "identity", layer.bias))
+        elif not isinstance(layer, Activation):
+            raise TypeError(f"layers[{i}]: expected a fusegrad layer such as Linear or Sigmoid, got {layer!r}")
+        elif not shapes:
+            raise ValueError(f"layers[{i}]: expected a Linear first, got {layer!r}")
+        elif not isinstance(layer, Identity):
+            n_in, n_out, activation, bias = shapes[-1]
+            if activation != "identity":
+                raise ValueError(f"layers[{i}]: expected a Linear between two activations, got {layer!r}")
+            shapes[-1] = (n_in, n_out, layer.name, bias)
+    if not shapes:
+        raise ValueError("layers: expected at least one Linear, got none")
+    return shapes

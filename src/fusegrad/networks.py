@@ -1,4 +1,4 @@
-"""The networks: `Sequential`, and the four of the course as the smallest plans of it."""
+"""Networks: layers, one flat buffer of parameters, and the engines that walk them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -24,7 +24,7 @@ from fusegrad._arrays import (
 from fusegrad._kernels import by_dtype
 from fusegrad._plan import Dense, Plan, make_plan, moments_pay, parallel_from, stack_layers
 from fusegrad._threads import resolve_threads
-from fusegrad.layers import Activation, Identity, Layer, Linear, Sigmoid
+from fusegrad.layers import Layer, Linear, shapes_of
 from fusegrad.optimizers import Optimizer, SupportsStep
 from fusegrad.training import History, fit, runs_compiled
 
@@ -34,30 +34,6 @@ MADE_AGAIN = (
     "_dense_layers", "_n_features", "_n_outputs", "_kernels", "_engines", "_small_engine", "_small_predictor",
     "_parallel_from", "_turn",
 )  # fmt: skip
-
-
-def shapes_of(layers: tuple[Layer, ...]) -> list[tuple[int, int, str, bool]]:
-    """(n_in, n_out, activation, bias) of each dense layer: a Linear and the activation behind it."""
-    shapes: list[tuple[int, int, str, bool]] = []
-    for i, layer in enumerate(layers):
-        if isinstance(layer, Linear):
-            if shapes and layer.in_features != shapes[-1][1]:
-                raise ValueError(
-                    f"layers[{i}]: expected {shapes[-1][1]} in_features, the outputs of the layer before, got {layer!r}"
-                )
-            shapes.append((layer.in_features, layer.out_features, "identity", layer.bias))
-        elif not isinstance(layer, Activation):
-            raise TypeError(f"layers[{i}]: expected a fusegrad layer such as Linear or Sigmoid, got {layer!r}")
-        elif not shapes:
-            raise ValueError(f"layers[{i}]: expected a Linear first, got {layer!r}")
-        elif not isinstance(layer, Identity):
-            n_in, n_out, activation, bias = shapes[-1]
-            if activation != "identity":
-                raise ValueError(f"layers[{i}]: expected a Linear between two activations, got {layer!r}")
-            shapes[-1] = (n_in, n_out, layer.name, bias)
-    if not shapes:
-        raise ValueError("layers: expected at least one Linear, got none")
-    return shapes
 
 
 class Sequential:
@@ -734,91 +710,3 @@ class Sequential:
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
-
-
-class UnivariateRegression(Sequential):
-    """Prediction w x + b of one feature: dw = g x^T, db = g 1, with g = (2/m)(prediction - y).
-
-    Parameters
-    ----------
-    dtype, rng
-        As for `Sequential`, of which this is the smallest.
-
-    Examples
-    --------
-    >>> import fusegrad as fg
-    >>> net = fg.UnivariateRegression(dtype="float64", rng=0)
-    >>> history = net.fit([0.0, 1.0, 2.0], [1.0, 3.0, 5.0], optimizer=fg.SGD(lr=0.2), epochs=200)
-    >>> net.parameters.round(3)
-    array([2., 1.])
-    """
-
-    def __init__(self, *, dtype: Any = "float32", rng: Any = None) -> None:
-        super().__init__(Linear(1, 1), dtype=dtype, rng=rng)
-
-
-class MultivariateRegression(Sequential):
-    """Prediction w X + b: dw = g X^T, db = g 1, with g = (2/m)(prediction - y).
-
-    Parameters
-    ----------
-    n_features : int
-    dtype, rng
-        As for `Sequential`.
-
-    Examples
-    --------
-    >>> import fusegrad as fg
-    >>> fg.MultivariateRegression(6, rng=0).n_parameters
-    7
-    """
-
-    def __init__(self, n_features: int, *, dtype: Any = "float32", rng: Any = None) -> None:
-        super().__init__(Linear(as_count(n_features, "n_features"), 1), dtype=dtype, rng=rng)
-
-
-class TwoLayerLinear(Sequential):
-    """Prediction w2 Z + b2, Z = W1 X + b1.
-
-    dW1 = w2^T g X^T, db1 = w2^T g 1, dw2 = g Z^T, db2 = g 1, with g = (2/m)(prediction - y).
-
-    Parameters
-    ----------
-    n_features, n_hidden : int
-    dtype, rng
-        As for `Sequential`.
-
-    Examples
-    --------
-    >>> import fusegrad as fg
-    >>> fg.TwoLayerLinear(6, 16, rng=0).n_parameters
-    129
-    """
-
-    def __init__(self, n_features: int, n_hidden: int, *, dtype: Any = "float32", rng: Any = None) -> None:
-        n, k = as_count(n_features, "n_features"), as_count(n_hidden, "n_hidden")
-        super().__init__(Linear(n, k), Linear(k, 1), dtype=dtype, rng=rng)
-
-
-class TwoLayerSigmoid(Sequential):
-    """Prediction w2 A + b2, A = sigmoid(W1 X + b1).
-
-    delta = (w2^T g) A (1 - A); dW1 = delta X^T, db1 = delta 1, dw2 = g A^T, db2 = g 1,
-    with g = (2/m)(prediction - y).
-
-    Parameters
-    ----------
-    n_features, n_hidden : int
-    dtype, rng
-        As for `Sequential`.
-
-    Examples
-    --------
-    >>> import fusegrad as fg
-    >>> fg.TwoLayerSigmoid(13, 50, rng=0).n_parameters
-    751
-    """
-
-    def __init__(self, n_features: int, n_hidden: int, *, dtype: Any = "float32", rng: Any = None) -> None:
-        n, k = as_count(n_features, "n_features"), as_count(n_hidden, "n_hidden")
-        super().__init__(Linear(n, k), Sigmoid(), Linear(k, 1), dtype=dtype, rng=rng)
