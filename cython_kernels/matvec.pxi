@@ -9,8 +9,8 @@ The inner loop takes as many rows as fill a vector with totals. Long rows would 
 and a few of them wait for their own sums: from CHAIN_DEPTH on a row has CHAINS sums, and LANE_ROWS rows go
 together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that does not lie side by side is copied, a block at a time.
 
-The order of the sums is their own, and follows from the length of the rows alone. Which factor is the vectors, if any,
-follows from the whole product and is told to each thread, whose share may look otherwise.
+The order of the sums is their own, and follows from how the matrix lies and how long its rows are. Which factor is the
+vectors, if any, follows from the whole product and is told to each thread, whose share may look otherwise.
 
 Rejected: four rows at a time throughout (0.5 to 0.9 of the speed); rows that fit the L1 badly asked for as well (0.7).
 """

@@ -476,3 +476,21 @@ def test_a_callback_may_not_change_the_shape_of_the_data(rng):
 
     history = net.fit(X, y, optimizer=fg.SGD(lr=0.1), epochs=3, moments=False, callbacks=[reshape])
     assert history.loss == expected.loss
+
+
+def test_a_schedule_needs_a_learning_rate_to_set():
+    class Rule:
+        def step(self, parameters, gradient):
+            parameters -= 0.1 * gradient
+
+    net = fg.UnivariateRegression(rng=0)
+    with pytest.raises(TypeError, match=r"^optimizer: expected an lr for the schedule to set"):
+        net.fit([1.0, 2.0], [2.0, 4.0], optimizer=Rule(), epochs=1, schedule=lambda step: 0.1)
+
+
+@pytest.mark.parametrize("epochs", [1, 50])
+def test_parameters_that_are_not_finite_are_blamed_themselves(epochs):
+    net = fg.UnivariateRegression(rng=0)
+    net.parameters[0] = np.nan
+    with pytest.raises(ValueError, match=r"^parameters: expected finite numbers before the first epoch"):
+        net.fit([1.0, 2.0], [2.0, 4.0], optimizer=fg.SGD(lr=0.1), epochs=epochs)
