@@ -135,16 +135,17 @@ cdef bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
     return a_stop <= b_start or b_stop <= a_start
 
 
-cdef object read_update(Update* u, optimizer, cnp.ndarray parameters):
+cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, bint honour_lr):
     """The C form of a fusegrad.optimizers.Optimizer, whose state is made or checked.
 
     Returns the state, to be held for as long as the update points into it: another thread may hand in a new one.
+    honour_lr: read the learning rate through `lr`, which a subclass may have overridden.
     """
     cdef object state = optimizer.state, n_steps = optimizer.n_steps
     cdef Py_ssize_t rows, columns = cnp.PyArray_DIM(parameters, 0)
     cdef int overflow
-    rows, u.rule, u.nesterov, u.bias_correction, u.decay, u.decay2, u.eps = optimizer._constants
-    u.learning_rate = optimizer._lr
+    rows, u.rule, u.nesterov, u.bias_correction, u.decay, u.decay2, u.eps, u.log_decay, u.log_decay2 = optimizer._constants
+    u.learning_rate = optimizer.lr if honour_lr else optimizer._lr
     u.step = PyLong_AsLongLongAndOverflow(n_steps, &overflow) if PyLong_CheckExact(n_steps) else -1
     if not (is_state(state, rows, columns) and 0 <= u.step < LAST_STEP):
         optimizer.prepare(parameters)
@@ -152,6 +153,7 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters):
         u.step = optimizer.n_steps
         if not is_state(state, rows, columns):
             raise ValueError(f"optimizer: expected a state of {rows} rows of {columns} parameters, got {state!r}")
+    set_units(u, optimizer._exponent)
     if not cnp.PyArray_ISWRITEABLE(parameters):
         raise ValueError("parameters: expected a writable array, got a read-only one")
     u.first = NULL

@@ -6,34 +6,46 @@ but the result's memory. It returns None for everything else, and `fusegrad.kern
 """
 
 
+cdef struct Product:
+    # What the threads of one product share.
+    Matrix a
+    Matrix b
+    Matrix out
+    bint by_columns
+    Py_ssize_t n_shares
+    char* scratch           # one piece a thread
+    Py_ssize_t scratch_size
+    Air air
+
+
 def matmul(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray out not None, int n_threads):
     """out (n, k) = a (n, d) b (d, k). out has contiguous rows and shares no memory with a and b.
 
     The threads share the columns, or the rows if there are more of them; each sum is one thread's.
     """
-    cdef Matrix left, right, target
-    cdef Py_ssize_t size, n_done = 0
-    cdef bint by_columns
+    cdef Product product
+    cdef Team team
     cdef _Scratch scratch
-    cdef Air air = Air(0, 0, 0)
-    read_matrix(a, &left)
-    read_matrix(b, &right)
-    read_matrix(out, &target)
-    by_columns = target.columns >= target.rows
-    size = size_of(multiply_scratch(left.rows, left.columns, right.columns), 1)
-    scratch = borrow_scratch(size_of(size // sizeof(real), n_threads))
+    product.air = FRESH_AIR
+    read_matrix(a, &product.a)
+    read_matrix(b, &product.b)
+    read_matrix(out, &product.out)
+    product.by_columns = product.out.columns >= product.out.rows
+    product.n_shares = n_threads
+    product.scratch_size = size_of(multiply_scratch(product.a.rows, product.a.columns, product.b.columns), 1)
+    scratch = borrow_scratch(size_of(product.scratch_size // sizeof(real), n_threads))
+    product.scratch = scratch.data
     with nogil:
-        if n_threads == 1:
-            multiply(left, right, <real*>target.data, target.row // <Py_ssize_t>sizeof(real), <real*>scratch.data, &air, 0)
-        else:
-            with parallel(num_threads=n_threads):
-                multiply_share(
-                    left, right, target, by_columns, <real*>(scratch.data + omp_get_thread_num() * size), &air,
-                    omp_get_thread_num(), omp_get_num_threads())
-                take_number(&n_done)
-                await_others(&n_done, omp_get_num_threads(), &air, omp_get_thread_num())
-    check(&air)
+        run_team(
+            &team, &product.air, n_threads, <double>product.a.rows * product.a.columns * product.b.columns, multiply_all,
+            &product)
+    check(&product.air)
     return_scratch(scratch)
+
+
+cdef void multiply_all(void* data, Team* team) noexcept nogil:
+    cdef Product* product = <Product*>data
+    run_stage(team, &product.air, multiply_share, product.n_shares)
 
 
 def quick_matmul(a, b, out, Py_ssize_t most):
@@ -45,7 +57,7 @@ def quick_matmul(a, b, out, Py_ssize_t most):
     cdef cnp.npy_intp shape[2]
     cdef Matrix x, y, target
     cdef _Scratch scratch
-    cdef Air air = Air(0, 0, 0)
+    cdef Air air = FRESH_AIR
     if not (is_own(a, 2) and is_own(b, 2) and type(a) is cnp.ndarray and type(b) is cnp.ndarray):
         return None
     left, right = a, b
@@ -76,16 +88,16 @@ def quick_matmul(a, b, out, Py_ssize_t most):
     return product
 
 
-cdef void multiply_share(
-    Matrix a, Matrix b, Matrix c, bint by_columns, real* scratch, Air* air, int thread, int n_threads,
-) noexcept nogil:
-    """A thread's share of `multiply`."""
+cdef void multiply_share(void* data, int thread, Py_ssize_t number) noexcept nogil:
+    """A stage: one share of `multiply`."""
+    cdef Product* product = <Product*>data
+    cdef Matrix a = product.a, b = product.b, c = product.out
     cdef Vectors which = vectors_of(a, b)
-    cdef Py_ssize_t n = c.columns if by_columns else c.rows
-    cdef Py_ssize_t start = panel_share(n, thread, n_threads), stop = panel_share(n, thread + 1, n_threads)
+    cdef Py_ssize_t n = c.columns if product.by_columns else c.rows
+    cdef Py_ssize_t start = panel_share(n, number, product.n_shares), stop = panel_share(n, number + 1, product.n_shares)
     if start == stop:
         return
-    if by_columns:
+    if product.by_columns:
         b.data += start * b.column
         b.columns = stop - start
         c.data += start * c.column
@@ -93,15 +105,18 @@ cdef void multiply_share(
         a.data += start * a.row
         a.rows = stop - start
         c.data += start * c.row
-    multiply_part(which, a, b, <real*>c.data, c.row // <Py_ssize_t>sizeof(real), scratch, air, thread)
+    multiply_part(
+        which, a, b, <real*>c.data, c.row // <Py_ssize_t>sizeof(real),
+        <real*>(product.scratch + thread * product.scratch_size), &product.air, thread)
 
 
-cdef Py_ssize_t panel_share(Py_ssize_t n, int thread, int n_threads) noexcept nogil:
-    return smaller(n, panels(n) * thread // n_threads * PANEL)
+cdef Py_ssize_t panel_share(Py_ssize_t n, Py_ssize_t number, Py_ssize_t n_shares) noexcept nogil:
+    """Where a share of n rows or columns starts: at a whole panel."""
+    return smaller(n, panels(n) * number // n_shares * PANEL)
 
 
 cdef enum:
-    CHUNK = 4096                # numbers that a thread takes at a time
+    CHUNK = 4096                # elements that a thread takes at a time
     ACTIVATION_WORK = 16        # multiply-adds in whose time a sigmoid is done
 
 
@@ -129,11 +144,31 @@ cdef void activate_chunk(int kind, Matrix z, Matrix out, Py_ssize_t chunk) noexc
         n += LANES
 
 
-cdef void activate_share(int kind, Matrix z, Matrix out, Air* air, int thread, int n_threads) noexcept nogil:
-    cdef Py_ssize_t n_chunks = z.rows * ((z.columns + CHUNK - 1) // CHUNK), chunk = thread
-    while chunk < n_chunks and not interrupted(air, thread, ACTIVATION_WORK * CHUNK):
-        activate_chunk(kind, z, out, chunk)
-        chunk += n_threads
+cdef struct Activated:
+    # What the threads of one activation share.
+    int kind
+    Matrix z
+    Matrix out
+    Py_ssize_t n_chunks
+    Py_ssize_t piece        # chunks that a thread takes at a time
+    Air air
+
+
+cdef void activate_piece(void* data, int thread, Py_ssize_t piece) noexcept nogil:
+    """A stage: some chunks."""
+    cdef Activated* job = <Activated*>data
+    cdef Py_ssize_t chunk
+    for chunk in range(piece * job.piece, smaller((piece + 1) * job.piece, job.n_chunks)):
+        if interrupted(&job.air, thread, ACTIVATION_WORK * CHUNK):
+            return
+        activate_chunk(job.kind, job.z, job.out, chunk)
+
+
+cdef void activate_all(void* data, Team* team) noexcept nogil:
+    cdef Activated* job = <Activated*>data
+    job.n_chunks = job.z.rows * parts(job.z.columns, CHUNK)
+    job.piece = parts(job.n_chunks, 8 * team.n_threads)
+    run_stage(team, &job.air, activate_piece, parts(job.n_chunks, job.piece))
 
 
 def quick_activation(int kind, z, out, Py_ssize_t most):
@@ -141,8 +176,8 @@ def quick_activation(int kind, z, out, Py_ssize_t most):
 
     A new array is made if out is None.
     """
-    cdef Matrix source, target
-    cdef Air air = Air(0, 0, 0)
+    cdef Activated job
+    cdef Team team
     if not (
         type(z) is cnp.ndarray
         and cnp.PyArray_TYPE(<cnp.ndarray>z) == REAL_TYPE
@@ -159,46 +194,34 @@ def quick_activation(int kind, z, out, Py_ssize_t most):
         and (out is z or apart(<cnp.ndarray>z, <cnp.ndarray>out))
     ):
         return None
-    source = Matrix(cnp.PyArray_BYTES(<cnp.ndarray>z), 1, cnp.PyArray_SIZE(<cnp.ndarray>z), 0, sizeof(real))
-    target = source
-    target.data = cnp.PyArray_BYTES(<cnp.ndarray>out)
+    job.kind = kind
+    job.z = Matrix(cnp.PyArray_BYTES(<cnp.ndarray>z), 1, cnp.PyArray_SIZE(<cnp.ndarray>z), 0, sizeof(real))
+    job.out = job.z
+    job.out.data = cnp.PyArray_BYTES(<cnp.ndarray>out)
+    job.air = FRESH_AIR
     with nogil:
-        activate_share(kind, source, target, &air, 0, 1)
-    check(&air)
+        run_team(&team, &job.air, 1, 0, activate_all, &job)
+    check(&job.air)
     return out
 
 
 def activation(int kind, cnp.ndarray z not None, cnp.ndarray out not None, int n_threads):
     """out = f(z), element by element; in place where out is z. kind: an index into ACTIVATIONS."""
-    cdef Matrix source, target
-    cdef Air air = Air(0, 0, 0)
-    read_matrix(z, &source)
-    read_matrix(out, &target)
+    cdef Activated job
+    cdef Team team
+    job.kind = kind
+    job.air = FRESH_AIR
+    read_matrix(z, &job.z)
+    read_matrix(out, &job.out)
     with nogil:
-        if n_threads == 1:
-            activate_share(kind, source, target, &air, 0, 1)
-        else:
-            with parallel(num_threads=n_threads):
-                activate_share(kind, source, target, &air, omp_get_thread_num(), omp_get_num_threads())
-    check(&air)
+        run_team(
+            &team, &job.air, n_threads, <double>ACTIVATION_WORK * job.z.rows * job.z.columns, activate_all, &job)
+    check(&job.air)
 
 
-def is_finite(const real[::1] numbers):
-    """Whether all of them are: 0 x is 0 for what is finite, else NaN."""
-    cdef vreal total[VECTORS]
-    cdef Py_ssize_t i = 0, n = numbers.shape[0]
-    cdef const real* place = &numbers[0]
-    cdef int v
-    for v in range(VECTORS):
-        total[v] = splat(0)
-    while i + PANEL <= n:
-        for v in range(VECTORS):
-            total[v] = total[v] + splat(0) * load(place + i + v * LANES)
-        i += PANEL
-    while i < n:
-        total[0] = total[0] + splat(0) * load_first(place + i, smaller(LANES, n - i))
-        i += LANES
-    return sum_of_lanes(total[0] + total[1]) == 0
+def is_finite(const real[::1] values):
+    """Whether all of them are."""
+    return all_within(GREATEST, &values[0], 0, values.shape[0])
 
 
 cdef enum:
@@ -230,3 +253,15 @@ def centre(cnp.ndarray X not None, const double[::1] shift, double[:, :] out):
                     for j in range(start, stop):
                         place[j] = load_anywhere(row + j * x.column) - s
             start = stop
+
+
+def permutation(bit_generator, Py_ssize_t n):
+    """The order of n examples that an epoch of `Engine.train` draws."""
+    cdef Py_ssize_t[::1] order = np.empty(n, dtype=np.intp)
+    cdef bitgen_t* bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+    cdef object lock = bit_generator.lock
+    cdef Air air = FRESH_AIR
+    with nogil:
+        shuffle(&order[0], n, bits, <PyObject*>lock, &air)
+    check(&air)
+    return np.asarray(order)

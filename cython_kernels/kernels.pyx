@@ -9,8 +9,8 @@ one; see README.md for the contract.
 cimport cython
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from cython.parallel cimport parallel
-from libc.math cimport isfinite
+from cpython.ref cimport PyObject
+from libc.math cimport INFINITY, isfinite
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 cimport numpy as cnp
@@ -18,13 +18,13 @@ cimport numpy as cnp
 import numpy as np
 
 from vector cimport (
-    COLUMN_BLOCK, DEEP_BLOCK, DEPTH_AHEAD, DEPTH_BLOCK, ESTIMATED, GROUP, HALF_LANES, LANES, LANE_BLOCK, LANE_COLUMNS,
-    LANE_ROWS, LIFT, LINE, NARROW_ROWS, PANEL, POWER_ORIGIN, ROWS, ROW_BLOCK, ROW_SUMS, SMALLEST_NORMAL, VECTORS,
-    WIDE_VECTORS, Places, add_columns, afresh, at_least, at_most, copy_columns, even_lanes, exchange, first_lane,
-    first_lanes, from_half, fused, interleave_high, interleave_low, load, load_anywhere, load_first, load_half,
-    magnitude, monotonic_seconds, normal, odd_lanes, places_of, power_of_two, prefetch, quotient, real, reflected,
-    splat, splat_group, splat_half, spread_groups, square_root, store, store_anywhere, store_first, take_lanes,
-    times_complement, times_power, vhalf, vreal, where_positive, with_sign_of,
+    COLUMN_BLOCK, DEEP_BLOCK, DEPTH_AHEAD, DEPTH_BLOCK, ESTIMATED, GREATEST, GREATEST_EXPONENT, GROUP, HALF_LANES, LANES,
+    LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LIFT, LINE, NARROW_ROWS, PANEL, POWER_ORIGIN, ROWS, ROW_BLOCK, ROW_SUMS,
+    SMALLEST_NORMAL, VECTORS, WIDE_VECTORS, Lanes, Places, add_columns, afresh, any_lane, at_least, at_most, beyond,
+    copy_columns, even_lanes, exchange, first_lane, first_lanes, from_half, fused, interleave_high, interleave_low, load,
+    load_anywhere, load_first, load_half, magnitude, odd_lanes, places_of, power_of_two, prefetch, quotient, real,
+    reflected, splat, splat_group, splat_half, spread_groups, square_root, store, store_anywhere, store_first, take_lanes,
+    times_complement, times_power, unless_tiny, vhalf, vreal, where_positive, with_sign_of,
 )
 
 # One compilation unit, so that the micro-tiles are inlined where they are used.
@@ -53,8 +53,9 @@ lanes = LANES
 panel = PANEL
 folded_rows = FOLDED_ROWS
 
-cdef extern from *:
+cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
+    unsigned long PyThread_get_thread_ident()
 
 include "doors.pxi"
 
@@ -104,28 +105,80 @@ cdef Py_ssize_t size_of(reals, pieces) except -1:
     return size
 
 
-# ---- turns -------------------------------------------------------------------------------------------
+# ---- one training at a time ---------------------------------------------------------------------------
+
+cdef int n_births = 0           # of this process: it rises in each child of a fork,
+cdef unsigned long survivor = 0     # whose only thread this is
+
 
 @cython.final
-cdef class Turn:
-    """The right to train a network: `with turn:` for one at a time. Others are refused, they do not wait.
+cdef class TrainingLock:
+    """The right to train a network: `with lock:` for one at a time. Others are refused, they do not wait.
 
-    In place of a threading.Lock, which takes 80 ns longer: it asks the clock even where nobody is to wait.
+    In place of a threading.Lock, which takes 80 ns longer: it asks the clock even where nobody is to wait. In the child
+    of a fork, the lock of a thread that is not there is free.
     """
-    cdef int taken
+    cdef int held
+    cdef int births                 # of the process when it was acquired
+    cdef unsigned long holder       # thread
+    cdef int between                # two epochs or steps that belong together: what is trained is half made
 
-    cdef bint take(self) noexcept:
-        return take_flag(&self.taken)
+    cdef bint acquire(self) noexcept:
+        cdef int births = self.births
+        if not acquire_flag(&self.held):
+            if births == n_births or self.holder == survivor or not replace(&self.births, births, n_births):
+                return False
+            self.between = 0
+        self.births = n_births
+        self.holder = PyThread_get_thread_ident()
+        return True
 
-    cdef void give(self) noexcept:
-        give_flag(&self.taken)
+    cdef void release(self) noexcept:
+        release_flag(&self.held)
 
     def __enter__(self):
-        if not self.take():
+        if not self.acquire():
             raise RuntimeError("this network is being trained already: one fit or train_step at a time")
 
     def __exit__(self, *exception):
-        self.give()
+        self.between = 0
+        self.release()
+
+    @property
+    def is_held(self):
+        """Whether somebody trains, in this process."""
+        return is_raised(&self.held) and (self.births == n_births or self.holder == survivor)
+
+    def set_between(self, bint between):
+        """Says whether what is trained is half made from here on, in the eyes of a signal handler."""
+        self.between = between
+
+    def check_save(self, bint with_optimizer):
+        """Raises unless network, optimizer and generator belong together, as seen by this thread."""
+        if not self.is_held:
+            return
+        if self.holder != PyThread_get_thread_ident():
+            raise RuntimeError("another thread trains this network: save it from a callback of that fit")
+        if self.between and with_optimizer:
+            raise RuntimeError(
+                "this epoch is half made, and a fit that goes on from here would not end as this one does: "
+                "set a flag in the signal handler, and save in a callback of the fit")
+
+
+def note_birth():
+    """To be called in the child of a fork: no thread but this one is there."""
+    global n_births, survivor
+    n_births += 1
+    survivor = PyThread_get_thread_ident()
+    for lock in held_locks:
+        lock._at_fork_reinit()
+    held_locks.clear()
+
+
+def note_fork():
+    """To be called before a fork, which gives up the pool of idle threads."""
+    global pool_generation
+    pool_generation += 1
 
 
 # ---- the engine --------------------------------------------------------------------------------------
@@ -145,6 +198,7 @@ cdef class Engine:
     cdef Py_ssize_t tiles_bytes     # of the chains
     cdef Py_ssize_t scratch_bytes
     cdef readonly int n_threads
+    cdef double work                # multiply-adds of a step for each example
     cdef Py_ssize_t n_features
     cdef Py_ssize_t n_outputs
     cdef Py_ssize_t brief           # so many examples take but a few microseconds: the GIL is kept
@@ -172,6 +226,7 @@ cdef class Engine:
         self.line = size_of(longest, 1)
         self.blank.scratch_size = size_of(plan.scratch, 1)
         self.tiles_bytes = size_of(plan.chain_scratch, 1)
+        self.work = 3 * <double>plan.n_walked
         self.scratch_bytes = (
             size_of(plan.scratch, plan.n_threads) + size_of(longest, plan.n_blocks + 4) + self.tiles_bytes
             + plan.n_blocks * sizeof(double))
@@ -222,28 +277,16 @@ cdef class Engine:
         """out (n_outputs, m), a new one if there is none, = the network's prediction for X (n_features, m)."""
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters)
-        cdef Matrix target
         cdef cnp.npy_intp shape[2]
         if out is None:
             shape[0] = self.n_outputs
             shape[1] = job.n_examples
             out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
-        read_matrix(out, &target)
-        if job.n_examples <= self.brief:
-            self.predict(&job, target)
-        else:
-            with nogil:
-                self.predict(&job, target)
+        read_matrix(out, &job.out)
+        self.run(&job, predict, job.n_examples)
         check(&job.air)
         return_scratch(scratch)
         return out
-
-    cdef void predict(self, Job* job, Matrix out) noexcept nogil:
-        if self.n_threads == 1:
-            forward_blocks(job, out, 0, 1)
-        else:
-            with parallel(num_threads=self.n_threads):
-                forward_blocks(job, out, omp_get_thread_num(), omp_get_num_threads())
 
     def gradient(
         self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None,
@@ -265,45 +308,39 @@ cdef class Engine:
             read_matrix(input_gradient, &job.walk.input_gradient)
         if outputs is not None:
             read_matrix(outputs, &job.walk.outputs)
-        if job.n_examples <= self.brief:
-            self.differentiate(&job)
-        else:
-            with nogil:
-                self.differentiate(&job)
+        self.run(&job, differentiate, job.n_examples)
         check(&job.air)
         return_scratch(scratch)
-        return mean_loss(&job, self.n_blocks, job.n_examples)
+        return mean_loss(&job)
 
-    cdef void differentiate(self, Job* job) noexcept nogil:
-        if job.chains != NULL:
-            compose_chains(job, job.parameters)
-        if self.n_threads == 1:
-            walk_blocks(job, 0, job.n_examples, 0, 1)
+    cdef void run(self, Job* job, Lead lead, Py_ssize_t n_examples) noexcept:
+        """Runs a call over so many examples in all; a short one keeps the GIL."""
+        cdef Team team
+        if n_examples <= self.brief:
+            run_team(&team, &job.air, 1, 0, lead, job)
         else:
-            with parallel(num_threads=self.n_threads):
-                walk_blocks(job, 0, job.n_examples, omp_get_thread_num(), omp_get_num_threads())
-        if job.gradient != NULL:
-            add_slots(job, self.n_blocks, 0, job.walk.n_parameters)
-            if job.chains != NULL:
-                expand_chains(job, job.parameters)
+            with nogil:
+                run_team(&team, &job.air, self.n_threads, self.work * n_examples, lead, job)
 
-    def quick_step(self, X, y, cnp.ndarray parameters not None, optimizer, compiled_step, Turn turn not None):
-        """`step` in a turn of its own; None, and nothing is done, unless the optimizer's class has the `step` that
-        is compiled here, X and y are a batch of this engine's size that can be taken as it is, and nobody has the turn.
+    def quick_step(self, X, y, cnp.ndarray parameters not None, optimizer, compiled_step, TrainingLock lock not None):
+        """`step` under the network's lock; None, and nothing is done, unless the optimizer serves this network and its
+        step is the one that is compiled here, X and y are a batch of this engine's size that can be taken as it is, and the lock is free.
 
         To find that out from Python takes 0.25 microseconds longer, as long as three steps of the smallest network.
         """
         if not (
             getattr(type(optimizer), "step", None) is compiled_step
+            and optimizer._direct is True
+            and optimizer._owner is lock
             and is_batch(X, y, parameters, self.n_features, self.n_outputs)
             and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == self.blank.batch
-            and turn.take()
+            and lock.acquire()
         ):
             return None
         try:
             return self.step(X, y, parameters, optimizer)
         finally:
-            turn.give()
+            lock.release()
 
     cpdef step(self, cnp.ndarray X, cnp.ndarray y, cnp.ndarray parameters, optimizer):
         """One step over all of X and y; returns the loss before the update, of which there is none if it is not finite."""
@@ -311,23 +348,25 @@ cdef class Engine:
         cdef _Scratch scratch = self.begin(&job, X, parameters)
         cdef double loss = 0
         read_matrix(y, &job.walk.y)     # first: an optimizer of one's own may do anything when it is read
-        cdef object _held = read_update(&job.update, optimizer, parameters)
+        cdef object _held = read_update(&job.update, optimizer, parameters, False)
         job.losses = &loss
         job.n_epochs = 1
-        self.run(&job, optimizer, 1)
+        self.make_steps(&job, optimizer, 1)
         return_scratch(scratch)
-        return loss
+        return INFINITY if job.immoderate else loss
 
     def train(
         self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None, optimizer,
-        double[::1] losses, const double[::1] rates=None, bit_generator=None, moments=None,
+        TrainingLock lock not None, double[::1] losses, const double[::1] rates=None, bit_generator=None,
+        bint private=False, moments=None,
     ):
         """len(losses) epochs of mini-batches, a learning rate a step, shuffled if there is a generator.
 
         With moments, of all examples, a network that is walked as one linear layer is trained from them, but for
-        the steps whose loss would have too few digits. Returns how many epochs were finished, and whether all their
-        steps were taken from moments. There are fewer than asked for when a loss is not finite: that step is
-        not made, and its loss stands in place of its epoch's.
+        the steps whose loss would have too few digits. private: nobody else has the generator, and its lock is left
+        alone. Returns how many epochs were finished, whether all their steps were taken from moments, and why they are
+        fewer than asked for: the "loss" or the "gradient" of a step was not finite. That step is not made, and its loss
+        stands in place of its epoch's.
         """
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters)
@@ -335,52 +374,53 @@ cdef class Engine:
         cdef const double[::1] means
         cdef const double[:, ::1] products
         cdef double[::1] work
+        cdef object generator_lock
         cdef Py_ssize_t n_steps
         read_matrix(y, &job.walk.y)
-        cdef object _held = read_update(&job.update, optimizer, parameters)
+        cdef object _held = read_update(&job.update, optimizer, parameters, False)
         job.losses = &losses[0]
         job.n_epochs = losses.shape[0]
-        job.from_moments = True
-        n_steps = job.n_epochs * ((job.n_examples + job.batch - 1) // job.batch)
+        job.from_moments = moments is not None
+        n_steps = job.n_epochs * parts(job.n_examples, job.batch)
         if rates is not None:
             job.rates = &rates[0]
         if moments is not None:
             means, products, work = moments.means, moments.products, np.empty(self.blank.walk.layers[0].n_in)
             job.moments = Moments(means.shape[0], &means[0], &products[0, 0], &work[0])
-        if bit_generator is None:
-            self.run(&job, optimizer, n_steps)
-        else:
+        if bit_generator is not None:
             order = np.empty(job.n_examples, dtype=np.intp)
             job.order = &order[0]
             job.walk.order = job.order
             job.bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
-            with bit_generator.lock:
-                self.run(&job, optimizer, n_steps)
+            if not private:
+                generator_lock = bit_generator.lock
+                job.generator_lock = <PyObject*>generator_lock
+        if n_steps > job.n_epochs or job.order != NULL:
+            job.between = &lock.between
+        job.optimizer = <PyObject*>optimizer
+        job.first_step = job.update.step
+        job.air.report = <Report>report_steps
+        job.air.job = &job
+        self.make_steps(&job, optimizer, n_steps)
         return_scratch(scratch)
-        return job.finished, job.from_moments and job.moments.means != NULL
+        return job.finished, job.from_moments, "gradient" if job.immoderate else "loss"
 
-    cdef int run(self, Job* job, optimizer, Py_ssize_t n_steps) except -1:
+    cdef int make_steps(self, Job* job, optimizer, Py_ssize_t n_steps) except -1:
         """The n_steps steps of a job, or some. Counts optimizer.n_steps, also when they are interrupted."""
-        cdef object all_made = job.update.step + n_steps    # while there is memory for a number
+        cdef long long first = job.update.step
+        cdef object all_made = first + n_steps      # while there is memory for a number
         if job.update.nesterov and job.chains == NULL:
             job.walk.parameters = job.ahead
+        if job.between != NULL:
+            job.between[0] = 1
         try:
-            if n_steps == 1 and job.n_examples <= self.brief:
-                self.make_steps(job)
-            else:
-                with nogil:
-                    self.make_steps(job)
+            self.run(job, train_steps, n_steps * smaller(job.batch, job.n_examples))
             check(&job.air)
         finally:
-            optimizer.n_steps = all_made if job.n_steps == n_steps else job.update.step + job.n_steps
+            if job.between != NULL:
+                job.between[0] = job.finished < job.n_epochs
+            count_steps(optimizer, &job.update, all_made if job.n_steps == n_steps else first + job.n_steps)
         return 0
-
-    cdef void make_steps(self, Job* job) noexcept nogil:
-        if self.n_threads == 1:
-            train_steps(job, 0, 1)
-        else:
-            with parallel(num_threads=self.n_threads):
-                train_steps(job, omp_get_thread_num(), omp_get_num_threads())
 
 
 # ---- optimizers --------------------------------------------------------------------------------------
@@ -388,10 +428,29 @@ cdef class Engine:
 def optimizer_step(optimizer, real[::1] parameters, const real[::1] gradient):
     """One update of parameters, in place. Counts optimizer.n_steps."""
     cdef Update u
-    cdef object _held = read_update(&u, optimizer, np.asarray(parameters))
+    cdef bint moderate
+    cdef object _held = read_update(&u, optimizer, np.asarray(parameters), True)
     with nogil:
-        update(&u, &parameters[0], &gradient[0], 0, parameters.shape[0])
-    optimizer.n_steps = u.step + 1
+        moderate = all_within(u.moderate, &gradient[0], 0, gradient.shape[0]) or change_units(
+            &u, &gradient[0], gradient.shape[0])
+        if moderate:
+            begin_update(&u)
+            update(&u, &parameters[0], &gradient[0], 0, parameters.shape[0])
+    if not moderate:
+        raise ValueError("gradient: expected finite numbers, got others; parameters and state are as before")
+    count_steps(optimizer, &u, u.step + 1)
+
+
+def look_ahead_point(const real[::1] parameters, const real[::1] velocity, double momentum):
+    """W + mu v, a new array: where Nesterov's rule takes the gradient."""
+    cdef Update u
+    cdef real[::1] point = np.empty_like(parameters)
+    if velocity.shape[0] != parameters.shape[0]:
+        raise ValueError(f"velocity: expected {parameters.shape[0]} elements, got {velocity.shape[0]}")
+    u.first = <real*>&velocity[0]
+    u.decay = momentum
+    look_ahead(&u, &parameters[0], &point[0], parameters.shape[0])
+    return np.asarray(point)
 
 
 include "functions.pxi"

@@ -7,12 +7,23 @@
     ADAM      m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
               W -= a m' / (sqrt v' + eps),  m' = m / (1 - b1^t), v' = v / (1 - b2^t), or m and v themselves
 
-The arithmetic is in the dtype of the parameters, the factors are computed in float64. An average that has
-decayed below the smallest normal number is 0: where no gradient comes any more (a ReLU that never fires) it
-would stay subnormal for ever, and processors take a hundred cycles over each such number.
+The arithmetic is in the dtype of the parameters, the factors are computed in float64.
+
+Averages that have decayed below the smallest normal number are set to 0: where no gradient comes any more (a ReLU that
+never fires) they would stay subnormal for ever, and processors take a hundred cycles over each such number. Only old averages
+are, where the gradient is as small, and a second average only together with the first: else a weight would be moved by
+what is left of the first, divided by eps.
+
+A square overflows where its root does not. The rules with squares are the same for gradients, states and eps in other
+units. So where an element of a gradient is too large for the sum of 2^28 of its squares, the states are rescaled to units of 2^exponent
+(first averages) and of its square (averages of squares). The exponent is the optimizer's, and 0 but for such gradients.
+
+A square underflows where its root does not. In exact arithmetic the root of an average of squares is never smaller than
+a known part of |g|, or of |m| (by the inequality of Cauchy and Schwarz). That bound is taken where the root falls below it, so that a step is never
+longer than the rule allows, whatever eps is; where squares are normal numbers it changes nothing.
 """
 
-from libc.math cimport pow
+from libc.math cimport expm1, fabs, frexp, ldexp, sqrt
 
 # The order is the order of kernels.RULES.
 cdef enum Rule:
@@ -30,51 +41,133 @@ cdef struct Update:
     double decay            # momentum, or the decay of the (first) average
     double decay2           # of the second average
     double eps
+    double log_decay        # their logarithms: 1 - decay^t by pow would lose digits where decay is near 1
+    double log_decay2
     long long step          # how many updates there have been
+    int exponent            # of the units of gradients in the rules with squares,
+    real unit               # 2^-exponent, and
+    real moderate           # the largest element of a gradient whose square these units hold
     real* first             # the states; NULL where the rule has none
     real* second
+    # What is the same for every element of one update: `begin_update`.
+    real rate
+    real correction2        # 1 / (1 - decay2^t)
+    real least_root         # the root of the average of squares, over |m| or |g|
 
 cdef struct Factors:
-    # What is the same for every element of one update.
     vreal rate
     vreal decay
     vreal fresh             # 1 - decay
     vreal decay2
     vreal fresh2
-    vreal correction2       # 1 / (1 - decay2^t)
+    vreal correction2
+    vreal least_root
     vreal eps
+    vreal unit              # 2^-exponent
+
+cdef int MODERATE = GREATEST_EXPONENT // 2 - 14     # the exponent of a number whose square is small enough 2^28 times
+cdef double NEARLY = 0.999      # a bound is a little lower than it might be: it must not decide by its rounding
 
 
-cdef inline Factors factors(Update* u) noexcept nogil:
+cdef void begin_update(Update* u) noexcept nogil:
+    """The factors of the next update, number u.step + 1, from its learning rate."""
+    cdef double rate = u.learning_rate, correction2 = 1, least = 0, t = <double>(u.step + 1)
+    if u.rule == ADAM:
+        if u.bias_correction:
+            rate = rate / -expm1(t * u.log_decay)
+            correction2 = 1 / -expm1(t * u.log_decay2)
+        if u.decay * u.decay < u.decay2:
+            least = sqrt(correction2 * (1 - u.decay2) * (1 - u.decay * u.decay / u.decay2)) / (1 - u.decay)
+        elif u.decay == 0:
+            least = sqrt(correction2)
+    elif u.rule == RMSPROP:
+        least = sqrt(1 - u.decay)
+    elif u.rule == ADAGRAD:
+        least = 1
+    u.rate = <real>rate
+    u.correction2 = <real>correction2
+    u.least_root = <real>(NEARLY * least)
+
+
+cdef void set_units(Update* u, int exponent) noexcept nogil:
+    cdef int most = exponent + MODERATE
+    u.exponent = exponent
+    u.unit = <real>ldexp(1, -exponent)
+    u.moderate = GREATEST
+    if (u.rule == ADAGRAD or u.rule == RMSPROP or u.rule == ADAM) and most < GREATEST_EXPONENT:
+        u.moderate = <real>ldexp(1, most)
+
+
+cdef bint all_within(real limit, const real* values, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Whether the elements start ... stop are finite and none is larger than the limit, whatever its sign."""
+    cdef vreal most = splat(limit)
+    cdef Lanes found = beyond(most, splat(0))       # none
+    cdef Py_ssize_t i = start
+    while i + LANES <= stop:
+        found = found | beyond(most, load(values + i))
+        i += LANES
+    if i < stop:
+        found = found | beyond(most, load_first(values + i, stop - i))
+    return not any_lane(found)
+
+
+cdef bint change_units(Update* u, const real* g, Py_ssize_t n) noexcept nogil:
+    """For a gradient that is not moderate: chooses units in which it is. False if it is not finite."""
+    cdef double largest = 0
+    cdef int exponent, turn
+    cdef Py_ssize_t i
+    for i in range(n):
+        if not isfinite(g[i]):
+            return False
+        if fabs(g[i]) > largest:
+            largest = fabs(g[i])
+    frexp(largest, &exponent)
+    exponent -= MODERATE - 10       # not at once again
+    turn = u.exponent - exponent
+    for i in range(n):
+        u.first[i] = <real>ldexp(u.first[i], turn if u.rule == ADAM else 2 * turn)
+        if u.rule == ADAM:
+            u.second[i] = <real>ldexp(u.second[i], 2 * turn)
+    set_units(u, exponent)
+    return True
+
+
+cdef inline Factors factors(const Update* u) noexcept nogil:
     cdef Factors f
-    cdef double rate = u.learning_rate, correction2 = 1
-    if u.rule == ADAM and u.bias_correction:
-        rate = rate / (1 - pow(u.decay, <double>(u.step + 1)))
-        correction2 = 1 / (1 - pow(u.decay2, <double>(u.step + 1)))
-    f.rate = splat(<real>rate)
+    f.rate = splat(u.rate)
     f.decay = splat(<real>u.decay)
     f.fresh = splat(<real>(1 - u.decay))
     f.decay2 = splat(<real>u.decay2)
     f.fresh2 = splat(<real>(1 - u.decay2))
-    f.correction2 = splat(<real>correction2)
-    f.eps = at_least(splat(SMALLEST_NORMAL), splat(<real>u.eps))    # where no gradient has come, 0 / 0 would be NaN
+    f.correction2 = splat(u.correction2)
+    f.least_root = splat(u.least_root)
+    # Where no gradient has come, 0 / 0 would be NaN.
+    f.eps = at_least(splat(SMALLEST_NORMAL), splat(<real>u.eps * u.unit))
+    f.unit = splat(u.unit)
     return f
+
+
+cdef inline vreal root(Factors* f, vreal square, vreal beside) noexcept nogil:
+    """sqrt(square) + eps; `beside` is what the root is measured by where the square underflows."""
+    return at_least(f.least_root * magnitude(beside), square_root(square)) + f.eps
 
 
 cdef inline vreal updated(const int rule, Factors* f, vreal w, vreal g, vreal* first, vreal* second) noexcept nogil:
     """w after one step; the states are changed in place."""
+    if rule != SGD:
+        g = g * f.unit
     if rule == ADAGRAD:
         first[0] = first[0] + g * g
-        return w - f.rate * g / (square_root(first[0]) + f.eps)
+        return w - f.rate * g / root(f, first[0], g)
     if rule == RMSPROP:
-        first[0] = normal(f.decay * first[0] + f.fresh * (g * g))
-        return w - f.rate * g / (square_root(first[0]) + f.eps)
+        first[0] = unless_tiny(f.decay * first[0], g) + (f.fresh * g) * g
+        return w - f.rate * g / root(f, first[0], g)
     if rule == ADAM:
-        first[0] = normal(f.decay * first[0] + f.fresh * g)
-        second[0] = normal(f.decay2 * second[0] + f.fresh2 * (g * g))
-        return w - f.rate * first[0] / (square_root(second[0] * f.correction2) + f.eps)
+        first[0] = unless_tiny(f.decay * first[0] + f.fresh * g, g)
+        second[0] = unless_tiny(f.decay2 * second[0], first[0]) + (f.fresh2 * g) * g
+        return w - f.rate * first[0] / root(f, second[0] * f.correction2, first[0])
     if first != NULL:       # momentum
-        first[0] = normal(f.decay * first[0] - f.rate * g)
+        first[0] = unless_tiny(f.decay * first[0] - f.rate * g, g)
         return w + first[0]
     return w - f.rate * g
 
@@ -114,7 +207,7 @@ cdef inline void update_loop(
 
 
 cdef void update(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """One step on the elements start ... stop. The caller counts u.step."""
+    """One step on the elements start ... stop, after `begin_update`. The caller counts u.step."""
     if u.rule == SGD and u.first == NULL:
         update_loop(SGD, 0, u, w, g, start, stop)
     elif u.rule == SGD:

@@ -25,6 +25,7 @@ cdef extern from * nogil:
     #else
     #define FUSEGRAD_OPENMP 0
     static int omp_get_max_threads(void) { return 1; }
+    static int omp_get_num_procs(void) { return 1; }
     #endif
     /* OpenMP 5.0; GCC has the function from release 9 on, before it claims that version. */
     #if FUSEGRAD_OPENMP >= 201811 || (FUSEGRAD_OPENMP && !defined(__clang__) && __GNUC__ >= 9)
@@ -42,6 +43,7 @@ cdef extern from * nogil:
     int _x86_64_level "x86_64_level"()
     int _FUSEGRAD_OPENMP "FUSEGRAD_OPENMP"
     int omp_get_max_threads()
+    int omp_get_num_procs()
     int release_openmp()
     const char* _FUSEGRAD_COMPILER "FUSEGRAD_COMPILER"
 
@@ -57,6 +59,11 @@ def x86_64_level():
 def max_threads():
     """What OpenMP would take: OMP_NUM_THREADS, threadpoolctl's limit, or the processors at load time."""
     return omp_get_max_threads()
+
+
+def processors():
+    """How many processors OpenMP may use: those of the affinity, as it was before OpenMP itself bound this thread."""
+    return omp_get_num_procs()
 
 
 def release_threads():

@@ -1,14 +1,16 @@
-"""The steps of a call, shared by its threads: the blocks of a batch, the gradient's slots, the update, the epochs.
+"""The steps of a call, shared by its threads: the blocks of a batch, their gradients, the update, the epochs.
 
-Design. A batch is cut into *blocks*, a block into tiles, which engine.pxi walks. A block has its own slot for the
+Design. A batch is cut into *blocks*, a block into tiles, which go through engine.pxi. A block has its own slot for the
 gradient it adds up; slots are added in order. Where blocks begin depends on the shapes alone, never on the threads,
-so any number of threads gives the same bits. A thread that is done with a block takes the next one that nobody has:
-where other programs slow one processor down, a step of two threads is 3 to 11 % shorter than with a fixed half for
-each. Thread 0, which alone hears the signals, waits for the others' last blocks with its ears open.
+so any number of threads gives the same bits.
 
-A fit is one parallel region. Every thread runs the same loop (`train_steps`) with its own copy of the update, and
-meets the others at two barriers a step, or a few more with Nesterov's rule, chains and moments. Thread 0 is the
-caller: it alone shuffles, and now and then comes up for air to let Python handle a signal.
+A fit is one parallel region. Its leader runs `train_steps` from beginning to end, and hands out three stages a step (team.h):
+the blocks, the sum of their gradients, the update; each element of the last two is one thread's. All else is the leader's alone:
+the order of the examples, Nesterov's look-ahead, folded layers, moments, and every decision. Nothing is written from a
+gradient that is not finite: the sum is checked before the update begins.
+
+Between two epochs parameters, states, n_steps and generator belong together, and signal handlers may save them. In the
+middle of an epoch they do not (`TrainingLock.between`), and handlers run there only where an epoch takes long.
 
 Rejected: a region for each layer or step (fork and join cost more than a small step); a slot for each
 thread (other bits for other thread counts); sums by atomics (the same, and slow).
@@ -40,20 +42,26 @@ cdef struct Job:
     double* block_losses
     char* scratch           # one piece a thread
     Py_ssize_t scratch_size
+    Py_ssize_t first        # of the batch: its examples
+    Py_ssize_t count
+    Py_ssize_t n_blocks
+    Matrix out              # of a prediction
     # a fit
     Py_ssize_t n_examples
     Py_ssize_t batch
     Py_ssize_t n_epochs
     const double* rates     # learning rates, one a step; NULL: that of the update
-    Py_ssize_t* order       # the shuffled examples; NULL: as they lie
+    Py_ssize_t* order       # the shuffled examples; NULL: in the order of X
     bitgen_t* bits
-    double* losses          # one an epoch
+    PyObject* generator_lock    # NULL: nobody else has the generator
+    PyObject* optimizer
+    int* between            # of the network's lock: whether an epoch is half made; NULL: nobody asks
+    double* losses          # one an epoch; the last may be that of a step that was not made
+    long long first_step    # of the optimizer
     Py_ssize_t n_steps      # finished
     Py_ssize_t finished     # epochs
-    bint by_moments         # this step goes by the moments
-    bint from_moments       # all of them did
-    Py_ssize_t n_taken      # by the threads: blocks of this step, or tiles
-    Py_ssize_t n_walked     # of these blocks
+    bint from_moments       # all steps were taken from the moments
+    int immoderate          # the gradient of this step: too large to be squared, or not finite
     Air air
 
 
@@ -71,48 +79,56 @@ cdef inline Py_ssize_t blocks_of(Walk* walk, Py_ssize_t count) noexcept nogil:
     return 1 if count <= walk.block else (count + walk.block - 1) // walk.block
 
 
-cdef inline Py_ssize_t next_piece(Job* job, Py_ssize_t piece, int n_threads) noexcept nogil:
-    """The next block or tile for a thread that is done with `piece`; -1 comes before the first."""
-    return piece + 1 if n_threads == 1 else take_number(&job.n_taken)
-
-
-cdef void walk_blocks(Job* job, Py_ssize_t first, Py_ssize_t count, int thread, int n_threads) noexcept nogil:
-    """This thread's share of the blocks of one batch: gradients into their slots, losses beside them."""
+cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogil:
+    """A stage: the gradient of one block of the batch into its slot, its loss beside it."""
+    cdef Job* job = <Job*>data
     cdef Walk* walk = &job.walk
-    cdef Py_ssize_t n_blocks = blocks_of(walk, count)
-    cdef Py_ssize_t block = next_piece(job, -1, n_threads), place, stop
-    cdef Total slot
-    cdef real weight = <real>(1.0 / count)
-    cdef double loss
-    while block < n_blocks:
-        slot = Total(NULL, 0, True)     # only the loss is wanted
-        if job.gradient != NULL:
-            slot.data = slot_of(job, block)
-        loss = 0
-        place = first + block * walk.block
-        stop = first + smaller(count, (block + 1) * walk.block)
-        while place < stop:
-            loss += gradient_tile(walk, place, smaller(walk.tile, stop - place), weight, own_scratch(job, thread), slot)
-            slot.fresh = False
-            if interrupted(&job.air, thread, 3 * walk.n_parameters * walk.tile):
-                return
-            place += walk.tile
-        job.block_losses[block] = loss
-        if n_threads > 1:
-            take_number(&job.n_walked)
-        block = next_piece(job, block, n_threads)
-    if n_threads > 1:
-        await_others(&job.n_walked, n_blocks, &job.air, thread)
+    cdef Py_ssize_t place = job.first + block * walk.block
+    cdef Py_ssize_t stop = job.first + smaller(job.count, (block + 1) * walk.block)
+    cdef Total slot = Total(NULL, 0, True)      # only the loss is wanted
+    cdef real weight = <real>(1.0 / job.count)
+    cdef double loss = 0
+    if job.gradient != NULL:
+        slot.data = slot_of(job, block)
+    while place < stop and not is_raised(&job.air.stop):
+        loss += gradient_tile(walk, place, smaller(walk.tile, stop - place), weight, own_scratch(job, thread), slot)
+        slot.fresh = False
+        interrupted(&job.air, thread, 3 * walk.n_parameters * walk.tile)
+        place += walk.tile
+    job.block_losses[block] = loss
 
 
-cdef void add_slots(Job* job, Py_ssize_t n_blocks, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """walked = slot 0, which is walked itself, + slot 1 + ..., in this order, for the elements start ... stop."""
-    cdef Py_ssize_t i, block
+cdef enum:
+    PART = 1 << 13              # elements of the parameters that a thread takes at a time: whole vectors
+
+
+cdef void sum_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
+    """A stage: walked = slot 0, which is walked itself, + slot 1 + ..., in this order, for some elements."""
+    cdef Job* job = <Job*>data
+    cdef Py_ssize_t start = part * PART, stop = smaller(start + PART, job.walk.n_parameters), i, block
     cdef const real* slot
-    for block in range(1, n_blocks):
+    for block in range(1, job.n_blocks):
         slot = slot_of(job, block)
         for i in range(start, stop):
             job.walked[i] += slot[i]
+    if job.chains == NULL and not all_within(job.update.moderate, job.walked, start, stop):
+        raise_flag(&job.immoderate)
+
+
+cdef void update_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
+    """A stage: the update of some parameters."""
+    cdef Job* job = <Job*>data
+    update(&job.update, job.parameters, job.gradient, part * PART, smaller((part + 1) * PART, job.n_parameters))
+
+
+cdef void walk_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+    """The blocks of some examples: their losses, and the sum of their gradients if one is wanted. May be interrupted."""
+    job.first = first
+    job.count = count
+    job.n_blocks = blocks_of(&job.walk, count)
+    run_stage(team, &job.air, gradient_block, job.n_blocks)
+    if job.gradient != NULL and not is_raised(&job.air.stop):
+        run_stage(team, &job.air, sum_part, parts(job.walk.n_parameters, PART))
 
 
 cdef void compose_chains(Job* job, const real* parameters) noexcept nogil:
@@ -128,20 +144,12 @@ cdef void expand_chains(Job* job, const real* parameters) noexcept nogil:
             &job.chains[i], job.members, &job.walk.layers[i], parameters, job.walked, job.gradient, job.tiles, &job.air)
 
 
-cdef double mean_loss(Job* job, Py_ssize_t n_blocks, Py_ssize_t count) noexcept nogil:
+cdef double mean_loss(Job* job) noexcept nogil:
     cdef double total = 0
     cdef Py_ssize_t block
-    for block in range(n_blocks):
+    for block in range(job.n_blocks):
         total += job.block_losses[block]
-    return total / count
-
-
-cdef Py_ssize_t share(Py_ssize_t n, int thread, int n_threads) noexcept nogil:
-    """Where the share of a thread starts among n elements: at a whole vector."""
-    cdef Py_ssize_t vectors = parts(n, LANES)
-    if n_threads == 1:      # spares a division
-        return thread * n
-    return smaller(n, vectors * thread // n_threads * LANES)
+    return total / job.count
 
 
 cdef uint64_t below(bitgen_t* bits, uint64_t n) noexcept nogil:
@@ -165,107 +173,201 @@ cdef enum:
     DRAW_WORK = 64              # multiply-adds in whose time a place in the order is drawn and fetched
 
 
-cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits, Air* air) noexcept nogil:
-    """Fisher and Yates, from the identity: the order depends on the generator alone."""
+cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits, PyObject* lock, Air* air) noexcept nogil:
+    """Fisher and Yates, from the identity: the order depends on the generator alone.
+
+    Its lock is held meanwhile, but not while signal handlers run: they may draw, too.
+    """
     cdef Py_ssize_t i, j
+    if not acquire_lock(lock, air):
+        return
     order[0] = 0
     for i in range(1, n):
-        if i % 4096 == 0 and interrupted(air, 0, 4096 * DRAW_WORK):
-            return
+        if i % 4096 == 0:
+            air.work += 4096 * DRAW_WORK
+            if air.work > AIR_WORK and monotonic_seconds() - air.looked > AIR_SECONDS:
+                release_lock(lock, air)
+                interrupted(air, 0, 0)
+                if is_raised(&air.stop) or not acquire_lock(lock, air):
+                    return
         j = <Py_ssize_t>below(bits, i + 1)
         order[i] = order[j]
         order[j] = i
+    release_lock(lock, air)
 
 
-cdef void train_steps(Job* job, int thread, int n_threads) noexcept nogil:
-    """What each thread does in `Engine.train`."""
+# A lock that is held while another thread forks would be held for ever in the child: see `renew_locks`.
+cdef set held_locks = set()
+
+ctypedef int (*LockCall)(object lock) noexcept      # its exception stays set
+
+
+cdef int acquire_held(object lock) except -1:
+    lock.acquire()
+    held_locks.add(lock)
+    return 0
+
+
+cdef int release_held(object lock) except -1:
+    held_locks.discard(lock)
+    lock.release()
+    return 0
+
+
+cdef bint acquire_lock(PyObject* lock, Air* air) noexcept nogil:
+    """Of a generator; NULL is none. False if a signal handler raised meanwhile."""
+    if lock != NULL:
+        with gil:
+            if (<LockCall>acquire_held)(<object>lock) < 0:
+                raise_flag(&air.stop)
+    return not is_raised(&air.stop)
+
+
+cdef void release_lock(PyObject* lock, Air* air) noexcept nogil:
+    if lock != NULL:
+        with gil:
+            if (<LockCall>release_held)(<object>lock) < 0:
+                raise_flag(&air.stop)
+
+
+# ---- a step ------------------------------------------------------------------------------------------
+
+cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+    """One step over some examples; its loss. There is no update if that, or the gradient, is not finite
+    (`job.immoderate` stays raised), or the step is interrupted."""
     cdef Walk* walk = &job.walk
-    cdef Update rule = job.update
-    cdef Py_ssize_t n = job.n_parameters, epoch, first, count, n_blocks, step = 0
+    cdef Update* rule = &job.update
+    cdef Py_ssize_t n = job.n_parameters
     cdef const real* parameters = job.ahead if rule.nesterov else job.parameters
-    cdef bint by_moments = False     # this step
-    cdef double loss, step_loss = 0
-    wait_for_all(n_threads)
+    cdef double loss = -1
+    if rule.nesterov:
+        look_ahead(rule, job.parameters, job.ahead, n)
+    if job.chains != NULL:
+        compose_chains(job, parameters)
+    if job.moments.means != NULL:
+        loss = moments_step(&job.moments, walk.layers, walk.parameters, count, job.walked)
+        interrupted(&job.air, 0, walk.n_parameters * walk.layers[0].n_in)
+    if is_raised(&job.air.stop):
+        return 0
+    if loss >= 0:
+        if job.chains == NULL and not all_within(rule.moderate, job.walked, 0, n):
+            raise_flag(&job.immoderate)
+    else:
+        job.from_moments = False
+        walk_batch(job, team, first, count)
+        if is_raised(&job.air.stop):
+            return 0
+        loss = mean_loss(job)
+        if not isfinite(loss):
+            job.immoderate = 0      # the loss says enough
+            return loss
+    if job.chains != NULL:
+        expand_chains(job, parameters)
+        if is_raised(&job.air.stop):
+            return 0
+        if not all_within(rule.moderate, job.gradient, 0, n):
+            raise_flag(&job.immoderate)
+    if is_raised(&job.immoderate):
+        if not change_units(rule, job.gradient, n):
+            return loss
+        job.immoderate = 0
+    begin_update(rule)
+    run_stage(team, &job.air, update_part, parts(n, PART))
+    rule.step += 1
+    job.n_steps += 1
+    return loss
+
+
+cdef void train_steps(void* data, Team* team) noexcept nogil:
+    """The epochs of a fit: what the leader does in `Engine.train`."""
+    cdef Job* job = <Job*>data
+    cdef Walk* walk = &job.walk
+    cdef Py_ssize_t epoch, first, count, work = 0
+    cdef double loss, step_loss
     for epoch in range(job.n_epochs):
         if job.order != NULL:
-            if thread == 0:
-                shuffle(job.order, job.n_examples, job.bits, &job.air)
-            wait_for_all(n_threads)
-            if is_raised(&job.air.stop):
-                return
+            shuffle(job.order, job.n_examples, job.bits, job.generator_lock, &job.air)
         loss = 0
         first = 0
         while first < job.n_examples:
-            if job.rates != NULL:
-                rule.learning_rate = job.rates[step]
-            if rule.nesterov or job.chains != NULL:
-                if thread == 0 and rule.nesterov:
-                    look_ahead(&rule, job.parameters, job.ahead, n)
-                if thread == 0 and job.chains != NULL:
-                    compose_chains(job, parameters)
-                wait_for_all(n_threads)
-                if is_raised(&job.air.stop):
-                    return
             count = smaller(job.batch, job.n_examples - first)
-            n_blocks = blocks_of(walk, count)
-            if job.moments.means != NULL:
-                if thread == 0:
-                    step_loss = moments_step(&job.moments, walk.layers, walk.parameters, count, job.walked)
-                    job.by_moments = step_loss >= 0
-                    # Little work; but on a busy machine a barrier takes as long as the other threads are not run.
-                    interrupted(&job.air, thread, walk.n_parameters * walk.layers[0].n_in if n_threads == 1 else AIR_WORK + 1)
-                wait_for_all(n_threads)
-                by_moments = job.by_moments
-            if not by_moments:
-                walk_blocks(job, first, count, thread, n_threads)
-                wait_for_all(n_threads)
-                if thread == 0:
-                    job.n_taken = job.n_walked = 0
-                step_loss = mean_loss(job, n_blocks, count)
-                if not is_raised(&job.air.stop):
-                    add_slots(
-                        job, n_blocks,
-                        share(walk.n_parameters, thread, n_threads), share(walk.n_parameters, thread + 1, n_threads))
+            if job.rates != NULL:
+                job.update.learning_rate = job.rates[job.n_steps]
+            step_loss = step(job, team, first, count)
             if is_raised(&job.air.stop):
                 return
-            if not by_moments and not isfinite(step_loss):      # all threads see the same
-                if thread == 0:
-                    job.losses[epoch] = step_loss
+            if not isfinite(step_loss) or job.immoderate:
+                job.losses[epoch] = step_loss
                 return
             loss += step_loss * count
-            if job.chains != NULL:
-                wait_for_all(n_threads)
-                if thread == 0:
-                    expand_chains(job, parameters)
-                wait_for_all(n_threads)
-                if is_raised(&job.air.stop):
-                    return
-            update(
-                &rule, job.parameters, job.gradient, share(n, thread, n_threads), share(n, thread + 1, n_threads))
-            wait_for_all(n_threads)
-            rule.step += 1
-            step += 1
             first += count
             # A batch that is one tile and all there is need not be packed again: 5 to 10 % of such a step.
-            if n_threads == 1:
-                walk.kept = not by_moments and job.order == NULL and count == job.n_examples and count <= walk.tile
-            if thread == 0:
-                job.n_steps = step
-                job.from_moments = job.from_moments and by_moments
-        if thread == 0:
-            job.losses[epoch] = loss / job.n_examples
-            job.finished = epoch + 1
+            if team.n_threads == 1:
+                walk.kept = not job.from_moments and job.order == NULL and count == job.n_examples and count <= walk.tile
+        job.losses[epoch] = loss / job.n_examples
+        job.finished = epoch + 1
+        work += walk.n_parameters * job.n_examples
+        if work > AIR_WORK:
+            work = 0
+            rest(job)
+            if is_raised(&job.air.stop):
+                return
 
 
-cdef void forward_blocks(Job* job, Matrix out, int thread, int n_threads) noexcept nogil:
-    cdef Py_ssize_t tile = next_piece(job, -1, n_threads), place = tile * job.walk.tile, count
+cdef void rest(Job* job) noexcept nogil:
+    """Between two epochs: lets signal handlers run, unless they did a moment ago."""
+    cdef double now = monotonic_seconds()
+    if job.air.looked == 0:
+        job.air.looked = now
+    if now - job.air.looked > REST_SECONDS:
+        if job.between != NULL and all_within(GREATEST, job.parameters, 0, job.n_parameters):
+            job.between[0] = 0
+        run_handlers(&job.air)
+        if job.between != NULL:
+            job.between[0] = 1
+
+
+cdef int report_steps(void* data) except -1:
+    """The optimizer's count, and the units of its states, as of the last finished step."""
+    cdef Job* job = <Job*>data
+    return count_steps(<object>job.optimizer, &job.update, job.first_step + job.n_steps)
+
+
+cdef int count_steps(object optimizer, Update* rule, object n_steps) except -1:
+    if rule.exponent != 0:
+        set_attribute(optimizer, "_exponent", rule.exponent)
+    set_attribute(optimizer, "n_steps", n_steps)
+    return 0
+
+
+# ---- predictions -------------------------------------------------------------------------------------
+
+cdef void predict_tile(void* data, int thread, Py_ssize_t tile) noexcept nogil:
+    """A stage: the prediction for one tile of X."""
+    cdef Job* job = <Job*>data
+    cdef Walk* walk = &job.walk
+    cdef Py_ssize_t place = tile * walk.tile, count = smaller(walk.tile, job.n_examples - place)
+    cdef real* scratch = own_scratch(job, thread)
     cdef real* prediction
-    while place < out.columns:
-        count = smaller(job.walk.tile, out.columns - place)
-        prediction = forward_tile(
-            &job.walk, inputs(&job.walk, place, count, own_scratch(job, thread)), place, count, own_scratch(job, thread))
-        unpack_tile(prediction, out, place, count)
-        if interrupted(&job.air, thread, job.walk.n_parameters * job.walk.tile):
-            return
-        tile = next_piece(job, tile, n_threads)
-        place = tile * job.walk.tile
+    if is_raised(&job.air.stop):
+        return
+    prediction = forward_tile(walk, inputs(walk, place, count, scratch), place, count, scratch)
+    unpack_tile(prediction, job.out, place, count)
+    interrupted(&job.air, thread, walk.n_parameters * walk.tile)
+
+
+cdef void predict(void* data, Team* team) noexcept nogil:
+    """What the leader does in `Engine.forward`."""
+    cdef Job* job = <Job*>data
+    run_stage(team, &job.air, predict_tile, parts(job.n_examples, job.walk.tile))
+
+
+cdef void differentiate(void* data, Team* team) noexcept nogil:
+    """What the leader does in `Engine.gradient`."""
+    cdef Job* job = <Job*>data
+    if job.chains != NULL:
+        compose_chains(job, job.parameters)
+    if not is_raised(&job.air.stop):
+        walk_batch(job, team, 0, job.n_examples)
+    if job.chains != NULL and job.gradient != NULL and not is_raised(&job.air.stop):
+        expand_chains(job, job.parameters)

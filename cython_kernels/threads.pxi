@@ -1,55 +1,62 @@
-"""What the threads of a call share: barriers, and coming up for air.
+"""What the threads of a call share: see team.h for how they work together; and interruption.
 
-A long call runs without the GIL. Its thread 0, the caller's own, now and then takes it back to let Python's signal
-handlers run. If one raises (Ctrl-C), a flag is raised for all threads, and the exception stays set until
-the region has ended.
+A long call runs without the GIL. Its leader, the caller's own thread, now and then takes it back to let Python's signal
+handlers run. If one raises (Ctrl-C), a flag is raised for all threads, which then cut their pieces short; the leader
+ends the call, and the exception stays set until then. In the middle of an epoch handlers run as late as the promise of
+200 ms allows; between two epochs, where a handler may save what it sees, sooner.
 """
 
-cdef extern from * nogil:
-    """
-    #include <sched.h>
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define FUSEGRAD_BARRIER _Pragma("omp barrier")
-    #else
-    #define FUSEGRAD_BARRIER
-    static inline int omp_get_thread_num(void) { return 0; }
-    static inline int omp_get_num_threads(void) { return 1; }
-    #endif
-    /* Every thread of the region must come here. */
-    static inline void wait_for_all(int n_threads) { if (n_threads > 1) { FUSEGRAD_BARRIER } }
-    static inline void raise_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
-    static inline int is_raised(int *flag) { return __atomic_load_n(flag, __ATOMIC_RELAXED); }
-    /* 0, 1, 2 ... each to one thread; and how many there have been. */
-    static inline Py_ssize_t take_number(Py_ssize_t *taken) { return __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED); }
-    static inline Py_ssize_t numbers_taken(Py_ssize_t *taken) { return __atomic_load_n(taken, __ATOMIC_RELAXED); }
-    /* One caller has it at a time: whether it is this one. */
-    static inline int take_flag(int *flag) { return !__atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE); }
-    static inline void give_flag(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
-    """
-    int omp_get_thread_num()
-    int omp_get_num_threads()   # in a region; the runtime may give fewer than were asked for
-    void wait_for_all(int n_threads)
+cdef extern from "team.h" nogil:
+    ctypedef void (*Stage)(void* job, int thread, Py_ssize_t piece) noexcept nogil
+    struct Team:
+        int n_threads
+        void* job
+        double led
+    ctypedef void (*Lead)(void* job, Team* team) noexcept nogil
+
+    int lead_team(Team* team, int n_threads, Lead lead, void* job)
+    void hand_out(Team* team, Stage stage, Py_ssize_t n_pieces)
+    Py_ssize_t take_piece(Team* team)
+    void finish_piece(Team* team)
+    bint await_pieces(Team* team, double seconds)
+    bint is_forked(Team* team)
+    void leave_region(Team* team)
+    bint threads_pay(double now)
+    void settle(double gain, double now)
+    int pool_generation
+
     void raise_flag(int* flag)
     bint is_raised(int* flag)
-    Py_ssize_t take_number(Py_ssize_t* taken)
-    Py_ssize_t numbers_taken(Py_ssize_t* taken)
-    int sched_yield()
-    bint take_flag(int* flag)
-    void give_flag(int* flag)
+    bint acquire_flag(int* flag)
+    void release_flag(int* flag)
+    bint replace(int* place, int old, int value)
+    double monotonic_seconds()
 
 cdef extern from "Python.h":
     # Declared without `except`: the exception is to stay set while the parallel region ends.
     int check_signals "PyErr_CheckSignals"() noexcept
+    void set_error "PyErr_SetString"(object kind, const char* message) noexcept
+    bint error_is_set "PyErr_Occurred"() noexcept
+    # Not through __setattr__ of the class, which takes 0.2 microseconds.
+    int set_attribute "PyObject_GenericSetAttr"(object o, object name, object value) except -1
 
 cdef enum:
     AIR_WORK = 1 << 20          # multiply-adds between two looks at the clock, well under a millisecond
-cdef double AIR_SECONDS = 0.05  # between two looks at the signals
+    LONG_WORK = 1 << 31         # of a call for which a team is made even where threads do not pay at the moment
+cdef double AIR_SECONDS = 0.1   # between two looks at the signals within a piece of work,
+cdef double REST_SECONDS = 0.04     # and between two epochs
+
+ctypedef int (*Report)(void* job) noexcept      # its exception stays set
 
 cdef struct Air:
     int stop
     Py_ssize_t work             # since the last look at the clock
     double looked
+    Team* team                  # whose leader looks; NULL: no team
+    Report report               # brings Python's objects up to date before handlers run; NULL: there is nothing to report
+    void* job
+
+cdef Air FRESH_AIR = Air(0, 0, 0, NULL, NULL, NULL)        # of a call that has just begun
 
 
 cdef inline bint interrupted(Air* air, int thread, Py_ssize_t work) noexcept nogil:
@@ -58,21 +65,80 @@ cdef inline bint interrupted(Air* air, int thread, Py_ssize_t work) noexcept nog
         air.work += work
         if air.work > AIR_WORK:
             air.work = 0
-            if monotonic_seconds() - air.looked > AIR_SECONDS:
-                with gil:
-                    if check_signals() < 0:
-                        raise_flag(&air.stop)
-                air.looked = monotonic_seconds()
+            look(air, AIR_SECONDS)
     return is_raised(&air.stop)
 
 
-cdef inline void await_others(Py_ssize_t* n_done, Py_ssize_t n, Air* air, int thread) noexcept nogil:
-    """Thread 0 does not leave the others alone with the last of n pieces: at a barrier it would not look at the signals."""
-    if thread == 0:
-        while numbers_taken(n_done) < n and not interrupted(air, thread, AIR_WORK + 1):
-            sched_yield()
+cdef inline void look(Air* air, double seconds) noexcept nogil:
+    """Runs the handlers if so much time has passed since they ran, or since the first look of a call."""
+    cdef double now = monotonic_seconds()
+    if air.looked == 0:
+        air.looked = now
+    if now - air.looked > seconds:
+        run_handlers(air)
+
+
+cdef void run_handlers(Air* air) noexcept nogil:
+    """Lets Python's signal handlers run, in the leader."""
+    cdef bint forked
+    with gil:
+        if (air.report != NULL and air.report(air.job) < 0) or check_signals() < 0:
+            raise_flag(&air.stop)
+        forked = air.team != NULL and is_forked(air.team)
+        if forked:
+            raise_flag(&air.stop)
+            if not error_is_set():
+                set_error(RuntimeError, FORKED)
+    air.looked = monotonic_seconds()
+    if forked:
+        leave_region(air.team)
+
+cdef const char* FORKED = (
+    "this process was forked by a signal handler while several threads computed, and has none of them: "
+    "the call was ended; call again, or fork where nothing is computed")
+
+
+cdef void run_stage(Team* team, Air* air, Stage stage, Py_ssize_t n_pieces) noexcept nogil:
+    """All pieces of a stage, by the leader and whoever comes to help; to be called by the leader."""
+    cdef Py_ssize_t piece, n_own = 0
+    cdef double start, own, end
+    if team.n_threads > 1 and n_pieces > 1:
+        start = monotonic_seconds()
+        if threads_pay(start):
+            hand_out(team, stage, n_pieces)
+            piece = take_piece(team)
+            while piece >= 0:
+                stage(team.job, 0, piece)
+                finish_piece(team)
+                n_own += 1
+                piece = take_piece(team)
+            own = monotonic_seconds()
+            while not await_pieces(team, AIR_SECONDS):
+                interrupted(air, 0, AIR_WORK + 1)
+            end = monotonic_seconds()
+            if n_own > 0:       # against what the leader would have taken for all pieces
+                settle((own - start) / n_own * n_pieces - (end - start), end)
+            return
+    for piece in range(n_pieces):
+        stage(team.job, 0, piece)
+
+
+cdef void run_team(Team* team, Air* air, int n_threads, double work, Lead lead, void* job) noexcept nogil:
+    """Runs lead(job, team), a call of so many multiply-adds, with up to n_threads threads. Then: `check`."""
+    cdef double start, end
+    team.n_threads = 1
+    team.job = job
+    if n_threads > 1:
+        start = monotonic_seconds()
+        if work > LONG_WORK or threads_pay(start):
+            air.team = team
+            if lead_team(team, n_threads, lead, job) == 0:
+                end = monotonic_seconds()
+                settle(team.led - (end - start), end)   # what it took to begin and to end
+            return
+    lead(job, team)
 
 
 cdef int check(Air* air) except -1:
-    """After a region: passes on the exception that a signal handler raised in it."""
+    """After a call: passes on the exception that a signal handler raised in it."""
     return -1 if is_raised(&air.stop) else 0

@@ -9,7 +9,6 @@
 #include <stdint.h>
 #include <string.h>
 #include <math.h>
-#include <time.h>
 
 /* ---- types ------------------------------------------------------------------------------- */
 
@@ -271,13 +270,15 @@ FUSEGRAD_INLINE vreal first_lanes(vreal v, Py_ssize_t n) { return (vreal)((vbits
 /* ---- sign, choice, exponent --------------------------------------------------------------- */
 
 #if FUSEGRAD_REAL == 32
-enum { SIGN_SHIFT = 31, MANTISSA = 23, EXPONENT_BIAS = 127 };
+enum { SIGN_SHIFT = 31, MANTISSA = 23, EXPONENT_BIAS = 127, GREATEST_EXPONENT = 128 };
 #define ROUNDER 0x1.8p23f
 #define SMALLEST_NORMAL 0x1p-126f
+#define GREATEST 0x1.fffffep127f
 #else
-enum { SIGN_SHIFT = 63, MANTISSA = 52, EXPONENT_BIAS = 1023 };
+enum { SIGN_SHIFT = 63, MANTISSA = 52, EXPONENT_BIAS = 1023, GREATEST_EXPONENT = 1024 };
 #define ROUNDER 0x1.8p52
 #define SMALLEST_NORMAL 0x1p-1022
+#define GREATEST 0x1.fffffffffffffp1023
 #endif
 #define SIGN_BIT ((bits)((uint64_t)1 << SIGN_SHIFT))
 
@@ -325,9 +326,17 @@ FUSEGRAD_INLINE vreal at_least(vreal limit, vreal v) {
 #endif
 }
 
-/* v, but 0 where it is subnormal; a NaN stays. */
-FUSEGRAD_INLINE vreal normal(vreal v) {
-    return (vreal)((vbits)v & ~(vbits)(magnitude(v) < SMALLEST_NORMAL));
+/* v, but 0 where both v and w are smaller than all normal numbers; a NaN stays. */
+FUSEGRAD_INLINE vreal unless_tiny(vreal v, vreal w) {
+    return (vreal)((vbits)v & ~(vbits)(at_least(magnitude(w), magnitude(v)) < SMALLEST_NORMAL));
+}
+
+/* All bits where v is larger than the limit, infinite or a NaN. */
+FUSEGRAD_INLINE vbits beyond(vreal limit, vreal v) { return ~(vbits)(magnitude(v) <= limit); }
+FUSEGRAD_INLINE int any_lane(vbits lanes) {
+    bits any = 0;
+    for (int i = 0; i < LANES; i++) any |= lanes[i];
+    return any != 0;
 }
 
 FUSEGRAD_INLINE vreal square_root(vreal v) {
@@ -390,14 +399,6 @@ FUSEGRAD_INLINE vreal quotient(vreal a, vreal b) {
 #else
     return a / b;
 #endif
-}
-
-/* ---- time -------------------------------------------------------------------------------- */
-
-FUSEGRAD_INLINE double monotonic_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
 #endif

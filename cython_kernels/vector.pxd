@@ -6,8 +6,10 @@ cdef extern from "vector.h" nogil:
     ctypedef float vreal
     ctypedef float vhalf
     ctypedef int Places "vbits"
+    ctypedef int Lanes "vbits"
     const real POWER_ORIGIN
     const real SMALLEST_NORMAL
+    const real GREATEST
 
     enum:
         LANES           # numbers in a vector
@@ -20,6 +22,7 @@ cdef extern from "vector.h" nogil:
         GROUP           # vectors that go through an activation together
         ESTIMATED       # `quotient`: cheaper than a division
         LIFT            # exponent that keeps exp(z) a normal number
+        GREATEST_EXPONENT
         LANE_ROWS       # block of the lane-wise weight gradient
         LANE_COLUMNS
         LANE_BLOCK      # LANE_ROWS x LANE_COLUMNS
@@ -64,12 +67,12 @@ cdef extern from "vector.h" nogil:
     vreal where_positive(vreal z, vreal a)
     vreal at_most(vreal limit, vreal v)
     vreal at_least(vreal limit, vreal v)
-    vreal normal(vreal v)
+    vreal unless_tiny(vreal v, vreal w)
+    Lanes beyond(vreal limit, vreal v)
+    bint any_lane(Lanes lanes)
     vreal square_root(vreal v)
     vreal fused(vreal a, vreal b, vreal c)
     vreal times_complement(vreal t, vreal a)
     vreal power_of_two(vreal place)
     vreal times_power(vreal v, vreal place)
     vreal quotient(vreal a, vreal b)
-
-    double monotonic_seconds()

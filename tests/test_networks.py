@@ -427,9 +427,13 @@ def test_what_a_network_is_made_of_stays():
             setattr(net, name, getattr(net, name))
 
 
+class Noted(fg.TwoLayerSigmoid):
+    """A subclass may have attributes of its own."""
+
+
 @pytest.mark.parametrize("copy", [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
 def test_copies_are_networks_of_their_own(copy, dtype, rng):
-    net = fg.TwoLayerSigmoid(3, 4, dtype=dtype, rng=0)
+    net = Noted(3, 4, dtype=dtype, rng=0)
     X, y = rng.normal(size=(3, 20)), rng.normal(size=20)
     loss = net.loss(X, y)
     net.note = "of mine"
@@ -438,6 +442,8 @@ def test_copies_are_networks_of_their_own(copy, dtype, rng):
     assert other.note == "of mine"
     assert repr(other) == repr(net)
     assert other.loss(X, y) == loss
+    with pytest.raises(AttributeError, match="TwoLayerSigmoid has no attribute 'paramters'"):
+        fg.TwoLayerSigmoid(3, 4, dtype=dtype, rng=0).paramters = net.parameters
     other.train_step(X, y, fg.SGD(lr=0.1))
     assert net.loss(X, y) == loss
     assert other.loss(X, y) < loss

@@ -460,8 +460,28 @@ def test_a_callback_stops_with_numpys_true_too(stop):
     net = fg.UnivariateRegression(rng=0)
     history = net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.Adam(), epochs=5, callbacks=[lambda net, history: stop])
     assert history.epochs == 1
-    history = net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.Adam(), epochs=5, callbacks=[lambda net, history: "text"])
+    history = net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.Adam(), epochs=5, callbacks=[lambda net, history: None])
     assert history.epochs == 5
+    with pytest.raises(TypeError, match=r"callbacks\[1\]: expected it to return None, True .to stop. or False, got 'text'"):
+        net.fit([0.0], [1.0], optimizer=fg.Adam(), epochs=5, callbacks=[lambda *_: False, lambda *_: "text"])
+
+
+def test_a_callback_may_edit_the_history():
+    """How long a fit goes on does not depend on it."""
+    made = []
+
+    def trim(net, history):
+        made.append(history.epochs)
+        del history.loss[:-1]
+
+    net = fg.UnivariateRegression(rng=0)
+    history = net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.SGD(lr=0.1), epochs=7, callbacks=[trim])
+    assert made == [1, 2, 3, 4, 5, 6, 7]
+    assert (history.epochs, len(history.loss)) == (7, 1)
+    history = net.fit(
+        [0.0, 1.0], [1.0, 2.0], optimizer=fg.SGD(lr=0.1), epochs=4, callbacks=[lambda _, h: h.loss.append(0.0)]
+    )
+    assert (history.epochs, len(history.loss)) == (4, 8)
 
 
 @pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # of NumPy 2.5

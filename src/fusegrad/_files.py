@@ -65,6 +65,8 @@ def describe_optimizer(optimizer: Any) -> str:
     if type(optimizer) not in OPTIMIZERS.values():
         raise TypeError(f"optimizer: expected one of {', '.join(sorted(OPTIMIZERS))}, got {optimizer!r}")
     described = {"class": type(optimizer).__name__, "arguments": optimizer.arguments, "n_steps": optimizer.n_steps}
+    if optimizer._exponent:
+        described["exponent"] = optimizer._exponent
     return json.dumps(described)
 
 
@@ -74,7 +76,8 @@ def build_optimizer(description: str, state: Array | None) -> Optimizer:
     arguments = dict(described["arguments"])
     lr = arguments.pop("lr")
     optimizer: Optimizer = OPTIMIZERS[described["class"]](lr=1.0, **arguments)  # its own may be 0 by a schedule
-    optimizer.load_state_dict({"lr": lr, "n_steps": described["n_steps"], "state": state})
+    steps = {"n_steps": described["n_steps"], "exponent": described.get("exponent", 0)}
+    optimizer.load_state_dict({"rule": optimizer.rule, "lr": lr, "state": state, **steps})
     return optimizer
 
 

@@ -1,7 +1,8 @@
 """How many threads: the one place that decides.
 
 `n_threads` of a call, else `set_num_threads`, else ``OMP_NUM_THREADS``, else the processors that this
-process may use. What the work is worth is the plan's business (`_plan.worthwhile_threads`).
+process may use; never more than `MOST_THREADS`. What the work is worth is the plan's business
+(`_plan.worthwhile_threads`), and whether threads pay beside other processes that of cython_kernels/team.h.
 """
 
 import os
@@ -13,6 +14,10 @@ from fusegrad._arrays import as_count
 from fusegrad._kernels import runtime
 
 _chosen: int | None = None
+
+#: What a request is bounded by: OpenMP ends the process where it cannot start a thread. More than the processors are of
+#: no use but to tests.
+MOST_THREADS = max(64, os.cpu_count() or 1)
 
 QUOTA_SECONDS = 1.0  # how long a quota that was read is taken for granted: reading costs 20 microseconds
 
@@ -67,11 +72,12 @@ def default_threads() -> tuple[int, str]:
         return 1, "built without OpenMP"
     if _chosen is not None:
         return _chosen, "set_num_threads"
-    openmp = runtime.max_threads()
+    openmp = min(runtime.max_threads(), MOST_THREADS)
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if asked.isdecimal() and int(asked) > 0:  # the runtime ignores what is not
         return openmp, "OMP_NUM_THREADS"
-    limits = {"affinity": len(os.sched_getaffinity(0))}
+    # Of the process: with OMP_PROC_BIND or the like OpenMP binds this thread to one processor, and knows what was before.
+    limits = {"affinity": runtime.processors()}
     quota = _cgroup_quota()
     if quota is not None:
         limits["cgroup quota"] = quota
@@ -85,7 +91,7 @@ def resolve_threads(n_threads: int | None) -> int:
     if runtime.OPENMP == 0:
         return 1
     if n_threads is not None:
-        return as_count(n_threads, "n_threads")
+        return min(as_count(n_threads, "n_threads"), MOST_THREADS)
     return default_threads()[0]
 
 
@@ -95,7 +101,7 @@ def set_num_threads(n: int | None) -> None:
     Parameters
     ----------
     n : int or None
-        At least 1. None goes back to the default: ``OMP_NUM_THREADS``, else the processors that this
+        At least 1; more than 64, or the processors if there are more, count as so many. None goes back to the default: ``OMP_NUM_THREADS``, else the processors that this
         process may use (affinity and cgroup quota counted).
 
     Raises
@@ -105,7 +111,8 @@ def set_num_threads(n: int | None) -> None:
 
     Notes
     -----
-    Never more threads run than the work is worth, and results do not depend on their number.
+    Never more threads run than the work is worth, than the system lets the process have, or, beside other busy
+    processes, than pay. Results do not depend on their number.
     The setting is fusegrad's own: other users of OpenMP in the process do not see it.
 
     Examples
@@ -117,7 +124,7 @@ def set_num_threads(n: int | None) -> None:
     >>> fg.set_num_threads(None)
     """
     global _chosen
-    _chosen = None if n is None else as_count(n, "n")
+    _chosen = None if n is None else min(as_count(n, "n"), MOST_THREADS)
 
 
 def get_num_threads() -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from math import isfinite
+from math import inf, isfinite
 from os import PathLike
 from typing import Any
 
@@ -25,15 +25,19 @@ from fusegrad._kernels import by_dtype
 from fusegrad._plan import Dense, Plan, make_plan, moments_pay, parallel_from, stack_layers
 from fusegrad._threads import resolve_threads
 from fusegrad.layers import Layer, Linear, shapes_of
-from fusegrad.optimizers import Optimizer, SupportsStep
-from fusegrad.training import History, fit, runs_compiled
+from fusegrad.optimizers import COMPILED_STEP, SGD, Optimizer, SupportsStep, runs_compiled
+from fusegrad.training import History, fit
 
 MOST_ENGINES = 256  # batch sizes remembered by a network
 #: What `Sequential._set_up` makes of the layers and the dtype.
 MADE_AGAIN = (
     "_dense_layers", "_n_features", "_n_outputs", "_kernels", "_engines", "_small_engine", "_small_predictor",
-    "_parallel_from", "_turn",
+    "_parallel_from", "_lock", "_layout",
 )  # fmt: skip
+
+
+#: Whose networks have no other attributes than these classes give them.
+OWN_MODULES = ("fusegrad.networks", "fusegrad.course")
 
 
 class Sequential:
@@ -73,6 +77,9 @@ class Sequential:
 
     Notes
     -----
+    A subclass may override `loss_and_gradient`: `train_step` and `fit` call it then, from Python, once a step.
+    Validation calls `loss`. What else is overridden is not part of the training.
+
     Every method that computes releases the GIL, unless a few microseconds will do, and uses as many threads as
     `set_num_threads` allows and the work is worth. The number of threads changes no bit of a result.
 
@@ -111,7 +118,8 @@ class Sequential:
         # Of the last train_step and the last forward that were too small for more than one thread.
         self._small_engine: Any = None
         self._small_predictor: Any = None
-        self._turn = self._kernels.Turn()
+        self._lock = self._kernels.TrainingLock()
+        self._layout = _files.describe(layers)  # what an optimizer remembers its network by
 
     def __getstate__(self) -> dict[str, Any]:
         """The layers, the numbers, and what others have set: what `_set_up` makes of them is made again."""
@@ -121,6 +129,13 @@ class Sequential:
         self._set_up(state["_layers"], state["_dtype"])
         self.parameters = state["_parameters"]
         self.__dict__.update((name, value) for name, value in state.items() if name not in self.__dict__)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "loss_and_gradient":
+            self._small_engine = None  # see `_computes_itself`
+        elif type(self).__module__ in OWN_MODULES and not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; a subclass may have its own")
+        object.__setattr__(self, name, value)
 
     # What the compiled code reads its sizes from cannot be assigned.
 
@@ -288,12 +303,17 @@ class Sequential:
             If it is no path, no such optimizer or generator.
         OSError
             If it cannot be written; what stood there stays.
+        RuntimeError
+            If the network is being trained, and what would be saved does not belong together.
 
         Notes
         -----
         Safe against being killed at any time: either the old file stands there or the new one. If another thread
-        trains the network at the same time, call it from a callback instead.
+        trains the network at the same time, call it from a callback instead: that is a RuntimeError. In a signal
+        handler it may be called during a fit, but with optimizer or rng only where no epoch is half made; handlers
+        wait up to 100 ms for that. Where epochs take longer, set a flag in the handler, and save in a callback.
         """
+        self._lock.check_save(optimizer is not None or rng is not None)
         arrays, metadata = self.state_dict(), {"layers": _files.describe(self.layers), "dtype": self.dtype.name}
         if optimizer is not None:
             metadata["optimizer"] = _files.describe_optimizer(optimizer)
@@ -556,7 +576,7 @@ class Sequential:
         -------
         float
             The loss before the update (with Nesterov's rule: at the look-ahead point). If it is not finite,
-            there is no update.
+            there is no update; where the loss is finite and its gradient is not, it is inf.
 
         Raises
         ------
@@ -577,28 +597,58 @@ class Sequential:
         """
         if self._small_engine is not None:
             quick: float | None = self._small_engine.quick_step(
-                X, y, self._parameters, optimizer, Optimizer.step, self._turn
+                X, y, self._parameters, optimizer, COMPILED_STEP, self._lock
             )
             if quick is not None:
                 return quick
         X, y = self._batch(X, y)
-        with self._turn:
-            if not runs_compiled(optimizer):
-                return self._step(X, y, optimizer)
+        with self._lock:
+            compiled = self._take(optimizer)
             engine = self._engine(X.shape[1])
+            if not compiled:
+                return self._step(engine, X, y, optimizer)
             if X.shape[1] < self._parallel_from:
                 self._small_engine = engine
             value: float = engine.step(X, y, self._parameters, optimizer)
             return value
 
-    def _step(self, X: Array, y: Array, optimizer: SupportsStep) -> float:
-        """A step of a rule that only Python knows."""
-        value, gradient = self.loss_and_gradient(X, y)
-        if isfinite(value):
-            n_steps = getattr(optimizer, "n_steps", None)
-            optimizer.step(self._parameters, gradient)
-            if isinstance(optimizer, Optimizer) and optimizer.n_steps == n_steps:
-                optimizer.n_steps += 1  # for a class whose step does not count
+    def _computes_itself(self) -> bool:
+        """Whether `loss_and_gradient` is overridden, and steps have to call it."""
+        return type(self).loss_and_gradient is not COMPILED_GRADIENT or "loss_and_gradient" in vars(self)
+
+    def _take(self, optimizer: SupportsStep) -> bool:
+        """Take an optimizer for the steps of this network, or raise; whether they run compiled."""
+        compiled = runs_compiled(optimizer) and not self._computes_itself()
+        if isinstance(optimizer, Optimizer):
+            optimizer.check(self._parameters)
+            optimizer._bind(self._lock, self._layout)
+        return compiled
+
+    def _step(self, engine: Any, X: Array, y: Array, optimizer: Any) -> float:
+        """A step in Python, for what is overridden: the numbers are those of the compiled one."""
+        start = None
+        if isinstance(optimizer, SGD) and optimizer.nesterov:
+            start = self._parameters.copy()
+        try:
+            if start is not None:
+                self._parameters[:] = optimizer.look_ahead(start)
+            if self._computes_itself():
+                value, gradient = self.loss_and_gradient(X, y)
+                gradient = as_flat(gradient, "loss_and_gradient", self._dtype, self.n_parameters)
+            else:
+                gradient = np.empty(self.n_parameters, self._dtype)
+                value = engine.gradient(X, y, self._parameters, gradient)
+        finally:
+            if start is not None:
+                self._parameters[:] = start
+        if not isfinite(value):
+            return value
+        if not self._kernels.is_finite(gradient):
+            return inf
+        n_steps = getattr(optimizer, "n_steps", None)
+        optimizer.step(self._parameters, gradient)
+        if isinstance(optimizer, Optimizer) and optimizer.n_steps == n_steps:
+            optimizer.n_steps += 1  # for a class whose step does not count
         return value
 
     def fit(
@@ -641,16 +691,16 @@ class Sequential:
             What the shuffling draws from.
         schedule : callable, optional
             From the step (the optimizer's ``n_steps``, which goes on from fit to fit) to the learning rate.
-            Without it the rate is ``optimizer.lr``. It is asked some steps ahead; if it fails, the steps before
-            may have been made.
+            Without it the rate is ``optimizer.lr``. It is asked once for each step, in order, but some steps ahead; if
+            it fails, the steps before may have been made.
         validation_data : (X, y), optional
             Its loss is taken after each epoch.
         callbacks : iterable of callables
             Each is called after each epoch as ``callback(net, history)`` and may look, save, or stop the
-            training by returning True (NumPy's will do).
+            training by returning True. It returns True, False or None.
         on_divergence : {"raise", "stop"}
-            What to do when a loss or a parameter is no longer finite. The epochs that are not finite from end to
-            end are taken back, from network, optimizer and `rng`; then a `DivergenceError` is raised, or the
+            What to do when a loss, a gradient, a state of the optimizer or a parameter is no longer finite. The
+            epochs that are not finite from end to end are taken back, from network, optimizer and `rng`; then a `DivergenceError` is raised, or the
             History returned, with that error as its ``divergence``.
         verbose : {0, 1, 2}
             Nothing; a progress bar (needs tqdm); a line an epoch.
@@ -659,8 +709,9 @@ class Sequential:
         moments : bool, default True
             Let a network of linear layers train from the moments of the data (sums of products, taken once in
             float64) where no mini-batches are asked for and the number of epochs pays for them: a step then
-            costs the same for any number of examples. Losses agree with those of the examples to 1e-9 in
-            float64; where they would not, because the fit is nearly perfect, the examples are walked.
+            costs the same for any number of examples. In float64 losses and gradients of given parameters agree
+            with those of the examples to 1e-9; where they would not, because the fit is nearly perfect, the examples
+            are walked. A fit then differs by as much as its rule makes of rounding: RMSprop near an optimum a lot.
             `plan` says what is chosen and why.
 
         Returns
@@ -700,7 +751,7 @@ class Sequential:
         >>> history.stopped, history.epochs < 20
         (True, True)
         """
-        with self._turn:
+        with self._lock:
             return fit(
                 self, X, y,
                 optimizer=optimizer, epochs=epochs, initial_epoch=initial_epoch, batch_size=batch_size, shuffle=shuffle,
@@ -710,3 +761,6 @@ class Sequential:
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
+
+
+COMPILED_GRADIENT = Sequential.loss_and_gradient

@@ -4,6 +4,7 @@ An optimizer knows nothing of networks: it updates one flat buffer by another. I
 `fusegrad.Sequential.fit` the same rule runs in the engine, without a call to Python.
 """
 
+import math
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from fusegrad._kernels import by_dtype
 
 RULES = by_dtype[np.dtype("float32")].RULES
 MOST_STEPS = by_dtype[np.dtype("float32")].MOST_STEPS
+MOST_EXPONENT = 2000  # more than any of a float64
 
 
 class SupportsStep(Protocol):
@@ -33,13 +35,38 @@ class Optimizer:
         How many updates there have been.
     state : array (n_states, n_parameters) or None
         Momenta and averages, in the dtype of the parameters; None before the first step. What has decayed
-        below the smallest normal number is 0.
+        below the smallest normal number is 0. Where a gradient is too large to be squared, those of the rules
+        with squares are in units of a power of two.
+
+    Notes
+    -----
+    `fit` and `train_step` run a rule of this package in compiled code. They call Python where one of these is
+    overridden, in a subclass or on the instance: `step`; `lr`, which is then read at each step; `look_ahead`
+    of Nesterov's rule, whose point the gradient is taken at. Numbers and order of the examples are the same. The
+    other numbers of a rule cannot be overridden without `step`.
+
+    An optimizer serves one network: its averages are that network's. A copy, or an optimizer that has taken over a
+    state by `load_state_dict`, serves the next network that it is given.
     """
 
     rule: ClassVar[str] = "none"
     n_states: int = 0
     n_steps: int = 0  # also for a class whose __init__ does not call this one's
     state: Array | None = None
+    _exponent: int = 0  # of the units of the state
+    _owner: Any = None  # the lock of the network that it serves
+    _layout: str | None = None  # the layers of that network, or of the one whose state it took over
+    _direct = False  # nothing is overridden, as far as known: a hint for the direct call of `train_step`
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "step" in vars(cls):
+            return
+        for name in vars(cls):
+            if name in ("lr", "arguments"):
+                continue
+            if any(isinstance(vars(base).get(name), property) for base in cls.__mro__[1:] if _is_ours(base)):
+                raise TypeError(f"{cls.__name__}.{name}: its update does not read it; override step (or lr) instead")
 
     def __init__(self, lr: float) -> None:
         if self.rule == "none" and type(self).step is Optimizer.step:
@@ -48,6 +75,15 @@ class Optimizer:
         self.n_steps = 0
         self.state = None
         self._constants = self._pack()
+        self._direct = runs_compiled(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("step", "look_ahead"):
+            self._direct = False
+        elif _is_ours(type(self)) and not hasattr(type(self), name) and not name.startswith("_"):
+            known = "; its learning rate is lr" if name in ("learning_rate", "alpha", "eta") else ""
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{known}")
+        object.__setattr__(self, name, value)
 
     @property
     def lr(self) -> float:
@@ -64,10 +100,16 @@ class Optimizer:
         return {"lr": self.lr}
 
     def __copy__(self) -> Self:
-        """With a state of its own."""
+        """With a state of its own, for any network."""
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, state=None if self.state is None else self.state.copy())
+        other.__setstate__({**self.__getstate__(), "state": None if self.state is None else self.state.copy()})
         return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_owner"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
@@ -80,12 +122,28 @@ class Optimizer:
         decay: float = 0.0,
         decay2: float = 0.0,
         eps: float = 0.0,
-    ) -> tuple[int, int, bool, bool, float, float, float]:
+    ) -> tuple[int, int, bool, bool, float, float, float, float, float]:
         """What the compiled update reads beside the learning rate, in its order."""
         wanted = {"sgd": int(decay > 0), "adagrad": 1, "rmsprop": 1, "adam": 2}.get(self.rule, self.n_states)
         if self.n_states != wanted:
             raise TypeError(f"{type(self).__name__}: expected {wanted} n_states of a {self.rule}, got {self.n_states}")
-        return self.n_states, RULES.index(self.rule), nesterov, bias_correction, decay, decay2, eps
+        rule = RULES.index(self.rule) if self.rule in RULES else 0  # another name: its step is its own
+        logs = _log(decay), _log(decay2)
+        return self.n_states, rule, nesterov, bias_correction, decay, decay2, eps, *logs
+
+    def _bind(self, lock: Any, layout: str) -> None:
+        """Take the network with this lock and these layers as the one that is served; raise if it is another."""
+        if self._owner is lock:
+            return
+        stateless = self.state is None or not len(self.state)
+        if self._owner is not None and not (stateless and not self._owner.is_held):
+            raise ValueError(
+                "optimizer: it serves another network, whose averages it holds: take an optimizer of its own for each "
+                "network (copy.copy(optimizer) takes the averages along)"
+            )
+        if not stateless and self._layout not in (None, layout):
+            raise ValueError(f"optimizer: its state is of a network of layers {self._layout}, got {layout}")
+        self._owner, self._layout = lock, layout
 
     def check(self, parameters: Array) -> None:
         """Raise unless the state, if there is one, is that of such parameters, and the steps have been counted."""
@@ -139,10 +197,16 @@ class Optimizer:
         gradient = as_flat(gradient, "gradient", dtype, parameters.size)
         if gradient is not parameters and np.may_share_memory(gradient, parameters):
             gradient = gradient.copy()
+        check_initialized(self)
+        if self.rule not in RULES[1:]:
+            raise TypeError(f"{type(self).__name__}.rule: expected one of {', '.join(RULES[1:])}, got {self.rule!r}")
         by_dtype[dtype].optimizer_step(self, parameters, gradient)
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of what changes from step to step: ``lr``, ``n_steps``, ``state``.
+        """A copy of what changes from step to step: ``lr``, ``n_steps``, ``state``, and what the state belongs to.
+
+        ``rule`` names the rule, ``layout`` the layers of the network that it is of (None where that is not known), and the state is in units of
+        2^``exponent`` (0 but for gradients that are too large to be squared).
 
         Examples
         --------
@@ -150,12 +214,24 @@ class Optimizer:
         >>> optimizer = fg.SGD(lr=0.5, momentum=0.9)
         >>> optimizer.step(np.zeros(2), np.ones(2))
         >>> optimizer.state_dict()
-        {'lr': 0.5, 'n_steps': 1, 'state': array([[-0.5, -0.5]])}
+        {'rule': 'sgd', 'lr': 0.5, 'n_steps': 1, 'layout': None, 'exponent': 0, 'state': array([[-0.5, -0.5]])}
         """
-        return {"lr": self.lr, "n_steps": self.n_steps, "state": None if self.state is None else self.state.copy()}
+        return {
+            "rule": self.rule,
+            "lr": self.lr,
+            "n_steps": self.n_steps,
+            "layout": None if self.state is None else self._layout,
+            "exponent": self._exponent,
+            "state": None if self.state is None else self.state.copy(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+        """Go on where `state_dict` was taken, with any network of those layers.
+
+        Parameters
+        ----------
+        state_dict : dict
+            With ``lr``, ``n_steps`` and ``state``; what else `state_dict` has is compared where it is there.
 
         Raises
         ------
@@ -172,13 +248,23 @@ class Optimizer:
         """
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict: expected a dict, got {type(state_dict).__name__}")
-        if set(state_dict) != {"lr", "n_steps", "state"}:
-            raise ValueError(f"state_dict: expected the keys lr, n_steps, state, got {list(state_dict)}")
-        lr = as_number(state_dict["lr"], "state_dict['lr']", least=0.0)
-        n_steps = as_count(state_dict["n_steps"], "state_dict['n_steps']", least=0)
+        wanted, optional = ("lr", "n_steps", "state"), {"rule": self.rule, "layout": None, "exponent": 0}
+        if not set(wanted) <= set(state_dict) <= {*wanted, *optional}:
+            raise ValueError(f"state_dict: expected the keys {', '.join(wanted)}, got {list(state_dict)}")
+        found = {**optional, **state_dict}
+        if found["rule"] != self.rule:
+            raise ValueError(f"state_dict['rule']: expected {self.rule!r}, got {found['rule']!r}")
+        lr = as_number(found["lr"], "state_dict['lr']", least=0.0)
+        n_steps = as_count(found["n_steps"], "state_dict['n_steps']", least=0)
         if n_steps > MOST_STEPS:
             raise ValueError(f"state_dict['n_steps']: expected at most {MOST_STEPS}, got {n_steps}")
-        state = state_dict["state"]
+        layout = found["layout"]
+        if layout is not None and not isinstance(layout, str):
+            raise TypeError(f"state_dict['layout']: expected a str or None, got {layout!r}")
+        exponent = as_count(found["exponent"], "state_dict['exponent']", least=0)
+        if exponent > MOST_EXPONENT:
+            raise ValueError(f"state_dict['exponent']: expected at most {MOST_EXPONENT}, got {exponent}")
+        state = found["state"]
         if state is not None and not isinstance(state, np.ndarray):
             raise TypeError(f"state_dict['state']: expected an array or None, got {type(state).__name__}")
         if state is not None and (state.ndim != 2 or state.shape[0] != self.n_states or state.dtype not in by_dtype):
@@ -188,6 +274,41 @@ class Optimizer:
         self.lr = lr
         self.n_steps = n_steps
         self.state = None if state is None else np.array(state, order="C")
+        self._exponent, self._layout, self._owner = exponent, layout, None
+
+
+def _is_ours(kind: type) -> bool:
+    """Whether a class is one of this module."""
+    return kind.__module__ == __name__
+
+
+def _log(decay: float) -> float:
+    """Its logarithm, of full accuracy near 1, where 1 - decay^t is computed from it."""
+    if decay == 0:
+        return -math.inf
+    return math.log1p(decay - 1) if decay > 0.5 else math.log(decay)
+
+
+def check_initialized(optimizer: Optimizer) -> None:
+    """Raise if a subclass has an `__init__` that does not call the one of its base."""
+    if "_constants" not in vars(optimizer):
+        name = type(optimizer).__name__
+        raise TypeError(f"optimizer: expected {name}.__init__ to call super().__init__, which sets what a step reads")
+
+
+def runs_compiled(optimizer: Any) -> bool:
+    """Whether the engine runs the rule; else `optimizer.step` is called from Python: see `Optimizer`."""
+    if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
+        raise TypeError(f"optimizer: expected an object with step(parameters, gradient), got {optimizer!r}")
+    if not isinstance(optimizer, Optimizer):
+        return False
+    kind, own = type(optimizer), vars(optimizer)
+    if kind.step is not COMPILED_STEP or "step" in own:
+        return False
+    check_initialized(optimizer)
+    if kind.lr is not COMPILED_LR:
+        return False
+    return not (isinstance(optimizer, SGD) and (kind.look_ahead is not COMPILED_LOOK_AHEAD or "look_ahead" in own))
 
 
 class SGD(Optimizer):
@@ -283,7 +404,7 @@ class SGD(Optimizer):
         self.check(parameters)
         if self.state is None or not self.n_states:
             return parameters.copy()
-        return parameters + dtype.type(self._momentum) * self.state[0]
+        return by_dtype[dtype].look_ahead_point(parameters, self.state[0], self._momentum)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -489,3 +610,9 @@ class Adam(Optimizer):
     def arguments(self) -> dict[str, Any]:
         """What it was made with."""
         return {"lr": self.lr, "betas": self._betas, "eps": self._eps, "bias_correction": self._bias_correction}
+
+
+# What `runs_compiled` compares with: the functions as they were defined.
+COMPILED_STEP = Optimizer.step
+COMPILED_LR = vars(Optimizer)["lr"]
+COMPILED_LOOK_AHEAD = SGD.look_ahead

@@ -4,15 +4,17 @@ Python sees an epoch at a time where somebody wants to look (validation, callbac
 in a fraction of a second for the progress bar, and otherwise all, in long stretches.
 
 What a stretch changes is copied before. Where memory runs out, what nobody has seen yet is put back.
-Where a loss or a parameter is not finite afterwards, the copy is put back and just the finite epochs are made
-again: the same bits, since everything repeats. So a fit that goes well pays for one copy a stretch.
+Where a loss, a parameter or a state is not finite afterwards, the copy is put back and just the finite epochs are made
+again, with the same learning rates: the same bits, since everything repeats. So a fit that goes well pays for one copy a stretch. A
+stretch takes about half a second, so that to make it again takes as long at the most.
+
+What decides how long a fit goes on is its own: a callback holds the History, which nothing is read from.
 
 Rejected: a look at all of X and y before each fit (a tenth of a short fit of a linear network); a copy of the
 parameters an epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 """
 
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import isfinite
@@ -23,13 +25,16 @@ import numpy as np
 from fusegrad._arrays import Array, as_count, as_flag, as_generator, as_number
 from fusegrad._moments import Moments
 from fusegrad._moments import moments as take_moments
-from fusegrad._plan import moments_pay
+from fusegrad._plan import moments_pay, step_work
 from fusegrad.optimizers import Optimizer
 
 if TYPE_CHECKING:
     from fusegrad.networks import Sequential
 
 LOOK_SECONDS = 0.1  # between two looks of a progress bar
+STRETCH_SECONDS = 0.5  # that a stretch without one may take
+FIRST_WORK = 1 << 26  # multiply-adds of the first stretch: less than that on any processor
+STEP_WORK = 1 << 10  # multiply-adds in whose time a step begins and ends
 MOST_AHEAD = 1 << 16  # losses, and learning rates, that a stretch has room for
 
 
@@ -61,6 +66,7 @@ class History:
     def __init__(self) -> None:
         # Those not yet looked at are arrays: to make Python numbers is 7 % of the epochs of the smallest network.
         self._losses: tuple[list[float], list[Array]] = [], []
+        self._epochs = 0
         self.validation_loss: list[float] = []
         self.stopped = False
         self.divergence: DivergenceError | None = None
@@ -76,6 +82,7 @@ class History:
         return numbers
 
     def _add(self, losses: Array) -> None:
+        self._epochs += losses.size
         if losses.size == 1:
             self.loss.append(losses.item())
         else:
@@ -84,25 +91,18 @@ class History:
     @property
     def epochs(self) -> int:
         """How many epochs were finished."""
-        numbers, arrays = self._losses
-        return len(numbers) + sum(losses.size for losses in arrays)
+        return self._epochs
 
     def __repr__(self) -> str:
-        last = f", last loss {self.loss[-1]:.6g}" if self.epochs else ""
+        last = f", last loss {self.loss[-1]:.6g}" if self.loss else ""
         return f"<History of {self.epochs} epochs{last}>"
 
 
-def runs_compiled(optimizer: Any) -> bool:
-    """Whether the engine knows the rule; else `optimizer.step` is called from Python."""
-    if getattr(type(optimizer), "step", None) is Optimizer.step:
-        return True
-    if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
-        raise TypeError(f"optimizer: expected an object with step(parameters, gradient), got {optimizer!r}")
-    return False
+ADVICE = "a smaller learning rate may help"
 
 
 class DivergenceError(ArithmeticError):
-    """A fit whose loss or parameters stopped being finite.
+    """A fit whose loss, gradient, state or parameters stopped being finite.
 
     The network, the optimizer and the generator are then as they were after the last epoch that was finite from
     end to end: its losses, and the parameters that it left. (What a rule of your own remembers is its own.)
@@ -114,7 +114,9 @@ class DivergenceError(ArithmeticError):
     step : int
         How many steps the optimizer had made when the loss was no longer finite, as schedules count them.
     loss : float
-        That loss: inf or NaN. (Rarely it is finite still, and only the parameters are not.)
+        That loss: inf or NaN. (It is finite still where only `cause` is not.)
+    cause : str
+        What was not finite: "loss", "gradient", "parameters", or "state" of the optimizer.
     history : History
         Of the finite epochs.
 
@@ -129,14 +131,18 @@ class DivergenceError(ArithmeticError):
     inf True True
     """
 
-    def __init__(self, epoch: int, step: int, loss: float, history: History) -> None:
-        super().__init__(epoch, step, loss, history)
+    def __init__(
+        self, epoch: int, step: int, loss: float, history: History, cause: str = "loss", advice: str = ADVICE
+    ) -> None:
+        super().__init__(epoch, step, loss, history, cause, advice)
         self.epoch, self.step, self.loss, self.history = epoch, step, loss, history
+        self.cause, self.advice = cause, advice
 
     def __str__(self) -> str:
+        found = f"loss {self.loss:g}" if self.cause == "loss" else f"the {self.cause} overflowed (loss {self.loss:g})"
         return (
-            f"the fit diverged after {self.epoch} epochs, at step {self.step}: loss {self.loss:g}; "
-            "the parameters are those of the last finite epoch (a smaller learning rate may help)"
+            f"the fit diverged after {self.epoch} epochs, at step {self.step}: {found}; "
+            f"the parameters are those of the last finite epoch ({self.advice})"
         )
 
 
@@ -146,7 +152,7 @@ class _Snapshot(NamedTuple):
     parameters: Array
     n_steps: int  # of the run
     lr: float | None  # of an optimizer that is stepped from Python, by a schedule
-    optimizer: tuple[Array | None, int] | None  # state and n_steps, of a fusegrad optimizer
+    optimizer: tuple[Array | None, int, int] | None  # state, its exponent and n_steps, of a fusegrad optimizer
     draws: Any  # the state of the generator
 
 
@@ -156,6 +162,7 @@ class _Batches(NamedTuple):
     size: int
     per_epoch: int
     rng: "np.random.Generator | None"
+    private: bool  # nobody else has it
 
 
 def _cut(m: int, batch_size: int | None, shuffle: bool, rng: Any) -> _Batches:
@@ -163,7 +170,8 @@ def _cut(m: int, batch_size: int | None, shuffle: bool, rng: Any) -> _Batches:
     size = m if batch_size is None else min(as_count(batch_size, "batch_size"), m)
     shuffled = as_flag(shuffle, "shuffle") and size < m
     generator = as_generator(rng) if shuffled or rng is not None else None
-    return _Batches(size, -(-m // size), generator if shuffled else None)
+    shared = shuffled and isinstance(rng, (np.random.Generator, np.random.BitGenerator, np.random.RandomState))
+    return _Batches(size, -(-m // size), generator if shuffled else None, not shared)
 
 
 @dataclass
@@ -177,12 +185,14 @@ class _Run:
     batches: _Batches
     schedule: Callable[[int], float] | None
     engine: Any
+    compiled: bool
     moments: Moments | None
     n_steps: int  # made before, as schedules count them
 
     def __post_init__(self) -> None:
-        self.compiled = runs_compiled(self.optimizer)
         self.from_moments = self.moments is not None
+        self.rates: Array | None = None  # of the steps of this stretch
+        self.lost = ("loss", 0.0)  # what was not finite, and its loss
 
     def check_start(self) -> None:
         """Raise if the parameters, X or y hold what is not finite.
@@ -202,6 +212,17 @@ class _Run:
                         f"got {values[example]} at {rows} (row) {row}, example (column) {example}"
                     )
 
+    def advice(self) -> str:
+        """What a user can do about a loss that was not finite before the first update of the fit."""
+        largest = {"X": self.X, "y": self.y, "the prediction": self.net.forward(self.X), "a parameter": self.net.parameters}
+        found = ", ".join(f"of {name} {np.abs(values).max():.3g}" for name, values in largest.items())
+        limits = np.finfo(self.X.dtype)
+        wider = ", or take dtype='float64'" if limits.dtype == np.float32 else ""
+        return (
+            f"no update was made: the largest value {found}, and {limits.dtype} holds squares up to those of "
+            f"{float(limits.max) ** 0.5:.2g}; scale the data{wider}"
+        )
+
     def rate(self, step: int) -> float:
         assert self.schedule is not None
         return as_number(self.schedule(step), f"schedule({step})", least=0.0)
@@ -212,7 +233,8 @@ class _Run:
         optimizer = None
         if isinstance(self.optimizer, Optimizer):
             state = self.optimizer.state
-            optimizer = (None if state is None else state.copy(), self.optimizer.n_steps)
+            copied = None if state is None else state.copy()
+            optimizer = copied, self.optimizer._exponent, self.optimizer.n_steps
         rng = self.batches.rng
         draws = None if rng is None else rng.bit_generator.state
         lr = None if self.compiled or self.schedule is None else getattr(self.optimizer, "lr", None)
@@ -224,7 +246,7 @@ class _Run:
         if start.lr is not None:
             self.optimizer.lr = start.lr
         if start.optimizer is not None:
-            state, self.optimizer.n_steps = start.optimizer
+            state, self.optimizer._exponent, self.optimizer.n_steps = start.optimizer
             if state is None:
                 self.optimizer.state = None
             elif self.optimizer.state.flags.writeable:  # else no step has been made
@@ -233,53 +255,73 @@ class _Run:
             self.batches.rng.bit_generator.state = start.draws
 
     def finite(self) -> bool:
-        return bool(self.net._kernels.is_finite(self.net.parameters))
+        return self.overflow() is None
+
+    def overflow(self) -> str | None:
+        """What is not finite, of what an epoch leaves."""
+        is_finite = self.net._kernels.is_finite
+        if not is_finite(self.net.parameters):
+            return "parameters"
+        state = self.optimizer.state if isinstance(self.optimizer, Optimizer) else None
+        if state is not None and state.size and not is_finite(state.reshape(-1)):
+            return "state"
+        return None
 
     def go_back(self, start: _Snapshot, n: int) -> int:
-        """After a snapshot n epochs had finite losses; leaves those after which the parameters are, too."""
+        """After a snapshot n epochs had finite losses; leaves those after which all is finite, and returns how many.
 
-        def finite_after(count: int) -> bool:
+        By halves, each from the last that was finite: all in all no more than 2 n epochs.
+        """
+        done, bad = 0, n + 1  # epochs after which all is finite, and after which it is not
+        count = n
+        while True:
             self.restore(start)
-            if count:
-                self.epochs(count)
-            return count == 0 or self.finite()
-
-        if finite_after(n):
-            return n
-        # Parameters that are no longer finite never are again.
-        count = bisect_left(range(1, n), True, key=lambda count: not finite_after(count))
-        finite_after(count)
-        return count
+            self.epochs(count - done, first=done)
+            if self.finite():
+                done, start = count, self.snapshot()
+            else:
+                bad = count
+            if bad - done <= 1 or done == n:
+                break
+            count = (done + bad) // 2
+        self.restore(start)
+        return done
 
     # ---- going on ----
 
-    def epochs(self, n: int) -> tuple[Array, float | None]:
-        """Runs n epochs: the mean loss of each, up to one that is not finite, and that one."""
-        if self.compiled:
-            return self._compiled_epochs(n)
+    def ask_rates(self, n: int) -> None:
+        """Asks the schedule for the learning rates of the next n epochs, once for each step, in order."""
+        if self.compiled and self.schedule is not None:
+            first = self.optimizer.n_steps
+            self.rates = np.array([self.rate(first + i) for i in range(n * self.batches.per_epoch)])
+
+    def epochs(self, n: int, first: int = 0) -> Array:
+        """Runs n epochs, from the first of the stretch on: the mean loss of each, up to one that is not finite."""
         losses = np.empty(n)
+        if self.compiled:
+            return self._compiled_epochs(losses, first)
         for i in range(n):
             losses[i] = loss = self._epoch()
             if not isfinite(loss):
-                return losses[:i], loss
-        return losses, None
+                return losses[:i]
+        return losses
 
-    def _compiled_epochs(self, n: int) -> tuple[Array, float | None]:
-        losses = np.empty(n)
-        rates = None
-        if self.schedule is not None:
-            first = self.optimizer.n_steps
-            rates = np.array([self.rate(first + i) for i in range(n * self.batches.per_epoch)])
+    def _compiled_epochs(self, losses: Array, first: int) -> Array:
+        rates = None if self.rates is None else self.rates[first * self.batches.per_epoch :]
         bits = None if self.batches.rng is None else self.batches.rng.bit_generator
-        arguments = self.X, self.y, self.net.parameters, self.optimizer, losses, rates, bits, self.moments
-        finished, from_moments = self.engine.train(*arguments)
+        finished, from_moments, cause = self.engine.train(
+            self.X, self.y, self.net.parameters, self.optimizer, self.net._lock, losses, rates, bits,
+            self.batches.private, self.moments,
+        )  # fmt: skip
         self.from_moments = self.from_moments and from_moments
-        return losses[:finished], float(losses[finished]) if finished < n else None
+        if finished < losses.size:
+            self.lost = cause, float(losses[finished])
+        return losses[:finished]
 
     def _epoch(self) -> float:
         """An epoch with an optimizer that only Python knows."""
         m, size, rng = self.X.shape[1], self.batches.size, self.batches.rng
-        order = None if rng is None else rng.permutation(m)
+        order = None if rng is None else self.net._kernels.permutation(rng.bit_generator, m)
         total = 0.0
         for first in range(0, m, size):
             which: Any = slice(first, first + size)
@@ -288,8 +330,9 @@ class _Run:
             X, y = self.X[:, which], self.y[:, which]
             if self.schedule is not None:
                 self.optimizer.lr = self.rate(self.n_steps)
-            loss = self.net._step(X, y, self.optimizer)
+            loss = self.net._step(self.engine, X, y, self.optimizer)
             if not isfinite(loss):
+                self.lost = "loss or gradient", loss
                 return loss
             total += loss * X.shape[1]
             self.n_steps += 1
@@ -336,18 +379,17 @@ def fit(
         raise TypeError(f"schedule: expected a callable from step to learning rate, got {schedule!r}")
     X, y = (array.view() for array in net._batch(X, y))  # whose shapes nobody else can set
     m = X.shape[1]
-    compiled = runs_compiled(optimizer)
-    if isinstance(optimizer, Optimizer):
-        optimizer.check(net.parameters)
-    elif schedule is not None and not hasattr(optimizer, "lr"):
-        raise TypeError(f"optimizer: expected an lr for the schedule to set, got {optimizer!r}")
+    moments = as_flag(moments, "moments")
     batches = _cut(m, batch_size, shuffle, rng)
+    if not isinstance(optimizer, Optimizer) and schedule is not None and not hasattr(optimizer, "lr"):
+        raise TypeError(f"optimizer: expected an lr for the schedule to set, got {optimizer!r}")
+    engine = net._engine(batches.size, n_threads)
+    compiled = net._take(optimizer)
     # A rule of one's own may be new, and what is no Optimizer has no count.
     n_steps = max(optimizer.n_steps if isinstance(optimizer, Optimizer) else 0, initial_epoch * batches.per_epoch)
-    engine = net._engine(batches.size, n_threads)
-    pays = as_flag(moments, "moments") and compiled and moments_pay(net.plan(batches.size, n_threads), m, epochs)[0]
+    pays = moments and compiled and moments_pay(net.plan(batches.size, n_threads), m, epochs)[0]
     of_data = take_moments(X, y) if pays else None
-    run = _Run(net, X, y, optimizer, batches, schedule, engine, of_data, n_steps)
+    run = _Run(net, X, y, optimizer, batches, schedule, engine, compiled, of_data, n_steps)
     if not compiled or epochs == initial_epoch:
         run.check_start()
 
@@ -355,15 +397,19 @@ def fit(
     # A rule that only Python knows may have a state of its own: its epochs cannot be made again, and none has to be.
     one_by_one = validation is not None or bool(callbacks) or verbose == 2 or not compiled
     most = max(1, MOST_AHEAD // (1 if schedule is None else batches.per_epoch))
-    count = 1 if verbose else most
+    epoch_work = step_work(net.dense_layers, m) + STEP_WORK * batches.per_epoch
+    count = 1 if verbose or one_by_one else max(1, min(most, FIRST_WORK // epoch_work))
+    seconds = LOOK_SECONDS if verbose else STRETCH_SECONDS
+    left = epochs - initial_epoch
     start: _Snapshot | None = None  # where to go back to if memory runs out
     try:
         with _Progress(initial_epoch, epochs, verbose) as progress:
-            while history.epochs < epochs - initial_epoch and not history.stopped:
+            while left > 0 and not history.stopped:
                 started = time.monotonic()
                 here = run.snapshot()
                 start = start or here
-                n = 1 if one_by_one else min(count, epochs - initial_epoch - history.epochs)
+                n = 1 if one_by_one else min(count, left)
+                left -= n
                 error = _make_epochs(run, here, n, initial_epoch, history)
                 if error is not None:
                     history.stopped = True
@@ -378,13 +424,12 @@ def fit(
                     start = None  # what others have seen is not taken back
                 if validation is not None:
                     history.validation_loss.append(net.loss(*validation))
-                for callback in callbacks:
-                    stop = callback(net, history)
-                    if isinstance(stop, (bool, np.bool_)) and stop:
-                        history.stopped = True
+                stop = [_wants_stop(i, callback(net, history)) for i, callback in enumerate(callbacks)]
+                if any(stop):
+                    history.stopped = True
                 progress.show(history)
-                # Twice as many epochs at a time until they fill the time between two looks.
-                if time.monotonic() - started < LOOK_SECONDS / 2:
+                # Twice as many epochs at a time until they fill the time that a stretch may take.
+                if time.monotonic() - started < seconds / 2:
                     count = min(2 * count, most)
         history.from_moments = run.from_moments
     except MemoryError:
@@ -394,22 +439,32 @@ def fit(
     return history
 
 
+def _wants_stop(i: int, answer: Any) -> bool:
+    if answer is not None and not isinstance(answer, (bool, np.bool_)):
+        raise TypeError(f"callbacks[{i}]: expected it to return None, True (to stop) or False, got {answer!r}")
+    return bool(answer)
+
+
 def _make_epochs(run: _Run, start: _Snapshot, n: int, initial_epoch: int, history: History) -> DivergenceError | None:
     """Makes n epochs and puts them into the history; if not all are finite, only those, and returns the error.
 
     If the data are to blame, that is raised, with nothing made.
     """
-    losses, lost = run.epochs(n)
-    if lost is None and run.finite():
+    run.ask_rates(n)
+    losses = run.epochs(n)
+    overflow = run.overflow()
+    if losses.size == n and overflow is None:
         history._add(losses)
         return None
     step = run.optimizer.n_steps if run.compiled else run.n_steps
-    loss = float(losses[-1]) if lost is None else lost
+    cause, loss = run.lost if losses.size < n else (str(overflow), float(losses[-1]))
     run.restore(start)
     run.check_start()
-    if run.compiled:
-        history._add(losses[: run.go_back(start, len(losses))])
-    return DivergenceError(initial_epoch + history.epochs, step, loss, history)
+    if run.compiled and losses.size:
+        history._add(losses[: run.go_back(start, losses.size)])
+    first = start.n_steps if start.optimizer is None else start.optimizer[-1]
+    advice = run.advice() if step == first and history.epochs == 0 else ADVICE
+    return DivergenceError(initial_epoch + history.epochs, step, loss, history, cause, advice)
 
 
 def _validation_data(net: "Sequential", data: Any) -> tuple[Array, Array] | None:
