@@ -8,7 +8,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 # One core for what is timed, where the system can pin
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
-.PHONY: help demo test test-reliability test-peers test-exhaustive soak fuzz sanitize test-emulated \
+.PHONY: help demo test test-reliability test-peers test-exhaustive test-interrupts soak fuzz sanitize test-emulated \
   bench bench-peers bench-growth bench-promises lint annotate wheel clean
 
 help:
@@ -69,6 +69,10 @@ fuzz: $(VENV)/installed
 	$(BIN)/python tests/reliability/fuzz.py load $(or $(MINUTES),30)
 	$(BIN)/python tests/reliability/fuzz.py arrays $(or $(MINUTES),30)
 
+## make test-interrupts  a thousand interrupts of each call, thread count and instruction set: an hour
+test-interrupts: $(VENV)/installed
+	@$(EACH_ISA) INTERRUPTS=1000 $(BIN)/pytest -q -k at_any_moment tests/reliability/test_interrupts.py || exit 1; done
+
 ## make sanitize         the tests under the address, undefined-behaviour and thread sanitizers (needs clang and its OpenMP)
 sanitize:
 	PYTHON=$(PYTHON) bash tests/reliability/sanitize.sh
@@ -92,6 +96,7 @@ bench-growth: $(VENV)/installed
 ## make bench-promises   what the promises of docs/promises.md cost
 bench-promises: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(PIN) $(BIN)/python benchmarks/promises.py
+	$(BIN)/python benchmarks/neighbours.py
 
 ## make lint             ruff, cython-lint, mypy, stubtest
 lint: $(VENV)/linters

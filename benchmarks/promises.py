@@ -64,11 +64,11 @@ def checks(net: fg.Sequential, m: int) -> tuple[float, float]:
         net.fit(X, y, optimizer=optimizer, epochs=10, n_threads=1, moments=False)
 
     def unchecked() -> None:
-        with patch.multiple(_Run, snapshot=lambda run: None, finite=lambda run: True):
+        with patch.multiple(_Run, snapshot=lambda run: None, overflow=lambda run: None):
             fit()
 
     def checked() -> None:
-        with patch.multiple(_Run, snapshot=_Run.snapshot, finite=_Run.finite):
+        with patch.multiple(_Run, snapshot=_Run.snapshot, overflow=_Run.overflow):
             fit()
 
     return ratio(checked, unchecked)

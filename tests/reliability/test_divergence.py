@@ -5,6 +5,7 @@ import pytest
 from support import FIVE_LAYERS, examples, shaken, tried
 
 import fusegrad as fg
+from fusegrad import training
 
 NETWORKS = {
     "univariate": (fg.Linear(1, 1),),
@@ -229,3 +230,89 @@ def test_forward_lets_nan_through_as_numpy_does(dtype):
         np.testing.assert_array_equal(np.isnan(predictions), np.isnan(expected), err_msg=name)
         whole = np.isfinite(expected)
         np.testing.assert_allclose(predictions[whole], expected[whole], rtol=1e-4, err_msg=name)
+
+
+# ---- what else is not finite, and what is said of it ----
+
+
+@pytest.mark.parametrize("make", [lambda: fg.SGD(lr=1e-30), fg.Adam, Signs])
+def test_a_gradient_that_is_not_finite_is_not_written(make):
+    """A loss of 1e34 is a float32; its gradient on the weight of an input of 1e25 is none."""
+    X, y = np.array([[1e25, 1.0]]), np.array([[1e17, 0.0]])
+    net, optimizer = fg.MultivariateRegression(1, rng=0), make()
+    net.parameters[:] = 0
+    assert np.isfinite(net.loss(X, y))
+    assert net.train_step(X, y, optimizer) == np.inf
+    assert not net.parameters.any()
+    assert getattr(optimizer, "n_steps", 0) == 0
+    with pytest.raises(fg.DivergenceError) as caught:
+        net.fit(X, y, optimizer=optimizer, epochs=3)
+    assert caught.value.epoch == 0
+    assert not net.parameters.any()
+    if make is not Signs:
+        assert caught.value.cause == "gradient"
+        assert np.isfinite(caught.value.loss)
+        assert "the gradient overflowed" in str(caught.value)
+
+
+@pytest.mark.parametrize("lr", [1e-3, 1e-30])
+def test_targets_too_large_are_named_not_the_learning_rate(lr):
+    net = fg.MultivariateRegression(2, rng=0)
+    with pytest.raises(fg.DivergenceError) as caught:
+        net.fit(np.ones((2, 8)), np.full(8, 1e20), optimizer=fg.SGD(lr), epochs=5)
+    text = str(caught.value)
+    assert "learning rate" not in text
+    assert "of y 1e+20" in text
+    assert "scale the data, or take dtype='float64'" in text
+
+
+class Finder:
+    """A schedule that counts for itself: a fifth more each time that it is asked."""
+
+    def __init__(self):
+        self.rate, self.asked = 1e-3, []
+
+    def __call__(self, step):
+        self.rate *= 1.2
+        self.asked.append(step)
+        return self.rate
+
+
+@pytest.mark.parametrize("batch_size", [None, 10])
+@pytest.mark.parametrize("make", [lambda: fg.SGD(lr=1), lambda: fg.SGD(lr=1, momentum=0.9), Signs])
+def test_a_schedule_is_asked_once_for_each_step_in_order(make, batch_size):
+    net, twin = (shaken(*NETWORKS["tanh"][:-1], dtype="float64") for _ in range(2))
+    X, y = examples(net, 32)
+    finder, rates = Finder(), {}
+    history = net.fit(
+        X, y, optimizer=make(), epochs=400, batch_size=batch_size, rng=0, on_divergence="stop",
+        schedule=lambda step: rates.setdefault(step, finder(step)),
+    )  # fmt: skip
+    assert history.divergence is not None
+    assert finder.asked == list(range(len(finder.asked)))
+    again = twin.fit(
+        X, y, optimizer=make(), epochs=history.epochs, batch_size=batch_size, rng=0, schedule=rates.__getitem__
+    )
+    assert again.loss == history.loss
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+
+
+@pytest.mark.parametrize("last", ["loss", "parameters"])
+def test_what_diverged_late_is_made_again_in_part(last, monkeypatch):
+    """At most two stretches' worth, whatever the fit has taken."""
+    net = shaken(*NETWORKS["two-layer sigmoid"], dtype="float32")
+    X, y = examples(net, 3000)
+    n, made = 20_000, []
+    epochs = training._Run.epochs
+    monkeypatch.setattr(training._Run, "epochs", lambda run, n, first=0: (made.append(n), epochs(run, n, first))[1])
+    monkeypatch.setattr(training, "STRETCH_SECONDS", 0.02)
+    late = n - 1 if last == "parameters" else n - 2
+    with pytest.raises(fg.DivergenceError) as caught:
+        net.fit(
+            X, y + 1000, optimizer=fg.SGD(lr=1), epochs=n, n_threads=1,
+            schedule=lambda step: 1e-9 if step < late else 3e38,
+        )  # fmt: skip
+    assert caught.value.epoch == late
+    assert caught.value.cause == last
+    first = sum(made) - n  # what was made again
+    assert 0 < first <= 2 * max(made) < n / 4

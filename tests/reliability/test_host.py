@@ -164,3 +164,78 @@ def test_subnormal_numbers_stay_what_they_are(dtype):
     net.parameters[:] = 1, 0
     np.testing.assert_array_equal(net(x), x)
     np.testing.assert_array_equal(fg.kernels.matmul(np.ones((3, 1), dtype), x), np.repeat(x, 3, axis=0))
+
+
+@pytest.mark.parametrize("setting", ["OMP_PROC_BIND=true", "OMP_PLACES=cores", "GOMP_CPU_AFFINITY=0-63"])
+def test_openmps_own_binding_is_no_limit(setting):
+    """OpenMP binds the main thread to one processor then; that is not the affinity of the process."""
+    name, value = setting.split("=")
+    n = len(os.sched_getaffinity(0))
+    assert shown(ASK, **{name: value}) == f"{n}; {n}; {n} (from affinity)"
+
+
+MANY = """
+import os, resource, sys
+import numpy as np, fusegrad as fg
+most = 0
+def calls():
+    global most
+    z = np.zeros(10**7, "f4")
+    net = fg.TwoLayerSigmoid(16, 64, rng=0)
+    X, y = np.ones((16, 20_000), "f4"), np.ones(20_000, "f4")
+    a = np.ones((300, 5000), "f4")
+    for call in (
+        lambda: fg.kernels.sigmoid(z, out=z), lambda: fg.kernels.matmul(a, a.T), lambda: net(X),
+        lambda: net.fit(X, y, optimizer=fg.SGD(lr=1e-3), epochs=2, n_threads=10**6),
+    ):
+        call()
+        most = max(most, len(os.listdir("/proc/self/task")))
+"""
+
+
+def test_a_million_threads():
+    bound = max(64, os.cpu_count())
+    for code, environment in (("fg.set_num_threads(10**6)", {}), ("", {"OMP_NUM_THREADS": "1000000"})):
+        out = shown(MANY + code + "\ncalls()\nprint(most, fg.get_num_threads())", **environment)
+        assert [int(n) for n in out.split()] <= [bound + 1, bound]
+
+
+def test_threads_that_the_system_refuses():
+    """OpenMP would end the process: here memory for the stacks of a few, and then no more."""
+    code = MANY + """
+fg.set_num_threads(2)
+calls()
+fg.set_num_threads(64)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+resource.setrlimit(resource.RLIMIT_AS, (size + 300 * 2**20 + 5 * (stack if 0 < stack < 2**30 else 8 * 2**20),) * 2)
+calls()
+print(most)
+"""
+    assert 2 <= int(shown(code)) < 64
+
+
+def test_the_callers_floating_point_mode_is_that_of_all_threads():
+    """Rounding, and flushing of subnormal numbers as of torch.set_flush_denormal: the same bits in every run."""
+    code = """
+import ctypes, sys
+import numpy as np, fusegrad as fg
+libm = ctypes.CDLL("libm.so.6")
+data = np.random.default_rng(1)
+X, y = data.normal(size=(32, 8000)).astype("f4"), data.normal(size=(1, 8000)).astype("f4")
+
+def fit(n_threads):
+    net = fg.TwoLayerSigmoid(32, 64, rng=0)
+    net.fit(X, y, optimizer=fg.SGD(lr=1e-3), epochs=5, n_threads=n_threads)
+    return net.parameters.tobytes() + net(X).tobytes() + fg.kernels.matmul(X, X.T).tobytes()
+
+nearest = fit(2)        # the pool is made
+upward = 0x800 if sys.argv[1] == "x86_64" else 0x400000
+assert libm.fesetround(upward) == 0
+found = {fit(1 + i % 2) for i in range(20)}
+assert len(found) == 1 and nearest not in found
+assert libm.fegetround() == upward
+assert libm.fesetround(0) == 0
+assert {fit(1 + i % 2) for i in range(6)} == {nearest}
+"""
+    in_a_new_process(code, os.uname().machine)

@@ -1,7 +1,13 @@
-"""Ctrl-C: a real signal, in long calls, is answered within 200 ms, and what it finds is whole."""
+"""Signals: Ctrl-C is answered within 200 ms in long calls, and what a handler finds, or saves, is whole."""
 
+import os
+import threading
+
+import numpy as np
 import pytest
 from support import in_a_new_process, tried, within
+
+import fusegrad as fg
 
 SETTING = """
 import signal, sys, threading, time
@@ -128,3 +134,205 @@ def test_ctrl_c(name, n_threads):
     for w in waited:
         within("seconds to answer Ctrl-C", w, 0.2)
         tried("calls interrupted by Ctrl-C")
+
+
+# ---- at any moment ----
+
+ANY_MOMENT = """
+moments = np.random.default_rng(int(sys.argv[3]))
+X, y = moments.normal(size=(64, 4096)).astype("f4"), moments.normal(size=(1, 4096)).astype("f4")
+net, deep = fg.TwoLayerSigmoid(64, 128, rng=0), fg.TwoLayerLinear(64, 128, rng=0)
+wide = np.ones((700, 700), "f4")
+
+def fit(net=net, optimizer=None, **arguments):
+    net.parameters[:] = 0.01
+    net.fit(X, y, optimizer=optimizer or fg.SGD(lr=1e-6), epochs=10**7, rng=0, **arguments)
+
+CALLS = {
+    "shuffled": lambda: fit(batch_size=1024),
+    "not shuffled": lambda: fit(batch_size=1024, shuffle=False),
+    "Nesterov": lambda: fit(optimizer=fg.SGD(lr=1e-6, momentum=0.9, nesterov=True), batch_size=1024),
+    "folded": lambda: fit(deep, batch_size=2048),
+    "moments": lambda: fit(deep),
+    "forward": lambda: [net(X) for _ in range(10**6)],
+    "matmul": lambda: [fg.kernels.matmul(wide, wide) for _ in range(10**6)],
+}
+for _ in range(int(sys.argv[4])):
+    interrupted(CALLS[sys.argv[2]], moments.uniform(0, 0.03))
+"""
+#: A thousand each: `make test-interrupts`.
+INTERRUPTS = int(os.environ.get("INTERRUPTS", "20"))
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("n_threads", [2, 4])
+@pytest.mark.parametrize("call", ["shuffled", "not shuffled", "Nesterov", "folded", "moments", "forward", "matmul"])
+def test_ctrl_c_at_any_moment(call, n_threads):
+    """Every thread leaves, or none does: a call that is not answered would hang until the time-out."""
+    seed = np.random.SeedSequence().entropy % 2**32
+    out = in_a_new_process(
+        SETTING + ANY_MOMENT, n_threads, call, seed, INTERRUPTS, timeout=60 + INTERRUPTS, without=["OMP_NUM_THREADS"]
+    )
+    waited = sorted(float(w) for w in out.split())
+    assert len(waited) == INTERRUPTS
+    # A shared machine may stand still for a moment: not the last in a hundred.
+    within("seconds to answer Ctrl-C at any moment", waited[-1 - INTERRUPTS // 100], 0.2)
+    tried("calls interrupted at any moment", INTERRUPTS)
+
+
+# ---- what a handler finds ----
+
+SAVE = """
+import os, signal, sys, time
+import numpy as np, fusegrad as fg
+file, m, batch_size, n_threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+data = np.random.default_rng(1)
+X, y = data.normal(size=(8, m)).astype("f4"), data.normal(size=(1, m)).astype("f4")
+net, optimizer, rng = fg.TwoLayerSigmoid(8, 16, rng=0), fg.Adam(lr=0.01), np.random.default_rng(0)
+
+class Preempted(BaseException):
+    pass
+
+def handler(*_):
+    net.save(file, optimizer=optimizer, rng=rng)
+    raise Preempted
+
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, float(sys.argv[5]))
+try:
+    net.fit(X, y, optimizer=optimizer, epochs=10**6, batch_size=batch_size, rng=rng, n_threads=n_threads)
+except Preempted:
+    pass
+found, own, draws = fg.load_checkpoint(file)
+assert own.n_steps > 0
+per_epoch = -(-m // batch_size)
+epochs, rest = divmod(own.n_steps, per_epoch)
+assert rest == 0, "an epoch is half made"
+twin, other, again = fg.TwoLayerSigmoid(8, 16, rng=0), fg.Adam(lr=0.01), np.random.default_rng(0)
+twin.fit(X, y, optimizer=other, epochs=epochs, batch_size=batch_size, rng=again)
+assert (twin.parameters == found.parameters).all()
+assert (other.state == own.state).all()
+assert again.bit_generator.state == draws.bit_generator.state
+print(epochs)
+"""
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize(("m", "batch_size"), [(1000, 100), (1000, 1000), (3000, 1000), (20_000, 20_000)])
+def test_a_checkpoint_saved_by_a_signal_handler(m, batch_size, n_threads, tmp_path):
+    """It is that of an epoch's end, and a fit goes on from there with the same bits."""
+    for after in (0.07, 0.2):
+        in_a_new_process(SAVE, tmp_path / "net.safetensors", m, batch_size, n_threads, after)
+        tried("checkpoints saved by a signal handler, of a whole epoch")
+
+
+def test_a_checkpoint_of_half_an_epoch_is_refused(tmp_path):
+    """Epochs of seconds: a handler runs within one. The parameters alone may be saved."""
+    code = SAVE.replace("class Preempted", "net.save(file)\nclass Preempted", 1)
+    code = code.replace("    net.save(file, optimizer=optimizer, rng=rng)\n    raise Preempted", """
+    net.save(file)
+    try:
+        net.save(file, optimizer=optimizer, rng=rng)
+    except RuntimeError as error:
+        print(error)
+        os._exit(0)
+""")
+    out = in_a_new_process(code, tmp_path / "net.safetensors", 10**7, 10**5, 1, 0.3)
+    assert "this epoch is half made" in out
+    assert "save in a callback of the fit" in out
+
+
+def test_another_thread_saves_no_network_in_training(tmp_path):
+    net = fg.TwoLayerSigmoid(3, 4, rng=0)
+    refused = []
+
+    def callback(net, history):
+        net.save(tmp_path / "net")  # here it may
+        thread = threading.Thread(target=save)
+        thread.start()
+        thread.join()
+
+    def save():
+        try:
+            net.save(tmp_path / "net")
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    net.fit(np.ones((3, 9)), np.ones(9), optimizer=fg.Adam(), epochs=1, callbacks=[callback])
+    assert refused == ["another thread trains this network: save it from a callback of that fit"]
+    net.save(tmp_path / "net")
+
+
+PREEMPTION = """
+import signal, sys, threading, os, time
+import numpy as np, fusegrad as fg
+X, y = np.ones((8, 3000), "f4"), np.ones(3000, "f4")
+net, optimizer, rng = fg.TwoLayerSigmoid(8, 16, rng=0), fg.Adam(lr=0.01), np.random.default_rng(0)
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+
+def save_and_stop(net, history):
+    if stop:
+        net.save(sys.argv[1], optimizer=optimizer, rng=rng)
+    return bool(stop)
+
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+history = net.fit(X, y, optimizer=optimizer, epochs=10**7, batch_size=32, rng=rng, callbacks=[save_and_stop])
+print(history.epochs)
+"""
+
+
+def test_a_checkpoint_on_sigterm(tmp_path):
+    """As docs/promises.md says."""
+    epochs = int(in_a_new_process(PREEMPTION, tmp_path / "net.safetensors"))
+    assert fg.load_checkpoint(tmp_path / "net.safetensors").optimizer.n_steps == epochs * 94
+
+
+# ---- the generator ----
+
+DRAWS = """
+import signal, sys, threading, time
+import numpy as np, fusegrad as fg
+
+class Plain(np.random.PCG64):
+    lock = threading.Lock()     # not reentrant, as those of other packages may be
+
+class Enough(BaseException):
+    pass
+
+rng = np.random.Generator(Plain(0))
+m, n_threads = int(sys.argv[1]), int(sys.argv[2])
+X, y = np.ones((8, m), "f4"), np.ones(m, "f4")
+drawn, waited = [], []
+
+def handler(*_):
+    drawn.append(rng.random())
+    if len(drawn) == 5:
+        raise Enough
+
+def draw():
+    while len(drawn) < 5:
+        start = time.monotonic()
+        rng.random()
+        waited.append(time.monotonic() - start)
+        time.sleep(0.01)
+
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+thread = threading.Thread(target=draw)
+thread.start()
+try:
+    fg.TwoLayerSigmoid(8, 16, rng=0).fit(
+        X, y, optimizer=fg.SGD(lr=1e-3), epochs=10**9, batch_size=256, rng=rng, n_threads=n_threads)
+except Enough:
+    pass
+thread.join()
+print(max(waited))
+"""
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("m", [2000, 3 * 10**6])
+def test_handlers_and_other_threads_draw_from_the_generator_of_a_fit(m, n_threads):
+    waited = float(in_a_new_process(DRAWS, m, n_threads, timeout=60))
+    within("seconds that another thread waits for the generator of a fit", waited, 0.5)

@@ -225,3 +225,92 @@ if __name__ == "__main__":
                 assert client.gather(client.map(work, range(6))) == expected
 """
     in_a_new_process(code, timeout=120)
+
+
+# ---- forks while something is computed ----
+
+FORK_IN_A_HANDLER = """
+import os, signal, sys
+import numpy as np, fusegrad as fg
+n_threads = int(sys.argv[1])
+data = np.random.default_rng(1)
+X, y = data.normal(size=(32, 8000)).astype("f4"), data.normal(size=(1, 8000)).astype("f4")
+child, net = None, fg.TwoLayerSigmoid(32, 64, rng=0)
+fg.set_num_threads(n_threads)
+
+def handler(*_):
+    global child
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    child = os.fork()
+
+def compute():
+    net.fit(X, y, optimizer=fg.Adam(), epochs=2, batch_size=1000, rng=0)
+    return net(X)
+
+calls = {
+    "fit": lambda: net.fit(X, y, optimizer=fg.Adam(), epochs=100, batch_size=1000, rng=0),
+    "fit of whole batches": lambda: net.fit(X, y, optimizer=fg.Adam(), epochs=500),
+    "forward": lambda: [net(X) for _ in range(1000)],
+    "matmul": lambda: fg.kernels.matmul(np.ones((3000, 3000), "f4"), np.ones((3000, 3000), "f4")),
+    "sigmoid": lambda: fg.kernels.sigmoid(np.zeros(3 * 10**8, "f4")),
+}
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+error = None
+try:
+    while child is None:
+        calls[sys.argv[2]]()
+except RuntimeError as caught:
+    error = caught
+if child == 0:      # it ended with an error, or went on alone; and it computes
+    try:
+        assert error is None or "forked by a signal handler" in str(error), error
+        assert error is None or n_threads > 1
+        compute()
+        fg.kernels.matmul(X.T[:2000], X)
+    finally:
+        os._exit(0 if sys.exc_info()[0] is None else 1)
+assert error is None
+assert os.waitpid(child, 0)[1] == 0
+compute()
+"""
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("call", ["fit", "fit of whole batches", "forward", "matmul", "sigmoid"])
+def test_a_fork_in_a_signal_handler(call, n_threads):
+    in_a_new_process(FORK_IN_A_HANDLER, n_threads, call, timeout=60)
+    tried("forks in signal handlers of a call")
+
+
+def test_a_fork_while_another_thread_trains_and_shuffles():
+    """The child has neither that thread nor what it held: it may train that network, and draw from that generator."""
+    code = """
+import os, threading, time
+import numpy as np, fusegrad as fg
+X, y = np.ones((2, 300_000), "f4"), np.ones(300_000, "f4")
+rng, stop = np.random.default_rng(0), []
+net = fg.Sequential(fg.Linear(2, 1), rng=0)     # most of the time goes into the shuffling
+optimizer = fg.Adam()
+thread = threading.Thread(target=lambda: net.fit(
+    X, y, optimizer=optimizer, epochs=10**6, batch_size=1000, rng=rng, n_threads=1, callbacks=[lambda *_: bool(stop)]))
+thread.start()
+time.sleep(0.1)
+for i in range(40):
+    child = os.fork()
+    if child == 0:
+        rng.random()
+        net.fit(X[:, :1000], y[:1000], optimizer=fg.SGD(lr=1e-3), epochs=2, batch_size=100, rng=rng)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    time.sleep(0.003 * (i % 7))
+try:
+    net.train_step(X, y, optimizer)
+except RuntimeError:
+    pass
+else:
+    raise AssertionError("here the network is being trained still")
+stop.append(1)
+thread.join()
+"""
+    in_a_new_process(code, timeout=60)
