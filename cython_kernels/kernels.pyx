@@ -121,14 +121,14 @@ cdef class TrainingLock:
     cdef int held
     cdef int births                 # of the process when it was acquired
     cdef unsigned long holder       # thread
-    cdef int between                # two epochs or steps that belong together: what is trained is half made
+    cdef int half_made              # WHOLE, HALF_EPOCH, HALF_STEP
 
     cdef bint acquire(self) noexcept:
         cdef int births = self.births
         if not acquire_flag(&self.held):
             if births == n_births or self.holder == survivor or not replace(&self.births, births, n_births):
                 return False
-            self.between = 0
+            set_flag(&self.half_made, WHOLE)
         self.births = n_births
         self.holder = PyThread_get_thread_ident()
         return True
@@ -141,7 +141,7 @@ cdef class TrainingLock:
             raise RuntimeError("this network is being trained already: one fit or train_step at a time")
 
     def __exit__(self, *exception):
-        self.between = 0
+        set_flag(&self.half_made, WHOLE)
         self.release()
 
     @property
@@ -149,9 +149,9 @@ cdef class TrainingLock:
         """Whether somebody trains, in this process."""
         return is_raised(&self.held) and (self.births == n_births or self.holder == survivor)
 
-    def set_between(self, bint between):
-        """Says whether what is trained is half made from here on, in the eyes of a signal handler."""
-        self.between = between
+    def set_half_made(self, what):
+        """Says what is half made from here on: "nothing", "an epoch" or "a step"."""
+        set_flag(&self.half_made, ("nothing", "an epoch", "a step").index(what))
 
     def check_save(self, bint with_optimizer):
         """Raises unless network, optimizer and generator belong together, as seen by this thread."""
@@ -159,7 +159,7 @@ cdef class TrainingLock:
             return
         if self.holder != PyThread_get_thread_ident():
             raise RuntimeError("another thread trains this network: save it from a callback of that fit")
-        if self.between and with_optimizer:
+        if is_raised(&self.half_made) >= (HALF_EPOCH if with_optimizer else HALF_STEP):
             raise RuntimeError(
                 "this epoch is half made, and a fit that goes on from here would not end as this one does: "
                 "set a flag in the signal handler, and save in a callback of the fit")
@@ -177,8 +177,7 @@ def note_birth():
 
 def note_fork():
     """To be called before a fork, which gives up the pool of idle threads."""
-    global pool_generation
-    pool_generation += 1
+    change_pool()
 
 
 # ---- the engine --------------------------------------------------------------------------------------
@@ -396,7 +395,7 @@ cdef class Engine:
                 generator_lock = bit_generator.lock
                 job.generator_lock = <PyObject*>generator_lock
         if n_steps > job.n_epochs or job.order != NULL:
-            job.between = &lock.between
+            job.half_made = &lock.half_made
         job.optimizer = <PyObject*>optimizer
         job.first_step = job.update.step
         job.air.report = <Report>report_steps
@@ -411,14 +410,14 @@ cdef class Engine:
         cdef object all_made = first + n_steps      # while there is memory for a number
         if job.update.nesterov and job.chains == NULL:
             job.walk.parameters = job.ahead
-        if job.between != NULL:
-            job.between[0] = 1
+        if job.half_made != NULL:
+            set_flag(job.half_made, HALF_EPOCH)
         try:
             self.run(job, train_steps, n_steps * smaller(job.batch, job.n_examples))
             check(&job.air)
         finally:
-            if job.between != NULL:
-                job.between[0] = job.finished < job.n_epochs
+            if job.half_made != NULL:
+                set_flag(job.half_made, WHOLE if job.finished == job.n_epochs else HALF_EPOCH)
             count_steps(optimizer, &job.update, all_made if job.n_steps == n_steps else first + job.n_steps)
         return 0
 

@@ -10,7 +10,7 @@ the order of the examples, Nesterov's look-ahead, folded layers, moments, and ev
 gradient that is not finite: the sum is checked before the update begins.
 
 Between two epochs parameters, states, n_steps and generator belong together, and signal handlers may save them. In the
-middle of an epoch they do not (`TrainingLock.between`), and handlers run there only where an epoch takes long.
+middle of an epoch they do not (`TrainingLock`), and handlers run there only where an epoch takes long.
 
 Rejected: a region for each layer or step (fork and join cost more than a small step); a slot for each
 thread (other bits for other thread counts); sums by atomics (the same, and slow).
@@ -55,7 +55,7 @@ cdef struct Job:
     bitgen_t* bits
     PyObject* generator_lock    # NULL: nobody else has the generator
     PyObject* optimizer
-    int* between            # of the network's lock: whether an epoch is half made; NULL: nobody asks
+    int* half_made            # of the network's lock: what is half made; NULL: all is whole whenever handlers run
     double* losses          # one an epoch; the last may be that of a step that was not made
     long long first_step    # of the optimizer
     Py_ssize_t n_steps      # finished
@@ -320,11 +320,11 @@ cdef void rest(Job* job) noexcept nogil:
     if job.air.looked == 0:
         job.air.looked = now
     if now - job.air.looked > REST_SECONDS:
-        if job.between != NULL and all_within(GREATEST, job.parameters, 0, job.n_parameters):
-            job.between[0] = 0
+        if job.half_made != NULL and all_within(GREATEST, job.parameters, 0, job.n_parameters):
+            set_flag(job.half_made, WHOLE)
         run_handlers(&job.air)
-        if job.between != NULL:
-            job.between[0] = 1
+        if job.half_made != NULL:
+            set_flag(job.half_made, HALF_EPOCH)
 
 
 cdef int report_steps(void* data) except -1:

@@ -49,6 +49,7 @@ static inline void raise_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RE
 static inline int is_raised(int *flag) { return __atomic_load_n(flag, __ATOMIC_RELAXED); }
 /* One caller has it at a time: whether it is this one. */
 static inline int acquire_flag(int *flag) { return !__atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE); }
+static inline void set_flag(int *flag, int value) { __atomic_store_n(flag, value, __ATOMIC_RELAXED); }
 static inline void release_flag(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
 /* Of several callers one is the first to replace a value. */
 static inline int replace(int *place, int old, int value) {
@@ -226,6 +227,9 @@ static inline void set_mode(unsigned mode) {
 
 /* ---- the region ------------------------------------------------------------------------------------ */
 
+static int pool_generation = 0; /* changes where the pool of idle threads is given up, at a fork */
+static inline void change_pool(void) { __atomic_add_fetch(&pool_generation, 1, __ATOMIC_RELAXED); }
+
 #ifdef _OPENMP
 static void *wait_at_gate(void *gate) {
     pthread_mutex_lock((pthread_mutex_t *)gate);
@@ -235,7 +239,6 @@ static void *wait_at_gate(void *gate) {
 
 /* How many of n threads, the caller among them, the system lets this process have: OpenMP ends the process where it
    cannot start one. They are started and ended again, where the region before had fewer. */
-static int pool_generation = 0; /* changes where the pool of idle threads is given up, at a fork */
 static int startable_threads(int n) {
     static __thread int had = 1, generation = 0;
     enum { MOST = 1024 };
@@ -243,8 +246,8 @@ static int startable_threads(int n) {
     pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
     int started = 0;
     if (n > MOST) n = MOST;
-    if (n > had || generation != pool_generation) {
-        generation = pool_generation;
+    if (n > had || generation != __atomic_load_n(&pool_generation, __ATOMIC_RELAXED)) {
+        generation = __atomic_load_n(&pool_generation, __ATOMIC_RELAXED);
         pthread_mutex_lock(&gate);
         while (started < n - 1 && pthread_create(&threads[started], NULL, wait_at_gate, &gate) == 0) started++;
         pthread_mutex_unlock(&gate);

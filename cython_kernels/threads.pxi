@@ -23,11 +23,12 @@ cdef extern from "team.h" nogil:
     void leave_region(Team* team)
     bint threads_pay(double now)
     void settle(double gain, double now)
-    int pool_generation
+    void change_pool()
 
     void raise_flag(int* flag)
-    bint is_raised(int* flag)
+    int is_raised(int* flag)
     bint acquire_flag(int* flag)
+    void set_flag(int* flag, int value)
     void release_flag(int* flag)
     bint replace(int* place, int old, int value)
     double monotonic_seconds()
@@ -47,6 +48,13 @@ cdef double AIR_SECONDS = 0.1   # between two looks at the signals within a piec
 cdef double REST_SECONDS = 0.04     # and between two epochs
 
 ctypedef int (*Report)(void* job) noexcept      # its exception stays set
+
+# What a signal handler finds: parameters, state, count and generator that belong together; those in the middle of an epoch, where
+# only the parameters are of use; and parameters in the middle of a step.
+cdef enum:
+    WHOLE
+    HALF_EPOCH
+    HALF_STEP
 
 cdef struct Air:
     int stop

@@ -626,21 +626,14 @@ class Sequential:
 
     def _step(self, engine: Any, X: Array, y: Array, optimizer: Any) -> float:
         """A step in Python, for what is overridden: the numbers are those of the compiled one."""
-        start = None
+        point = self._parameters
         if isinstance(optimizer, SGD) and optimizer.nesterov:
-            start = self._parameters.copy()
-        try:
-            if start is not None:
-                self._parameters[:] = optimizer.look_ahead(start)
-            if self._computes_itself():
-                value, gradient = self.loss_and_gradient(X, y)
-                gradient = as_flat(gradient, "loss_and_gradient", self._dtype, self.n_parameters)
-            else:
-                gradient = np.empty(self.n_parameters, self._dtype)
-                value = engine.gradient(X, y, self._parameters, gradient)
-        finally:
-            if start is not None:
-                self._parameters[:] = start
+            point = as_flat(optimizer.look_ahead(self._parameters), "look_ahead", self._dtype, self.n_parameters)
+        if self._computes_itself():
+            value, gradient = self._own_gradient(X, y, point)
+        else:
+            gradient = np.empty(self.n_parameters, self._dtype)
+            value = engine.gradient(X, y, point, gradient)
         if not isfinite(value):
             return value
         if not self._kernels.is_finite(gradient):
@@ -650,6 +643,21 @@ class Sequential:
         if isinstance(optimizer, Optimizer) and optimizer.n_steps == n_steps:
             optimizer.n_steps += 1  # for a class whose step does not count
         return value
+
+    def _own_gradient(self, X: Array, y: Array, point: Array) -> tuple[float, Array]:
+        """What an overridden `loss_and_gradient` says of some parameters, which it reads off the network."""
+        if point is self._parameters:
+            value, gradient = self.loss_and_gradient(X, y)
+        else:
+            start = self._parameters.copy()
+            self._lock.set_half_made("a step")
+            try:
+                self._parameters[:] = point
+                value, gradient = self.loss_and_gradient(X, y)
+            finally:
+                self._parameters[:] = start
+                self._lock.set_half_made("an epoch")
+        return float(value), as_flat(gradient, "loss_and_gradient", self._dtype, self.n_parameters)
 
     def fit(
         self,

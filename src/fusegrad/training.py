@@ -17,7 +17,7 @@ parameters an epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -67,6 +67,7 @@ class History:
         # Those not yet looked at are arrays: to make Python numbers is 7 % of the epochs of the smallest network.
         self._losses: tuple[list[float], list[Array]] = [], []
         self._epochs = 0
+        self._last = nan  # whatever becomes of the list
         self.validation_loss: list[float] = []
         self.stopped = False
         self.divergence: DivergenceError | None = None
@@ -83,6 +84,7 @@ class History:
 
     def _add(self, losses: Array) -> None:
         self._epochs += losses.size
+        self._last = float(losses[-1]) if losses.size else self._last
         if losses.size == 1:
             self.loss.append(losses.item())
         else:
@@ -94,7 +96,7 @@ class History:
         return self._epochs
 
     def __repr__(self) -> str:
-        last = f", last loss {self.loss[-1]:.6g}" if self.loss else ""
+        last = f", last loss {self._last:.6g}" if self._epochs else ""
         return f"<History of {self.epochs} epochs{last}>"
 
 
@@ -301,9 +303,11 @@ class _Run:
         if self.compiled:
             return self._compiled_epochs(losses, first)
         for i in range(n):
+            self.net._lock.set_half_made("an epoch")
             losses[i] = loss = self._epoch()
             if not isfinite(loss):
                 return losses[:i]
+            self.net._lock.set_half_made("nothing")
         return losses
 
     def _compiled_epochs(self, losses: Array, first: int) -> Array:
@@ -400,11 +404,11 @@ def fit(
     epoch_work = step_work(net.dense_layers, m) + STEP_WORK * batches.per_epoch
     count = 1 if verbose or one_by_one else max(1, min(most, FIRST_WORK // epoch_work))
     seconds = LOOK_SECONDS if verbose else STRETCH_SECONDS
-    left = epochs - initial_epoch
+    left, stopped = epochs - initial_epoch, False
     start: _Snapshot | None = None  # where to go back to if memory runs out
     try:
         with _Progress(initial_epoch, epochs, verbose) as progress:
-            while left > 0 and not history.stopped:
+            while left > 0 and not stopped:
                 started = time.monotonic()
                 here = run.snapshot()
                 start = start or here
@@ -412,7 +416,7 @@ def fit(
                 left -= n
                 error = _make_epochs(run, here, n, initial_epoch, history)
                 if error is not None:
-                    history.stopped = True
+                    stopped = history.stopped = True
                     if on_divergence == "stop":
                         history.divergence = error
                         break
@@ -422,12 +426,14 @@ def fit(
                         del error  # else it and its traceback hold each other, and X
                 if one_by_one or verbose:
                     start = None  # what others have seen is not taken back
+                losses = {"loss": history._last}
                 if validation is not None:
-                    history.validation_loss.append(net.loss(*validation))
+                    losses["validation_loss"] = net.loss(*validation)
+                    history.validation_loss.append(losses["validation_loss"])
                 stop = [_wants_stop(i, callback(net, history)) for i, callback in enumerate(callbacks)]
                 if any(stop):
-                    history.stopped = True
-                progress.show(history)
+                    stopped = history.stopped = True
+                progress.show(history.epochs, losses)
                 # Twice as many epochs at a time until they fill the time that a stretch may take.
                 if time.monotonic() - started < seconds / 2:
                     count = min(2 * count, most)
@@ -504,15 +510,10 @@ class _Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def show(self, history: History) -> None:
-        if self.verbose == 0:
-            return
-        values = {"loss": history.loss[-1]}
-        if history.validation_loss:
-            values["validation_loss"] = history.validation_loss[-1]
+    def show(self, epochs: int, losses: dict[str, float]) -> None:
         if self.bar is not None:
-            self.bar.update(self.initial_epoch + history.epochs - self.bar.n)
-            self.bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
+            self.bar.update(self.initial_epoch + epochs - self.bar.n)
+            self.bar.set_postfix({name: f"{value:.4g}" for name, value in losses.items()}, refresh=False)
         elif self.verbose == 2:
-            text = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-            print(f"epoch {self.initial_epoch + history.epochs}/{self.epochs}: {text}", flush=True)
+            text = ", ".join(f"{name} {value:.6g}" for name, value in losses.items())
+            print(f"epoch {self.initial_epoch + epochs}/{self.epochs}: {text}", flush=True)
