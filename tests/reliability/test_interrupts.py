@@ -22,8 +22,8 @@ def interrupted(call, after):
         sent.append(time.monotonic())
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     thread = threading.Thread(target=interrupt)
-    thread.start()
     try:
+        thread.start()
         call()
     except KeyboardInterrupt:
         waited = time.monotonic() - sent[-1]
@@ -158,7 +158,7 @@ CALLS = {
     "matmul": lambda: [fg.kernels.matmul(wide, wide) for _ in range(10**6)],
 }
 for _ in range(int(sys.argv[4])):
-    interrupted(CALLS[sys.argv[2]], moments.uniform(0, 0.03))
+    interrupted(CALLS[sys.argv[2]], moments.uniform(0.005, 0.03))
 """
 #: A thousand each: `make test-interrupts`.
 INTERRUPTS = int(os.environ.get("INTERRUPTS", "20"))
