@@ -49,10 +49,12 @@ def load(path: str | PathLike[str]) -> Sequential:
 
     Raises
     ------
+    TypeError
+        If it is no path.
     OSError
         If it cannot be read.
     ValueError
-        If the file is no such file, or damaged; the message names the file and the cause.
+        If the file is no such file, no regular file, or damaged; the message names the file and the cause.
 
     Examples
     --------
@@ -83,10 +85,12 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
 
     Raises
     ------
+    TypeError
+        If it is no path.
     OSError
         If it cannot be read.
     ValueError
-        If the file is no such file, or damaged; the message names the file and the cause.
+        If the file is no such file, no regular file, or damaged; the message names the file and the cause.
 
     Notes
     -----

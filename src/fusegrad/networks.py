@@ -275,8 +275,9 @@ class Sequential:
 
         Parameters
         ----------
-        path : path
-            What stands there is replaced.
+        path : str or path-like
+            A regular file that stands there is replaced; its mode, group, ACL and attributes are kept where the system
+            allows it, as root its owner too. A symbolic link stays and leads to the new file.
         optimizer : SGD, Adagrad, RMSprop or Adam, optional
             Its numbers, its steps and its state are written too.
         rng : numpy.random.Generator, optional
@@ -285,14 +286,15 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            If it is no path, no such optimizer or generator.
+            If it is no path, no such optimizer or generator; if a FIFO, a socket or a device stands there.
         OSError
-            If it cannot be written; what stood there stays.
+            If it cannot be written, or the file that stands there cannot, such as a read-only one; that file stays.
 
         Notes
         -----
-        Safe against being killed at any time: either the old file stands there or the new one. If another thread
-        trains the network at the same time, call it from a callback instead.
+        Safe against being killed or interrupted at any time: either the old file stands there or the new one. A hard
+        link to the old file keeps the old content. If another thread trains the network at the same time, call it from
+        a callback instead.
         """
         arrays, metadata = self.state_dict(), {"layers": _files.describe(self.layers), "dtype": self.dtype.name}
         if optimizer is not None:
