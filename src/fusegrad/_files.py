@@ -25,6 +25,7 @@ from functools import partial
 from math import prod
 from os import PathLike
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,23 @@ from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
 FORMAT = "fusegrad 1"
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 MOST_HEADER = 1 << 20
+MOST_DIGITS = 40  # of an integer in a header: the state of a generator has 128 bits
 NO_DIGEST = "0" * 64
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.__name__: kind for kind in (SGD, Adagrad, RMSprop, Adam)}
 BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 ACL = "system.posix_acl_access"
 Access = tuple[os.stat_result, dict[str, bytes]]  # of a file: owner, group and mode; ACL and user attributes
+
+
+def _parse_integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"expected integers of at most {MOST_DIGITS} digits, got one of {len(digits)}")
+    return int(digits)
+
+
+def _parse(text: str | bytes) -> Any:
+    """JSON without long integers: to convert and multiply them takes time in the square of their length."""
+    return json.loads(text, parse_int=_parse_integer)
 
 
 def describe(layers: Sequence[Layer]) -> str:
@@ -57,7 +70,7 @@ def describe(layers: Sequence[Layer]) -> str:
 def build(description: str) -> list[Layer]:
     """The layers that `describe` described."""
     layers: list[Layer] = []
-    for name, *arguments in json.loads(description):
+    for name, *arguments in _parse(description):
         if name == "linear":
             n_in, n_out, bias = arguments
             layers.append(Linear(n_in, n_out, bias=bias))
@@ -83,7 +96,7 @@ def describe_optimizer(optimizer: Any) -> str:
 
 def build_optimizer(description: str, state: Array | None) -> Optimizer:
     """The optimizer that `describe_optimizer` described, with its state."""
-    described = json.loads(description)
+    described = _parse(description)
     arguments = dict(described["arguments"])
     lr = arguments.pop("lr")
     optimizer: Optimizer = OPTIMIZERS[described["class"]](lr=1.0, **arguments)  # its own may be 0 by a schedule
@@ -100,7 +113,7 @@ def describe_generator(rng: Any) -> str:
 
 def build_generator(description: str) -> "np.random.Generator":
     """The generator whose state `describe_generator` described."""
-    state = json.loads(description)
+    state = _parse(description)
     if state["bit_generator"] not in BIT_GENERATORS:
         raise ValueError(f"rng: expected one of {', '.join(BIT_GENERATORS)}, got {state['bit_generator']!r}")
     bits = getattr(np.random, state["bit_generator"])(0)
@@ -177,6 +190,8 @@ def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str
     arrays = {name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")) for name, a in arrays.items()}
     data = b"".join(a.tobytes() for a in arrays.values())
     header = _header(arrays, metadata, _digest(_header(arrays, metadata, NO_DIGEST), data))
+    if len(header) - 8 > MOST_HEADER:
+        raise ValueError(f"layers: expected a description of at most {MOST_HEADER} bytes, got {len(header) - 8}")
     try:
         _write(path, header + data)
     except OSError as error:
@@ -367,13 +382,13 @@ def _read_header(path: Path, file: Any, size: int) -> tuple[bytes, dict[str, Any
         raise ValueError(f"{path}: not a file of fusegrad, or cut short: {size} bytes, a header of {length}")
     head = file.read(length)
     try:
-        header = json.loads(head)
+        header = _parse(head)
         metadata = header.pop("__metadata__")
         version, digest = metadata["format"], metadata["sha256"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path}: its header is not one that fusegrad wrote") from None
     if version != FORMAT:
-        raise ValueError(f"{path}: expected format {FORMAT!r}, got {version!r}")
+        raise ValueError(f"{path}: expected format {FORMAT!r}, got {shortened(version)}")
     if not (all(isinstance(value, str) for value in metadata.values()) and re.fullmatch("[0-9a-f]{64}", digest)):
         raise ValueError(f"{path}: its header is not one that fusegrad wrote")
     return head, header, metadata
@@ -382,13 +397,16 @@ def _read_header(path: Path, file: Any, size: int) -> tuple[bytes, dict[str, Any
 def _read_entry(path: Path, name: str, entry: Any, place: int) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     """The dtype and shape of an array, and where it ends: each array starts where the one before it ends."""
     try:
+        if len(entry["shape"]) > 2:
+            raise ValueError
         dtype, shape = DTYPES[entry["dtype"]], tuple(as_count(n, "shape", least=0) for n in entry["shape"])
         start, stop = (as_count(n, "data_offsets", least=0) for n in entry["data_offsets"])
         if (start, stop) != (place, place + prod(shape) * dtype.itemsize):
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        shown = json.dumps(entry)[:200]
-        raise ValueError(f"{path}: expected an array of float32 or float64 as {name!r}, got {shown}") from None
+        raise ValueError(
+            f"{path}: expected a vector or matrix of float32 or float64 as {shortened(name)}, got {shortened(entry)}"
+        ) from None
     return dtype, shape, stop
 
 

@@ -135,5 +135,5 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
             optimizer.check(net.parameters)
         rng = _files.build_generator(metadata["rng"]) if "rng" in metadata else None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: what it says of itself does not fit: {error}") from None
+        raise ValueError(f"{path}: what it says of itself does not fit: {str(error)[:300]}") from None
     return Checkpoint(net, optimizer, rng)

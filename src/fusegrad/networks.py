@@ -286,7 +286,8 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            If it is no path, no such optimizer or generator; if a FIFO, a socket or a device stands there.
+            If it is no path, no such optimizer or generator; if a FIFO, a socket or a device stands there; if there are
+            so many layers (thousands) that their description would exceed 1 MiB.
         OSError
             If it cannot be written, or the file that stands there cannot, such as a read-only one; that file stays.
 

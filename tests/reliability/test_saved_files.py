@@ -995,6 +995,149 @@ for path in sys.argv[1:]:
     assert resource.getrlimit(resource.RLIMIT_AS)[0] != 64 << 20
 
 
+LARGEST = 1 << 20
+LONG = "9" * 4000
+
+
+def filled(before, repeated, after="", size=LARGEST - 4096):
+    """Text as long as a header may be."""
+    return before + repeated * ((size - len(before) - len(after)) // len(repeated)) + after
+
+
+def with_text(text, body=bytes(8)):
+    """A file whose header is this text, with a right checksum for SHA."""
+
+    def sealed(digest):
+        encoded = text.replace("SHA", digest).encode()
+        return len(encoded).to_bytes(8, "little") + encoded
+
+    return sealed(_files._digest(sealed(_files.NO_DIGEST), body)) + body
+
+
+def with_version(text):
+    return f'{{"__metadata__":{{"format":{text},"sha256":"SHA"}}}}'
+
+
+def with_entry(text):
+    """One more entry after those of a network."""
+    metadata = '{"format":"fusegrad 1","layers":"[[\\"linear\\",1,1,true]]","dtype":"float32","sha256":"SHA"}'
+    return with_text(f'{{"__metadata__":{metadata},{json.dumps(GOOD)[1:-1]},{text}}}')
+
+
+def with_array(shape, offsets="[8,8]"):
+    return with_entry(f'"x":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}')
+
+
+def with_metadata(**metadata):
+    return with_header(metadata, GOOD, bytes(8))
+
+
+def hostile_headers():
+    """What is the matter, and the file: headers of up to 1 MiB that cost time, memory or a long message."""
+    nested = "[" * 900 + "]" * 900
+    whole = {
+        "digits": "1" * LARGEST,
+        "brackets": "[" * LARGEST,
+        "quotes": filled('["', '\\"'),
+        "minus signs": "-" * LARGEST,
+        "spaces": " " * LARGEST,
+        "a long fraction": filled("1.", "1"),
+        "a long exponent": filled("1e", "1"),
+        "lists": filled("[", "[[[]]],", "0]"),
+        "nested lists": filled("[", nested + ",", "0]"),
+        "objects": filled("[", '{"":{"":0}},', "0]"),
+        "wide characters": filled('["', "\U0001f600", '"]', size=LARGEST // 4),
+        "an integer as version": with_version(LONG),
+        "a long text as version": with_version(filled('"', "x", '"')),
+        "a list as version": with_version(filled("[", "1,", "1]")),
+        "nested lists as version": with_version(nested),
+    }
+    for what, text in whole.items():
+        yield what, with_text(text)
+
+    yield "a long integer in a shape", with_array(filled("[", "9", "]"))
+    yield "long integers in a shape", with_array(filled("[", LONG + ",", "1]"))
+    yield "many integers in a shape", with_array(filled("[", "9" * 40 + ",", "1]"))
+    yield "long integers beside 0", with_array(filled("[0,", LONG + ",", "1]"))
+    yield "long integers as offsets", with_array("[1]", f"[{LONG},{LONG}]")
+    yield "a long negative integer", with_array(f"[-{LONG}]")
+    yield "many dimensions", with_array(filled("[", "1,", "1]"), "[8,12]")
+    yield "many dimensions of nothing", with_array(filled("[0,", "1,", "1]"))
+    yield "many offsets", with_array("[1]", filled("[", "8,", "12]"))
+    yield "a nested shape", with_array(nested)
+    yield "a nested entry", with_entry(f'"x":{nested}')
+    yield "an entry of nested lists", with_entry(filled('"x":[', nested + ",", "0]"))
+    yield "a long entry", with_entry(filled('"x":"', "y", '"'))
+    yield "a long name", with_entry(filled('"', "x", '":0'))
+    empty = '{"dtype":"F32","shape":[0],"data_offsets":[8,8]}'
+    yield "many arrays", with_entry(",".join(f'"{i}":{empty}' for i in range(LARGEST // 60)))
+
+    yield "a long dtype", with_metadata(dtype=filled("", "x"))
+    yield "a layer of a long name", with_metadata(layers=filled('[["', "x", '"]]'))
+    yield "a long argument", with_metadata(layers=filled('[["linear",1,"', "x", '",true]]'))
+    yield "a nested argument", with_metadata(layers=f'[["linear",1,1,{nested}]]')
+    yield "many arguments", with_metadata(layers=filled('[["linear"', ",1", "]]"))
+    yield "a long integer as size", with_metadata(layers=filled('[["linear",', "9", ",1,true]]"))
+    for size in ("1", LONG):
+        layer = f'["linear",{size},{size},true]'
+        yield "many layers", with_metadata(layers=filled("[", layer + ",", layer + "]", size=LARGEST // 2))
+    yield "a long class", with_metadata(optimizer=filled('{"class":"', "x", '"}'))
+    sgd = '{"class":"SGD","n_steps":%s,"arguments":{"lr":%s}}'
+    yield "a long learning rate", with_metadata(optimizer=sgd % (0, filled("", "9")))
+    yield "steps of many digits", with_metadata(optimizer=sgd % (LONG, 1))
+    yield "an argument of a long name", with_metadata(optimizer=sgd % (0, filled('1,"', "x", '":1')))
+    yield "a long generator", with_metadata(rng=filled('{"bit_generator":"', "x", '"}'))
+    state = '{"bit_generator":"%s","state":{"%s":%s}}'
+    yield "a state of many digits", with_metadata(rng=state % ("PCG64", "state", filled("", "9")))
+    yield "a key of long integers", with_metadata(rng=state % ("MT19937", "key", filled("[", LONG + ",", "1]")))
+
+
+@pytest.mark.reliability
+def test_time_and_memory_and_message_do_not_depend_on_what_the_header_says(tmp_path):
+    """Within 1 s, 64 MiB and 600 characters; also where Python's own limit of digits is off."""
+    files = []
+    for number, (what, data) in enumerate(hostile_headers()):
+        assert int.from_bytes(data[:8], "little") <= LARGEST, what
+        files.append(tmp_path / f"{number} {what}")
+        files[-1].write_bytes(data)
+    code = """
+import resource, sys, time
+import fusegrad as fg, numpy.random, hashlib
+sys.set_int_max_str_digits(0)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)
+for path in sys.argv[1:]:
+    started = time.perf_counter()
+    try:
+        fg.load_checkpoint(path)
+    except ValueError as error:
+        message = str(error)
+    else:
+        raise AssertionError(path)
+    assert path in message, message[:1000]
+    print(time.perf_counter() - started, len(message) - len(path))
+"""
+    for line in in_a_new_process(code, *files).splitlines():
+        seconds, characters = map(float, line.split())
+        within("seconds to refuse a header of 1 MiB within 64 MiB", seconds, 1.0)
+        within("characters that say why a header of 1 MiB is refused", characters, 600)
+
+
+def test_what_load_refuses_for_its_header_is_not_saved(path, monkeypatch):
+    net = fg.Sequential(*(fg.Linear(1, 1) for _ in range(30)), rng=0)
+    saved(net, path, 7)
+    before = path.read_bytes()
+    length = int.from_bytes(before[:8], "little")
+    monkeypatch.setattr(_files, "MOST_HEADER", length)
+    net.save(path)
+    monkeypatch.setattr(_files, "MOST_HEADER", length - 1)
+    with pytest.raises(ValueError, match=f"layers: expected .* of at most {length - 1} bytes, got {length}"):
+        net.save(path)
+    with pytest.raises(ValueError, match=r"net\.safetensors: "):
+        fg.load(path)
+    assert path.read_bytes() == before
+
+
 # ---- every format ever written ----
 
 
