@@ -4,16 +4,28 @@ The header's ``__metadata__`` holds what fusegrad adds: the layers, the dtype, t
 description, and a SHA-256 over the whole file, taken with zeros in its own place. So no bit of a file
 can turn over unseen, nothing in it is ever executed, and any reader of safetensors gets the arrays. A
 checkpoint has the optimizer and the generator of the shuffling beside them, under keys of their own.
+
+A file is written without a name (O_TMPFILE), flushed to the disk, linked to a temporary name in its folder, and
+renamed. A process that is killed while it writes leaves nothing then. Where that cannot be done, as without /proc, the
+file has its temporary name from the start. What a file system may lack without harm to the file (locks, a folder that
+can be listed or flushed, owners, modes, attributes) fails without an error.
+
+Two simpler ways were rejected. With a temporary name from the start everywhere, most killed saves would leave a file.
+With a fixed temporary name, two processes that save to one place would write to one file.
 """
 
 import errno
 import json
 import os
 import re
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from math import prod
 from os import PathLike
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import numpy as np
@@ -25,9 +37,23 @@ from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
 FORMAT = "fusegrad 1"
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 MOST_HEADER = 1 << 20
+MOST_DIGITS = 40  # of an integer in a header: the state of a generator has 128 bits
 NO_DIGEST = "0" * 64
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.__name__: kind for kind in (SGD, Adagrad, RMSprop, Adam)}
 BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+ACL = "system.posix_acl_access"
+Access = tuple[os.stat_result, dict[str, bytes]]  # of a file: owner, group and mode; ACL and user attributes
+
+
+def _parse_integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"expected integers of at most {MOST_DIGITS} digits, got one of {len(digits)}")
+    return int(digits)
+
+
+def _parse(text: str | bytes) -> Any:
+    """JSON without long integers: to convert and multiply them takes time in the square of their length."""
+    return json.loads(text, parse_int=_parse_integer)
 
 
 def describe(layers: Sequence[Layer]) -> str:
@@ -44,7 +70,7 @@ def describe(layers: Sequence[Layer]) -> str:
 def build(description: str) -> list[Layer]:
     """The layers that `describe` described."""
     layers: list[Layer] = []
-    for name, *arguments in json.loads(description):
+    for name, *arguments in _parse(description):
         if name == "linear":
             n_in, n_out, bias = arguments
             layers.append(Linear(n_in, n_out, bias=bias))
@@ -72,7 +98,7 @@ def describe_optimizer(optimizer: Any) -> str:
 
 def build_optimizer(description: str, state: Array | None) -> Optimizer:
     """The optimizer that `describe_optimizer` described, with its state."""
-    described = json.loads(description)
+    described = _parse(description)
     arguments = dict(described["arguments"])
     lr = arguments.pop("lr")
     optimizer: Optimizer = OPTIMIZERS[described["class"]](lr=1.0, **arguments)  # its own may be 0 by a schedule
@@ -90,7 +116,7 @@ def describe_generator(rng: Any) -> str:
 
 def build_generator(description: str) -> "np.random.Generator":
     """The generator whose state `describe_generator` described."""
-    state = json.loads(description)
+    state = _parse(description)
     if state["bit_generator"] not in BIT_GENERATORS:
         raise ValueError(f"rng: expected one of {', '.join(BIT_GENERATORS)}, got {state['bit_generator']!r}")
     bits = getattr(np.random, state["bit_generator"])(0)
@@ -131,9 +157,26 @@ def _digest(header: bytes, data: bytes) -> str:
 
 def _path(path: Any) -> Path:
     try:
-        return Path(path)
+        result = Path(path)
+        valid = os.fspath(path) != "" and b"\0" not in os.fsencode(result)
     except TypeError:
         raise TypeError(f"path: expected a str or a pathlib.Path, got {path!r}") from None
+    except UnicodeEncodeError:
+        valid = False
+    if not valid:
+        raise ValueError(f"path: expected a name that a file can have (not empty, no NUL), got {str(path)!r}")
+    return result
+
+
+def _check_regular(path: Path) -> None:
+    """Raise unless a regular file stands there. To open another kind may block, or act on a device."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        kinds = {"p": "a FIFO", "s": "a socket", "c": "a character device", "b": "a block device"}
+        kind = kinds.get(stat.filemode(mode)[0], "a special file")
+        raise ValueError(f"path: expected a regular file, got {kind}: {str(path)!r}")
 
 
 # ---- writing -----------------------------------------------------------------------------------------
@@ -142,72 +185,194 @@ def _path(path: Any) -> Path:
 def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str, str]) -> None:
     """Write a file, all of it or nothing, even if the process is killed or the power fails.
 
-    It is written without a name where the system can do that, so that a process that is killed leaves nothing, is
-    brought to the disk, gets a name beside its place, and moves there in one step. A name that a process left by
-    being killed within those last microseconds is taken away by the next save to the same place.
+    An exception that a signal handler raises leaves no temporary file and no open descriptor. What a killed process may
+    leave is removed by the next save to the same place, if the file system has locks.
     """
-    path = Path(os.path.realpath(_path(path)))  # a link stays one
-    if not path.name:
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path = _path(path)
     # safetensors wants little-endian numbers in C order
     arrays = {name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")) for name, a in arrays.items()}
     data = b"".join(a.tobytes() for a in arrays.values())
-    content = _header(arrays, metadata, _digest(_header(arrays, metadata, NO_DIGEST), data)) + data
+    header = _header(arrays, metadata, _digest(_header(arrays, metadata, NO_DIGEST), data))
+    if len(header) - 8 > MOST_HEADER:
+        raise ValueError(f"layers: expected a description of at most {MOST_HEADER} bytes, got {len(header) - 8}")
     try:
-        _write(path, content)
+        _write(path, header + data)
     except OSError as error:
+        if error.errno is None:
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from None  # of the user's path, not of our names
 
 
-def _write(path: Path, content: bytes) -> None:
-    import fcntl
-    import secrets
+@contextmanager
+def _optional() -> Iterator[None]:
+    """For a system call that may fail without harm to the file.
 
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    named = False
+    An OSError without a number is not a system call's: a signal handler has raised it, such as TimeoutError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+
+
+def _open(handles: list[int], path: str | Path, flags: int, mode: int = 0o600, folder: int | None = None) -> int:
+    """Open a file and append its descriptor to `handles`, whose owner closes it.
+
+    `+=` calls os.open and appends in C, so that no signal handler runs between the two: its exception would lose the
+    descriptor. For the same reason each function owns one descriptor, and closes it by the first call of its `finally`.
+    """
+    handles += map(partial(os.open, mode=mode, dir_fd=folder), (path,), (flags,))
+    return handles[-1]
+
+
+def _lock(handle: int) -> None:
+    """Lock a file until it is closed; OSError if another process has locked it, or the file system has no locks."""
+    import fcntl
+
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _write(path: Path, content: bytes) -> None:
+    replaced = _read_access(path)
+    while path.is_symlink():  # it stays one
+        path = path.parent / os.readlink(path)
+    handles: list[int] = []
     try:
         try:
-            handle = os.open(path.parent, os.O_WRONLY | os.O_TMPFILE, 0o666)  # as open would: the umask counts
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
-                raise
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            named = True
-        with os.fdopen(handle, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # it is ours for as long as we live
-            if named and not os.fstat(handle).st_nlink:  # another save took it for a leftover before that
-                _write(path, content)
-                return
-            file.write(content)
-            file.flush()
-            os.fsync(handle)
-            _remove_leftovers(path)
-            if not named:  # dst_dir_fd: else link would not follow the link of /proc
-                os.link(f"/proc/self/fd/{handle}", temporary.name, dst_dir_fd=folder, follow_symlinks=True)
-                named = True
-            os.replace(temporary, path)
-            named = False
-        os.fsync(folder)
+            folder = _open(handles, path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        except PermissionError:  # a folder that can be written to but not read
+            folder = _open(handles, path.parent, os.O_PATH | os.O_DIRECTORY)
+        _write_in(folder, path.name, content, replaced)
+        with _optional():  # the file has its name by now
+            os.fsync(folder)
     finally:
-        os.close(folder)
-        if named:
-            temporary.unlink(missing_ok=True)
+        for handle in handles:
+            os.close(handle)
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Takes away what killed processes left of their saves to `path`: nobody holds a lock on it."""
-    import fcntl
+def _write_in(folder: int, name: str, content: bytes, replaced: Access | None) -> None:
+    """Write a file of that name in a folder."""
+    # Of one length for every name, which may itself be as long as the file system takes.
+    prefix = f".fusegrad-{_digest(os.fsencode(name), b'')[:16]}-"
+    _remove_leftovers(folder, prefix)
+    try:
+        _write_new(folder, name, prefix, content, replaced, os.O_TMPFILE)
+        return
+    except OSError as error:  # most likely no files without a name, or no /proc to link them from
+        if error.errno in (None, errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise
+    for attempt in range(10):
+        try:
+            _write_new(folder, name, prefix, content, replaced, os.O_CREAT | os.O_EXCL)
+            return
+        except FileNotFoundError:  # another save has removed it as a leftover, before it was locked
+            if attempt == 9:
+                raise
 
-    for name in os.listdir(path.parent):
-        if name.startswith(f".{path.name}.") and name.endswith(".part"):
-            leftover = path.with_name(name)
-            try:
-                with leftover.open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    leftover.unlink()
-            except OSError:  # at work, or gone by now, or not ours
-                continue
+
+def _write_new(folder: int, name: str, prefix: str, content: bytes, replaced: Access | None, flags: int) -> None:
+    temporary = f"{prefix}{os.urandom(8).hex()}.part"
+    unnamed = flags == os.O_TMPFILE
+    mode = 0o666 if replaced is None else 0o600  # less the umask; or closed to others until it has the old file's mode
+    handles: list[int] = []
+    try:
+        handle = _open(handles, "." if unnamed else temporary, os.O_WRONLY | flags, mode, folder)
+        with _optional():  # then no other save removes it
+            _lock(handle)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        if replaced is not None:
+            _set_access(handle, replaced)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system that has none
+                raise
+        if unnamed:  # with dst_dir_fd Python calls linkat, which can follow the link of /proc
+            os.link(f"/proc/self/fd/{handle}", temporary, dst_dir_fd=folder, follow_symlinks=True)
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        # Not by suppress(), whose own call comes first: a signal handler may run after each.
+        try:  # noqa: SIM105
+            os.unlink(temporary, dir_fd=folder)
+        except OSError:  # the file has not got that name, or no longer
+            pass
+        raise
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def _remove_leftovers(folder: int, prefix: str) -> None:
+    """Remove what killed processes left of their saves to the same place: regular files that nobody has locked."""
+    names: list[str] = []
+    with _optional():  # a folder that cannot be read
+        names = os.listdir(folder)
+    for name in filter(re.compile(prefix + r"[0-9a-f]{16}\.part").fullmatch, names):
+        handles: list[int] = []
+        try:
+            with _optional():  # it is being written, or gone by now
+                if stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                    # For writing, without which NFS gives no lock
+                    _lock(_open(handles, name, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW, folder=folder))
+                    os.unlink(name, dir_fd=folder)
+        finally:
+            for handle in handles:
+                os.close(handle)
+
+
+def _read_access(path: Path) -> Access | None:
+    """Owner, group, mode, ACL and user attributes of the file that stands there; None where there is none.
+
+    OSError if it cannot be written to, as for a program that would write in place: a read-only file stays.
+    """
+    try:
+        _check_regular(path)
+    except FileNotFoundError:
+        return None
+    handles: list[int] = []
+    try:
+        handle = _open(handles, path, os.O_WRONLY)
+        return os.fstat(handle), _read_attributes(handle)
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def _read_attributes(handle: int) -> dict[str, bytes]:
+    """The ACL and the user attributes of a file."""
+    attributes: dict[str, bytes] = {}
+    with _optional():  # a file system without them
+        for name in sorted(os.listxattr(handle)):  # the ACL first
+            if name == ACL or name.startswith("user."):
+                attributes[name] = os.getxattr(handle, name)
+    return attributes
+
+
+def _set_access(handle: int, replaced: Access) -> None:
+    """Give a new file the access of the file that it replaces, as far as the system lets us, and never more."""
+    status, attributes = replaced
+    mode = status.st_mode & 0o777
+    for owner in (status.st_uid, -1):  # root may set any owner, a user only a group of theirs
+        with _optional():
+            os.fchown(handle, owner, status.st_gid)
+            break
+    if ACL not in attributes:
+        with _optional():
+            os.removexattr(handle, ACL)  # a folder may give one to each new file
+    for name, value in attributes.items():
+        with _optional():
+            os.setxattr(handle, name, value)
+    other_group = os.fstat(handle).st_gid != status.st_gid
+    if other_group:  # group and others get what both of them had
+        mode = mode & 0o700 | 0o11 * (mode >> 3 & mode & 0o7)
+    acl = attributes.get(ACL)
+    if acl != _read_attributes(handle).get(ACL) or (acl and other_group):
+        mode &= 0o700
+    with _optional():
+        os.fchmod(handle, mode)
 
 
 # ---- reading -----------------------------------------------------------------------------------------
@@ -220,13 +385,13 @@ def _read_header(path: Path, file: Any, size: int) -> tuple[bytes, dict[str, Any
         raise ValueError(f"{path}: not a file of fusegrad, or cut short: {size} bytes, a header of {length}")
     head = file.read(length)
     try:
-        header = json.loads(head)
+        header = _parse(head)
         metadata = header.pop("__metadata__")
         version, digest = metadata["format"], metadata["sha256"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path}: its header is not one that fusegrad wrote") from None
     if version != FORMAT:
-        raise ValueError(f"{path}: expected format {FORMAT!r}, got {version!r}")
+        raise ValueError(f"{path}: expected format {FORMAT!r}, got {shortened(version)}")
     if not (all(isinstance(value, str) for value in metadata.values()) and re.fullmatch("[0-9a-f]{64}", digest)):
         raise ValueError(f"{path}: its header is not one that fusegrad wrote")
     return head, header, metadata
@@ -235,13 +400,16 @@ def _read_header(path: Path, file: Any, size: int) -> tuple[bytes, dict[str, Any
 def _read_entry(path: Path, name: str, entry: Any, place: int) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     """The dtype and shape of an array, and where it ends: each array starts where the one before it ends."""
     try:
+        if len(entry["shape"]) > 2:
+            raise ValueError
         dtype, shape = DTYPES[entry["dtype"]], tuple(as_count(n, "shape", least=0) for n in entry["shape"])
         start, stop = (as_count(n, "data_offsets", least=0) for n in entry["data_offsets"])
         if (start, stop) != (place, place + prod(shape) * dtype.itemsize):
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        shown = json.dumps(entry)[:200]
-        raise ValueError(f"{path}: expected an array of float32 or float64 as {name!r}, got {shown}") from None
+        raise ValueError(
+            f"{path}: expected a vector or matrix of float32 or float64 as {shortened(name)}, got {shortened(entry)}"
+        ) from None
     return dtype, shape, stop
 
 
@@ -251,6 +419,7 @@ def load(path: str | PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
     Nothing is read or made but what the size of the file has room for.
     """
     path = _path(path)
+    _check_regular(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         head, header, metadata = _read_header(path, file, size)

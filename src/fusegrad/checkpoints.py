@@ -49,10 +49,12 @@ def load(path: str | PathLike[str]) -> Sequential:
 
     Raises
     ------
+    TypeError
+        If it is no path.
     OSError
         If it cannot be read.
     ValueError
-        If the file is no such file, or damaged; the message names the file and the cause.
+        If the file is no such file, no regular file, or damaged; the message names the file and the cause.
 
     Examples
     --------
@@ -83,10 +85,12 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
 
     Raises
     ------
+    TypeError
+        If it is no path.
     OSError
         If it cannot be read.
     ValueError
-        If the file is no such file, or damaged; the message names the file and the cause.
+        If the file is no such file, no regular file, or damaged; the message names the file and the cause.
 
     Notes
     -----
@@ -131,5 +135,5 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
             optimizer.check(net.parameters)
         rng = _files.build_generator(metadata["rng"]) if "rng" in metadata else None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: what it says of itself does not fit: {error}") from None
+        raise ValueError(f"{path}: what it says of itself does not fit: {str(error)[:300]}") from None
     return Checkpoint(net, optimizer, rng)

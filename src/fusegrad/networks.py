@@ -290,8 +290,9 @@ class Sequential:
 
         Parameters
         ----------
-        path : path
-            What stands there is replaced.
+        path : str or path-like
+            A regular file that stands there is replaced; its mode, group, ACL and attributes are kept where the system
+            allows it, as root its owner too. A symbolic link stays and leads to the new file.
         optimizer : SGD, Adagrad, RMSprop or Adam, optional
             Its numbers, its steps and its state are written too.
         rng : numpy.random.Generator, optional
@@ -300,18 +301,20 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            If it is no path, no such optimizer or generator.
+            If it is no path, no such optimizer or generator; if a FIFO, a socket or a device stands there; if there are
+            so many layers (thousands) that their description would exceed 1 MiB.
         OSError
-            If it cannot be written; what stood there stays.
+            If it cannot be written, or the file that stands there cannot, such as a read-only one; that file stays.
         RuntimeError
             If the network is being trained, and what would be saved does not belong together.
 
         Notes
         -----
-        Safe against being killed at any time: either the old file stands there or the new one. If another thread
-        trains the network at the same time, call it from a callback instead: that is a RuntimeError. In a signal
-        handler it may be called during a fit, but with optimizer or rng only where no epoch is half made; handlers
-        wait up to 100 ms for that. Where epochs take longer, set a flag in the handler, and save in a callback.
+        Safe against being killed or interrupted at any time: either the old file stands there or the new one. A hard
+        link to the old file keeps the old content. If another thread trains the network at the same time, call it from
+        a callback instead: that is a RuntimeError. In a signal handler it may be called during a fit, but with optimizer
+        or rng only where no epoch is half made; handlers wait up to 100 ms for that. Where epochs take longer, set a flag
+        in the handler, and save in a callback.
         """
         self._lock.check_save(optimizer is not None or rng is not None)
         arrays, metadata = self.state_dict(), {"layers": _files.describe(self.layers), "dtype": self.dtype.name}
