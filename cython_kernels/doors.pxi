@@ -153,7 +153,7 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, bint honou
         u.step = optimizer.n_steps
         if not is_state(state, rows, columns):
             raise ValueError(f"optimizer: expected a state of {rows} rows of {columns} parameters, got {state!r}")
-    set_units(u, optimizer._exponent)
+    set_units(u, 0 if u.rule == SGD else optimizer._exponent)
     if not cnp.PyArray_ISWRITEABLE(parameters):
         raise ValueError("parameters: expected a writable array, got a read-only one")
     u.first = NULL

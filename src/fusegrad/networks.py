@@ -25,7 +25,7 @@ from fusegrad._kernels import by_dtype
 from fusegrad._plan import Dense, Plan, make_plan, moments_pay, parallel_from, stack_layers
 from fusegrad._threads import resolve_threads
 from fusegrad.layers import Layer, Linear, shapes_of
-from fusegrad.optimizers import COMPILED_STEP, SGD, Optimizer, SupportsStep, runs_compiled
+from fusegrad.optimizers import SGD, Optimizer, SupportsStep, runs_compiled
 from fusegrad.training import History, fit
 
 MOST_ENGINES = 256  # batch sizes remembered by a network
@@ -599,9 +599,7 @@ class Sequential:
         array([ 1.5, -0.5])
         """
         if self._small_engine is not None:
-            quick: float | None = self._small_engine.quick_step(
-                X, y, self._parameters, optimizer, COMPILED_STEP, self._lock
-            )
+            quick: float | None = self._small_engine.quick_step(X, y, self._parameters, optimizer, self._lock)
             if quick is not None:
                 return quick
         X, y = self._batch(X, y)
@@ -617,7 +615,7 @@ class Sequential:
 
     def _computes_itself(self) -> bool:
         """Whether `loss_and_gradient` is overridden, and steps have to call it."""
-        return type(self).loss_and_gradient is not COMPILED_GRADIENT or "loss_and_gradient" in vars(self)
+        return getattr(self.loss_and_gradient, "__func__", None) is not COMPILED_GRADIENT
 
     def _take(self, optimizer: SupportsStep) -> bool:
         """Take an optimizer for the steps of this network, or raise; whether they run compiled."""
@@ -625,6 +623,7 @@ class Sequential:
         if isinstance(optimizer, Optimizer):
             optimizer.check(self._parameters)
             optimizer._bind(self._lock, self._layout)
+            optimizer._direct_for = self._lock if compiled else None
         return compiled
 
     def _step(self, engine: Any, X: Array, y: Array, optimizer: Any) -> float:

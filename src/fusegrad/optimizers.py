@@ -56,7 +56,7 @@ class Optimizer:
     _exponent: int = 0  # of the units of the state
     _owner: Any = None  # the lock of the network that it serves
     _layout: str | None = None  # the layers of that network, or of the one whose state it took over
-    _direct = False  # nothing is overridden, as far as known: a hint for the direct call of `train_step`
+    _direct_for: Any = None  # that lock, where nothing is overridden: `train_step` may call the engine directly
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -74,12 +74,13 @@ class Optimizer:
         self.lr = as_number(lr, "lr", above=0.0)
         self.n_steps = 0
         self.state = None
+        self._exponent = 0
+        self._owner = self._layout = self._direct_for = None
         self._constants = self._pack()
-        self._direct = runs_compiled(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("step", "look_ahead"):
-            self._direct = False
+            self._direct_for = None
         elif _is_ours(type(self)) and not hasattr(type(self), name) and not name.startswith("_"):
             known = "; its learning rate is lr" if name in ("learning_rate", "alpha", "eta") else ""
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{known}")
@@ -106,7 +107,7 @@ class Optimizer:
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_owner"}
+        return {name: value for name, value in vars(self).items() if name not in ("_owner", "_direct_for")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -274,7 +275,7 @@ class Optimizer:
         self.lr = lr
         self.n_steps = n_steps
         self.state = None if state is None else np.array(state, order="C")
-        self._exponent, self._layout, self._owner = exponent, layout, None
+        self._exponent, self._layout, self._owner, self._direct_for = exponent, layout, None, None
 
 
 def _is_ours(kind: type) -> bool:
@@ -291,7 +292,7 @@ def _log(decay: float) -> float:
 
 def check_initialized(optimizer: Optimizer) -> None:
     """Raise if a subclass has an `__init__` that does not call the one of its base."""
-    if "_constants" not in vars(optimizer):
+    if not hasattr(optimizer, "_constants"):
         name = type(optimizer).__name__
         raise TypeError(f"optimizer: expected {name}.__init__ to call super().__init__, which sets what a step reads")
 
@@ -302,13 +303,13 @@ def runs_compiled(optimizer: Any) -> bool:
         raise TypeError(f"optimizer: expected an object with step(parameters, gradient), got {optimizer!r}")
     if not isinstance(optimizer, Optimizer):
         return False
-    kind, own = type(optimizer), vars(optimizer)
-    if kind.step is not COMPILED_STEP or "step" in own:
+    # Not by vars(optimizer): an instance whose dict has been asked for is slower to read from then on.
+    if getattr(optimizer.step, "__func__", None) is not COMPILED_STEP:
         return False
     check_initialized(optimizer)
-    if kind.lr is not COMPILED_LR:
+    if type(optimizer).lr is not COMPILED_LR:
         return False
-    return not (isinstance(optimizer, SGD) and (kind.look_ahead is not COMPILED_LOOK_AHEAD or "look_ahead" in own))
+    return not isinstance(optimizer, SGD) or getattr(optimizer.look_ahead, "__func__", None) is COMPILED_LOOK_AHEAD
 
 
 class SGD(Optimizer):
