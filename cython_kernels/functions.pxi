@@ -16,9 +16,9 @@ def matmul(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray out not N
     cdef bint by_columns
     cdef _Scratch scratch
     cdef Air air = Air(0, 0, 0)
-    read_matrix(a, &left)
-    read_matrix(b, &right)
-    read_matrix(out, &target)
+    read_matrix("a", a, -1, -1, &left)
+    read_matrix("b", b, left.columns, -1, &right)
+    read_matrix("out", out, left.rows, right.columns, &target)
     by_columns = target.columns >= target.rows
     size = size_of(multiply_scratch(left.rows, left.columns, right.columns), 1)
     scratch = borrow_scratch(size_of(size // sizeof(real), n_threads))
@@ -49,8 +49,8 @@ def quick_matmul(a, b, out, Py_ssize_t most):
     if not (is_own(a, 2) and is_own(b, 2) and type(a) is cnp.ndarray and type(b) is cnp.ndarray):
         return None
     left, right = a, b
-    read_matrix(left, &x)
-    read_matrix(right, &y)
+    read_matrix("a", left, -1, -1, &x)
+    read_matrix("b", right, -1, -1, &y)
     if x.columns != y.rows or x.rows == 0 or x.columns == 0 or y.columns == 0:
         return None
     if <double>x.rows * <double>x.columns * <double>y.columns > most:
@@ -67,7 +67,7 @@ def quick_matmul(a, b, out, Py_ssize_t most):
             and apart(left, product) and apart(right, product)
         ):
             return None
-    read_matrix(product, &target)
+    read_matrix("out", product, x.rows, y.columns, &target)
     scratch = borrow_scratch(multiply_scratch(x.rows, x.columns, y.columns) * sizeof(real))
     with nogil:
         multiply(x, y, <real*>target.data, target.columns, <real*>scratch.data, &air, 0)
@@ -151,6 +151,7 @@ def quick_activation(int kind, z, out, Py_ssize_t most):
         and 0 < cnp.PyArray_SIZE(<cnp.ndarray>z) <= most
     ):
         return None
+    # Nothing of Python runs from here to the kernel: an array is no object that the garbage collector tracks.
     if out is None:
         out = cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(<cnp.ndarray>z), cnp.PyArray_DIMS(<cnp.ndarray>z), REAL_TYPE)
     elif not (
@@ -172,8 +173,8 @@ def activation(int kind, cnp.ndarray z not None, cnp.ndarray out not None, int n
     """out = f(z), element by element; in place where out is z. kind: an index into ACTIVATIONS."""
     cdef Matrix source, target
     cdef Air air = Air(0, 0, 0)
-    read_matrix(z, &source)
-    read_matrix(out, &target)
+    read_matrix("z", z, -1, -1, &source)
+    read_matrix("out", out, source.rows, source.columns, &target)
     with nogil:
         if n_threads == 1:
             activate_share(kind, source, target, &air, 0, 1)
@@ -183,11 +184,11 @@ def activation(int kind, cnp.ndarray z not None, cnp.ndarray out not None, int n
     check(&air)
 
 
-def is_finite(const real[::1] numbers):
+def is_finite(cnp.ndarray parameters not None):
     """Whether all of them are: 0 x is 0 for what is finite, else NaN."""
     cdef vreal total[VECTORS]
-    cdef Py_ssize_t i = 0, n = numbers.shape[0]
-    cdef const real* place = &numbers[0]
+    cdef Py_ssize_t i = 0, n = cnp.PyArray_SIZE(parameters)
+    cdef const real* place = read_flat("parameters", parameters, n)
     cdef int v
     for v in range(VECTORS):
         total[v] = splat(0)
@@ -205,7 +206,7 @@ cdef enum:
     CENTRED_EXAMPLES = 64       # at a time, where those of a feature do not lie side by side: they stay in the L1
 
 
-def centre(cnp.ndarray X not None, const double[::1] shift, double[:, :] out):
+def centre(cnp.ndarray X not None, const double[::1] shift not None, double[:, :] out not None):
     """out (n, m) = X - shift, a number a row, in float64; out has contiguous rows.
 
     NumPy converts and subtracts one after the other: a fifth of the time of the moments gained.
@@ -215,7 +216,9 @@ def centre(cnp.ndarray X not None, const double[::1] shift, double[:, :] out):
     cdef const char* row
     cdef double* place
     cdef double s
-    read_matrix(X, &x)
+    read_matrix("X", X, shift.shape[0], -1, &x)
+    if not (out.shape[0] == x.rows and out.shape[1] == x.columns and out.strides[1] == sizeof(double)):
+        raise ValueError(f"out: expected contiguous rows, shape ({x.rows}, {x.columns})")
     with nogil:
         while start < x.columns:
             stop = x.columns if x.column == sizeof(real) else smaller(start + CENTRED_EXAMPLES, x.columns)

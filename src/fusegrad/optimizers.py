@@ -89,6 +89,10 @@ class Optimizer:
 
     def check(self, parameters: Array) -> None:
         """Raise unless the state, if there is one, is that of such parameters, and the steps have been counted."""
+        if not isinstance(parameters, np.ndarray) or isinstance(parameters, np.ma.MaskedArray):
+            raise TypeError(f"parameters: expected a NumPy array without a mask, got {type(parameters).__name__}")
+        if parameters.dtype not in by_dtype or parameters.ndim != 1:
+            raise TypeError(f"parameters: expected a flat array of float32 or float64, got {parameters!r}")
         if as_count(self.n_steps, "optimizer.n_steps", least=0) >= MOST_STEPS:
             raise ValueError(f"optimizer.n_steps: expected less than {MOST_STEPS}, got {self.n_steps}")
         state = self.state
@@ -135,9 +139,9 @@ class Optimizer:
         dtype: Any = getattr(parameters, "dtype", type(parameters).__name__)
         if dtype not in by_dtype:
             raise TypeError(f"parameters: expected a float32 or float64 array, got {dtype}")
-        parameters = as_flat_output(parameters, "parameters", dtype, np.size(parameters))
+        parameters = as_flat_output(parameters, "parameters", dtype)
         gradient = as_flat(gradient, "gradient", dtype, parameters.size)
-        if gradient is not parameters and np.may_share_memory(gradient, parameters):
+        if np.may_share_memory(gradient, parameters):
             gradient = gradient.copy()
         by_dtype[dtype].optimizer_step(self, parameters, gradient)
 
@@ -278,12 +282,11 @@ class SGD(Optimizer):
         >>> w, optimizer.look_ahead(w)
         (array([-0.5, -0.5]), array([-0.75, -0.75]))
         """
-        dtype = parameters.dtype if getattr(parameters, "dtype", None) in by_dtype else np.dtype("float64")
-        parameters = as_flat(parameters, "parameters", dtype, np.size(parameters))
+        parameters = as_flat(parameters, "parameters")
         self.check(parameters)
         if self.state is None or not self.n_states:
             return parameters.copy()
-        return parameters + dtype.type(self._momentum) * self.state[0]
+        return parameters + parameters.dtype.type(self._momentum) * self.state[0]
 
     @property
     def arguments(self) -> dict[str, Any]:
