@@ -37,7 +37,7 @@ def as_dtype(dtype: Any, name: str = "dtype") -> np.dtype[Any]:
     """float32 or float64."""
     try:
         result: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)
-    except (TypeError, ValueError, SyntaxError):  # the last of a text that NumPy takes for fields
+    except (TypeError, ValueError, SyntaxError, OverflowError):  # the third of a text that NumPy takes for fields
         result = None
     if result is None or result not in FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {dtype!r}")

@@ -183,7 +183,7 @@ class Optimizer:
         if n_steps > MOST_STEPS:
             raise ValueError(f"state_dict['n_steps']: expected at most {MOST_STEPS}, got {n_steps}")
         state = state_dict["state"]
-        if state is not None and not isinstance(state, np.ndarray):
+        if state is not None and (not isinstance(state, np.ndarray) or isinstance(state, np.ma.MaskedArray)):
             raise TypeError(f"state_dict['state']: expected an array or None, got {type(state).__name__}")
         if state is not None and (state.ndim != 2 or state.shape[0] != self.n_states or state.dtype not in by_dtype):
             raise ValueError(
