@@ -38,7 +38,6 @@ EACH_ISA = for isa in $$($(BIN)/python -c 'from fusegrad._kernels import support
 test: $(VENV)/installed
 	@$(EACH_ISA) $(BIN)/pytest -q -m "not peers and not exhaustive and not reliability" --benchmark-disable tests benchmarks || exit 1; done
 	$(BIN)/pytest -q --doctest-modules --pyargs fusegrad
-	$(BIN)/pytest -q --doctest-glob='*.md' README.md
 
 ## make test-reliability forks, kills, Ctrl-C, refused memory, leaks, arrays drawn at random: some minutes
 test-reliability: $(VENV)/installed

@@ -1,6 +1,10 @@
 """Arrays and optimizers as the kernels take them: NumPy's own struct read, and the door's quick yes.
 
 What is judged here is whether an array can be taken as it is; everything else goes through `fusegrad._arrays`.
+
+Between that and the kernel, another thread or a finalizer may set the shape of an array. So `read_matrix` and `read_flat`,
+where a struct is read for a kernel, compare it with the sizes that the call was planned for. The kernel gets what was read,
+not the array.
 """
 
 cdef int REAL_TYPE = cnp.NPY_FLOAT64 if sizeof(real) == 8 else cnp.NPY_FLOAT32
@@ -9,7 +13,7 @@ cdef int REAL_TYPE = cnp.NPY_FLOAT64 if sizeof(real) == 8 else cnp.NPY_FLOAT32
 # NumPy's own struct is read in place of a memoryview: a memoryview costs 0.25 microseconds an
 # argument, as much as the arithmetic of a whole step of a small network.
 
-cdef bint is_own(object a, int ndim):
+cdef inline bint is_own(object a, int ndim) noexcept:
     """Whether a is an array of this module's dtype, in the processor's byte order."""
     return (
         cnp.PyArray_Check(a)
@@ -19,9 +23,24 @@ cdef bint is_own(object a, int ndim):
     )
 
 
-cdef int read_matrix(cnp.ndarray a, Matrix* m) except -1:
+cdef object mismatch(str name, Py_ssize_t rows, Py_ssize_t columns, object a):
+    """The error for an array that is no matrix of this shape; -1: of any."""
+    shape = f"({rows if rows >= 0 else 'n'}, {columns if columns >= 0 else 'm'})"
+    return unexpected(name, f"shape {shape}", a)
+
+
+cdef object unexpected(str name, str expected, object a):
+    """The error for an array that is not what the call was planned for."""
+    if not (cnp.PyArray_Check(a) and cnp.PyArray_TYPE(<cnp.ndarray>a) == REAL_TYPE and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>a)):
+        got = f"dtype {a.dtype}" if cnp.PyArray_Check(a) else type(a).__name__
+        return TypeError(f"{name}: expected an array of {np.dtype(np.float64 if sizeof(real) == 8 else np.float32)}, got {got}")
+    return ValueError(f"{name}: expected {expected}, got shape {a.shape}, strides {a.strides}; was it reshaped or resized?")
+
+
+cdef int read_matrix(str name, cnp.ndarray a, Py_ssize_t rows, Py_ssize_t columns, Matrix* m) except -1:
+    """The struct of a matrix of so many rows and columns; -1: of any number."""
     if not is_own(a, 2):
-        raise TypeError(f"expected a {np.dtype(np.float64 if sizeof(real) == 8 else np.float32)} matrix, got {a!r}")
+        raise mismatch(name, rows, columns, a)
     m.data = cnp.PyArray_BYTES(a)
     m.rows = cnp.PyArray_DIM(a, 0)
     m.columns = cnp.PyArray_DIM(a, 1)
@@ -31,6 +50,8 @@ cdef int read_matrix(cnp.ndarray a, Matrix* m) except -1:
         m.column = sizeof(real)
     if m.rows == 1:
         m.row = m.columns * m.column
+    if (m.rows != rows and rows >= 0) or (m.columns != columns and columns >= 0):
+        raise mismatch(name, rows, columns, a)
     return 0
 
 
@@ -47,8 +68,9 @@ cdef bint is_state(object a, Py_ssize_t rows, Py_ssize_t columns):
 
 
 cdef real* read_flat(str name, cnp.ndarray a, Py_ssize_t n) except NULL:
+    """The memory of a flat buffer of n numbers."""
     if not (is_own(a, 1) and cnp.PyArray_DIM(a, 0) == n and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISALIGNED(a)):
-        raise TypeError(f"{name}: expected a flat buffer of {n}, got {a!r}")
+        raise unexpected(name, f"a contiguous array of shape ({n},)", a)
     return <real*>cnp.PyArray_DATA(a)
 
 
@@ -135,14 +157,14 @@ cdef bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
     return a_stop <= b_start or b_stop <= a_start
 
 
-cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, bint honour_lr):
-    """The C form of a fusegrad.optimizers.Optimizer, whose state is made or checked.
+cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t columns, bint honour_lr):
+    """The C form of a fusegrad.optimizers.Optimizer, whose state (rows, columns) is made or checked.
 
     Returns the state, to be held for as long as the update points into it: another thread may hand in a new one.
     honour_lr: read the learning rate through `lr`, which a subclass may have overridden.
     """
     cdef object state = optimizer.state, n_steps = optimizer.n_steps
-    cdef Py_ssize_t rows, columns = cnp.PyArray_DIM(parameters, 0)
+    cdef Py_ssize_t rows
     cdef int overflow
     rows, u.rule, u.nesterov, u.bias_correction, u.decay, u.decay2, u.eps, u.log_decay, u.log_decay2 = optimizer._constants
     u.learning_rate = optimizer.lr if honour_lr else optimizer._lr
@@ -156,10 +178,12 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, bint honou
     set_units(u, 0 if u.rule == SGD else optimizer._exponent)
     if not cnp.PyArray_ISWRITEABLE(parameters):
         raise ValueError("parameters: expected a writable array, got a read-only one")
+    if (u.rule == ADAM and rows < 2) or ((u.rule == ADAGRAD or u.rule == RMSPROP or u.nesterov) and rows < 1):
+        raise ValueError(f"optimizer: expected the states that its rule reads, got a state of {rows} rows")
     u.first = NULL
     u.second = NULL
-    if cnp.PyArray_DIM(<cnp.ndarray>state, 0) > 0:
+    if rows > 0:
         u.first = <real*>cnp.PyArray_DATA(<cnp.ndarray>state)
-    if cnp.PyArray_DIM(<cnp.ndarray>state, 0) > 1:
-        u.second = u.first + cnp.PyArray_DIM(<cnp.ndarray>state, 1)
+    if rows > 1:
+        u.second = u.first + columns
     return state

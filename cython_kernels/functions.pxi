@@ -27,9 +27,9 @@ def matmul(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray out not N
     cdef Team team
     cdef _Scratch scratch
     product.air = FRESH_AIR
-    read_matrix(a, &product.a)
-    read_matrix(b, &product.b)
-    read_matrix(out, &product.out)
+    read_matrix("a", a, -1, -1, &product.a)
+    read_matrix("b", b, product.a.columns, -1, &product.b)
+    read_matrix("out", out, product.a.rows, product.b.columns, &product.out)
     product.by_columns = product.out.columns >= product.out.rows
     product.n_shares = n_threads
     product.scratch_size = size_of(multiply_scratch(product.a.rows, product.a.columns, product.b.columns), 1)
@@ -61,8 +61,8 @@ def quick_matmul(a, b, out, Py_ssize_t most):
     if not (is_own(a, 2) and is_own(b, 2) and type(a) is cnp.ndarray and type(b) is cnp.ndarray):
         return None
     left, right = a, b
-    read_matrix(left, &x)
-    read_matrix(right, &y)
+    read_matrix("a", left, -1, -1, &x)
+    read_matrix("b", right, -1, -1, &y)
     if x.columns != y.rows or x.rows == 0 or x.columns == 0 or y.columns == 0:
         return None
     if <double>x.rows * <double>x.columns * <double>y.columns > most:
@@ -79,7 +79,7 @@ def quick_matmul(a, b, out, Py_ssize_t most):
             and apart(left, product) and apart(right, product)
         ):
             return None
-    read_matrix(product, &target)
+    read_matrix("out", product, x.rows, y.columns, &target)
     scratch = borrow_scratch(multiply_scratch(x.rows, x.columns, y.columns) * sizeof(real))
     with nogil:
         multiply(x, y, <real*>target.data, target.columns, <real*>scratch.data, &air, 0)
@@ -186,6 +186,7 @@ def quick_activation(int kind, z, out, Py_ssize_t most):
         and 0 < cnp.PyArray_SIZE(<cnp.ndarray>z) <= most
     ):
         return None
+    # Nothing of Python runs from here to the kernel: an array is no object that the garbage collector tracks.
     if out is None:
         out = cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(<cnp.ndarray>z), cnp.PyArray_DIMS(<cnp.ndarray>z), REAL_TYPE)
     elif not (
@@ -211,24 +212,25 @@ def activation(int kind, cnp.ndarray z not None, cnp.ndarray out not None, int n
     cdef Team team
     job.kind = kind
     job.air = FRESH_AIR
-    read_matrix(z, &job.z)
-    read_matrix(out, &job.out)
+    read_matrix("z", z, -1, -1, &job.z)
+    read_matrix("out", out, job.z.rows, job.z.columns, &job.out)
     with nogil:
         run_team(
             &team, &job.air, n_threads, <double>ACTIVATION_WORK * job.z.rows * job.z.columns, activate_all, &job)
     check(&job.air)
 
 
-def is_finite(const real[::1] values):
+def is_finite(cnp.ndarray parameters not None):
     """Whether all of them are."""
-    return all_within(GREATEST, &values[0], 0, values.shape[0])
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(parameters)
+    return all_within(GREATEST, read_flat("parameters", parameters, n), 0, n)
 
 
 cdef enum:
     CENTRED_EXAMPLES = 64       # at a time, where those of a feature do not lie side by side: they stay in the L1
 
 
-def centre(cnp.ndarray X not None, const double[::1] shift, double[:, :] out):
+def centre(cnp.ndarray X not None, const double[::1] shift not None, double[:, :] out not None):
     """out (n, m) = X - shift, a number a row, in float64; out has contiguous rows.
 
     NumPy converts and subtracts one after the other: a fifth of the time of the moments gained.
@@ -238,7 +240,9 @@ def centre(cnp.ndarray X not None, const double[::1] shift, double[:, :] out):
     cdef const char* row
     cdef double* place
     cdef double s
-    read_matrix(X, &x)
+    read_matrix("X", X, shift.shape[0], -1, &x)
+    if not (out.shape[0] == x.rows and out.shape[1] == x.columns and out.strides[1] == sizeof(double)):
+        raise ValueError(f"out: expected contiguous rows, shape ({x.rows}, {x.columns})")
     with nogil:
         while start < x.columns:
             stop = x.columns if x.column == sizeof(real) else smaller(start + CENTRED_EXAMPLES, x.columns)

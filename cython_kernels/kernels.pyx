@@ -2,8 +2,8 @@
 """The compiled module of one instruction set and one dtype: what Python may call.
 
 Everything here takes arrays that `fusegrad._arrays` has judged, of this module's dtype and of shapes that
-agree; what is called `quick_` or `is_` judges for itself. The algorithms are in the .pxi files beside this
-one; see README.md for the contract.
+agree, and compares what it reads with the sizes planned for (doors.pxi); what is called `quick_` or `is_` judges for
+itself. The algorithms are in the .pxi files beside this one; see README.md for the contract.
 """
 
 cimport cython
@@ -202,10 +202,11 @@ cdef class Engine:
     cdef Py_ssize_t n_outputs
     cdef Py_ssize_t brief           # so many examples take but a few microseconds: the GIL is kept
 
-    def __init__(self, plan):
-        self.layers = plan.layer_table
-        self.members = plan.member_table
-        self.chains = plan.chain_table
+    def __cinit__(self, plan):
+        # Copies of the engine's own: what steers a kernel cannot be reached from Python.
+        self.layers = np.array(plan.layer_table, dtype=np.int64)
+        self.members = np.array(plan.member_table, dtype=np.int64)
+        self.chains = np.array(plan.chain_table, dtype=np.int64)
         self.blank.walk.layers = <Layer*>&self.layers[0, 0]
         self.blank.walk.n_layers = self.layers.shape[0]
         self.blank.walk.n_parameters = plan.n_walked
@@ -230,16 +231,19 @@ cdef class Engine:
             size_of(plan.scratch, plan.n_threads) + size_of(longest, plan.n_blocks + 4) + self.tiles_bytes
             + plan.n_blocks * sizeof(double))
 
-    cdef _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters):
+    cdef _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters, Py_ssize_t n_examples):
         """Fills in a job and lends it scratch: a piece a thread, parameters, gradients, slots, tiles, losses.
 
+        X has n_examples; -1: one or more, of which `batch` make a step.
         A buffer of the network's parameters, or of the walk's, has a whole `line`.
         """
         cdef _Scratch scratch = borrow_scratch(self.scratch_bytes)
         cdef char* place = scratch.data
         job[0] = self.blank
-        read_matrix(X, &job.walk.x)
+        read_matrix("X", X, self.n_features, n_examples, &job.walk.x)
         job.n_examples = job.walk.x.columns
+        if job.n_examples == 0:
+            raise unexpected("X", "at least one example", X)
         job.parameters = read_flat("parameters", parameters, job.n_parameters)
         job.walk.parameters = job.parameters
         job.scratch = place
@@ -275,13 +279,13 @@ cdef class Engine:
     cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None):
         """out (n_outputs, m), a new one if there is none, = the network's prediction for X (n_features, m)."""
         cdef Job job
-        cdef _Scratch scratch = self.begin(&job, X, parameters)
+        cdef _Scratch scratch = self.begin(&job, X, parameters, self.blank.batch)
         cdef cnp.npy_intp shape[2]
         if out is None:
             shape[0] = self.n_outputs
             shape[1] = job.n_examples
             out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
-        read_matrix(out, &job.out)
+        read_matrix("out", out, self.n_outputs, job.n_examples, &job.out)
         self.run(&job, predict, job.n_examples)
         check(&job.air)
         return_scratch(scratch)
@@ -296,17 +300,19 @@ cdef class Engine:
         With outputs, f(W X + b) of a single layer, y is the gradient on them and the loss is 0.
         """
         cdef Job job
-        cdef _Scratch scratch = self.begin(&job, X, parameters)
-        read_matrix(y, &job.walk.y)
+        cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
+        if job.n_examples > self.blank.batch:       # an epoch's last batch has fewer
+            raise unexpected("X", f"at most {self.blank.batch} examples", X)
+        read_matrix("y", y, self.n_outputs, job.n_examples, &job.walk.y)
         job.gradient = NULL
         if gradient is not None:
             job.gradient = read_flat("gradient", gradient, job.n_parameters)
         if job.chains == NULL:
             job.walked = job.gradient
         if input_gradient is not None:
-            read_matrix(input_gradient, &job.walk.input_gradient)
+            read_matrix("input_gradient", input_gradient, self.n_features, job.n_examples, &job.walk.input_gradient)
         if outputs is not None:
-            read_matrix(outputs, &job.walk.outputs)
+            read_matrix("outputs", outputs, self.n_outputs, job.n_examples, &job.walk.outputs)
         self.run(&job, differentiate, job.n_examples)
         check(&job.air)
         return_scratch(scratch)
@@ -321,14 +327,15 @@ cdef class Engine:
             with nogil:
                 run_team(&team, &job.air, self.n_threads, self.work * n_examples, lead, job)
 
-    def quick_step(self, X, y, cnp.ndarray parameters not None, optimizer, TrainingLock lock not None):
+    def quick_step(self, X, y, cnp.ndarray parameters not None, optimizer, compiled_step, TrainingLock lock not None):
         """`step` under the network's lock; None, and nothing is done, unless the optimizer serves this network and its
         step is the one that is compiled here, X and y are a batch of this engine's size that can be taken as it is, and the lock is free.
 
         To find that out from Python takes 0.25 microseconds longer, as long as three steps of the smallest network.
         """
         if not (
-            getattr(optimizer, "_direct_for", None) is lock
+            getattr(type(optimizer), "step", None) is compiled_step
+            and getattr(optimizer, "_direct_for", None) is lock
             and is_batch(X, y, parameters, self.n_features, self.n_outputs)
             and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == self.blank.batch
             and lock.acquire()
@@ -342,10 +349,11 @@ cdef class Engine:
     cpdef step(self, cnp.ndarray X, cnp.ndarray y, cnp.ndarray parameters, optimizer):
         """One step over all of X and y; returns the loss before the update, of which there is none if it is not finite."""
         cdef Job job
-        cdef _Scratch scratch = self.begin(&job, X, parameters)
+        cdef _Scratch scratch = self.begin(&job, X, parameters, self.blank.batch)
         cdef double loss = 0
-        read_matrix(y, &job.walk.y)     # first: an optimizer of one's own may do anything when it is read
-        cdef object _held = read_update(&job.update, optimizer, parameters, False)
+        # First: an optimizer of one's own may do anything when it is read.
+        read_matrix("y", y, self.n_outputs, job.n_examples, &job.walk.y)
+        cdef object _held = read_update(&job.update, optimizer, parameters, job.n_parameters, False)
         job.losses = &loss
         job.n_epochs = 1
         self.make_steps(&job, optimizer, 1)
@@ -366,15 +374,15 @@ cdef class Engine:
         stands in place of its epoch's.
         """
         cdef Job job
-        cdef _Scratch scratch = self.begin(&job, X, parameters)
+        cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
         cdef Py_ssize_t[::1] order
         cdef const double[::1] means
         cdef const double[:, ::1] products
         cdef double[::1] work
         cdef object generator_lock
         cdef Py_ssize_t n_steps
-        read_matrix(y, &job.walk.y)
-        cdef object _held = read_update(&job.update, optimizer, parameters, False)
+        read_matrix("y", y, self.n_outputs, job.n_examples, &job.walk.y)
+        cdef object _held = read_update(&job.update, optimizer, parameters, job.n_parameters, False)
         job.losses = &losses[0]
         job.n_epochs = losses.shape[0]
         job.from_moments = moments is not None
@@ -422,32 +430,33 @@ cdef class Engine:
 
 # ---- optimizers --------------------------------------------------------------------------------------
 
-def optimizer_step(optimizer, real[::1] parameters, const real[::1] gradient):
+def optimizer_step(optimizer, cnp.ndarray parameters not None, cnp.ndarray gradient not None):
     """One update of parameters, in place. Counts optimizer.n_steps."""
     cdef Update u
     cdef bint moderate
-    cdef object _held = read_update(&u, optimizer, np.asarray(parameters), True)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(parameters)
+    cdef real* w = read_flat("parameters", parameters, n)
+    cdef const real* g = read_flat("gradient", gradient, n)
+    cdef object _held = read_update(&u, optimizer, parameters, n, True)
     with nogil:
-        moderate = all_within(u.moderate, &gradient[0], 0, gradient.shape[0]) or change_units(
-            &u, &gradient[0], gradient.shape[0])
+        moderate = all_within(u.moderate, g, 0, n) or change_units(&u, g, n)
         if moderate:
             begin_update(&u)
-            update(&u, &parameters[0], &gradient[0], 0, parameters.shape[0])
+            update(&u, w, g, 0, n)
     if not moderate:
         raise ValueError("gradient: expected finite numbers, got others; parameters and state are as before")
     count_steps(optimizer, &u, u.step + 1)
 
 
-def look_ahead_point(const real[::1] parameters, const real[::1] velocity, double momentum):
+def look_ahead_point(cnp.ndarray parameters not None, cnp.ndarray velocity not None, double momentum):
     """W + mu v, a new array: where Nesterov's rule takes the gradient."""
     cdef Update u
-    cdef real[::1] point = np.empty_like(parameters)
-    if velocity.shape[0] != parameters.shape[0]:
-        raise ValueError(f"velocity: expected {parameters.shape[0]} elements, got {velocity.shape[0]}")
-    u.first = <real*>&velocity[0]
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(parameters)
+    cdef cnp.ndarray point = np.empty(n, parameters.dtype)
+    u.first = read_flat("velocity", velocity, n)
     u.decay = momentum
-    look_ahead(&u, &parameters[0], &point[0], parameters.shape[0])
-    return np.asarray(point)
+    look_ahead(&u, read_flat("parameters", parameters, n), read_flat("point", point, n), n)
+    return point
 
 
 include "functions.pxi"

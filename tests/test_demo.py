@@ -1,5 +1,6 @@
 """The command line, as a user calls it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -52,6 +53,21 @@ def test_info(capsys):
     out = capsys.readouterr().out
     for name in ("fusegrad", "instruction set", "OpenMP", "threads", "compiler", "Python", "NumPy"):
         assert re.search(rf"^{name} +\S", out, re.M)
+
+
+@pytest.mark.parametrize("arguments", [("info",), ("--help",), ("bench",), ("demo", "--quiet")])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_reader_may_leave(arguments, together, tmp_path):
+    """As `python -m fusegrad info | head -2` does: no traceback, on a pipe that takes nothing any more."""
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fusegrad", *arguments],
+        stdout=writer, stderr=writer if together else subprocess.PIPE, cwd=tmp_path,
+    )  # fmt: skip
+    os.close(writer)
+    os.close(reader)
+    assert not process.communicate()[1]
+    assert process.returncode == (0 if arguments == ("--help",) else 1)  # argparse writes what it can
 
 
 def test_an_unknown_verb(capsys):

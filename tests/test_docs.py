@@ -2,9 +2,15 @@
 
 import inspect
 import re
+import tomllib
 from pathlib import Path
 
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
 import fusegrad as fg
+from fusegrad.__main__ import main
 
 # Said by their class, or with another name's example.
 SHARED = {
@@ -68,3 +74,44 @@ def test_every_command_that_the_documents_name_is_there():
     named = {match for text in TEXTS for match in re.findall(r"`make ([\w-]+)", text.read_text())}
     assert named - targets == set()
     assert targets >= set(re.findall(r"^## make (\S+)", (ROOT / "Makefile").read_text(), re.M))
+    verbs = set(re.findall(r"`python -m fusegrad (\w+)", "".join(text.read_text() for text in TEXTS)))
+    blocks = [block for text in TEXTS for block in re.findall(r"^```sh\n(.*?)^```", text.read_text(), re.M | re.S)]
+    lines = [line.partition("#")[0].split() for block in blocks for line in block.splitlines()]
+    for command, *words in filter(None, lines):
+        assert command in ("make", "python", "pip"), command
+        if command == "make":
+            assert {word for word in words if "=" not in word} <= targets, words
+        elif command == "python":
+            assert words[:2] == ["-m", "fusegrad"], words
+            verbs.add(words[2])
+    assert verbs
+    for verb in sorted(verbs):
+        with pytest.raises(SystemExit) as ended:
+            main([verb, "--help"])
+        assert ended.value.code == 0, verb
+
+
+def test_every_extra_that_is_named_is_there():
+    """By an error or a document: what it tells people to install has to work."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    sources = [*TEXTS, *(ROOT / "src").rglob("*.py")]
+    named = {
+        extra
+        for source in sources
+        for extras in re.findall(r"(?:fusegrad|\"\.)\[([\w,]+)\]", source.read_text())
+        for extra in extras.split(",")
+    }
+    assert {"plots", "progress"} <= named <= set(project["optional-dependencies"])
+
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_blocks_of_python_run_as_they_stand(document, tmp_path, monkeypatch):
+    """In order, in an empty directory; the blocks of one document see each other's names."""
+    monkeypatch.chdir(tmp_path)
+    blocks = list(Sybil([PythonCodeBlockParser()]).parse(document).examples())
+    for block in blocks:
+        block.evaluate()
+    assert len(blocks) >= len(re.findall("^```python", document.read_text(), re.M))

@@ -243,6 +243,73 @@ def test_nan_goes_through_forward(dtype):
 # ---- parameters ----
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_vector_is_one_example(outputs, dtype):
+    """Of a network of several features: in every method but fit, and what comes back is a vector too."""
+
+    def fresh():
+        return shaken(fg.Linear(5, 4), fg.Tanh(), fg.Linear(4, outputs), dtype=dtype)
+
+    net = fresh()
+    X, y = (a.astype(dtype) for a in examples(net, 1))
+    x, target = X[:, 0], y[:, 0]
+    for vector in (x, x.astype("f8"), x.tolist(), np.repeat(x, 3)[::3]):
+        assert net(vector).shape == (outputs,)
+        np.testing.assert_array_equal(net(vector), net(X)[:, 0])
+    numbers = [float(target[0]), target[0], np.array(target[0])] if outputs == 1 else []
+    for other in (target, y, target.tolist(), *numbers):
+        assert net.loss(x, other) == net.loss(X, y)
+        assert net.loss_and_gradient(x, other)[1].tobytes() == net.loss_and_gradient(X, y)[1].tobytes()
+        gradient = net.input_gradient(x, other)
+        assert gradient.shape == (5,)
+        np.testing.assert_array_equal(gradient, net.input_gradient(X, y)[:, 0])
+        for optimizer in (fg.Adam, Plain):
+            one, batch = fresh(), fresh()
+            assert one.train_step(x, other, optimizer()) == batch.train_step(X, y, optimizer())
+            assert one.parameters.tobytes() == batch.parameters.tobytes()
+    for out in (np.zeros(outputs, dtype), np.zeros(3 * outputs, dtype)[::3]):
+        assert net.forward(x, out=out) is out
+        np.testing.assert_array_equal(out, net(X)[:, 0])
+    memory = np.zeros(5, dtype)
+    memory[:] = x
+    net.forward(memory, out=memory[:outputs])  # over its own input
+    np.testing.assert_array_equal(memory[:outputs], net(X)[:, 0])
+
+
+class Plain:
+    def step(self, parameters, gradient):
+        parameters -= gradient
+
+
+def test_a_vector_of_another_size_is_none():
+    net = fg.Sequential(fg.Linear(5, 2), rng=0)
+    x, once = np.ones(5), {"optimizer": fg.Adam(), "epochs": 1}
+    for call, message in (
+        (lambda: net(np.ones(4)), r"^X: expected two dimensions, \(5, m\), got shape \(4,\)$"),
+        (lambda: net.forward(x, out=np.zeros((2, 1), "f4")), r"^out: expected shape \(2,\), got \(2, 1\)"),
+        (lambda: net.loss(x, 1.0), r"^y: expected two dimensions"),
+        (lambda: net.loss(x, np.ones(3)), r"^y: expected two dimensions"),
+        (lambda: net.loss(x, np.ones((2, 2))), r"^y: expected 1 examples \(columns\) as in X"),
+        (lambda: net.loss(np.ones((5, 1)), np.ones(2)), r"^y: expected two dimensions"),
+        (lambda: net.fit(x, np.ones(2), **once), r"^X: .*: one example is a column, X\[:, numpy.newaxis\]"),
+        (
+            lambda: net.fit(x[:, None], np.ones((2, 1)), **once, validation_data=(x, np.ones(2))),
+            r"^validation_data: X: .*: one example is a column",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_where_there_is_one_feature_a_vector_is_many_examples():
+    net = fg.UnivariateRegression(rng=0)
+    x = np.arange(5.0)
+    assert net(x).shape == net.input_gradient(x, x).shape == (1, 5)
+    assert net(x[:1]).shape == (1, 1)
+    with pytest.raises(ValueError, match=r"^y: expected two dimensions"):
+        net.loss(x[:1], 1.0)
+
+
 def test_parameters_are_the_only_storage(dtype):
     net = fg.TwoLayerSigmoid(3, 4, dtype=dtype, rng=0)
     views = net.named_parameters()

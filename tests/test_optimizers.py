@@ -271,6 +271,7 @@ def test_numbers_of_a_rule():
         ({"lr": 0.1, "n_steps": 2.5, "state": None}, TypeError),
         ({"lr": -0.1, "n_steps": 1, "state": None}, ValueError), ({"lr": 0.1, "n_steps": 1, "state": [1.0]}, TypeError),
         ({"lr": 0.1, "n_steps": 1, "state": np.zeros((1, 3))}, ValueError),
+        ({"lr": 0.1, "n_steps": 1, "state": np.ma.zeros((2, 3))}, TypeError),
         ({"lr": 0.1, "n_steps": 2**70, "state": None}, ValueError),
     ],
 )  # fmt: skip

@@ -51,6 +51,20 @@ def test_below_this_nobody_asks_how_many_threads_there_are(shapes, dtype):
     assert make_plan(layers, np.dtype(dtype), 4 * m, 8).n_threads > 1
 
 
+def test_nothing_of_a_plan_can_be_changed():
+    """Engines are made of it, and what they read steers the kernels."""
+    net = fg.TwoLayerLinear(8, 32, rng=0)
+    plan = net.plan(1000)
+    for table in (plan.layer_table, plan.member_table, plan.chain_table):
+        assert {type(n) for row in table for n in row} == {int}
+        with pytest.raises(TypeError):
+            table[0][0] = 1 << 28
+    with pytest.raises(AttributeError):
+        plan.tile = 1 << 28
+    object.__setattr__(plan, "tile", 1 << 28)
+    assert net.plan(1000).tile < 1 << 28
+
+
 def test_a_plan_says_what_it_chose():
     text = str(fg.TwoLayerSigmoid(13, 50).plan(10_000, n_threads=1))
     assert "10000 examples a step" in text

@@ -1,6 +1,8 @@
 """The command line: ``python -m fusegrad demo | bench | info``."""
 
 import argparse
+import os
+import sys
 from importlib.metadata import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,5 +40,20 @@ def main(arguments: list[str] | None = None) -> None:
         fusegrad.show_config()
 
 
+def run() -> None:
+    """Run the verb of this process, and end without a word when nobody reads on, as in ``info | head -2``."""
+    try:
+        try:
+            main()
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        # What is left in the buffers goes nowhere; else Python would complain of it at its end.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, sys.stderr.fileno())
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -1,10 +1,20 @@
-"""The door: the one place where a value from outside is judged and converted.
+"""Input validation: the one place where a value from outside is checked and converted.
 
-Behind it an array has the network's dtype and the right shape. Strides are free, memory may be
+A validated array has the network's dtype and the right shape. Strides are free, memory may be
 read-only or misaligned: the kernels take that as it is, without a copy.
+
+One rule keeps the kernels within the memory of an array. Converting an argument may run Python code of others
+(``__array__``, ``__float__``), which may set the shape of any array that it reaches; another thread may do so at any
+time; a subclass may have a `shape` that is not NumPy's. So what is returned here is always a view of NumPy's base
+class that nobody else holds (`own_view`). The shape is read from this view, and the kernels get this view. Compiled
+code that takes the caller's own array, for speed, compares what it reads with what it expects: see
+cython_kernels/doors.pxi.
 """
 
 import operator
+import sys
+from collections import deque
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,13 +23,21 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
+#: The type to compute in where no network has one; all others take float64.
+OWN_FLOAT = {np.dtype("float16"): FLOATS[0], FLOATS[0]: FLOATS[0]}
+SEQUENCES = (list, tuple, deque)
+MOST_LEVELS = 64  # of lists in lists that NumPy makes an array of
+#: What a value raises about itself while it is converted.
+OF_THE_VALUE = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
+NO_MASK = "expected an array without a mask, got a masked array: fill it, or leave the masked examples out"
+DATES = "subtract an origin and divide by a unit of time"
 
 
 def as_dtype(dtype: Any, name: str = "dtype") -> np.dtype[Any]:
     """float32 or float64."""
     try:
         result: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)
-    except (TypeError, ValueError, SyntaxError):  # the last of a text that NumPy takes for fields
+    except (TypeError, ValueError, SyntaxError, OverflowError):  # the third of a text that NumPy takes for fields
         result = None
     if result is None or result not in FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {dtype!r}")
@@ -36,6 +54,8 @@ def as_count(value: Any, name: str, least: int = 1) -> int:
         raise TypeError(f"{name}: expected a whole number, got {value!r}")
     if count < least:
         raise ValueError(f"{name}: expected at least {least}, got {count}")
+    if count > sys.maxsize:
+        raise ValueError(f"{name}: expected at most {sys.maxsize}, got more")
     return count
 
 
@@ -53,7 +73,7 @@ def as_number(value: Any, name: str, *, least: float = -np.inf, below: float = n
     try:
         number = float(value)
     except OverflowError:  # an integer beyond all floats
-        number = np.inf
+        value = number = np.inf
     if not (np.isfinite(number) and least <= number < below and number > above):
         bounds = [f"at least {least:g}"] if least > -np.inf else []
         bounds += [f"more than {above:g}"] if above > -np.inf else []
@@ -62,34 +82,129 @@ def as_number(value: Any, name: str, *, least: float = -np.inf, below: float = n
     return number
 
 
+def own_view(array: Array) -> Array:
+    """A view of NumPy's base class that nobody else holds: its shape is what it is now, whatever is done to `array`."""
+    return np.ndarray.view(array, np.ndarray)
+
+
 def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
-    """An array of floats: of `dtype`, or of the value's own float type where that is None."""
-    if type(value) is np.ndarray and value.dtype == dtype and value.dtype.isnative:
-        return value
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected an array without a mask, got a masked array")
-    try:
-        array = np.asarray(value)
-    except MemoryError:
-        raise
-    except Exception as error:  # ragged lists; what another library's tensor says to being asked
-        raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from error
-    if array.dtype not in FLOATS and array.dtype.newbyteorder("=") not in FLOATS and array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected float32, float64 or integers, got dtype {array.dtype}")
+    """A view of the caller's own, of `dtype`, or of the value's own float type where that is None.
+
+    float16 has float32 as its own, bool and integers float64.
+    """
+    array = value.view() if type(value) is np.ndarray else _as_array(value, name)
+    if array.dtype == dtype:
+        return array
+    if array.dtype.kind in "OUSTc":
+        array = _as_numbers(array, name, value)
+    elif array.dtype.kind in "mM":
+        raise TypeError(f"{name}: expected numbers, got dtype {array.dtype}: {DATES}")
+    elif array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        how = "numpy.lib.recfunctions.structured_to_unstructured" if array.dtype.names else "astype('float64')"
+        raise TypeError(
+            f"{name}: expected float32, float64, float16, integers or bool, got dtype {array.dtype}: convert with {how}"
+        )
     if dtype is None:
-        native = array.dtype.newbyteorder("=")
-        dtype = native if native in FLOATS else np.dtype("float64")
+        dtype = OWN_FLOAT.get(array.dtype.newbyteorder("="), FLOATS[1])
     return array.astype(dtype, copy=False)
+
+
+def _as_array(value: Any, name: str) -> Array:
+    """The array that NumPy makes of a value."""
+    try:
+        array = np.asanyarray(value)
+    except Exception as error:
+        if isinstance(error, (np.ma.MAError, UserWarning)) and _holds_mask(value, MOST_LEVELS):
+            raise TypeError(f"{name}: {NO_MASK}") from None
+        # What is no fault of the value is passed on: a signal handler may raise anything while a list is converted.
+        if not isinstance(error, OF_THE_VALUE) or isinstance(error, RecursionError):
+            raise
+        raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from error
+    # To look at the types of all elements of a list takes as long as to convert numbers. It is done only where one may
+    # be a masked array of no dimensions, such as `numpy.ma.masked`: NumPy makes NaN or True of it.
+    levels, kind = array.ndim - 1, array.dtype.kind
+    if isinstance(value, SEQUENCES) and (kind in "bO" or (kind == "f" and np.count_nonzero(np.isnan(array)))):
+        levels = array.ndim
+    if isinstance(array, np.ma.MaskedArray) or _holds_mask(value, levels):
+        raise TypeError(f"{name}: {NO_MASK}")
+    return own_view(array)
+
+
+def _holds_mask(value: Any, levels: int) -> bool:
+    """Whether a list holds a masked array, within so many levels of lists: NumPy would drop the mask."""
+    if levels < 1 or not isinstance(value, SEQUENCES):
+        return False
+    kinds = set(map(type, value))
+    if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
+        return True
+    return any(issubclass(kind, SEQUENCES) for kind in kinds) and any(_holds_mask(part, levels - 1) for part in value)
+
+
+def _as_numbers(array: Array, name: str, value: Any) -> Array:
+    """An array of objects or strings as float64, if all are real numbers; the first that is none is named."""
+    if array.dtype.kind != "O":  # of numbers and text in one list NumPy has made text
+        array = np.array(value, object) if isinstance(value, SEQUENCES) else array.astype(object)
+    others = {kind for kind in set(map(type, array.flat)) if not issubclass(kind, (Real, np.bool_))}
+    if others:
+        place, item = next((place, item) for place, item in np.ndenumerate(array) if type(item) in others)
+        raise TypeError(f"{name}: expected numbers, got {item!r:.80}{_where(place, value)}{_advice(item)}")
+    try:
+        return array.astype(FLOATS[1])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name}: expected numbers within float64, got another ({error})") from None
+
+
+def _where(place: tuple[int, ...], value: Any) -> str:
+    """Where an element stands, by the labels of a data frame if the value has them."""
+    if not place:
+        return ""
+    if len(place) > 2:
+        return f" at {place}"
+    row = _label(getattr(value, "index", None), place[0])
+    if len(place) == 2:
+        return f" in column {_label(getattr(value, 'columns', None), place[1])} (row {row})"
+    series = getattr(value, "name", None)
+    return f" in column {series!r} (row {row})" if isinstance(series, str) else f" (element {row})"
+
+
+def _label(labels: Any, i: int) -> str:
+    """The label of a row or column as pandas and polars have it, else its number."""
+    try:
+        label = labels[i]
+    except (TypeError, LookupError):
+        return str(i)
+    return repr(label) if isinstance(label, (str, tuple)) else f"{label!s:.40}"
+
+
+def _advice(item: Any) -> str:
+    """What to do with an element that is no number."""
+    from datetime import date, timedelta
+
+    if isinstance(item, (str, bytes)):
+        return ": encode text as a row of 0 and 1 for each category, or convert numerals with astype('float64')"
+    if item is None or type(item).__name__ in ("NAType", "NaTType"):  # of pandas
+        return ": fill what is missing, or leave those examples out"
+    if isinstance(item, (complex, np.complexfloating)):
+        return ": pass the real and the imaginary part as features of their own"
+    if isinstance(item, (date, timedelta, np.datetime64, np.timedelta64)):
+        return f": {DATES}"
+    if hasattr(item, "toarray"):
+        return ": make it dense with toarray()"
+    return ": convert with astype('float64')" if hasattr(item, "__float__") else ""
 
 
 def as_matrix(value: Any, name: str, dtype: np.dtype[Any] | None, rows: int | None, what: str) -> Array:
     """A matrix (rows, m) with m >= 1. A vector is one row where one is wanted."""
-    array = as_floats(value, name, dtype)
+    return _checked_matrix(as_floats(value, name, dtype), name, rows, what)
+
+
+def _checked_matrix(array: Array, name: str, rows: int | None, what: str) -> Array:
     if array.ndim == 1 and rows == 1:
         array = array[np.newaxis, :]
     if array.ndim != 2:
         wanted = f"({rows if rows is not None else what}, m)"
-        raise ValueError(f"{name}: expected two dimensions, {wanted}, got shape {array.shape}")
+        hint = f": one example is a column, {name}[:, numpy.newaxis]" if array.shape == (rows,) else ""
+        raise ValueError(f"{name}: expected two dimensions, {wanted}, got shape {array.shape}{hint}")
     if rows is not None and array.shape[0] != rows:
         hint = f"; pass {name}.T: an example is a column" if array.shape[1] == rows else ""
         raise ValueError(f"{name}: expected {rows} {what} (rows), got shape {array.shape}{hint}")
@@ -99,45 +214,67 @@ def as_matrix(value: Any, name: str, dtype: np.dtype[Any] | None, rows: int | No
     return array
 
 
-def as_batch(X: Any, y: Any, dtype: np.dtype[Any], n_features: int, n_outputs: int) -> tuple[Array, Array]:
-    """X (n_features, m) and y (n_outputs, m), of one m."""
-    X = as_matrix(X, "X", dtype, n_features, "features")
-    y = as_matrix(y, "y", dtype, n_outputs, "outputs")
+def as_examples(X: Any, dtype: np.dtype[Any], n_features: int) -> tuple[Array, bool]:
+    """X (n_features, m), and whether it was one example: a vector (n_features,), where there are several features."""
+    X = as_floats(X, "X", dtype)
+    one = n_features > 1 and X.shape == (n_features,)
+    return _checked_matrix(X[:, np.newaxis] if one else X, "X", n_features, "features"), one
+
+
+def as_batch(
+    X: Any, y: Any, dtype: np.dtype[Any], n_features: int, n_outputs: int, *, vectors: bool = False
+) -> tuple[Array, Array]:
+    """X (n_features, m) and y (n_outputs, m), of one m.
+
+    With `vectors` they may be one example as well: X (n_features,) and y (n_outputs,), (n_outputs, 1) or a number.
+    """
+    if vectors:
+        X, one = as_examples(X, dtype, n_features)
+        y = as_floats(y, "y", dtype)
+        if one and y.ndim < 2 and y.size == n_outputs:
+            y = y.reshape(-1, 1)
+    else:
+        X = as_matrix(X, "X", dtype, n_features, "features")
+        y = as_floats(y, "y", dtype)
+    y = _checked_matrix(y, "y", n_outputs, "outputs")
     if X.shape[1] != y.shape[1]:
         raise ValueError(f"y: expected {X.shape[1]} examples (columns) as in X, got shape {y.shape}")
     return X, y
 
 
-def as_flat(value: Any, name: str, dtype: np.dtype[Any], size: int) -> Array:
-    """A flat buffer of `size` numbers to read, contiguous and aligned."""
+def as_flat(value: Any, name: str, dtype: np.dtype[Any] | None = None, size: int | None = None) -> Array:
+    """A flat buffer to read, contiguous and aligned; of any size where that is None."""
     array = as_floats(value, name, dtype)
-    if array.shape != (size,):
-        raise ValueError(f"{name}: expected shape ({size},), got {array.shape}")
+    if array.ndim != 1 or size not in (None, array.size):
+        raise ValueError(f"{name}: expected shape ({'n' if size is None else size},), got {array.shape}")
     return np.require(array, requirements=["C", "A"])
 
 
 def as_output(value: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    """An array to write to: nothing is converted, since the caller wants to see the numbers in it."""
+    """A view of an array to write to: nothing is converted, since the caller wants to see the numbers in it."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected an array without a mask, got a masked array")
-    if value.dtype != dtype:
-        raise TypeError(f"{name}: expected dtype {dtype}, got {value.dtype}")
-    if value.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
-    if not value.flags.writeable:
+        raise TypeError(f"{name}: {NO_MASK}")
+    array = own_view(value)
+    if array.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype}, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    if not array.flags.writeable:
         raise ValueError(f"{name}: expected a writable array, got a read-only one")
-    reach = value.itemsize  # of the lines so far: the next stride must lead past it
-    for stride, n in sorted((abs(stride), n) for stride, n in zip(value.strides, shape, strict=True) if n > 1):
-        if stride < reach and value.size:
-            raise ValueError(f"{name}: expected an array whose elements lie apart, got strides {value.strides}")
+    reach = array.itemsize  # of the lines so far: the next stride must lead past it
+    for stride, n in sorted((abs(stride), n) for stride, n in zip(array.strides, shape, strict=True) if n > 1):
+        if stride < reach and array.size:
+            raise ValueError(f"{name}: expected an array whose elements lie apart, got strides {array.strides}")
         reach = stride * (n - 1) + reach
-    return value
+    return array
 
 
-def as_flat_output(value: Any, name: str, dtype: np.dtype[Any], size: int) -> Array:
-    """A contiguous flat buffer of `size` numbers to write to."""
+def as_flat_output(value: Any, name: str, dtype: np.dtype[Any], size: int | None = None) -> Array:
+    """A view of a contiguous flat buffer to write to; of any size where that is None."""
+    if size is None:
+        size = own_view(value).size if isinstance(value, np.ndarray) else 0
     array = as_output(value, name, dtype, (size,))
     if not (array.flags.c_contiguous and array.flags.aligned):
         raise ValueError(f"{name}: expected a contiguous array, got strides {array.strides}")

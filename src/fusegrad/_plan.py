@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from fusegrad._arrays import Array
 from fusegrad._kernels import by_dtype
 from fusegrad._threads import resolve_threads
 
@@ -53,6 +52,8 @@ CHAIN_TABLE = ("first", "count", "scratch")
 #: Multiply-adds that composing a chain costs beside its products.
 CHAIN_WORK = 4000
 
+Table = tuple[tuple[int, ...], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Dense:
@@ -73,7 +74,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an engine needs to know; see cython_kernels/engine.pxi for how it walks."""
+    """What an engine needs to know; see cython_kernels/engine.pxi for how it walks. Nothing in it can be changed."""
 
     layers: tuple[Dense, ...]  # that are walked
     members: tuple[Dense, ...]  # of the network
@@ -88,9 +89,9 @@ class Plan:
     brief: int  # examples at the most in a call that keeps the GIL
     scratch: int  # numbers that a thread needs for a tile
     chain_scratch: int  # numbers that the chains need
-    layer_table: Array
-    member_table: Array
-    chain_table: Array
+    layer_table: Table
+    member_table: Table
+    chain_table: Table
     note: str = ""
 
     @property
@@ -226,19 +227,18 @@ def _walked(chains: list[tuple[Dense, ...]]) -> tuple[Dense, ...]:
     )
 
 
-def _table(layers: Sequence[Dense], activations: Sequence[str], transposed: Sequence[bool]) -> Array:
-    rows = [
+def _table(layers: Sequence[Dense], activations: Sequence[str], transposed: Sequence[bool]) -> Table:
+    return tuple(
         (
             layer.n_in,
             layer.n_out,
             activations.index(layer.activation),
             layer.weight,
             -1 if layer.bias is None else layer.bias,
-            turned,
+            int(turned),
         )
         for layer, turned in zip(layers, transposed, strict=True)
-    ]
-    return np.array(rows, dtype=np.int64)
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -298,5 +298,5 @@ def make_plan(
         chain_scratch=chain_scratch,
         layer_table=_table(layers, kernels.ACTIVATIONS, transposed),
         member_table=_table(linear, kernels.ACTIVATIONS, [False] * len(members)),
-        chain_table=np.array(chain_table, dtype=np.int64),
+        chain_table=tuple(chain_table),
     )

@@ -1,17 +1,18 @@
 """The kernels as functions, each usable alone.
 
 Arrays are judged here and handed to the compiled module of their dtype. The dtype is that of the first
-argument (integers count as float64); the others are converted to it.
+argument (float16 counts as float32, integers and bool as float64); the others are converted to it.
 """
 
 import sys
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from fusegrad._arrays import Array, as_floats, as_matrix, as_output
 from fusegrad._kernels import by_dtype
-from fusegrad._plan import THREAD_WORK, allowed_threads, make_plan, stack_layers, step_work, worthwhile_threads
+from fusegrad._plan import THREAD_WORK, Dense, allowed_threads, make_plan, stack_layers, step_work, worthwhile_threads
 from fusegrad.layers import ACTIVATIONS
 
 __all__ = ["apply", "dense_backward", "dense_forward", "matmul", "sigmoid"]
@@ -94,7 +95,7 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
     shape = (a.shape[0], b.shape[1])
     result = np.empty(shape, a.dtype) if out is None else as_output(out, "out", a.dtype, shape)
     if result.size == 0:
-        return result
+        return result if out is None else out
     # The kernel writes whole vectors into rows that overlap nothing.
     direct = out is None or (
         result.strides[1] == result.itemsize
@@ -109,7 +110,7 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
     by_dtype[a.dtype].matmul(a, b, target, n_threads)
     if not direct:
         result[...] = target
-    return result
+    return result if out is None else out
 
 
 def sigmoid(z: Any, out: Array | None = None) -> Array:
@@ -184,12 +185,13 @@ def apply(z: Any, activation: str, out: Array | None = None) -> Array:
         quick: Array | None = kernels.quick_activation(kind, z, out, _ALONE)
         if quick is not None:
             return quick
+    in_place = out is z
     z = as_floats(z, "z", None)
     result = np.empty(z.shape, z.dtype) if out is None else as_output(out, "out", z.dtype, z.shape)
     if z.size == 0:
-        return result
+        return result if out is None else out
     # One long row where memory allows, else rows as they are; what has more dimensions is copied.
-    overlaps = out is not None and out is not z and np.may_share_memory(out, z)
+    overlaps = out is not None and not in_place and np.may_share_memory(result, z)
     if z.flags.c_contiguous and result.flags.c_contiguous and not overlaps:
         source, target = z.reshape(1, -1), result.reshape(1, -1)
     elif z.ndim == 2 and not overlaps:
@@ -202,7 +204,7 @@ def apply(z: Any, activation: str, out: Array | None = None) -> Array:
     by_dtype[z.dtype].activation(kind, source, target, n_threads)
     if target is source:
         result[...] = target.reshape(z.shape)
-    return result
+    return result if out is None else out
 
 
 def dense_forward(
@@ -251,12 +253,12 @@ def dense_forward(
     shape = (n_out, x.shape[1])
     result = np.empty(shape, weight.dtype) if out is None else as_output(out, "out", weight.dtype, shape)
     target = result
-    if out is not None and (np.may_share_memory(out, x) or np.may_share_memory(out, parameters)):
+    if out is not None and (np.may_share_memory(result, x) or np.may_share_memory(result, parameters)):
         target = np.empty(shape, weight.dtype)
     _engine(weight, activation, bias is not None, x.shape[1]).forward(x, parameters, target)
     if target is not result:
         result[...] = target
-    return result
+    return result if out is None else out
 
 
 def dense_backward(
@@ -335,5 +337,10 @@ def _one_layer(weight: Array, bias: Any) -> Array:
 
 def _engine(weight: Array, activation: str, bias: bool, m: int) -> Any:
     layers = stack_layers([(weight.shape[1], weight.shape[0], activation, bias)])
-    plan = make_plan(layers, weight.dtype, m, allowed_threads(step_work(layers, m)))
-    return by_dtype[weight.dtype].Engine(plan)
+    return _make_engine(layers, weight.dtype, m, allowed_threads(step_work(layers, m)))
+
+
+@lru_cache(maxsize=256)
+def _make_engine(layers: tuple[Dense, ...], dtype: "np.dtype[Any]", m: int, n_threads: int) -> Any:
+    """An engine serves any number of calls at once. To make one takes longer than a small layer."""
+    return by_dtype[dtype].Engine(make_plan(layers, dtype, m, n_threads))

@@ -14,25 +14,25 @@ from fusegrad._arrays import (
     as_batch,
     as_count,
     as_dtype,
+    as_examples,
     as_flat,
     as_flat_output,
     as_floats,
     as_generator,
-    as_matrix,
     as_output,
 )
 from fusegrad._kernels import by_dtype
 from fusegrad._plan import Dense, Plan, make_plan, moments_pay, parallel_from, stack_layers
 from fusegrad._threads import resolve_threads
 from fusegrad.layers import Layer, Linear, shapes_of
-from fusegrad.optimizers import SGD, Optimizer, SupportsStep, runs_compiled
+from fusegrad.optimizers import COMPILED_STEP, SGD, Optimizer, SupportsStep, runs_compiled
 from fusegrad.training import History, fit
 
 MOST_ENGINES = 256  # batch sizes remembered by a network
 #: What `Sequential._set_up` makes of the layers and the dtype.
 MADE_AGAIN = (
-    "_dense_layers", "_n_features", "_n_outputs", "_kernels", "_engines", "_small_engine", "_small_predictor",
-    "_parallel_from", "_lock", "_layout",
+    "_dense_layers", "_n_features", "_n_outputs", "_n_parameters", "_kernels", "_engines", "_small_engine",
+    "_small_predictor", "_parallel_from", "_lock", "_layout",
 )  # fmt: skip
 
 
@@ -47,8 +47,10 @@ class Sequential:
     L = |prediction - y|^2 / m, summed over outputs, without one-half.
 
     Shapes: X ``(n_features, m)``, y and predictions ``(n_outputs, m)``. ``(m,)`` will do for X where there
-    is one feature, for y where there is one output. Any strides are taken as they are: hand in a
-    scikit-learn array as ``X.T``. Data of the other float type, and integers, are converted.
+    is one feature, for y where there is one output. Where there are several features, a vector ``(n_features,)``
+    is one example to every method but `fit`: its prediction is a vector too. Any strides are taken as they are:
+    hand in a scikit-learn array as ``X.T``. Other numbers (the other float type, float16, integers, bool, lists,
+    columns of a data frame) are converted.
 
     Parameters
     ----------
@@ -111,7 +113,11 @@ class Sequential:
         self._dense_layers = stack_layers(shapes_of(layers))
         self._n_features = self._dense_layers[0].n_in
         self._n_outputs = self._dense_layers[-1].n_out
-        self._parameters = np.zeros(self._dense_layers[-1].end, dtype)
+        self._n_parameters = self._dense_layers[-1].end
+        try:
+            self._parameters = np.zeros(self._n_parameters, dtype)
+        except (ValueError, OverflowError):  # more than an array can have
+            raise ValueError(f"layers: expected parameters that fit into memory, got {self._n_parameters}") from None
         self._kernels = by_dtype[dtype]
         self._engines: dict[tuple[int, int, bool], Any] = {}
         self._parallel_from = parallel_from(self._dense_layers)
@@ -167,7 +173,7 @@ class Sequential:
     @property
     def n_parameters(self) -> int:
         """The size of `parameters`."""
-        return self._parameters.size
+        return self._n_parameters
 
     def _initialize(self, rng: "np.random.Generator") -> None:
         for i, layer in enumerate(self._dense_layers, start=1):
@@ -179,12 +185,16 @@ class Sequential:
 
     @property
     def parameters(self) -> Array:
-        """The flat buffer that is the storage of all weights; assigning copies into it."""
+        """The flat buffer that is the storage of all weights; assigning copies into it.
+
+        It is the network's own: with another shape, size or dtype every call is an error until it is set back.
+        """
         return self._parameters
 
     @parameters.setter
     def parameters(self, flat: Any) -> None:
-        self._parameters[:] = as_flat(flat, "parameters", self.dtype, self.n_parameters)
+        flat = as_flat(flat, "parameters", self.dtype, self.n_parameters)
+        as_flat_output(self._parameters, "parameters", self.dtype, self.n_parameters)[:] = flat
 
     def unflatten(self, flat: Array) -> dict[str, Array]:
         """Views of a flat buffer: ``{"W1": (n_out, n_in), "b1": (n_out, 1), ...}``.
@@ -229,7 +239,13 @@ class Sequential:
         >>> net.parameters
         array([2., 0.])
         """
-        return self.unflatten(self._parameters)
+        flat = self._parameters
+        if flat.shape != (self.n_parameters,) or flat.dtype != self._dtype or not flat.flags.c_contiguous:
+            raise ValueError(
+                f"parameters: expected a contiguous array of shape ({self.n_parameters},) and {self._dtype}, "
+                f"got shape {flat.shape} and {flat.dtype}"
+            )
+        return self.unflatten(flat)
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of the parameters under PyTorch's names and shapes: ``"0.weight"`` (out, in), ``"0.bias"`` (out,).
@@ -279,7 +295,7 @@ class Sequential:
             if array.shape != value.shape:
                 raise ValueError(f"state_dict[{name!r}]: expected shape {value.shape}, got {array.shape}")
             parts.append(array.ravel())
-        self._parameters[:] = np.concatenate(parts)
+        self.parameters = np.concatenate(parts)
 
     def save(self, path: str | PathLike[str], *, optimizer: Any = None, rng: Any = None) -> None:
         """Write the network to a file, all of it or nothing; with the optimizer and rng, a checkpoint of a fit.
@@ -360,10 +376,11 @@ class Sequential:
         """
         m = as_count(n_examples, "n_examples")
         plan = make_plan(self.dense_layers, self.dtype, m, resolve_threads(n_threads))
-        if epochs is None:
-            return plan
-        pays, why = moments_pay(plan, m, as_count(epochs, "epochs"))
-        return replace(plan, note=f"{epochs} epochs from {'the moments' if pays else 'the examples'}: {why}")
+        note = ""
+        if epochs is not None:
+            pays, why = moments_pay(plan, m, as_count(epochs, "epochs"))
+            note = f"{epochs} epochs from {'the moments' if pays else 'the examples'}: {why}"
+        return replace(plan, note=note)  # a copy: engines are made of the other
 
     def _engine(self, m: int, n_threads: int | None = None, collapsing: bool = True) -> Any:
         """The engine for steps of m examples, made once."""
@@ -383,25 +400,31 @@ class Sequential:
             self._small_predictor = engine
         return engine
 
-    def _batch(self, X: Any, y: Any) -> tuple[Array, Array]:
-        if self._kernels.is_batch(X, y, self._parameters, self._n_features, self._n_outputs):
+    def _batch(self, X: Any, y: Any, *, vectors: bool = False) -> tuple[Array, Array]:
+        """X (n_features, m) and y (n_outputs, m), validated; with `vectors` also from one example: see `as_batch`.
+
+        They share no memory with the parameters.
+        """
+        n_features, n_outputs, is_batch = self._n_features, self._n_outputs, self._kernels.is_batch
+        if is_batch(X, y, self._parameters, n_features, n_outputs):
             return X, y
-        X, y = as_batch(X, y, self._dtype, self._n_features, self._n_outputs)
-        X, y = (a.copy() if np.may_share_memory(a, self._parameters) else a for a in (X, y))
-        return X, y
+        X, y = as_batch(X, y, self._dtype, n_features, n_outputs, vectors=vectors)
+        if is_batch(X, y, self._parameters, n_features, n_outputs):
+            return X, y
+        return X.copy(), y.copy()
 
     def forward(self, X: Any, out: Array | None = None) -> Array:
         """Predict: x1 = X, x_{l+1} = f_l(W_l x_l + b_l), the last of them. ``net(X)`` is the same.
 
         Parameters
         ----------
-        X : array (n_features, m)
+        X : array (n_features, m), or (n_features,) for one example
         out : array (n_outputs, m), optional
-            Where to write; any strides, the network's dtype.
+            Where to write; any strides, the network's dtype. For one example (n_outputs,).
 
         Returns
         -------
-        array (n_outputs, m)
+        array (n_outputs, m), or (n_outputs,) for one example
 
         Raises
         ------
@@ -419,6 +442,8 @@ class Sequential:
         >>> net.parameters = [1.0, 2.0, 0.5]
         >>> net(np.array([[1.0, 0.0], [1.0, 1.0]]))
         array([[3.5, 2.5]])
+        >>> net([1.0, 1.0])
+        array([3.5])
         """
         if self._small_predictor is not None:
             quick: Array | None = self._small_predictor.quick_forward(X, self._parameters, out)
@@ -429,16 +454,18 @@ class Sequential:
         ):
             prediction: Array = self._predictor(X.shape[1]).forward(X, self._parameters, out)
             return prediction
-        X = as_matrix(X, "X", self._dtype, self._n_features, "features")
+        X, one = as_examples(X, self._dtype, self._n_features)
+        predictor = self._predictor(X.shape[1])
+        if out is None:
+            prediction = predictor.forward(X, self._parameters)
+            return prediction[:, 0] if one else prediction
         shape = (self._n_outputs, X.shape[1])
-        result = np.empty(shape, self.dtype) if out is None else as_output(out, "out", self.dtype, shape)
-        target = result
-        if out is not None and (np.may_share_memory(out, X) or np.may_share_memory(out, self._parameters)):
-            target = np.empty(shape, self.dtype)
-        self._predictor(X.shape[1]).forward(X, self._parameters, target)
-        if target is not result:
-            result[...] = target
-        return result
+        target = as_output(out, "out", self._dtype, shape[:1] if one else shape).reshape(shape)
+        if np.may_share_memory(target, X) or np.may_share_memory(target, self._parameters):
+            target[...] = predictor.forward(X, self._parameters)
+        else:
+            predictor.forward(X, self._parameters, target)
+        return out
 
     __call__ = forward
 
@@ -447,8 +474,8 @@ class Sequential:
 
         Parameters
         ----------
-        X : array (n_features, m)
-        y : array (n_outputs, m)
+        X : array (n_features, m), or (n_features,) for one example
+        y : array (n_outputs, m); of one example (n_outputs,), or a number where there is one output
 
         Returns
         -------
@@ -472,7 +499,7 @@ class Sequential:
         >>> net.loss([1.0, 2.0], [1.0, 4.0])
         0.5
         """
-        X, y = self._batch(X, y)
+        X, y = self._batch(X, y, vectors=True)
         value: float = self._engine(X.shape[1], collapsing=False).gradient(X, y, self._parameters)
         return value
 
@@ -484,8 +511,8 @@ class Sequential:
 
         Parameters
         ----------
-        X : array (n_features, m)
-        y : array (n_outputs, m)
+        X : array (n_features, m), or (n_features,) for one example
+        y : array (n_outputs, m); of one example (n_outputs,), or a number where there is one output
         out : array (n_parameters,), optional
             Where to write the gradient.
 
@@ -516,30 +543,30 @@ class Sequential:
         >>> round(float(result.fun), 4)
         0.241
         """
-        X, y = self._batch(X, y)
+        X, y = self._batch(X, y, vectors=True)
         if out is None:
-            gradient = np.empty(self.n_parameters, self.dtype)
+            target = np.empty(self.n_parameters, self.dtype)
         else:
-            gradient = as_flat_output(out, "out", self.dtype, self.n_parameters)
-        if out is not None and any(np.may_share_memory(out, used) for used in (X, y, self._parameters)):
-            gradient = np.empty_like(gradient)
+            target = as_flat_output(out, "out", self.dtype, self.n_parameters)
+        gradient = target
+        if out is not None and any(np.may_share_memory(target, used) for used in (X, y, self._parameters)):
+            gradient = np.empty_like(target)
         value: float = self._engine(X.shape[1]).gradient(X, y, self._parameters, gradient)
-        if out is not None and gradient is not out:
-            out[:] = gradient
-            gradient = out
-        return value, gradient
+        if gradient is not target:
+            target[:] = gradient
+        return value, target if out is None else out
 
     def input_gradient(self, X: Any, y: Any) -> Array:
         """The gradient of the loss on X, (W_1)^T delta_1.
 
         Parameters
         ----------
-        X : array (n_features, m)
-        y : array (n_outputs, m)
+        X : array (n_features, m), or (n_features,) for one example
+        y : array (n_outputs, m); of one example (n_outputs,), or a number where there is one output
 
         Returns
         -------
-        array (n_features, m)
+        array (n_features, m), or (n_features,) for one example
             In the network's dtype.
 
         Raises
@@ -559,19 +586,20 @@ class Sequential:
         >>> net.input_gradient([1.0, 2.0], [1.0, 4.0])
         array([[2., 0.]])
         """
-        X, y = self._batch(X, y)
+        given = as_floats(X, "X", self._dtype)
+        X, y = self._batch(given, y, vectors=True)
         result = np.empty(X.shape, self.dtype)
         gradient = np.empty(self.n_parameters, self.dtype)
         self._engine(X.shape[1], collapsing=False).gradient(X, y, self._parameters, gradient, result)
-        return result
+        return result[:, 0] if given.ndim == 1 and self._n_features > 1 else result
 
     def train_step(self, X: Any, y: Any, optimizer: SupportsStep) -> float:
         """One step over the whole of X and y: loss, gradient and update in one call.
 
         Parameters
         ----------
-        X : array (n_features, m)
-        y : array (n_outputs, m)
+        X : array (n_features, m), or (n_features,) for one example
+        y : array (n_outputs, m); of one example (n_outputs,), or a number where there is one output
         optimizer : Optimizer
             Or any object with ``step(parameters, gradient)``.
 
@@ -599,10 +627,12 @@ class Sequential:
         array([ 1.5, -0.5])
         """
         if self._small_engine is not None:
-            quick: float | None = self._small_engine.quick_step(X, y, self._parameters, optimizer, self._lock)
+            quick: float | None = self._small_engine.quick_step(
+                X, y, self._parameters, optimizer, COMPILED_STEP, self._lock
+            )
             if quick is not None:
                 return quick
-        X, y = self._batch(X, y)
+        X, y = self._batch(X, y, vectors=True)
         with self._lock:
             compiled = self._take(optimizer)
             engine = self._engine(X.shape[1])
@@ -685,6 +715,7 @@ class Sequential:
         Parameters
         ----------
         X : array (n_features, m)
+            A matrix: one example is a column.
         y : array (n_outputs, m)
         optimizer : Optimizer
             Or any object with ``step(parameters, gradient)``, which is called from Python at each step.

@@ -148,6 +148,10 @@ class Optimizer:
 
     def check(self, parameters: Array) -> None:
         """Raise unless the state, if there is one, is that of such parameters, and the steps have been counted."""
+        if not isinstance(parameters, np.ndarray) or isinstance(parameters, np.ma.MaskedArray):
+            raise TypeError(f"parameters: expected a NumPy array without a mask, got {type(parameters).__name__}")
+        if parameters.dtype not in by_dtype or parameters.ndim != 1:
+            raise TypeError(f"parameters: expected a flat array of float32 or float64, got {parameters!r}")
         if as_count(self.n_steps, "optimizer.n_steps", least=0) >= MOST_STEPS:
             raise ValueError(f"optimizer.n_steps: expected less than {MOST_STEPS}, got {self.n_steps}")
         state = self.state
@@ -194,9 +198,9 @@ class Optimizer:
         dtype: Any = getattr(parameters, "dtype", type(parameters).__name__)
         if dtype not in by_dtype:
             raise TypeError(f"parameters: expected a float32 or float64 array, got {dtype}")
-        parameters = as_flat_output(parameters, "parameters", dtype, np.size(parameters))
+        parameters = as_flat_output(parameters, "parameters", dtype)
         gradient = as_flat(gradient, "gradient", dtype, parameters.size)
-        if gradient is not parameters and np.may_share_memory(gradient, parameters):
+        if np.may_share_memory(gradient, parameters):
             gradient = gradient.copy()
         check_initialized(self)
         if self.rule not in RULES[1:]:
@@ -266,7 +270,7 @@ class Optimizer:
         if exponent > MOST_EXPONENT:
             raise ValueError(f"state_dict['exponent']: expected at most {MOST_EXPONENT}, got {exponent}")
         state = found["state"]
-        if state is not None and not isinstance(state, np.ndarray):
+        if state is not None and (not isinstance(state, np.ndarray) or isinstance(state, np.ma.MaskedArray)):
             raise TypeError(f"state_dict['state']: expected an array or None, got {type(state).__name__}")
         if state is not None and (state.ndim != 2 or state.shape[0] != self.n_states or state.dtype not in by_dtype):
             raise ValueError(
@@ -400,12 +404,12 @@ class SGD(Optimizer):
         >>> w, optimizer.look_ahead(w)
         (array([-0.5, -0.5]), array([-0.75, -0.75]))
         """
-        dtype = parameters.dtype if getattr(parameters, "dtype", None) in by_dtype else np.dtype("float64")
-        parameters = as_flat(parameters, "parameters", dtype, np.size(parameters))
+        parameters = as_flat(parameters, "parameters")
         self.check(parameters)
         if self.state is None or not self.n_states:
             return parameters.copy()
-        return by_dtype[dtype].look_ahead_point(parameters, self.state[0], self._momentum)
+        velocity = np.ascontiguousarray(self.state[0])
+        return by_dtype[parameters.dtype].look_ahead_point(parameters, velocity, self._momentum)
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -5,9 +5,15 @@ CS231n (Stanford), "Annealing the learning rate". ``fit`` calls them from Python
 """
 
 import math
+import sys
 from dataclasses import dataclass
 
 from fusegrad._arrays import as_count, as_number
+
+
+def _whole(step: int) -> int:
+    """The step, if it is a whole number; `fit` asks for one after another, so what is an int is not asked twice."""
+    return step if type(step) is int and 0 <= step <= sys.maxsize else as_count(step, "step", least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class StepDecay:
     def __call__(self, step: int) -> float:
         """The learning rate at this step."""
         try:
-            return self.lr * self.factor ** (step // self.step_size)
+            return self.lr * self.factor ** (_whole(step) // self.step_size)
         except OverflowError:
             return math.inf
 
@@ -85,7 +91,7 @@ class ExponentialDecay:
 
     def __call__(self, step: int) -> float:
         """The learning rate at this step."""
-        return self.lr * math.exp(-self.rate * step)
+        return self.lr * math.exp(-self.rate * _whole(step))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +126,4 @@ class InverseTimeDecay:
 
     def __call__(self, step: int) -> float:
         """The learning rate at this step."""
-        return self.lr / (1 + self.rate * step)
+        return self.lr / (1 + self.rate * _whole(step))

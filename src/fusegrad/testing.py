@@ -1,15 +1,12 @@
 """Checks that a user can run on a network of their own."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fusegrad._arrays import Array, as_count, as_generator, as_number
-
-if TYPE_CHECKING:
-    from fusegrad.networks import Sequential
-
+from fusegrad.networks import Sequential
 
 STEP = 1e-3  # of the differences
 
@@ -42,7 +39,7 @@ class GradientCheck:
 
 
 def check_gradients(
-    net: "Sequential",
+    net: Sequential,
     X: Any,
     y: Any,
     *,
@@ -98,8 +95,9 @@ def check_gradients(
     >>> check.error < 1e-7
     True
     """
-    if getattr(net, "dtype", None) != np.float64:
-        raise TypeError(f"net: expected a network of dtype float64, got {getattr(net, 'dtype', net)}")
+    if not isinstance(net, Sequential) or net.dtype != np.float64:
+        got = net.dtype if isinstance(net, Sequential) else type(net).__name__
+        raise TypeError(f"net: expected a network of dtype float64, got {got}")
     tolerance = as_number(tolerance, "tolerance", above=0.0)
     n_directions = as_count(n_directions, "n_directions")
     most_parameters = as_count(most_parameters, "most_parameters", least=0)
@@ -155,7 +153,7 @@ def _unit(rng: "np.random.Generator", shape: tuple[int, ...]) -> Array:
     return direction
 
 
-def _name(net: "Sequential", place: int) -> str:
+def _name(net: Sequential, place: int) -> str:
     """The name of a place in the flat buffer, e.g. ``W1[3, 5]``."""
     for name, numbers in net.unflatten(np.arange(net.n_parameters)).items():
         found = np.argwhere(numbers == place)

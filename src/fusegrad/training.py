@@ -481,9 +481,11 @@ def _validation_data(net: "Sequential", data: Any) -> tuple[Array, Array] | None
     except (TypeError, ValueError):
         raise TypeError(f"validation_data: expected (X, y), got {type(data).__name__}") from None
     try:
-        return net._batch(X, y)
+        X, y = net._batch(X, y)
+        return X.view(), y.view()  # whose shapes no callback can set
     except (TypeError, ValueError) as error:
-        raise type(error)(f"validation_data: {error}") from None
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"validation_data: {error}") from None
 
 
 class _Progress:

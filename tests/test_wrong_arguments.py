@@ -1,0 +1,186 @@
+"""Every argument of every public callable, given what it cannot be: an error that begins with its name."""
+
+import inspect
+
+import numpy as np
+import pytest
+from test_docs import public
+
+import fusegrad as fg
+
+STRINGS = np.array(["ford", "audi"])
+WRONG = {
+    "None": None,
+    "object": object(),
+    "text": "text",
+    "bytes": b"text",
+    "strings": STRINGS,
+    "class": int,
+    "function": repr,
+    "NaN": float("nan"),
+    "negative": -1,
+    "fraction": 1.5,
+    "complex": 1j,
+    "ragged": [[1.0], [1.0, 2.0]],
+    "dict": {"a": 1},
+    "set": {1.0},
+    "very large": 10**400,
+    "objects": np.array([None, object()], dtype=object),
+    "dates": np.array(["2024-02-29"], dtype="M8[D]"),
+    "masked": np.ma.array([1.0, 2.0], mask=[False, True]),
+    "five dimensions": np.ones((1,) * 5),
+}
+if hasattr(np.dtypes, "StringDType"):
+    WRONG["StringDType"] = STRINGS.astype(np.dtypes.StringDType())
+
+# Which of these an argument may be after all, by its kind.
+NOTHING = set()
+OPTIONAL = {"None"}
+NUMBER = {"fraction"}
+SEED = {"None", "very large"}
+PATH = {"text"}
+ELEMENTS = {"NaN", "negative", "fraction", "five dimensions"}  # of any shape
+
+X, Y = np.ones((3, 5)), np.ones((2, 5))
+NETWORK = {"dtype": ("float32", NOTHING), "rng": (0, SEED)}
+BATCH = {"X": (X, NOTHING), "y": (Y, NOTHING)}
+FIT = {
+    **BATCH,
+    "optimizer": (fg.SGD(lr=0.1), NOTHING),
+    "epochs": (2, NOTHING),
+    "initial_epoch": (0, NOTHING),
+    "batch_size": (2, OPTIONAL),
+    "shuffle": (True, NOTHING),
+    "rng": (0, SEED),
+    "schedule": (None, {"None", "class"}),  # int is a schedule
+    "validation_data": (None, OPTIONAL),
+    "callbacks": ((), NOTHING),
+    "on_divergence": ("raise", NOTHING),
+    "verbose": (0, NOTHING),
+    "n_threads": (1, OPTIONAL),
+    "moments": (True, NOTHING),
+}
+LR = {"lr": (0.1, NUMBER)}
+W, A = np.ones((2, 3)), np.ones((2, 5))
+LAYER = {"weight": (W, NOTHING), "x": (X, NOTHING), "activation": ("relu", NOTHING)}
+FLAT = np.zeros(4)
+
+
+def network():
+    return fg.Sequential(fg.Linear(3, 4), fg.Sigmoid(), fg.Linear(4, 2), dtype="float64", rng=0)
+
+
+def momentum():
+    return fg.SGD(lr=0.1, momentum=0.9, nesterov=True)
+
+
+#: Each public callable: what it belongs to, and for each argument a good value and what else it may be.
+CALLS = {
+    "set_num_threads": (None, {"n": (None, OPTIONAL)}),
+    "load": (None, {"path": ("", PATH)}),
+    "load_checkpoint": (None, {"path": ("", PATH)}),
+    "UnivariateRegression": (None, NETWORK),
+    "MultivariateRegression": (None, {"n_features": (2, NOTHING), **NETWORK}),
+    "TwoLayerLinear": (None, {"n_features": (2, NOTHING), "n_hidden": (2, NOTHING), **NETWORK}),
+    "TwoLayerSigmoid": (None, {"n_features": (2, NOTHING), "n_hidden": (2, NOTHING), **NETWORK}),
+    "Linear": (None, {"in_features": (2, NOTHING), "out_features": (2, NOTHING), "bias": (True, NOTHING)}),
+    "Sequential": (None, {"layers": (fg.Linear(1, 1), NOTHING), **NETWORK}),
+    "Sequential.unflatten": (network, {"flat": (FLAT, NOTHING)}),
+    "Sequential.load_state_dict": (network, {"state_dict": ({}, NOTHING)}),
+    "Sequential.save": (network, {"path": ("x", PATH), "optimizer": (None, OPTIONAL), "rng": (None, OPTIONAL)}),
+    "Sequential.plan": (
+        network,
+        {"n_examples": (5, NOTHING), "n_threads": (1, OPTIONAL), "epochs": (1, OPTIONAL)},
+    ),
+    "Sequential.forward": (network, {"X": (X, NOTHING), "out": (None, OPTIONAL)}),
+    "Sequential.loss": (network, BATCH),
+    "Sequential.loss_and_gradient": (network, {**BATCH, "out": (None, OPTIONAL)}),
+    "Sequential.input_gradient": (network, BATCH),
+    "Sequential.train_step": (network, {**BATCH, "optimizer": (fg.SGD(lr=0.1), NOTHING)}),
+    "Sequential.fit": (network, FIT),
+    "SGD": (None, {**LR, "momentum": (0.5, NOTHING), "nesterov": (False, NOTHING)}),
+    "SGD.look_ahead": (momentum, {"parameters": (FLAT, NOTHING)}),
+    "Adagrad": (None, {**LR, "eps": (0.1, NUMBER)}),
+    "RMSprop": (None, {**LR, "decay": (0.5, NOTHING), "eps": (0.1, NUMBER)}),
+    "Adam": (
+        None,
+        {**LR, "betas": ((0.5, 0.5), NOTHING), "eps": (0.1, NUMBER), "bias_correction": (True, NOTHING)},
+    ),
+    "Optimizer.check": (momentum, {"parameters": (FLAT, NOTHING)}),
+    "Optimizer.prepare": (momentum, {"parameters": (FLAT, NOTHING)}),
+    "Optimizer.step": (momentum, {"parameters": (FLAT, NOTHING), "gradient": (FLAT.copy(), NOTHING)}),
+    "Optimizer.load_state_dict": (momentum, {"state_dict": ({}, NOTHING)}),
+    "ExponentialDecay": (None, {**LR, "rate": (0.1, NUMBER)}),
+    "InverseTimeDecay": (None, {**LR, "rate": (0.1, NUMBER)}),
+    "StepDecay": (None, {**LR, "step_size": (1, NOTHING), "factor": (0.5, NUMBER)}),
+    "kernels.matmul": (None, {"a": (W, NOTHING), "b": (X, NOTHING), "out": (None, OPTIONAL)}),
+    "kernels.sigmoid": (None, {"z": (X, ELEMENTS), "out": (None, OPTIONAL)}),
+    "kernels.apply": (None, {"z": (X, ELEMENTS), "activation": ("relu", NOTHING), "out": (None, OPTIONAL)}),
+    "kernels.dense_forward": (None, {**LAYER, "bias": (None, OPTIONAL), "out": (None, OPTIONAL)}),
+    "kernels.dense_backward": (None, {**LAYER, "a": (A, NOTHING), "grad_a": (A, NOTHING)}),
+    "testing.check_gradients": (
+        None,
+        {
+            "net": (network(), NOTHING),
+            **BATCH,
+            "tolerance": (0.1, NUMBER),
+            "n_directions": (1, NOTHING),
+            "most_parameters": (0, NOTHING),
+            "rng": (0, SEED),
+        },
+    ),
+}
+
+
+#: They hold what they are given, or are no more than their base: what may be wrong with it is said there.
+EXEMPT = {"Checkpoint", "DivergenceError", "Optimizer", "testing.GradientCheck"}
+
+
+def test_every_argument_is_here():
+    found = {}
+    for name, thing in public():
+        arguments = {argument for argument in inspect.signature(thing).parameters if argument != "self"}
+        if arguments and name not in EXEMPT:
+            found[name] = arguments
+    assert found == {name: set(arguments) for name, (_, arguments) in CALLS.items()}
+
+
+def assert_named(argument, call, takes=NOTHING):
+    """Call it with each wrong value: an error that begins with the argument's name, but for those that it takes."""
+    for what, value in WRONG.items():
+        if what in takes:
+            call(value)
+            continue
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call(value)
+        assert str(caught.value).startswith(argument), (what, caught.value)
+
+
+@pytest.mark.parametrize(("name", "argument"), [(name, argument) for name in CALLS for argument in CALLS[name][1]])
+def test_a_wrong_argument_is_named(name, argument, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network().save("text")  # for those that read a file of this name
+    owner, arguments = CALLS[name]
+    public_name = dict(public())[name]
+
+    def call(value):
+        given = {other: good for other, (good, _) in arguments.items()} | {argument: value}
+        layers = [given.pop("layers")] if "layers" in given else []
+        called = public_name if owner is None else getattr(owner(), name.split(".")[1])
+        called(*layers, **given)
+
+    assert_named(argument, call, arguments[argument][1])
+    fg.set_num_threads(None)
+
+
+def test_what_is_assigned_is_named():
+    assert_named("parameters", lambda value: setattr(network(), "parameters", value))
+    assert_named("lr", lambda value: setattr(momentum(), "lr", value), NUMBER)
+
+
+@pytest.mark.parametrize(
+    "schedule", [fg.StepDecay(0.1, 2, 0.5), fg.ExponentialDecay(0.1, 0.5), fg.InverseTimeDecay(0.1, 0.5)]
+)
+def test_a_step_that_is_none_is_named(schedule):
+    assert_named("step", schedule)
+    assert schedule(np.int64(2)) == schedule(2)
