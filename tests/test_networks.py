@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -277,6 +278,39 @@ def test_initial_weights_have_their_bounds():
         assert 0.99 * bound < np.abs(named[name]).max() <= bound
     assert not named["b1"].any()
     assert not named["b2"].any()
+
+
+def calls(function):
+    """How many functions run in it, Python's and C's."""
+    events = []
+    sys.setprofile(lambda frame, event, argument: events.append(event))
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return len(events)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        lambda net, path: fg.Sequential(*net.layers, rng=0), lambda net, path: net.named_parameters(),
+        lambda net, path: net.state_dict(), lambda net, path: net.load_state_dict(net.state_dict()),
+        lambda net, path: net.save(path), lambda net, path: (net.save(path), fg.load(path)),
+        lambda net, path: str(net.plan(len(net.layers), 1)), lambda net, path: copy.deepcopy(net),
+        lambda net, path: repr(net), lambda net, path: fg.reference.layers_of(net),
+        lambda net, path: net.fit(np.ones((2, 3)), np.ones((2, 3)), optimizer=fg.Adam(), epochs=2),
+    ],
+    ids=["make", "named_parameters", "state_dict", "load_state_dict", "save", "load", "plan", "copy", "repr",
+         "layers_of", "fit"],
+)  # fmt: skip
+def test_work_grows_no_faster_than_the_layers(task, tmp_path):
+    """Four times the layers take at most four times the calls; with some room, since other code may run."""
+    few, many = (
+        calls(lambda n=n: task(fg.Sequential(*[fg.Linear(2, 2), fg.Tanh()] * n, rng=0), tmp_path / "net"))
+        for n in (60, 240)
+    )
+    assert many <= 4.5 * few
 
 
 def test_state_dict_goes_round(dtype):

@@ -155,10 +155,10 @@ class Sequential:
         return self._parameters.size
 
     def _initialize(self, rng: "np.random.Generator") -> None:
-        for i, layer in enumerate(self._dense_layers, start=1):
+        for layer in self._dense_layers:
             fans = layer.n_in if layer.activation == "relu" else layer.n_in + layer.n_out
-            bound = np.sqrt(6 / fans)
-            self.named_parameters()[f"W{i}"][:] = rng.uniform(-bound, bound, (layer.n_out, layer.n_in))
+            bound, size = np.sqrt(6 / fans), layer.n_in * layer.n_out
+            self._parameters[layer.weight : layer.weight + size] = rng.uniform(-bound, bound, size)
 
     # ---- parameters ---------------------------------------------------------------------------------
 
