@@ -94,9 +94,8 @@ def check_gradients(
     X : array (n_features, m)
     y : array (n_outputs, m)
     tolerance : float, default 1e-7
-        What an error may be, relative to the derivative, or to what of it rounding lets differences see: some 1e-3
-        of the loss for a step that moves the sum of a unit by one. At a minimum, and for a saturated unit, nothing is
-        left of the gradient but that.
+        What an error may be, relative to the derivative; or, where the derivative is small, to what differences
+        resolve: about a hundredth of the loss, for a move that changes the sum of a unit by one.
     n_directions : int, default 8
         Over all parameters, and over all of X.
     most_parameters : int, default 500
