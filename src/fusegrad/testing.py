@@ -61,9 +61,9 @@ class GradientCheck:
     each: float | None
     worst: str
     inputs: float
-    gradient: float
-    difference: float
-    corner: bool
+    gradient: float = np.nan
+    difference: float = np.nan
+    corner: bool = False
 
     @property
     def error(self) -> float:
