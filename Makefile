@@ -9,7 +9,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
 .PHONY: help demo test test-reliability test-peers test-exhaustive test-interrupts soak fuzz sanitize test-emulated \
-  bench bench-peers bench-growth bench-promises lint annotate wheel clean
+  bench bench-peers bench-growth bench-promises bench-init lint annotate wheel clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -96,6 +96,10 @@ bench-growth: $(VENV)/installed
 bench-promises: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(PIN) $(BIN)/python benchmarks/promises.py
 	$(BIN)/python benchmarks/neighbours.py
+
+## make bench-init       which initial weights train best, for each activation: the tables of docs/initial-weights.md
+bench-init: $(VENV)/installed
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 nice -n 10 $(BIN)/python benchmarks/initial_weights.py
 
 ## make lint             ruff, cython-lint, mypy, stubtest
 lint: $(VENV)/linters

@@ -1,7 +1,9 @@
 """Networks against the reference: every shape, layout, dtype; and what they refuse."""
 
 import copy
+import itertools
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -329,21 +331,92 @@ def test_parameters_are_the_only_storage(dtype):
     assert net.named_parameters()["b2"][0, 0] == net.n_parameters - 1
 
 
-def test_the_same_seed_gives_the_same_network():
-    one, two = fg.TwoLayerSigmoid(3, 4, rng=5), fg.TwoLayerSigmoid(3, 4, rng=np.random.default_rng(5))
+GLOROT, HE, TORCH = np.sqrt(6 / (300 + 400)), np.sqrt(6 / 300), 1 / np.sqrt(300)
+
+
+@pytest.mark.parametrize(
+    ("init", "activation", "weights", "biases"),
+    [
+        ("glorot_uniform", fg.ReLU, GLOROT, 0), ("he_uniform", fg.Identity, HE, 0), ("torch", fg.Sigmoid, TORCH, TORCH),
+        ("default", fg.Identity, TORCH, 0), ("default", fg.Sigmoid, HE, TORCH), ("default", fg.Tanh, TORCH, TORCH),
+        (None, fg.ReLU, TORCH, TORCH),
+    ],
+)  # fmt: skip
+def test_initial_weights_have_their_bounds(init, activation, weights, biases, dtype):
+    """Uniform between them: their largest, mean and standard deviation."""
+    net = fg.Sequential(fg.Linear(300, 400), activation(), dtype=dtype, rng=0, init=init)
+    for name, bound in (("W1", weights), ("b1", biases)):
+        drawn = net.named_parameters()[name].astype("float64")
+        assert (1 - 10 / drawn.size) * bound <= np.abs(drawn).max() <= bound * (1 + np.finfo(dtype).eps)
+        assert abs(drawn.mean()) <= 5 * bound / np.sqrt(3 * drawn.size)
+        assert drawn.std() == pytest.approx(bound / np.sqrt(3), rel=5 / np.sqrt(drawn.size))
+
+
+def test_each_layer_has_the_initial_weights_of_its_activation():
+    net = fg.Sequential(fg.Linear(50, 200), fg.Sigmoid(), fg.Linear(200, 300), fg.ReLU(), fg.Linear(300, 90), rng=0)
+    largest = {name: np.abs(array).max() for name, array in net.named_parameters().items()}
+    expected = {"W1": 6 / 50, "b1": 1 / 50, "W2": 1 / 200, "b2": 1 / 200, "W3": 1 / 300, "b3": 0}
+    assert largest == pytest.approx({name: np.sqrt(square) for name, square in expected.items()}, rel=0.05)
+
+
+def test_each_network_takes_init():
+    for make in (fg.UnivariateRegression, lambda **options: fg.MultivariateRegression(5, **options),
+                 lambda **options: fg.TwoLayerLinear(5, 4, **options),
+                 lambda **options: fg.TwoLayerSigmoid(5, 4, **options)):  # fmt: skip
+        drawn = [make(rng=0, init=init).parameters for init in ("default", "glorot_uniform", "torch")]
+        assert not any(np.array_equal(one, two) for one, two in itertools.combinations(drawn, 2))
+        np.testing.assert_array_equal(make(rng=0).parameters, drawn[0])
+        np.testing.assert_array_equal(make(rng=0, init=None).parameters, drawn[0])
+        with pytest.raises(
+            ValueError, match=r"^init: expected one of default, glorot_uniform, he_uniform, torch, got 'He'"
+        ):
+            make(init="He")
+        with pytest.raises(
+            TypeError, match=r"^init: expected one of default, glorot_uniform, he_uniform, torch, got 3"
+        ):
+            make(init=3)
+
+
+@pytest.mark.parametrize("init", ["default", "glorot_uniform", "he_uniform", "torch"])
+def test_the_same_seed_gives_the_same_network(init):
+    one, two = (fg.TwoLayerSigmoid(3, 4, rng=rng, init=init) for rng in (5, np.random.default_rng(5)))
     np.testing.assert_array_equal(one.parameters, two.parameters)
-    other = fg.TwoLayerSigmoid(3, 4, dtype="float64", rng=5)
+    other = fg.TwoLayerSigmoid(3, 4, dtype="float64", rng=5, init=init)
     np.testing.assert_array_equal(one.parameters, other.parameters.astype("float32"))
-    assert not (fg.TwoLayerSigmoid(3, 4, rng=6).parameters == one.parameters).any(where=one.parameters != 0)
+    assert not (fg.TwoLayerSigmoid(3, 4, rng=6, init=init).parameters == one.parameters).any(where=one.parameters != 0)
 
 
-def test_initial_weights_have_their_bounds():
-    net = fg.Sequential(fg.Linear(300, 200), fg.ReLU(), fg.Linear(200, 100), fg.Tanh(), rng=0)
-    named = net.named_parameters()
-    for name, bound in (("W1", np.sqrt(6 / 300)), ("W2", np.sqrt(6 / 300))):
-        assert 0.99 * bound < np.abs(named[name]).max() <= bound
-    assert not named["b1"].any()
-    assert not named["b2"].any()
+def calls(function):
+    """How many functions run in it, Python's and C's."""
+    events = []
+    sys.setprofile(lambda frame, event, argument: events.append(event))
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return len(events)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        lambda net, path: fg.Sequential(*net.layers, rng=0), lambda net, path: net.named_parameters(),
+        lambda net, path: net.state_dict(), lambda net, path: net.load_state_dict(net.state_dict()),
+        lambda net, path: net.save(path), lambda net, path: (net.save(path), fg.load(path)),
+        lambda net, path: str(net.plan(len(net.layers), 1)), lambda net, path: copy.deepcopy(net),
+        lambda net, path: repr(net), lambda net, path: fg.reference.layers_of(net),
+        lambda net, path: net.fit(np.ones((2, 3)), np.ones((2, 3)), optimizer=fg.Adam(), epochs=2),
+    ],
+    ids=["make", "named_parameters", "state_dict", "load_state_dict", "save", "load", "plan", "copy", "repr",
+         "layers_of", "fit"],
+)  # fmt: skip
+def test_work_grows_no_faster_than_the_layers(task, tmp_path):
+    """Four times the layers take at most four times the calls; with some room, since other code may run."""
+    few, many = (
+        calls(lambda n=n: task(fg.Sequential(*[fg.Linear(2, 2), fg.Tanh()] * n, rng=0), tmp_path / "net"))
+        for n in (60, 240)
+    )
+    assert many <= 4.5 * few
 
 
 def test_state_dict_goes_round(dtype):

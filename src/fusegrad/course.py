@@ -12,7 +12,7 @@ class UnivariateRegression(Sequential):
 
     Parameters
     ----------
-    dtype, rng
+    dtype, rng, init
         As for `Sequential`, of which this is the smallest.
 
     Examples
@@ -24,8 +24,8 @@ class UnivariateRegression(Sequential):
     array([2., 1.])
     """
 
-    def __init__(self, *, dtype: Any = "float32", rng: Any = None) -> None:
-        super().__init__(Linear(1, 1), dtype=dtype, rng=rng)
+    def __init__(self, *, dtype: Any = "float32", rng: Any = None, init: str | None = None) -> None:
+        super().__init__(Linear(1, 1), dtype=dtype, rng=rng, init=init)
 
 
 class MultivariateRegression(Sequential):
@@ -34,7 +34,7 @@ class MultivariateRegression(Sequential):
     Parameters
     ----------
     n_features : int
-    dtype, rng
+    dtype, rng, init
         As for `Sequential`.
 
     Examples
@@ -44,8 +44,8 @@ class MultivariateRegression(Sequential):
     7
     """
 
-    def __init__(self, n_features: int, *, dtype: Any = "float32", rng: Any = None) -> None:
-        super().__init__(Linear(as_count(n_features, "n_features"), 1), dtype=dtype, rng=rng)
+    def __init__(self, n_features: int, *, dtype: Any = "float32", rng: Any = None, init: str | None = None) -> None:
+        super().__init__(Linear(as_count(n_features, "n_features"), 1), dtype=dtype, rng=rng, init=init)
 
 
 class TwoLayerLinear(Sequential):
@@ -56,7 +56,7 @@ class TwoLayerLinear(Sequential):
     Parameters
     ----------
     n_features, n_hidden : int
-    dtype, rng
+    dtype, rng, init
         As for `Sequential`.
 
     Examples
@@ -66,9 +66,11 @@ class TwoLayerLinear(Sequential):
     129
     """
 
-    def __init__(self, n_features: int, n_hidden: int, *, dtype: Any = "float32", rng: Any = None) -> None:
+    def __init__(
+        self, n_features: int, n_hidden: int, *, dtype: Any = "float32", rng: Any = None, init: str | None = None
+    ) -> None:
         n, k = as_count(n_features, "n_features"), as_count(n_hidden, "n_hidden")
-        super().__init__(Linear(n, k), Linear(k, 1), dtype=dtype, rng=rng)
+        super().__init__(Linear(n, k), Linear(k, 1), dtype=dtype, rng=rng, init=init)
 
 
 class TwoLayerSigmoid(Sequential):
@@ -80,7 +82,7 @@ class TwoLayerSigmoid(Sequential):
     Parameters
     ----------
     n_features, n_hidden : int
-    dtype, rng
+    dtype, rng, init
         As for `Sequential`.
 
     Examples
@@ -90,6 +92,8 @@ class TwoLayerSigmoid(Sequential):
     751
     """
 
-    def __init__(self, n_features: int, n_hidden: int, *, dtype: Any = "float32", rng: Any = None) -> None:
+    def __init__(
+        self, n_features: int, n_hidden: int, *, dtype: Any = "float32", rng: Any = None, init: str | None = None
+    ) -> None:
         n, k = as_count(n_features, "n_features"), as_count(n_hidden, "n_hidden")
-        super().__init__(Linear(n, k), Sigmoid(), Linear(k, 1), dtype=dtype, rng=rng)
+        super().__init__(Linear(n, k), Sigmoid(), Linear(k, 1), dtype=dtype, rng=rng, init=init)

@@ -1,5 +1,6 @@
 """The layers: plain descriptions. A network holds the numbers."""
 
+from math import sqrt
 from typing import ClassVar
 
 from fusegrad._arrays import as_count, as_flag
@@ -167,3 +168,25 @@ def shapes_of(layers: tuple[Layer, ...]) -> list[tuple[int, int, str, bool]]:
     if not shapes:
         raise ValueError("layers: expected at least one Linear, got none")
     return shapes
+
+
+#: What `init` of a network may be.
+INITS = ("default", "glorot_uniform", "he_uniform", "torch")
+
+
+def initial_bounds(init: str, activation: str, n_in: int, n_out: int) -> tuple[float, float]:
+    """The bounds of the uniform distributions that a dense layer's weights and biases are drawn from.
+
+    The default is what docs/initial-weights.md found best for each activation.
+    """
+    torch, he = 1 / sqrt(n_in), sqrt(6 / n_in)
+    match init, activation:
+        case "glorot_uniform", _:
+            return sqrt(6 / (n_in + n_out)), 0.0
+        case "he_uniform", _:
+            return he, 0.0
+        case "default", "identity":
+            return torch, 0.0
+        case "default", "sigmoid":
+            return he, torch
+    return torch, torch

@@ -1,36 +1,67 @@
-"""Checks that a user can run on a network of their own."""
+"""Checks that a user can run on a network of their own.
 
+`check_gradients` compares the gradient with difference quotients of the loss along directions u: g.u against the
+derivative of t -> loss(point + t u). A point is all parameters and all of X in one vector, so that the gradient on the
+parameters and the gradient on the inputs are checked in one way.
+
+No single step h is right. Rounding spoils a small one, curvature a large one, and where a corner of the loss lies
+between the points (a ReLU changes side) the quotient is a mean of two slopes. So the losses at -2h, -h, 0, h and 2h
+give three quotients, central, forward and backward. The derivative is known as well as the three agree, and as well as
+the losses are rounded, which is measured. The step goes up where rounding is the greater of the two, else down, by
+factors of ten, until the derivative is known. At a corner itself (z = 0 exactly, as with zero weights) no step will do,
+and the derivative is a convention: there the comparison is made at a point beside it.
+
+Rejected: a single step, even of fourth order (nearly every ReLU network has a unit within 1e-3 of its corner); a frozen
+pattern of active units, which would check the reference and not the network's own loss.
+"""
+
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusegrad._arrays import Array, as_count, as_generator, as_number
 from fusegrad.networks import Sequential
+from fusegrad.reference import ACTIVATIONS, layers_of
 
-STEP = 1e-3  # of the differences
+EPS = float(np.finfo(float).eps)
+FIRST_STEP = -4  # steps are powers of ten, in units of `_scale`
+STEPS = range(-12, 1)
+SAFETY = 100  # an error counts from so many times the uncertainty of the differences
+MOST_POINTS = 4  # the given one, and those beside it
+BESIDE = 0.1  # how far they are from it, in the same units
+N_BLOCKS = 32  # of what is too large to be checked entry by entry
 
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """What `check_gradients` found.
+    """What `check_gradients` found. Each error is relative to the derivative that the differences give.
 
     Attributes
     ----------
     projected : float
-        The error along random directions, over all parameters at once.
+        The largest error along random directions, over all parameters at once or over a block of them.
     each : float or None
-        The largest error of a single parameter over the largest entry; None where there were too many.
+        The largest error of a single parameter; None where there were too many.
     worst : str
         The parameter with that error, e.g. ``"W1[3, 5]"``.
     inputs : float
-        The error of the input gradient along random directions.
+        The largest error of the input gradient, along random directions and of single entries of X.
+    gradient, difference : float
+        The derivative where the error is largest, by the network's gradient and by differences.
+    corner : bool
+        Whether a corner of the loss is so near to that place that the two were compared at a point beside it.
     """
 
     projected: float
     each: float | None
     worst: str
     inputs: float
+    gradient: float = np.nan
+    difference: float = np.nan
+    corner: bool = False
 
     @property
     def error(self) -> float:
@@ -48,23 +79,25 @@ def check_gradients(
     most_parameters: int = 500,
     rng: Any = 0,
 ) -> GradientCheck:
-    """Compare a network's gradients with central differences, in float64.
+    """Compare a network's gradients, on the parameters and on X, with differences of its loss, in float64.
 
     For random directions u, g.u is compared with the difference quotient of the loss along u: that takes in
-    every parameter at any size. A small network is also checked parameter by parameter.
+    every parameter at any size. A small network is also checked parameter by parameter, a larger one in some
+    32 blocks; the same goes for X.
 
     Parameters
     ----------
     net : Sequential
-        Of dtype float64; float32 does not resolve differences. Left as it was.
+        Of dtype float64; float32 does not resolve differences. Its parameters are unchanged afterwards, also on Ctrl-C.
     X : array (n_features, m)
     y : array (n_outputs, m)
     tolerance : float, default 1e-7
-        What an error may be, relative to the size of the gradient, or to what of it rounding lets differences
-        see: some 1e-5 of the loss. At a minimum nothing is left of the gradient but that.
+        What an error may be, relative to the derivative; or, where the derivative is small, to what differences
+        resolve: about a hundredth of the loss, for a move that changes the sum of a unit by one.
     n_directions : int, default 8
+        Over all parameters, and over all of X.
     most_parameters : int, default 500
-        Up to so many, each is checked by itself.
+        Up to so many, each is checked alone; and up to so many entries of X.
     rng : None, int or numpy.random.Generator, default 0
         Draws the directions.
 
@@ -76,15 +109,21 @@ def check_gradients(
     Raises
     ------
     AssertionError
-        If an error is larger than the tolerance; it says which.
+        If an error is larger than the tolerance. It names the parameter or the entry of X, with the gradient and the
+        difference there, and says whether a corner of the loss is near.
     TypeError
-        If the network is not of dtype float64.
+        If it is no network, or not of dtype float64.
 
     Notes
     -----
-    Differences are those of fourth order, from four losses each, so that the step can be large enough to
-    lose few digits: 1e-3, for data and parameters of the order of one (standardise X and y before). At the corner
-    of a ReLU no difference quotient is right: check such a network at data where no unit is near 0.
+    A derivative is taken from five losses, with steps from 1e-4 up and down until its central, forward and backward
+    quotient agree; see the comment at the top of this module. Data need not be standardised, and units may be near the
+    corner of a ReLU. At the corner itself a gradient is a convention that no difference can test: what lies there is
+    compared at a point beside it, 0.1 away.
+
+    References
+    ----------
+    Gill, P. E., Murray, W. and Wright, M. H. (1981). Practical optimization. Academic Press. Section 8.6: the step.
 
     Examples
     --------
@@ -95,68 +134,231 @@ def check_gradients(
     >>> check.error < 1e-7
     True
     """
-    if not isinstance(net, Sequential) or net.dtype != np.float64:
-        got = net.dtype if isinstance(net, Sequential) else type(net).__name__
-        raise TypeError(f"net: expected a network of dtype float64, got {got}")
+    if isinstance(net, type) or not all(hasattr(net, name) for name in ("loss_and_gradient", "parameters", "dtype")):
+        raise TypeError(f"net: expected a network such as Sequential, got {type(net).__name__}")
+    if net.dtype != np.float64:
+        raise TypeError(f"net: expected a network of dtype float64, got {net.dtype}; make it with dtype='float64'")
     tolerance = as_number(tolerance, "tolerance", above=0.0)
     n_directions = as_count(n_directions, "n_directions")
     most_parameters = as_count(most_parameters, "most_parameters", least=0)
     X, y = net._batch(X, y)
-    rng = as_generator(rng)
-    start = net.parameters.copy()
-    loss, gradient = net.loss_and_gradient(X, y)
-    input_gradient = net.input_gradient(X, y)
+    parameters, start = net.parameters, net.parameters.copy()
+    n, end = start.size, start.size + X.size
 
-    def slope(move: Any) -> float:
-        """The derivative at 0 of t -> loss(move(t)), by differences of fourth order."""
-        near = move(STEP) - move(-STEP)
-        far = move(2 * STEP) - move(-2 * STEP)
-        return float((8 * near - far) / (12 * STEP))
+    def set_point(point: Array) -> tuple[Array, Array]:
+        parameters[:] = point[:n]
+        return point[n:end].reshape(X.shape), point[end:].reshape(y.shape)
 
-    def along(direction: Array) -> float:
-        def moved(t: float) -> float:
-            net.parameters[:] = start + t * direction
-            return net.loss(X, y)
+    def loss(point: Array) -> float:
+        return net.loss(*set_point(point))
 
-        return slope(moved)
+    def gradient(point: Array) -> Array:
+        data = set_point(point)
+        return np.concatenate([net.loss_and_gradient(*data)[1], net.input_gradient(*data).ravel()])
 
-    # Losses are off by some parts in 10^16, differences of them by so much over the step.
-    least = max(10 * np.finfo(float).eps * loss / (STEP * tolerance), np.finfo(float).tiny)
-    size = max(float(np.abs(gradient).max()), least)
     try:
-        directions = [_unit(rng, gradient.shape) for _ in range(n_directions)]
-        projected = float(np.max([abs(along(u) - gradient @ u) for u in directions]) / size)
-        each, worst = None, ""
-        if gradient.size <= most_parameters:
-            slopes = np.array([along(one) for one in np.eye(gradient.size)])
-            errors = np.abs(slopes - gradient) / size
-            each, worst = float(errors.max()), _name(net, int(errors.argmax()))
+        point = np.concatenate([start, X.ravel(), y.ravel()])
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale, at_corner = _scale(net, X)
+        scale = np.concatenate([scale, np.zeros(y.size)])  # the targets stay
+        checker = _Checker(loss, gradient, point, scale, at_corner, tolerance, as_generator(rng))
+        arrays = [int(places.flat[0]) for places in net.unflatten(np.arange(n)).values()]
+        of_parameters, singles = checker.check(0, n, arrays, n_directions, most_parameters)
+        of_inputs, single_inputs = checker.check(n, end, [n], n_directions, most_parameters)
+        of_inputs += single_inputs
+        largest = _largest(of_parameters + singles + of_inputs)
+        if not largest.error <= tolerance:
+            largest = checker.narrow(largest)
     finally:
-        net.parameters[:] = start
+        parameters[:] = start
 
-    def along_inputs(direction: Array) -> float:
-        return slope(lambda t: net.loss(X + t * direction, y))
-
-    input_size = max(float(np.abs(input_gradient).max()), least)
-    directions = [_unit(rng, X.shape) for _ in range(n_directions)]
-    inputs = float(np.max([abs(along_inputs(u) - (input_gradient * u).sum()) for u in directions]) / input_size)
-
-    result = GradientCheck(projected, each, worst, inputs)
+    each, worst = None, ""
+    if singles:
+        single = _largest(singles)
+        each, worst = single.error, _name(net, X, single.first)
+    result = GradientCheck(
+        _largest(of_parameters).error, each, worst, _largest(of_inputs).error,
+        largest.gradient, largest.difference, largest.corner,
+    )  # fmt: skip
     if not result.error <= tolerance:
-        raise AssertionError(f"gradient check: an error of {result.error:.1e}, more than {tolerance:.1e}: {result}")
+        near = (
+            "a corner of the loss is near, so both are of a point beside it" if largest.corner else "no corner is near"
+        )
+        raise AssertionError(
+            f"gradient check: an error of {largest.error:.1e}, more than {tolerance:.1e}: at {_names(net, X, largest)} "
+            f"the gradient is {largest.gradient:.10g}, differences of the loss give {largest.difference:.10g}; {near}"
+        )
     return result
 
 
-def _unit(rng: "np.random.Generator", shape: tuple[int, ...]) -> Array:
-    direction: Array = rng.normal(size=shape)
-    direction /= np.sqrt((direction**2).sum())
-    return direction
+class _Slope(NamedTuple):
+    """A derivative of the loss by differences."""
+
+    value: float
+    disagreement: float  # of the three quotients
+    rounding: float  # of the losses, over the step
+
+    @property
+    def uncertainty(self) -> float:
+        total = self.disagreement + self.rounding
+        return total if np.isfinite(total) else np.inf
 
 
-def _name(net: Sequential, place: int) -> str:
-    """The name of a place in the flat buffer, e.g. ``W1[3, 5]``."""
-    for name, numbers in net.unflatten(np.arange(net.n_parameters)).items():
-        found = np.argwhere(numbers == place)
+class _Comparison(NamedTuple):
+    """The gradient and differences along a direction: the places of the vector from `first` on, with their weights."""
+
+    error: float
+    first: int
+    weights: Array
+    gradient: float
+    difference: float
+    corner: bool
+
+
+class _Checker:
+    """Compares `gradient` with differences of `loss`, both functions of one vector."""
+
+    def __init__(
+        self, loss: Callable[[Array], float], gradient: Callable[[Array], Array], start: Array, scale: Array,
+        at_corner: bool, tolerance: float, rng: "np.random.Generator",
+    ) -> None:  # fmt: skip
+        self.loss, self.gradient, self.scale, self.rng = loss, gradient, scale, rng
+        self.at_corner, self.tolerance = at_corner, tolerance
+        self.points = [(start, loss(start), gradient(start))]
+        # How much the loss moves where what it is computed from moves in the last digit; not at a perfect fit itself.
+        near = start + 10.0**FIRST_STEP * scale * rng.choice([-1.0, 1.0], start.size)
+        losses = [loss(near * (1 + EPS * rng.integers(-2, 3, start.size))) for _ in range(8)]
+        self.rounding, self.near_loss = max(losses) - min(losses), max(losses)
+
+    def check(
+        self, first: int, end: int, arrays: list[int], n_directions: int, most_singles: int
+    ) -> tuple[list[_Comparison], list[_Comparison]]:
+        """Along random directions over the places from first to end; and at each place, or in blocks of many."""
+        parts, singles = [(first, end)] * n_directions, []
+        if end - first <= most_singles:
+            singles = [self.compare(i, self.scale[i : i + 1]) for i in range(first, end)]
+        else:
+            cuts = sorted({*arrays, *range(first, end, -(-(end - first) // N_BLOCKS)), end})
+            parts += itertools.pairwise(cuts)
+        return [self.compare(start, self.draw(start, stop)) for start, stop in parts], singles
+
+    def draw(self, first: int, end: int) -> Array:
+        """Random weights, none of them near 0: no place is left out."""
+        sizes = self.rng.uniform(0.5, 1.5, end - first)
+        return self.scale[first:end] * self.rng.choice([-1.0, 1.0], end - first) * sizes
+
+    def compare(self, first: int, weights: Array) -> _Comparison:
+        """The two derivatives along a direction; at a corner, at a point beside it."""
+        part = slice(first, first + weights.size)
+        for i in range(MOST_POINTS):
+            point, loss, gradient = self.point(i)
+
+            def moved(t: float, point: Array = point) -> float:
+                there = point.copy()
+                there[part] += t * weights
+                return self.loss(there)
+
+            terms = gradient[part] * weights
+            expected = float(terms.sum())
+            slope = self.slope(moved, loss, EPS * float(np.abs(terms).sum()))
+            size = max(abs(slope.value), SAFETY * slope.uncertainty / self.tolerance)
+            error = abs(slope.value - expected) / (size if 0 < size < np.inf else 1.0)
+            corner = slope.uncertainty > 1e-6 * abs(slope.value) and slope.disagreement > 10 * slope.rounding
+            if not (corner or (i == 0 and self.at_corner and error > self.tolerance)):
+                break
+        unit = float(weights[0]) if weights.size == 1 else 1.0
+        return _Comparison(error, first, weights, expected / unit, slope.value / unit, i > 0)
+
+    def point(self, i: int) -> tuple[Array, float, Array]:
+        """The i-th point with its loss and gradient: the given one, then some beside it."""
+        if i == len(self.points):
+            start = self.points[0][0]
+            beside = start + BESIDE * self.scale * self.rng.normal(size=start.size)
+            self.points.append((beside, self.loss(beside), self.gradient(beside)))
+        return self.points[i]
+
+    def slope(self, loss: Callable[[float], float], at_0: float, least: float) -> _Slope:
+        """The derivative of loss(t) at 0, by the step at which it is known best."""
+        best, exponent = _Slope(np.nan, np.inf, np.inf), FIRST_STEP
+        tried = set()
+        while exponent in STEPS and exponent not in tried:
+            tried.add(exponent)
+            h = 10.0**exponent
+            far_below, below, above, far_above = (loss(t) for t in (-2 * h, -h, h, 2 * h))
+            central = (8 * (above - below) - (far_above - far_below)) / (12 * h)
+            forward = (4 * above - far_above - 3 * at_0) / (2 * h)
+            backward = (far_below - 4 * below + 3 * at_0) / (2 * h)
+            quotients = central, forward, backward
+            most = max(map(abs, (far_below, below, at_0, above, far_above)))
+            rounding = self.rounding + EPS * most
+            if most > self.near_loss > 0:  # that of a square grows with its root
+                rounding = self.rounding * (most / self.near_loss) ** 0.5 + EPS * most
+            slope = _Slope(central, max(quotients) - min(quotients), 2 * rounding / h + least)
+            if slope.uncertainty < best.uncertainty:
+                best = slope
+            if SAFETY * best.uncertainty <= min(self.tolerance, 1e-7) * abs(best.value):
+                break
+            exponent += 1 if slope.rounding > slope.disagreement else -1
+        return best
+
+    def narrow(self, found: _Comparison) -> _Comparison:
+        """The part of a direction that has the error: the worse half, as long as one has it."""
+        while found.weights.size > 1:
+            middle = found.weights.size // 2
+            half = _largest([
+                self.compare(found.first, found.weights[:middle]),
+                self.compare(found.first + middle, found.weights[middle:]),
+            ])  # fmt: skip
+            if half.error <= self.tolerance:
+                break
+            found = half
+        return found
+
+
+def _largest(comparisons: list[_Comparison]) -> _Comparison:
+    """The one with the largest error; NaN is the largest."""
+    return comparisons[int(np.argmax([comparison.error for comparison in comparisons]))]
+
+
+def _scale(net: Sequential, X: Array) -> tuple[Array, bool]:
+    """The move of each parameter and each entry of X that moves a sum z by as much as it is large, or by one.
+
+    In the first layer what multiplies a feature of 1000 moves a millionth of what multiplies one of 0.001.
+    And whether some z is at the corner of a ReLU, but for rounding.
+    """
+    scale = np.ones(net.n_parameters)
+    named = net.unflatten(scale)
+    x, sums, at_corner = X, [], False
+    for i, (W, b, activation) in enumerate(layers_of(net), start=1):
+        z = W @ x + (0 if b is None else b)
+        sums.append(min(1.0, float(_rms(z, None).item())))
+        named[f"W{i}"][:] = sums[-1] / _rms(x, 1 if i == 1 else None).T
+        if b is not None:
+            named[f"b{i}"][:] = sums[-1]
+        at_corner |= activation == "relu" and bool((np.abs(z) <= 1e-12 * np.abs(z).max()).any())
+        x = ACTIVATIONS[activation](z)
+    of_inputs = np.broadcast_to(sums[0] / _rms(net.named_parameters()["W1"], 0).T, X.shape)
+    return np.concatenate([scale, of_inputs.ravel()]), at_corner
+
+
+def _rms(a: Array, axis: int | None) -> Array:
+    """The root of the mean square, and 1 for what is all 0."""
+    rms = np.sqrt((a * a).mean(axis=axis, keepdims=True))
+    rms[rms == 0] = 1.0
+    return rms
+
+
+def _names(net: Sequential, X: Array, found: _Comparison) -> str:
+    """The name of a place, or how many places and the first and the last of them."""
+    first, last = _name(net, X, found.first), _name(net, X, found.first + found.weights.size - 1)
+    return first if first == last else f"the {found.weights.size} entries {first} to {last}"
+
+
+def _name(net: Sequential, X: Array, place: int) -> str:
+    """The name of a place, e.g. ``W1[3, 5]`` or ``X[0, 2]``."""
+    arrays = {**net.unflatten(np.arange(net.n_parameters)), "X": net.n_parameters + np.arange(X.size).reshape(X.shape)}
+    for name, places in arrays.items():
+        found = np.argwhere(places == place)
         if len(found):
             return f"{name}[{', '.join(map(str, found[0]))}]"
     raise AssertionError(place)
