@@ -42,7 +42,7 @@ PATH = {"text"}
 ELEMENTS = {"NaN", "negative", "fraction", "five dimensions"}  # of any shape
 
 X, Y = np.ones((3, 5)), np.ones((2, 5))
-NETWORK = {"dtype": ("float32", NOTHING), "rng": (0, SEED)}
+NETWORK = {"init": ("torch", OPTIONAL), "dtype": ("float32", NOTHING), "rng": (0, SEED)}
 BATCH = {"X": (X, NOTHING), "y": (Y, NOTHING)}
 FIT = {
     **BATCH,

@@ -142,6 +142,7 @@ def check_gradients(
     n_directions = as_count(n_directions, "n_directions")
     most_parameters = as_count(most_parameters, "most_parameters", least=0)
     X, y = net._batch(X, y)
+    net.loss(X, y)  # which says so if the parameters have been reshaped
     parameters, start = net.parameters, net.parameters.copy()
     n, end = start.size, start.size + X.size
 
