@@ -99,12 +99,9 @@ def test_the_type_that_is_computed_in():
         ([1.0, b"ford"], r"got b'ford' \(element 1\): encode text"),
         ([1.0, None], r"got None \(element 1\): fill what is missing"),
         ([Decimal("0.1")], r"got Decimal\('0.1'\) \(element 0\): convert with astype\('float64'\)"),
-        ([1, 2j], r"got 2j \(element 1\): pass the real and the imaginary part"),
-        (np.ones((2, 2), complex), r"got \(1\+0j\) in column 0 \(row 0\): pass the real and the imaginary part"),
+        (np.array([1, 2j], object), r"got 2j \(element 1\): pass the real and the imaginary part"),
         ([date(2024, 2, 29)], r"got datetime.date\(2024, 2, 29\) \(element 0\): subtract an origin"),
         ([timedelta(1)], r"got datetime.timedelta\(days=1\) \(element 0\): subtract an origin"),
-        (np.array(["2024-02-29"], "M8[D]"), r"got dtype datetime64\[D\]: subtract an origin"),
-        (np.array([1], "m8[s]"), r"got dtype timedelta64\[s\]: subtract an origin"),
         (np.array([[[1.0, None]]]), r"got None at \(0, 0, 1\)"),
         ({1.0}, r"got \{1.0\}$"),
         (np.array([np.ones(2), np.ones(3)], object), r"got array\(\[1., 1.\]\) \(element 0\)"),
@@ -125,12 +122,16 @@ def test_string_dtype_is_refused():
 @pytest.mark.parametrize(
     ("value", "how"),
     [
-        (np.ones(3, np.longdouble), r"astype\('float64'\)"),
-        (np.ones(3, "f4,f4"), "numpy.lib.recfunctions.structured_to_unstructured"),
+        (np.ones(3, np.longdouble), r"convert with astype\('float64'\)"),
+        (np.ones(3, "f4,f4"), "convert with numpy.lib.recfunctions.structured_to_unstructured"),
+        ([1, 2j], "pass the real and the imaginary part"),
+        (np.ones((2, 2), "c8"), "pass the real and the imaginary part"),
+        (np.array(["2024-02-29"], "M8[D]"), "subtract an origin"),
+        (np.array([1], "m8[s]"), "subtract an origin"),
     ],
 )
 def test_other_types_are_refused(value, how):
-    with pytest.raises(TypeError, match=f"^a: expected float32, float64, .* got dtype .*: convert with {how}"):
+    with pytest.raises(TypeError, match=f"^a: expected float32, float64 or integers, got dtype .*: {how}"):
         as_floats(value, "a", F4)
 
 

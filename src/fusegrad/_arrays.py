@@ -31,6 +31,7 @@ MOST_LEVELS = 64  # of lists in lists that NumPy makes an array of
 OF_THE_VALUE = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
 NO_MASK = "expected an array without a mask, got a masked array: fill it, or leave the masked examples out"
 DATES = "subtract an origin and divide by a unit of time"
+PARTS = "pass the real and the imaginary part as features of their own"
 
 
 def as_dtype(dtype: Any, name: str = "dtype") -> np.dtype[Any]:
@@ -95,15 +96,13 @@ def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
     array = value.view() if type(value) is np.ndarray else _as_array(value, name)
     if array.dtype == dtype:
         return array
-    if array.dtype.kind in "OUSTc":
+    if array.dtype.kind in "OUST":
         array = _as_numbers(array, name, value)
-    elif array.dtype.kind in "mM":
-        raise TypeError(f"{name}: expected numbers, got dtype {array.dtype}: {DATES}")
     elif array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        how = "numpy.lib.recfunctions.structured_to_unstructured" if array.dtype.names else "astype('float64')"
-        raise TypeError(
-            f"{name}: expected float32, float64, float16, integers or bool, got dtype {array.dtype}: convert with {how}"
-        )
+        how = {"c": PARTS, "m": DATES, "M": DATES}.get(array.dtype.kind, "convert with astype('float64')")
+        if array.dtype.names:
+            how = "convert with numpy.lib.recfunctions.structured_to_unstructured"
+        raise TypeError(f"{name}: expected float32, float64 or integers, got dtype {array.dtype}: {how}")
     if dtype is None:
         dtype = OWN_FLOAT.get(array.dtype.newbyteorder("="), FLOATS[1])
     return array.astype(dtype, copy=False)
@@ -147,7 +146,8 @@ def _as_numbers(array: Array, name: str, value: Any) -> Array:
     others = {kind for kind in set(map(type, array.flat)) if not issubclass(kind, (Real, np.bool_))}
     if others:
         place, item = next((place, item) for place, item in np.ndenumerate(array) if type(item) in others)
-        raise TypeError(f"{name}: expected numbers, got {item!r:.80}{_where(place, value)}{_advice(item)}")
+        advice = _advice(item) if place or item is not None else ""  # None alone is not a value that is missing
+        raise TypeError(f"{name}: expected numbers, got {item!r:.80}{_where(place, value)}{advice}")
     try:
         return array.astype(FLOATS[1])
     except (TypeError, ValueError, OverflowError) as error:
@@ -185,7 +185,7 @@ def _advice(item: Any) -> str:
     if item is None or type(item).__name__ in ("NAType", "NaTType"):  # of pandas
         return ": fill what is missing, or leave those examples out"
     if isinstance(item, (complex, np.complexfloating)):
-        return ": pass the real and the imaginary part as features of their own"
+        return f": {PARTS}"
     if isinstance(item, (date, timedelta, np.datetime64, np.timedelta64)):
         return f": {DATES}"
     if hasattr(item, "toarray"):
