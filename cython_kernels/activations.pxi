@@ -31,30 +31,32 @@ cdef enum Activation:
     TANH
 
 
-cdef inline vreal reduce(vreal z, const int lift, vreal* place) noexcept nogil:
-    """2^lift exp(z) = 2^n exp(r) for z <= 0, n integral, |r| <= log(2) / 2: returns r, and the place of 2^n."""
+cdef inline vreal reduce(vreal a, const int lift, vreal* place) noexcept nogil:
+    """2^lift exp(-a) = 2^n exp(r) for a >= 0, n integral, |r| <= log(2) / 2: returns r, and the place of 2^n."""
     cdef vreal origin = splat(POWER_ORIGIN + lift)
-    place[0] = z * splat(<real>1.4426950408889634) + origin     # rounds to the nearest integer
+    place[0] = multiply_add(a, splat(<real>-1.4426950408889634), origin)    # rounds to the nearest integer
     cdef vreal n = place[0] - origin
     # log 2 in two parts; the first has zeros at its end, so that n times it is exact.
     if sizeof(real) == 4:
-        return (z - n * splat(<real>0.693145751953125)) - n * splat(<real>1.42860682030941723e-6)
-    return (z - n * splat(<real>0.693147180369123816490)) - n * splat(<real>1.90821492927058770002e-10)
+        return multiply_add(n, splat(<real>-1.42860682030941723e-6), multiply_add(n, splat(<real>-0.693145751953125), -a))
+    return multiply_add(
+        n, splat(<real>-1.90821492927058770002e-10), multiply_add(n, splat(<real>-0.693147180369123816490), -a))
 
 
-cdef inline vreal exp_minus_line(vreal r) noexcept nogil:
-    """exp(r) - 1 - r for |r| <= log(2) / 2, two terms at a time: a shorter chain than one by one."""
-    cdef vreal q, square = r * r
+cdef inline vreal curvature(vreal r, vreal square) noexcept nogil:
+    """q of exp(r) = 1 + r + r^2 q, |r| <= log(2) / 2, two terms at a time: a shorter chain than one by one."""
+    cdef vreal q
     if sizeof(real) == 4:
-        q = splat(<real>0.0013814471) * square + (splat(<real>0.008368779) * r + splat(<real>0.041668393))
-        q = q * square + (splat(<real>0.1666652) * r + splat(<real>0.49999994))
+        q = splat(<real>0.0013814471)
+        q = multiply_add(q, square, multiply_add(splat(<real>0.008368779), r, splat(<real>0.041668393)))
+        q = multiply_add(q, square, multiply_add(splat(<real>0.1666652), r, splat(<real>0.49999994)))
     else:
-        q = splat(<real>2.4999967851288303e-08) * r + splat(<real>2.763037522765166e-07)
-        q = q * square + (splat(<real>2.755758731695224e-06) * r + splat(<real>2.4801492771559833e-05))
-        q = q * square + (splat(<real>0.00019841269504812682) * r + splat(<real>0.0013888888943915005))
-        q = q * square + (splat(<real>0.008333333333495594) * r + splat(<real>0.04166666666652921))
-        q = q * square + (splat(<real>0.1666666666666641) * r + splat(<real>0.5000000000000011))
-    return square * q
+        q = multiply_add(splat(<real>2.4999967851288303e-08), r, splat(<real>2.763037522765166e-07))
+        q = multiply_add(q, square, multiply_add(splat(<real>2.755758731695224e-06), r, splat(<real>2.4801492771559833e-05)))
+        q = multiply_add(q, square, multiply_add(splat(<real>0.00019841269504812682), r, splat(<real>0.0013888888943915005)))
+        q = multiply_add(q, square, multiply_add(splat(<real>0.008333333333495594), r, splat(<real>0.04166666666652921)))
+        q = multiply_add(q, square, multiply_add(splat(<real>0.1666666666666641), r, splat(<real>0.5000000000000011)))
+    return q
 
 
 cdef inline vreal raised(vreal p, vreal place) noexcept nogil:
@@ -82,17 +84,22 @@ cdef inline void sigmoid_group(const int group, const real* z, real* a) noexcept
     cdef vreal p[GROUP]
     cdef vreal inverse[GROUP]
     cdef vreal error[GROUP]
-    cdef vreal e, below
+    cdef vreal square, e, below
     cdef int i
     for i in range(group):
         # Past the limit exp(-|z|) is 0 in the dtype.
-        p[i] = reduce(-at_most(splat(104 if sizeof(real) == 4 else 746), magnitude(load(z + i * LANES))), LIFT, &place[i])
+        p[i] = reduce(at_most(splat(104 if sizeof(real) == 4 else 746), magnitude(load(z + i * LANES))), LIFT, &place[i])
     for i in range(group):
-        p[i] = p[i] + exp_minus_line(p[i])
+        square = p[i] * p[i]
+        p[i] = multiply_add(square, curvature(p[i], square), p[i])
     for i in range(group):
         e = raised(p[i], place[i])
-        inverse[i] = quotient(unit, one + e * unit)
-        error[i] = all_powers(fused(inverse[i], -e, one - inverse[i] * lifted))     # a power of 2: exact
+        if LIFT == 0:
+            inverse[i] = quotient(one, one + e)
+            error[i] = all_powers(fused(inverse[i], -e, one - inverse[i]))
+        else:       # unit and lifted are powers of two: their products are exact
+            inverse[i] = quotient(unit, multiply_add(e, unit, one))
+            error[i] = all_powers(fused(inverse[i], -e, multiply_add(-inverse[i], lifted, one)))
         # Now unit / (1 + e unit) = inverse (1 + error).
         error[i] = fused(error[i], one + p[i], p[i])
     for i in range(group):
@@ -108,14 +115,15 @@ cdef inline void tanh_group(const int group, const real* z, real* a) noexcept no
     cdef vreal error[GROUP]
     cdef vreal r[GROUP]
     cdef vreal w[GROUP]
-    cdef vreal big, e, e_lost
+    cdef vreal square, big, e, e_lost
     cdef int i
     for i in range(group):
         # Past the limit tanh is 1 in the dtype.
-        r[i] = reduce(-two * at_most(splat(10 if sizeof(real) == 4 else 20), magnitude(load(z + i * LANES))), 0, &s[i])
+        r[i] = reduce(two * at_most(splat(10 if sizeof(real) == 4 else 20), magnitude(load(z + i * LANES))), 0, &s[i])
         s[i] = power_of_two(s[i])
     for i in range(group):
-        w[i] = exp_minus_line(r[i])
+        square = r[i] * r[i]
+        w[i] = square * curvature(r[i], square)
     for i in range(group):
         big = s[i] - one
         e = fused(s[i], w[i], fused(s[i], r[i], big))
@@ -125,7 +133,7 @@ cdef inline void tanh_group(const int group, const real* z, real* a) noexcept no
             inverse[i] = fused(fused(-inverse[i], two + e, one), inverse[i], inverse[i])
         p[i] = -e * inverse[i]
         # -E - (2 + E) p; e and 2 p are of opposite sign and within a factor of 2, so that their sum is exact.
-        error[i] = fused(-p[i], e, -(e + two * p[i])) - e_lost
+        error[i] = fused(-p[i], e, -multiply_add(two, p[i], e)) - e_lost
     for i in range(group):
         store(a + i * LANES, with_sign_of(fused(error[i], inverse[i], p[i]), load(z + i * LANES)))
 
@@ -158,11 +166,11 @@ cdef void activate(int kind, const real* z, real* a, Py_ssize_t n) noexcept nogi
 
 
 cdef inline vreal times_derivative(int kind, vreal delta, vreal a) noexcept nogil:
-    """delta f'(z), from a = f(z)."""
+    """delta f'(z), from a = f(z). ReLU: 0 where a <= 0, so that a NaN in a or delta is not lost elsewhere."""
     if kind == SIGMOID:
         return times_complement(delta * a, a)
     if kind == TANH:
-        return delta * (splat(1) - a * a)
+        return delta * multiply_add(-a, a, splat(1))
     if kind == RELU:
         return where_positive(a, delta)
     return delta

@@ -10,6 +10,9 @@ The gradient of W sums over examples, that is over lanes. Two ways, chosen for e
   transposed  x is transposed (x^T in panels of features) and delta x^T is an ordinary product.
               For wide layers: no sums over lanes. Where few features would leave lanes idle, 2, 4 or 8
               examples share a vector, and that many lanes are added up: narrow layers, small tiles.
+
+Sums over examples are short: a lane adds up SUM_BLOCK examples of a tile, or in the sums that are not cut, of
+a tile of at most 4 096 examples (_plan.LARGEST_TILE) 1 366; the sums of tiles and of blocks of them are added after that.
 """
 
 cdef struct Total:
@@ -51,12 +54,12 @@ cdef inline void add_all_to(
 # ---- the gradient of W, lane-wise -------------------------------------------------------------------
 
 cdef inline void lane_products(
-    const int rows, const int columns, Py_ssize_t n_panels,
+    const int rows, const int columns, const bint ahead, Py_ssize_t n_panels,
     Features delta, Py_ssize_t n_delta, Py_ssize_t i0, Features x, Py_ssize_t n_x, Py_ssize_t j0, Total gradient,
 ) noexcept nogil:
     """The sums over examples of delta_i x_j, for a block at (i0, j0).
 
-    Past the edge the last row or column is computed again and dropped.
+    Past the edge the last row or column is computed again and dropped. ahead: prefetch what is x.ahead.
     """
     # A single sum would wait for itself: it is kept in as many pieces as a panel has vectors.
     cdef int pieces = VECTORS if rows * columns == 1 else 1
@@ -78,14 +81,14 @@ cdef inline void lane_products(
         for v in range(VECTORS):
             for j in range(columns):
                 right[j] = load(xj[j] + v * LANES)
-            if x.ahead:
-                for j in range(0, columns, 2):      # the others are asked for on the way up, by `vector_sums`
+            if ahead:
+                for j in range(0, columns, 2):      # the others are prefetched in the forward pass, by `vector_sums`
                     prefetch(2, xj[j] + x.ahead + v * LANES)
             for i in range(rows):
                 left = load(di[i] + v * LANES)
                 for j in range(columns):
                     place = i * columns + j + v % pieces
-                    sums[place] = sums[place] + left * right[j]
+                    sums[place] = multiply_add(left, right[j], sums[place])
         for i in range(rows):
             di[i] += delta.panel
         for j in range(columns):
@@ -100,28 +103,45 @@ cdef inline void lane_products(
         add_all_to(gradient, i0 + i, j0, totals + i * columns, smaller(columns, n_x - j0))
 
 
-cdef void weight_gradient_lanewise(
-    const Features* deltas, Py_ssize_t n_delta, const Features* inputs, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
+cdef inline void lanewise_block(
+    Features delta, Py_ssize_t n_delta, Features x, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
 ) noexcept nogil:
-    cdef Features delta = deltas[0], x = inputs[0]
+    """`weight_gradient_lanewise`, all examples of a lane one after another."""
     cdef Py_ssize_t i0 = 0, j0
     if n_delta == 1 and n_x == 1:
-        lane_products(1, 1, n_panels, delta, 1, 0, x, 1, 0, gradient)
+        lane_products(1, 1, False, n_panels, delta, 1, 0, x, 1, 0, gradient)
         return
     if n_delta == 1:
         j0 = 0
         while j0 + LANE_COLUMNS < n_x:
-            lane_products(1, LANE_BLOCK, n_panels, delta, 1, 0, x, n_x, j0, gradient)
+            if x.ahead:     # X in place
+                lane_products(1, LANE_BLOCK, True, n_panels, delta, 1, 0, x, n_x, j0, gradient)
+            else:
+                lane_products(1, LANE_BLOCK, False, n_panels, delta, 1, 0, x, n_x, j0, gradient)
             j0 += LANE_BLOCK
         if j0 < n_x:
-            lane_products(1, LANE_COLUMNS, n_panels, delta, 1, 0, x, n_x, j0, gradient)
+            lane_products(1, LANE_COLUMNS, True, n_panels, delta, 1, 0, x, n_x, j0, gradient)
         return
     while i0 < n_delta:
         j0 = 0
         while j0 < n_x:
-            lane_products(LANE_ROWS, LANE_COLUMNS, n_panels, delta, n_delta, i0, x, n_x, j0, gradient)
+            lane_products(LANE_ROWS, LANE_COLUMNS, False, n_panels, delta, n_delta, i0, x, n_x, j0, gradient)
             j0 += LANE_COLUMNS
         i0 += LANE_ROWS
+
+
+cdef void weight_gradient_lanewise(
+    const Features* deltas, Py_ssize_t n_delta, const Features* inputs, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
+) noexcept nogil:
+    cdef Features delta = deltas[0], x = inputs[0]
+    cdef Py_ssize_t n
+    while n_panels > 0:
+        n = smaller(n_panels, SUM_BLOCK // VECTORS)
+        lanewise_block(delta, n_delta, x, n_x, n, gradient)
+        gradient.fresh = False
+        delta.data += n * delta.panel
+        x.data += n * x.panel
+        n_panels -= n
 
 
 # ---- the gradient of W, transposed ------------------------------------------------------------------
@@ -177,7 +197,7 @@ cdef inline void folded_block(
         for group in range(PANEL // fold):
             right = load(folded + group * LANES)
             for i in range(FOLDED_ROWS):
-                sums[i] = sums[i] + splat_group(rows[i] + group * fold, fold) * right
+                sums[i] = multiply_add(splat_group(rows[i] + group * fold, fold), right, sums[i])
         folded += PANEL // fold * LANES
         for i in range(FOLDED_ROWS):
             rows[i] += n_delta * PANEL
@@ -241,8 +261,9 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
 cdef void weight_gradient_transposed(
     const real* delta, Py_ssize_t n_delta, const real* transposed, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
 ) noexcept nogil:
-    """All panels of the tile are summed in registers before the gradient is read and written: 10 % of a step."""
-    cdef Py_ssize_t block
+    """As many panels as a block of a sum has are summed in registers before the gradient is read and written: 10 % of a
+    step."""
+    cdef Py_ssize_t block, p, n
     cdef Output out
     cdef int fold = fold_of(n_x)
     if fold == 2 and LANES > 2:
@@ -256,12 +277,18 @@ cdef void weight_gradient_transposed(
         return
     out.row = gradient.row
     out.bias = NULL
-    out.finish = STORE if gradient.fresh else ADD
     out.activation = 0
     for block in range(panels(n_x)):
         out.data = gradient.data + block * PANEL
         out.columns = smaller(PANEL, n_x - block * PANEL)
-        multiply_tile(n_delta, delta, n_panels, transposed + block * n_panels * PANEL * PANEL, &out)
+        out.finish = STORE if gradient.fresh else ADD
+        p = 0
+        while p < n_panels:
+            n = smaller(n_panels - p, SUM_BLOCK // PANEL)
+            multiply_tile(
+                n_delta, delta + p * n_delta * PANEL, n, transposed + (block * n_panels + p) * PANEL * PANEL, &out)
+            out.finish = ADD
+            p += n
 
 
 # ---- the gradient of b ------------------------------------------------------------------------------
@@ -327,7 +354,8 @@ cdef inline void rows_below_one(
                 place = x + (p * n_x + i) * PANEL + v * LANES
                 a = load(place)
                 lower = w[i] * times_derivative(activation, upper, a)
-                ws[i] = ws[i] + upper * a
+                # sigmoid's derivative has this product, too
+                ws[i] = ws[i] + upper * a if activation == SIGMOID else multiply_add(upper, a, ws[i])
                 ds[i] = ds[i] + lower
                 store(place, lower)
     for i in range(rows):
@@ -436,6 +464,6 @@ cdef void delta_below(
         rows = smaller(rows, layer.n_in - i)
         for p in range(n_panels):
             out.data = x + (p * layer.n_in + i) * PANEL
-            multiply_panel(rows, layer.n_out, &left, Right(delta + p * layer.n_out * PANEL, PANEL), &out)
+            layer_panel(rows, layer.n_out, &left, Right(delta + p * layer.n_out * PANEL, PANEL), &out)
         left.data += rows
         i += rows

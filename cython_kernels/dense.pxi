@@ -66,7 +66,8 @@ cdef void pack_tile(
     cdef real* place
     if order == NULL and x.column == sizeof(real):
         # Feature by feature: memory likes a row read on for the whole tile better than rows in turn. The next
-        # tile is asked for: 2 % of a step of (8, 32, 10^5).
+        # tile is prefetched: 2 % of a step of (8, 32, 10^5).
+        width = count % PANEL
         for feature in range(n):
             column = x.data + first * x.column + feature * x.row
             place = tile + feature * PANEL
@@ -74,7 +75,13 @@ cdef void pack_tile(
                 for v in range(VECTORS):
                     store(place + p * n * PANEL + v * LANES, load(<const real*>column + p * PANEL + v * LANES))
                     prefetch(2, <const real*>column + (whole + p) * PANEL + v * LANES)
-        p = whole
+            if width > 0:
+                column += whole * PANEL * x.column
+                place += whole * n * PANEL
+                for v in range(VECTORS):
+                    store(place + v * LANES, splat(load_anywhere(column + (width - 1) * x.column)))
+                copy(column, width - 1, place)
+        return
     while p < panels(count):
         place = tile + p * n * PANEL
         width = smaller(PANEL, count - p * PANEL)
@@ -97,11 +104,15 @@ cdef void pack_tile(
 cdef void unpack_tile(const real* tile, Matrix out, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """Columns first ... first + count of out from a tile."""
     cdef Py_ssize_t p, lane, feature, width, n = out.rows
+    cdef bint by_rows = lies_by_rows(out)
     cdef char* place
     for p in range(panels(count)):
         width = smaller(PANEL, count - p * PANEL)
         for feature in range(n):
             place = out.data + (first + p * PANEL) * out.column + feature * out.row
+            if by_rows:
+                copy(<const char*>(tile + feature * PANEL), width, <real*>place)
+                continue
             for lane in range(width):
                 store_anywhere(place + lane * out.column, tile[feature * PANEL + lane])
         tile += n * PANEL
@@ -111,6 +122,7 @@ cdef void unpack_tile(const real* tile, Matrix out, Py_ssize_t first, Py_ssize_t
 
 cdef enum:
     ROW_PANELS = 4
+    SINGLE_PANELS = 64              # whose totals of a single output, 16 KiB at most, stay in the L1
     WEIGHT_BLOCK = 128 * 1024       # bytes of W that all panels of a tile pass by, so that it comes from the L2
 
 
@@ -136,7 +148,7 @@ cdef inline void forward_row(
         w = splat(weight[k])
         for p in range(n_panels):
             for v in range(VECTORS):
-                sums[p][v] = sums[p][v] + w * load(x.data + p * x.panel + k * x.feature + v * LANES)
+                sums[p][v] = multiply_add(w, load(x.data + p * x.panel + k * x.feature + v * LANES), sums[p][v])
     for p in range(n_panels):
         for v in range(VECTORS):
             store(a + p * PANEL + v * LANES, sums[p][v])
@@ -145,7 +157,7 @@ cdef inline void forward_row(
 cdef void forward_long(
     Py_ssize_t depth, const real* weight, const real* bias, const Features* x, real* a, Py_ssize_t n_panels,
 ) noexcept nogil:
-    """The same, in the same order, of X as it lies: some features at a time are read on for the whole tile, as memory
+    """The same, in the same order, of X in place: some features at a time are read on for the whole tile, as memory
     likes it."""
     cdef real zero = 0
     cdef const real* start = bias
@@ -162,26 +174,63 @@ cdef void forward_long(
         k += LONG_ROWS
 
 
+cdef inline void forward_block(
+    bint in_place, Py_ssize_t depth, const real* weight, const real* bias, const Features* inputs, real* a, Py_ssize_t n_panels,
+) noexcept nogil:
+    """The same of any number of panels, of a tile or of X in place, all features one after another."""
+    cdef Features x = inputs[0]
+    cdef Py_ssize_t p = 0
+    if in_place:
+        forward_long(depth, weight, bias, inputs, a, n_panels)
+        return
+    while p + ROW_PANELS <= n_panels:
+        forward_row(ROW_PANELS, depth, weight, bias, x, a + p * PANEL)
+        x.data += ROW_PANELS * x.panel
+        p += ROW_PANELS
+    while p < n_panels:
+        forward_row(1, depth, weight, bias, x, a + p * PANEL)
+        x.data += x.panel
+        p += 1
+
+
+cdef void forward_deep(
+    bint in_place, Py_ssize_t depth, const real* weight, const real* bias, const Features* inputs, real* a,
+    Py_ssize_t n_panels,
+) noexcept nogil:
+    """The same of more than one block: some panels at a time, whose totals stay in the L1."""
+    cdef double totals[SINGLE_PANELS * PANEL]
+    cdef Features x = inputs[0]
+    cdef Py_ssize_t p = 0, k, count
+    while p < n_panels:
+        count = smaller(SINGLE_PANELS, n_panels - p)
+        k = 0
+        while k < depth:
+            x.data = inputs.data + p * x.panel + k * x.feature
+            forward_block(
+                in_place, smaller(SUM_BLOCK, depth - k), weight + k, bias if k == 0 else NULL, &x, a, count)
+            if k + SUM_BLOCK < depth:
+                add_block(a, count * PANEL, k == 0, totals)
+            k += SUM_BLOCK
+        round_totals(totals, a, count * PANEL, a)
+        a += count * PANEL
+        p += count
+
+
 cdef void dense_forward(
     Layer* layer, const real* weight, const real* bias, const Features* inputs, real* a, Py_ssize_t n_panels,
 ) noexcept nogil:
     """a = f(W x + b); bias may be NULL. x is a tile unless there is a single output."""
     cdef Features x = inputs[0]
     cdef Py_ssize_t p = 0, i = 0, n_in = layer.n_in, rows
+    cdef bint in_place
     cdef Left left
     cdef Output out
     if layer.n_out == 1:
-        if x.panel < n_in * PANEL:      # X as it lies
-            forward_long(n_in, weight, bias, inputs, a, n_panels)
-            p = n_panels
-        while p + ROW_PANELS <= n_panels:
-            forward_row(ROW_PANELS, n_in, weight, bias, x, a + p * PANEL)
-            x.data += ROW_PANELS * x.panel
-            p += ROW_PANELS
-        while p < n_panels:
-            forward_row(1, n_in, weight, bias, x, a + p * PANEL)
-            x.data += x.panel
-            p += 1
+        in_place = x.panel < n_in * PANEL
+        if n_in <= SUM_BLOCK:
+            forward_block(in_place, n_in, weight, bias, inputs, a, n_panels)
+        else:
+            forward_deep(in_place, n_in, weight, bias, inputs, a, n_panels)
         if layer.activation != IDENTITY:
             activate(<int>layer.activation, a, a, n_panels * PANEL)
         return
@@ -196,7 +245,7 @@ cdef void dense_forward(
         rows = smaller(rows, layer.n_out - i)
         for p in range(n_panels):
             out.data = a + (p * layer.n_out + i) * PANEL
-            multiply_panel(rows, n_in, &left, Right(x.data + p * x.panel, PANEL), &out)
+            layer_panel(rows, n_in, &left, Right(x.data + p * x.panel, PANEL), &out)
             activate(<int>layer.activation, out.data, out.data, rows * PANEL)
         left.data += rows * n_in
         if bias != NULL:

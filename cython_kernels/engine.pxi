@@ -34,47 +34,61 @@ cdef inline const real* bias_of(Walk* walk, Py_ssize_t layer) noexcept nogil:
 
 # ---- the loss ----------------------------------------------------------------------------------------
 
-cdef inline vreal squared_error(vreal prediction, vreal y, vreal* gradient) noexcept nogil:
-    """A loss for one vector of outputs: its value, and its gradient on the prediction."""
+cdef inline vreal squared_error(vreal prediction, vreal y, vreal* total) noexcept nogil:
+    """A loss for one vector of outputs: its gradient on the prediction; its value is added to the total."""
     cdef vreal difference = prediction - y
-    gradient[0] = difference + difference
-    return difference * difference
+    total[0] = multiply_add(difference, difference, total[0])
+    return difference + difference
 
 
 cdef inline void loss_panel(
     const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y, vreal* total,
 ) noexcept nogil:
-    """`loss_stage` of one panel, of which `count` examples are real."""
+    """`loss_stage` of some outputs of one panel, of which `count` examples are real."""
     cdef vreal gradient, loss
     cdef Py_ssize_t i, place
     cdef int v
     for i in range(n_outputs):
         for v in range(VECTORS):
             place = i * PANEL + v * LANES
-            loss = squared_error(load(outputs + place), load(y + place), &gradient)
+            loss = total[v] if count == PANEL else splat(0)
+            gradient = squared_error(load(outputs + place), load(y + place), &loss)
             gradient = times_derivative(activation, splat(weight) * gradient, load(outputs + place))
             if count < PANEL:
-                loss = first_lanes(loss, count - v * LANES)
+                loss = total[v] + first_lanes(loss, count - v * LANES)
                 gradient = first_lanes(gradient, count - v * LANES)
-            total[v] = total[v] + loss
+            total[v] = loss
             store(outputs + place, gradient)
 
 
 cdef inline double loss_of(
     const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
 ) noexcept nogil:
-    cdef Py_ssize_t p
+    cdef Py_ssize_t n, left = n_outputs, terms = 0
     cdef vreal total[VECTORS]       # a single sum would wait for itself
+    cdef double loss = 0
     cdef int v
     for v in range(VECTORS):
         total[v] = splat(0)
-    for p in range(count // PANEL):
-        loss_panel(activation, n_outputs, PANEL, weight, outputs, y, total)
-        outputs += n_outputs * PANEL
-        y += n_outputs * PANEL
-    if count % PANEL:
-        loss_panel(activation, n_outputs, count % PANEL, weight, outputs, y, total)
-    return sum_of_lanes(total[0] + total[1])
+    while count > 0:
+        n = smaller(left, SUM_BLOCK)
+        if terms + n > SUM_BLOCK:
+            loss += sum_of_lanes(total[0] + total[1])
+            for v in range(VECTORS):
+                total[v] = splat(0)
+            terms = 0
+        if count >= PANEL:
+            loss_panel(activation, n, PANEL, weight, outputs, y, total)
+        else:
+            loss_panel(activation, n, count, weight, outputs, y, total)
+        terms += n
+        outputs += n * PANEL
+        y += n * PANEL
+        left -= n
+        if left == 0:
+            left = n_outputs
+            count -= PANEL
+    return loss + sum_of_lanes(total[0] + total[1])
 
 
 cdef double loss_stage(
@@ -174,20 +188,20 @@ cdef inline void line_panel(
         prediction = bias
         for i in range(n):
             inputs[i] = load(x.data + i * x.feature + v * LANES)
-            prediction = prediction + w[i] * inputs[i]
+            prediction = multiply_add(w[i], inputs[i], prediction)
             if x.ahead:
                 prefetch(1, x.data + i * x.feature + v * LANES + AHEAD)
         if x.ahead:
             prefetch(1, y + v * LANES + AHEAD)
-        value = squared_error(prediction, load(y + v * LANES), &gradient)
-        gradient = weight * gradient
+        value = loss[v] if count == PANEL else splat(0)
+        gradient = weight * squared_error(prediction, load(y + v * LANES), &value)
         if count < PANEL:
-            value = first_lanes(value, count - v * LANES)
+            value = loss[v] + first_lanes(value, count - v * LANES)
             gradient = first_lanes(gradient, count - v * LANES)
-        loss[v] = loss[v] + value
+        loss[v] = value
         db[v] = db[v] + gradient
         for i in range(n):
-            dw[i * VECTORS + v] = dw[i * VECTORS + v] + gradient * inputs[i]
+            dw[i * VECTORS + v] = multiply_add(gradient, inputs[i], dw[i * VECTORS + v])
 
 
 cdef inline double line_of(

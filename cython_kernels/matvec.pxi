@@ -7,9 +7,9 @@ and none is idle, where those of a micro-tile would run over two to eight column
 
 The inner loop takes as many rows as fill a vector with totals. Long rows would lie in the same lines of the L1, 4 KiB apart,
 and a few of them wait for their own sums: from CHAIN_DEPTH on a row has CHAINS sums, and LANE_ROWS rows go
-together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that does not lie side by side is copied, a block at a time.
+together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that does not lie side by side is copied.
 
-The order of the sums is their own, and follows from how the matrix lies and how long its rows are. Which factor is the
+A sum is no longer here than `sum_depth` says; multiply_part adds up more. The order is these loops' own, and follows from how the matrix lies and how long its rows are. Which factor is the
 vectors, if any, follows from the whole product and is told to each thread, whose share may look otherwise.
 
 Rejected: four rows at a time throughout (0.5 to 0.9 of the speed); rows that fit the L1 badly asked for as well (0.7).
@@ -24,7 +24,8 @@ cdef enum:
     # inner
     FEW_VECTORS = 8         # that go along a matrix together, but not more than half the lanes, where
     VECTOR_DEPTH = 3        # the sums are as long as so many times n^2, and pay for adding up lanes;
-    VECTOR_BLOCK = 4096     # numbers of each at a time
+    VECTOR_BLOCK = 4096     # elements of each at a time; a vector of sums adds up CHAINS times fewer in each lane
+    VECTOR_SIDE = LONG_COLUMNS // TWO_VECTORS   # sums of each at a time, where their totals are kept
     CHAIN_DEPTH = 1024      # of a row, from which on it has
     CHAINS = 4              # sums
     NEXT_BYTES = 1 << 13    # of the rows to come, a part of the L1, which are asked for where m is far away,
@@ -58,7 +59,7 @@ cdef inline void vector_sums(
         for k in range(rows):
             right = load(data + k * row + j)
             for i in range(n):
-                total[i] = total[i] + left[i * rows + k] * right
+                total[i] = multiply_add(left[i * rows + k], right, total[i])
             if ahead and k % 2:
                 prefetch(2, data + k * row + j + ahead)
         for i in range(n):
@@ -70,7 +71,7 @@ cdef inline void vector_sums(
         for k in range(rows):
             right = load_first(data + k * row + j, columns - j)
             for i in range(n):
-                total[i] = total[i] + left[i * rows + k] * right
+                total[i] = multiply_add(left[i * rows + k], right, total[i])
         for i in range(n):
             store_first(c + i * c_row + j, total[i], columns - j)
 
@@ -127,7 +128,6 @@ cdef struct Inner:
     real* c
     Py_ssize_t c_row
     Py_ssize_t c_column
-    bint first              # nothing stands there yet
 
 
 cdef inline void add_vector_products(
@@ -136,27 +136,31 @@ cdef inline void add_vector_products(
     """sums[i * n + j] += m[i, k:] x[j, k:], a vector of each."""
     cdef vreal right[FEW_VECTORS]
     cdef vreal left
+    cdef const real* m
+    cdef const real* ahead = NULL
     cdef int i, j
     for j in range(n):
         right[j] = load(p.x + j * p.x_row + k)
+    m = afresh(<real*>p.m + k)
+    if coming != UNASKED:
+        ahead = afresh(<real*>m + rows * p.m_row)
     for i in range(rows):
-        left = load(p.m + i * p.m_row + k)
+        left = load(m + i * p.m_row)
         if coming != UNASKED:
-            prefetch(1, p.m + (i + rows) * p.m_row + k)
+            prefetch(1, ahead + i * p.m_row)
         if coming == FROM_MEMORY:
-            prefetch(2, p.m + (i + rows) * p.m_row + k + NEXT_BYTES // sizeof(real))
+            prefetch(2, ahead + i * p.m_row + NEXT_BYTES // sizeof(real))
         for j in range(n):
-            sums[i * n + j] = sums[i * n + j] + left * right[j]
+            sums[i * n + j] = multiply_add(left, right[j], sums[i * n + j])
 
 
 cdef inline void vector_products(const int rows, const int n, const int chains, const Coming coming, Inner p) noexcept nogil:
-    """c (rows, n) = or += m x^T: inner."""
+    """c (rows, n) = m x^T: inner."""
     cdef int count = (rows * n + LANES - 1) // LANES * LANES
     cdef vreal sums[CHAINS][FEW_VECTORS + LANES]    # of `chains` vectors one after another, each goes to its own
     cdef real totals[FEW_VECTORS + LANES]
     cdef vreal right[FEW_VECTORS]
     cdef vreal left
-    cdef real* place
     cdef Py_ssize_t k = 0
     cdef int i, j, u
     for u in range(chains):
@@ -176,15 +180,14 @@ cdef inline void vector_products(const int rows, const int n, const int chains, 
         for i in range(rows):
             left = load_first(p.m + i * p.m_row + k, p.depth - k)
             for j in range(n):
-                sums[0][i * n + j] = sums[0][i * n + j] + left * right[j]
+                sums[0][i * n + j] = multiply_add(left, right[j], sums[0][i * n + j])
     for u in range(1, chains):
         for i in range(rows * n):
             sums[0][i] = sums[0][i] + sums[u][i]
     add_lanes(sums[0], count, totals)
     for i in range(rows):
         for j in range(n):
-            place = p.c + i * p.c_row + j * p.c_column
-            place[0] = totals[i * n + j] if p.first else place[0] + totals[i * n + j]
+            p.c[i * p.c_row + j * p.c_column] = totals[i * n + j]
 
 
 cdef inline void all_products(
@@ -234,50 +237,49 @@ cdef inline Py_ssize_t vectors_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssi
     return larger(FEW_VECTORS * smaller(depth, VECTOR_BLOCK), smaller(LONG_COLUMNS, TWO_VECTORS * larger(rows, columns)))
 
 
+cdef inline Py_ssize_t sum_depth(Matrix m) noexcept nogil:
+    """The longest sums that the loops along m add up."""
+    return VECTOR_BLOCK if m.column == sizeof(real) else SUM_BLOCK
+
+
 cdef void multiply_inner(
     Matrix m, Matrix x, real* c, Py_ssize_t c_row, Py_ssize_t c_column, real* scratch, Air* air, int thread,
 ) noexcept nogil:
-    """c (m.rows, x.rows) = m x^T, element (i, j) at c[i * c_row + j * c_column], a block of the vectors at a time."""
-    cdef Py_ssize_t j, k, k0 = 0
+    """c (m.rows, x.rows) = m x^T, element (i, j) at c[i * c_row + j * c_column]."""
+    cdef Py_ssize_t j, k
     cdef Inner p = Inner(
-        <const real*>m.data, m.row // <Py_ssize_t>sizeof(real), <const real*>x.data, x.row // <Py_ssize_t>sizeof(real), 0,
-        c, c_row, c_column, True)
+        <const real*>m.data, m.row // <Py_ssize_t>sizeof(real), <const real*>x.data, x.row // <Py_ssize_t>sizeof(real),
+        m.columns, c, c_row, c_column)
     cdef Coming coming = UNASKED
     if m.columns >= NEXT_VECTORS * LANES and LANES * m.row <= NEXT_BYTES and is_far(m):
         coming = FROM_MEMORY if m.rows * m.row > MEMORY_BYTES else FROM_L3
-    while k0 < m.columns and not is_raised(&air.stop):
-        p.depth = smaller(VECTOR_BLOCK, m.columns - k0)
-        if not lies_by_rows(x):
-            p.x, p.x_row = scratch, p.depth
-            for j in range(x.rows):
-                for k in range(p.depth):
-                    scratch[j * p.depth + k] = load_anywhere(x.data + j * x.row + (k0 + k) * x.column)
-        if x.rows == 1 and m.columns >= CHAIN_DEPTH:
-            all_products(LANE_ROWS, 1, CHAINS, UNASKED, m.rows, p, air, thread)
-        elif x.rows == 1 and coming == FROM_MEMORY:
-            all_products(LANES, 1, 1, FROM_MEMORY, m.rows, p, air, thread)
-        elif x.rows == 1 and coming == FROM_L3:
-            all_products(LANES, 1, 1, FROM_L3, m.rows, p, air, thread)
-        elif x.rows == 1:
-            all_products(LANES, 1, 1, UNASKED, m.rows, p, air, thread)
-        elif x.rows == 2 and LANES >= 4:
-            all_products(LANES // 2, 2, 1, UNASKED, m.rows, p, air, thread)
-        elif x.rows == 3 and LANES >= 8:
-            all_products(LANES // 3, 3, 1, UNASKED, m.rows, p, air, thread)
-        elif x.rows == 4 and LANES >= 8:
-            all_products(LANES // 4, 4, 1, UNASKED, m.rows, p, air, thread)
-        elif x.rows == 5 and LANES >= 16:
-            all_products(LANES // 5, 5, 1, UNASKED, m.rows, p, air, thread)
-        elif x.rows == 6 and LANES >= 16:
-            all_products(LANES // 6, 6, 1, UNASKED, m.rows, p, air, thread)
-        elif x.rows == 7 and LANES >= 16:
-            all_products(LANES // 7, 7, 1, UNASKED, m.rows, p, air, thread)
-        elif LANES >= 16:
-            all_products(LANES // 8, 8, 1, UNASKED, m.rows, p, air, thread)
-        p.m += VECTOR_BLOCK
-        p.x += VECTOR_BLOCK
-        p.first = False
-        k0 += VECTOR_BLOCK
+    if not lies_by_rows(x):
+        p.x, p.x_row = scratch, p.depth
+        for j in range(x.rows):
+            for k in range(p.depth):
+                scratch[j * p.depth + k] = load_anywhere(x.data + j * x.row + k * x.column)
+    if x.rows == 1 and m.columns >= CHAIN_DEPTH:
+        all_products(LANE_ROWS, 1, CHAINS, UNASKED, m.rows, p, air, thread)
+    elif x.rows == 1 and coming == FROM_MEMORY:
+        all_products(LANES, 1, 1, FROM_MEMORY, m.rows, p, air, thread)
+    elif x.rows == 1 and coming == FROM_L3:
+        all_products(LANES, 1, 1, FROM_L3, m.rows, p, air, thread)
+    elif x.rows == 1:
+        all_products(LANES, 1, 1, UNASKED, m.rows, p, air, thread)
+    elif x.rows == 2 and LANES >= 4:
+        all_products(LANES // 2, 2, 1, UNASKED, m.rows, p, air, thread)
+    elif x.rows == 3 and LANES >= 8:
+        all_products(LANES // 3, 3, 1, UNASKED, m.rows, p, air, thread)
+    elif x.rows == 4 and LANES >= 8:
+        all_products(LANES // 4, 4, 1, UNASKED, m.rows, p, air, thread)
+    elif x.rows == 5 and LANES >= 16:
+        all_products(LANES // 5, 5, 1, UNASKED, m.rows, p, air, thread)
+    elif x.rows == 6 and LANES >= 16:
+        all_products(LANES // 6, 6, 1, UNASKED, m.rows, p, air, thread)
+    elif x.rows == 7 and LANES >= 16:
+        all_products(LANES // 7, 7, 1, UNASKED, m.rows, p, air, thread)
+    elif LANES >= 16:
+        all_products(LANES // 8, 8, 1, UNASKED, m.rows, p, air, thread)
 
 
 cdef void multiply_outer(
@@ -315,7 +317,7 @@ cdef void multiply_outer(
 cdef void multiply_vectors(
     Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread,
 ) noexcept nogil:
-    """`multiply`, or a thread's share of it, where `vectors_of` the whole names a factor."""
+    """`multiply`, or a part of it no deeper than `sum_depth`, where `vectors_of` the whole names a factor."""
     cdef Matrix m = a, x = transposed(b)
     cdef Py_ssize_t m_step = c_row, x_step = 1
     if which == ROWS_OF_A:

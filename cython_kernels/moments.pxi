@@ -50,20 +50,20 @@ cdef double moments_step(
         if layer.bias >= 0:
             e += parameters[layer.bias + o]
         for j in range(n_in):
-            e += w[j] * moments.means[j]
+            e = multiply_add_double(w[j], moments.means[j], e)
             v[j] = 0
         for i in range(n_in):
             row = products + i * n
             for j in range(n_in):
-                v[j] += w[i] * row[j]
+                v[j] = multiply_add_double(w[i], row[j], v[j])
         for j in range(n_in):
-            quadratic += w[j] * v[j]
-            mixed += w[j] * cross[j]
-            dw[j] = <real>(2 / m * (v[j] - cross[j]) + 2 * e * moments.means[j])
+            quadratic = multiply_add_double(w[j], v[j], quadratic)
+            mixed = multiply_add_double(w[j], cross[j], mixed)
+            dw[j] = <real>multiply_add_double(2 / m, v[j] - cross[j], 2 * e * moments.means[j])
         if layer.bias >= 0:
             gradient[layer.bias + o] = <real>(2 * e)
         constant += cross[n_in + o]
-        offset += e * e
+        offset = multiply_add_double(e, e, offset)
     left = quadratic - 2 * mixed + constant
     if not left >= LEAST_LEFT * (quadratic + 2 * (mixed if mixed > 0 else -mixed) + constant):     # NaN included
         return -1

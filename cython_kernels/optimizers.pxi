@@ -157,19 +157,19 @@ cdef inline vreal updated(const int rule, Factors* f, vreal w, vreal g, vreal* f
     if rule != SGD:
         g = g * f.unit
     if rule == ADAGRAD:
-        first[0] = first[0] + g * g
+        first[0] = multiply_add(g, g, first[0])
         return w - f.rate * g / root(f, first[0], g)
     if rule == RMSPROP:
-        first[0] = unless_tiny(f.decay * first[0], g) + (f.fresh * g) * g
+        first[0] = multiply_add(f.fresh * g, g, unless_tiny(f.decay * first[0], g))
         return w - f.rate * g / root(f, first[0], g)
     if rule == ADAM:
-        first[0] = unless_tiny(f.decay * first[0] + f.fresh * g, g)
-        second[0] = unless_tiny(f.decay2 * second[0], first[0]) + (f.fresh2 * g) * g
+        first[0] = unless_tiny(multiply_add(f.decay, first[0], f.fresh * g), g)
+        second[0] = multiply_add(f.fresh2 * g, g, unless_tiny(f.decay2 * second[0], first[0]))
         return w - f.rate * first[0] / root(f, second[0] * f.correction2, first[0])
     if first != NULL:       # momentum
-        first[0] = unless_tiny(f.decay * first[0] - f.rate * g, g)
+        first[0] = unless_tiny(multiply_add(f.decay, first[0], -(f.rate * g)), g)
         return w + first[0]
-    return w - f.rate * g
+    return multiply_add(-f.rate, g, w)
 
 
 cdef inline void update_loop(
@@ -225,7 +225,7 @@ cdef void look_ahead(Update* u, const real* w, real* ahead, Py_ssize_t n) noexce
     cdef vreal mu = splat(<real>u.decay)
     cdef Py_ssize_t i = 0
     while i + LANES <= n:
-        store(ahead + i, load(w + i) + mu * load(u.first + i))
+        store(ahead + i, multiply_add(mu, load(u.first + i), load(w + i)))
         i += LANES
     if i < n:
-        store_first(ahead + i, load_first(w + i, n - i) + mu * load_first(u.first + i, n - i), n - i)
+        store_first(ahead + i, multiply_add(mu, load_first(u.first + i, n - i), load_first(w + i, n - i)), n - i)

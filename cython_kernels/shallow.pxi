@@ -70,7 +70,7 @@ cdef inline void flat_sums(
     for k in range(depth):
         right = load(patterns + k * LANES)
         for i in range(n):
-            sums[i] = sums[i] + take_lanes(rows[i], places, k) * right
+            sums[i] = multiply_add(take_lanes(rows[i], places, k), right, sums[i])
 
 
 cdef void multiply_flat(Matrix a, Matrix b, real* c, Air* air, int thread) noexcept nogil:

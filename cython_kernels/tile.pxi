@@ -6,11 +6,28 @@ panel's row is loaded once, an element of the left factor is broadcast to each r
 is any strided matrix, so W, its transpose and a tile of deltas are all read where they lie.
 The same code, inlined with constant counts of rows and vectors, makes the edges.
 
-The layers hold their activations in panels of examples and call `multiply_panel` and `multiply_tile`.
+The layers hold their activations in panels of examples and call `layer_panel` and `multiply_tile`.
+
+The order of a sum. A layer sums over its inputs k (the delta below it: over its outputs) in one order, whatever the
+layout, the path and the number of examples:
+
+    block_j = the sum over SUM_BLOCK j <= k < SUM_BLOCK (j + 1), one after another, each by `multiply_add`;
+              block_0 starts at the bias, the others at 0
+    sum     = block_0 + block_1 + ..., one after another in float64, rounded once
+
+Every path that sums over inputs must follow it to the bit: an example's prediction then has the same bits in a
+batch of any size. A sum of no more than SUM_BLOCK terms is block_0 itself. One after another, a float32 sum of 10^6
+terms of one sign errs by 1e-4, of 2^25 ones it is 2^24; by blocks it errs by what they do, less than 1e-6, at any length.
+Other sums go by blocks as well: over outputs (`loss_of`), over examples (backward.pxi), of `matmul` (matmul.pxi).
 
 Rejected: inner products throughout (a horizontal sum for each output); a scalar path for edges (it would round
-otherwise than the vectors).
+otherwise than the vectors); float32 totals of blocks (10^-6 at 10^6 terms, and growing; as much work); compensated
+totals (inf - inf makes NaN of an infinite sum); pairwise sums (a stack of partial sums for each micro-tile).
 """
+
+cdef enum:
+    SUM_BLOCK = 512             # terms of a sum that are added one after another
+    TOTAL_REALS = 1 + sizeof(double) // sizeof(real)    # that hold a sum of a block and its total
 
 cdef struct Left:
     # The left factor: element (i, k) is data[i * row + k * step].
@@ -118,6 +135,26 @@ cdef inline void transpose(const int rows, vreal* block) noexcept nogil:
         stage = stage * 2
 
 
+# ---- totals of blocks ----------------------------------------------------------------------------------
+
+cdef void add_block(const real* sums, Py_ssize_t n, bint first, double* totals) noexcept nogil:
+    """totals += the sums of a block; = those of the first."""
+    cdef Py_ssize_t i
+    if first:
+        for i in range(n):
+            totals[i] = sums[i]
+    else:
+        for i in range(n):
+            totals[i] += sums[i]
+
+
+cdef void round_totals(const double* totals, const real* sums, Py_ssize_t n, real* out) noexcept nogil:
+    """out = totals + the sums of the last block, rounded."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = <real>(totals[i] + sums[i])
+
+
 # ---- a micro-tile --------------------------------------------------------------------------------------
 
 cdef inline void start_sums(
@@ -148,7 +185,7 @@ cdef inline void add_products(
         for i in range(rows):
             left = splat(a.data[i * a.row])
             for v in range(vectors):
-                sums[i][v] = sums[i][v] + left * right[v]
+                sums[i][v] = multiply_add(left, right[v], sums[i][v])
         a.data += a.step
         b.data += b.row
 
@@ -249,7 +286,7 @@ cdef inline void half_tile(
         for k in range(depth):
             right = load_half(b.data)
             for i in range(rows):
-                sums[i] = sums[i] + splat_half(left[i * a.row]) * right
+                sums[i] = multiply_add_half(splat_half(left[i * a.row]), right, sums[i])
             left += a.step
             b.data += b.row
         a.data += hop
@@ -310,8 +347,58 @@ cdef inline void multiply_all_rows(
 
 
 cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
-    """c (rows, <= PANEL) from a (rows, depth) and the panel b."""
+    """c (rows, <= PANEL) from a (rows, depth) and the panel b, all k one after another."""
     multiply_all_rows(rows, 1, 0, depth, a[0], b, c[0])
+
+
+cdef void layer_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
+    """`multiply_panel` in the order of a layer's sums, for a panel of a tile: its rows are PANEL apart; STORE or DERIVATIVE."""
+    cdef Left left
+    cdef Output out
+    if depth <= SUM_BLOCK:
+        multiply_panel(rows, depth, a, b, c)
+    elif depth <= 2 * SUM_BLOCK and c.finish == STORE:      # a sum of two, rounded once, is the same in either dtype
+        multiply_panel(rows, SUM_BLOCK, a, b, c)
+        left, out = a[0], c[0]
+        left.data += SUM_BLOCK * left.step
+        out.bias, out.finish = NULL, ADD
+        multiply_panel(rows, depth - SUM_BLOCK, &left, Right(b.data + SUM_BLOCK * b.row, b.row), &out)
+    else:
+        deep_panel(rows, depth, a, b, c)
+
+
+cdef void deep_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
+    """`layer_panel` of more than one block: some rows at a time, whose totals stay in the L1."""
+    cdef real sums[ROWS * PANEL]
+    cdef double totals[ROWS * PANEL]
+    cdef Py_ssize_t n_tiles = parts(rows, ROWS), tile, n, first = 0, i, k
+    cdef Left left
+    cdef const real* bias = c.bias
+    cdef real* place = c.data
+    cdef vreal value
+    cdef Output block = Output(&sums[0], PANEL, PANEL, NULL, STORE, 0)
+    for tile in range(n_tiles):
+        n = even_part(rows, n_tiles, tile)
+        block.bias = bias
+        k = 0
+        while k < depth:
+            left = Left(a.data + first * a.row + k * a.step, a.row, a.step)
+            multiply_panel(n, smaller(SUM_BLOCK, depth - k), &left, Right(b.data + k * b.row, b.row), &block)
+            block.bias = NULL
+            if k + SUM_BLOCK < depth:
+                add_block(sums, n * PANEL, k == 0, totals)
+            k += SUM_BLOCK
+        if c.finish == STORE:
+            round_totals(totals, sums, n * PANEL, place)
+        else:
+            round_totals(totals, sums, n * PANEL, sums)
+            for i in range(n * VECTORS):
+                value = load(place + i * LANES)
+                store(place + i * LANES, times_derivative(c.activation, load(sums + i * LANES), value))
+        place += n * PANEL
+        first += n
+        if bias != NULL:
+            bias += n
 
 
 cdef void multiply_tile(Py_ssize_t rows, const real* a, Py_ssize_t n_panels, const real* b, const Output* c) noexcept nogil:

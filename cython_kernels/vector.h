@@ -42,6 +42,8 @@ enum { ROWS = 6, VECTORS = 2, WIDE_VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4,
 #else
 #if defined(__SSE4_2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 #define VECTOR_BYTES 16 /* 16 registers: 12 + 2 + 1 (32 on aarch64) */
 enum { ROWS = 6, VECTORS = 2, WIDE_VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4, GROUP = 2 };
@@ -228,10 +230,21 @@ FUSEGRAD_INLINE void store_anywhere(char *p, real x) { *(real_anywhere *)p = x; 
 
 /* ---- lanes ------------------------------------------------------------------------------- */
 
+/* Lane i takes lane places[i] of v. */
+FUSEGRAD_INLINE vreal shuffled(vreal v, vbits places) {
+#if defined(__clang__)
+    vreal result = v;
+    for (int i = 0; i < LANES; i++) result[i] = v[places[i] & (LANES - 1)];
+    return result;
+#else
+    return __builtin_shuffle(v, places);
+#endif
+}
+
 /* Lane i takes what lane i ^ step had; step, a constant, is a power of two. */
 FUSEGRAD_INLINE vreal exchange(vreal v, int step) {
     const vbits number = {LANE_NUMBERS};
-    return __builtin_shuffle(v, number ^ (bits)step);
+    return shuffled(v, number ^ (bits)step);
 }
 
 /* (a0, b0, a1, b1, ...) of the lower and of the upper halves. */
@@ -251,7 +264,7 @@ FUSEGRAD_INLINE vreal spread_groups(vreal v, int width, Py_ssize_t depth) {
     const vbits number = {LANE_NUMBERS};
     vbits lane = number % (bits)width;
     vbits place = number / (bits)width * (bits)depth + lane;
-    return (vreal)((vbits)__builtin_shuffle(v, place) & (lane < (bits)depth));
+    return (vreal)((vbits)shuffled(v, place) & (lane < (bits)depth));
 }
 
 /* Lane i of take_lanes(v, places_of(n, step), k) is lane i / n * step + k of v. */
@@ -260,7 +273,7 @@ FUSEGRAD_INLINE vbits places_of(Py_ssize_t n, Py_ssize_t step) {
     for (int i = 0; i < LANES; i++) places[i] = (bits)(i / n * step);
     return places;
 }
-FUSEGRAD_INLINE vreal take_lanes(vreal v, vbits places, Py_ssize_t k) { return __builtin_shuffle(v, places + (bits)k); }
+FUSEGRAD_INLINE vreal take_lanes(vreal v, vbits places, Py_ssize_t k) { return shuffled(v, places + (bits)k); }
 
 FUSEGRAD_INLINE real first_lane(vreal v) { return v[0]; }
 
@@ -302,9 +315,10 @@ FUSEGRAD_INLINE vreal reflected(vreal z, vreal v) {
 #endif
 }
 
-FUSEGRAD_INLINE vreal where_positive(vreal z, vreal a) {
+/* v, but 0 where a <= 0; where a is NaN v stays. */
+FUSEGRAD_INLINE vreal where_positive(vreal a, vreal v) {
     vreal zero = {0};
-    return (vreal)((vbits)a & (z > zero));
+    return (vreal)((vbits)v & ~(vbits)(a <= zero));
 }
 
 /* min and max of a constant and a vector; a NaN in the vector stays. */
@@ -349,22 +363,49 @@ FUSEGRAD_INLINE vreal square_root(vreal v) {
 #endif
 }
 
-/* a * b + c, rounded once: what the error terms below rest on. Without such an instruction, float32
-   goes through float64; float64 rounds twice, which its bound allows. */
-FUSEGRAD_INLINE vreal fused(vreal a, vreal b, vreal c) {
+/* a * b + c: one rounding where the processor has such an instruction, else two. The compiler contracts nothing by itself
+   (-ffp-contract=off): it would in one loop and not in another, and a sum would depend on where it is computed. */
+FUSEGRAD_INLINE vreal multiply_add(vreal a, vreal b, vreal c) {
 #if defined(__FMA__)
     return (vreal)NATIVE(fmadd)(a, b, c);
-#elif defined(__FP_FAST_FMA)
-    for (int i = 0; i < LANES; i++)
-        c[i] = sizeof(real) == 4 ? (real)__builtin_fmaf((float)a[i], (float)b[i], (float)c[i])
-                                 : (real)__builtin_fma((double)a[i], (double)b[i], (double)c[i]);
-    return c;
-#elif FUSEGRAD_REAL == 32
+#elif defined(__aarch64__) && FUSEGRAD_REAL == 32
+    return (vreal)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#elif defined(__aarch64__)
+    return (vreal)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+/* The same of half a vector, which only AVX-512 computes with. */
+FUSEGRAD_INLINE vhalf multiply_add_half(vhalf a, vhalf b, vhalf c) {
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    return (vhalf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__AVX512F__)
+    return (vhalf)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* The same of two numbers, in float64. */
+FUSEGRAD_INLINE double multiply_add_double(double a, double b, double c) {
+#if defined(__FMA__) || defined(__aarch64__)
+    return __builtin_fma(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* a * b + c, rounded once: what the error terms of the activations rest on. Without such an instruction, float32
+   goes through float64; float64 rounds twice, which its bound allows. */
+FUSEGRAD_INLINE vreal fused(vreal a, vreal b, vreal c) {
+#if defined(__FMA__) || defined(__aarch64__) || FUSEGRAD_REAL == 64
+    return multiply_add(a, b, c);
+#else
     typedef double wide __attribute__((vector_size(2 * VECTOR_BYTES)));
     wide sum = __builtin_convertvector(a, wide) * __builtin_convertvector(b, wide) + __builtin_convertvector(c, wide);
     return __builtin_convertvector(sum, vreal);
-#else
-    return a * b + c;
 #endif
 }
 

@@ -71,6 +71,30 @@ def relative(actual, expected):
     return float(np.abs(np.asarray(actual, dtype="float64") - expected).max() / (scale if scale > 0 else 1))
 
 
+#: The terms of a sum that a kernel adds one after another (SUM_BLOCK in cython_kernels/tile.pxi).
+SUM_BLOCK = 512
+
+
+def sums_of_one_sign(weight, x):
+    """The exact weight (n, d) x (d, m) of float32 terms of one sign, and the relative error that is allowed.
+
+    A rounding is off by half an eps at the most, so a block of SUM_BLOCK terms by sqrt(SUM_BLOCK) / 2 eps. The errors of many
+    blocks cancel, and what is left of them is no more than NumPy's pairwise sums have.
+    """
+    exact = np.einsum("nd,dm->nm", weight, x, dtype="float64")
+    eps = np.finfo("float32").eps
+    if x.shape[0] < 100 * SUM_BLOCK:
+        return exact, np.sqrt(SUM_BLOCK) / 2 * eps
+    pairwise = np.array([np.sum(weight[0] * column) for column in x.T[:8]])
+    return exact, max(4 * np.max(np.abs(pairwise / exact[0, :8] - 1)), eps)
+
+
+def assert_sums(actual, exact, allowed):
+    """`allowed`: relative."""
+    assert actual.dtype == "float32"
+    assert np.max(np.abs(actual / exact - 1)) <= allowed
+
+
 def reference(net, X, y):
     """Everything that the float64 reference says of a network."""
     layers = fg.reference.layers_of(net, "float64")

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 from scipy.optimize import minimize
-from support import FIVE_LAYERS, LANES, TOLERANCE, examples, in_a_new_process, reference, relative, shaken, within
+from support import (
+    FIVE_LAYERS, LANES, SUM_BLOCK, TOLERANCE, examples, in_a_new_process, reference, relative, shaken, within,
+)  # fmt: skip
 
 import fusegrad as fg
 
@@ -240,6 +242,61 @@ def test_nan_goes_through_forward(dtype):
         X = np.zeros((2, 40))
         X[0, 7] = np.nan
         assert np.flatnonzero(np.isnan(net(X)[0])).tolist() == [7]
+
+
+@pytest.mark.parametrize("activation", [fg.Identity, fg.Sigmoid, fg.Tanh, fg.ReLU])
+@pytest.mark.parametrize("sizes", [(2, 5, 1), (3, 40, 2), (7, 1), (1, 1), (20, 33, 17, 1), (4, 9, 9, 30)])
+def test_nan_goes_where_the_reference_lets_it(sizes, activation, dtype):
+    """From X, y or a bias to the loss and each gradient, and to no other example's prediction."""
+    layers = [part for pair in zip(sizes, sizes[1:], strict=False) for part in (fg.Linear(*pair), activation())]
+    for stack in (layers, layers[:-1]):
+        net = shaken(*stack, dtype=dtype)
+        for m in (1, LANES[dtype], 2 * LANES[dtype] + 3):
+            for source in ("X", "y", "bias"):
+                X, y = (v.astype(dtype) for v in examples(net, m))
+                kept = net.parameters.copy()
+                if source == "bias":
+                    net.named_parameters()["b1"][-1] = np.nan
+                else:
+                    (X if source == "X" else y)[-1, m // 2] = np.nan
+                oracle = fg.reference.layers_of(net)
+                loss, gradient = net.loss_and_gradient(X, y)
+                assert np.isnan(loss)
+                for found, right in (
+                    (gradient, fg.reference.loss_and_gradient(oracle, X, y)[1]),
+                    (net.input_gradient(X, y), fg.reference.input_gradient(oracle, X, y)),
+                    (net(X), fg.reference.forward(oracle, X)),
+                ):
+                    np.testing.assert_array_equal(np.isnan(found), np.isnan(right))
+                net.parameters[:] = kept
+
+
+@pytest.mark.parametrize("n_outputs", [100, 512, 513, 1000, 100_000, 1_000_000])
+def test_the_loss_over_many_outputs(n_outputs):
+    """float32: as near as a block of the sum, which lanes share."""
+    rng = np.random.default_rng(n_outputs)
+    net = fg.Sequential(fg.Linear(1, n_outputs), rng=0, dtype="float32")
+    net.parameters[:] = 0
+    for m in (1, 3, 16) if n_outputs > 1000 else (1, 16, 300):
+        y = rng.normal(3, 1, size=(n_outputs, m)).astype("float32")
+        exact = np.einsum("om,om->", y, y, dtype="float64") / m
+        allowed = np.sqrt(SUM_BLOCK) / 2 * np.finfo("float32").eps
+        assert abs(net.loss(np.zeros((1, m)), y) / exact - 1) <= allowed
+
+
+def test_gradients_over_many_examples_of_one_sign():
+    """float32: tiles of up to 4 096 examples, summed lane-wise and transposed, are as near as their blocks."""
+    m = 1 << 20
+    for n_in, n_out in ((1, 1), (2, 2), (3, 1), (9, 3), (12, 2), (40, 3)):
+        net = fg.Sequential(fg.Linear(n_in, n_out), rng=0, dtype="float32")
+        net.parameters[:] = 0
+        rng = np.random.default_rng(n_in)
+        X, y = rng.random((n_in, m), dtype="float32"), -rng.random((n_out, m), dtype="float32")
+        gradient = net.loss_and_gradient(X, y)[1]
+        exact = np.einsum("om,im->oi", y, X, dtype="float64") * (-2 / m)
+        bias = y.sum(axis=1, dtype="float64") * (-2 / m)
+        expected = np.concatenate([exact.ravel(), bias])
+        assert np.abs(gradient / expected - 1).max() <= np.sqrt(SUM_BLOCK) / 2 * np.finfo("float32").eps
 
 
 # ---- parameters ----

@@ -58,7 +58,7 @@ def times_derivative(grad_a: Array, a: Array, activation: str) -> Array:
         case "sigmoid":
             return grad_a * a * (1 - a)
         case "relu":
-            return grad_a * (a > 0)
+            return np.where(a <= 0, 0, grad_a)  # so that a NaN in a or in grad_a is not lost
         case "tanh":
             return grad_a * (1 - a * a)
     raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from support import LANES, TOLERANCE, relative
+from support import LANES, SUM_BLOCK, TOLERANCE, assert_sums, relative, sums_of_one_sign
 
 import fusegrad as fg
+from fusegrad._kernels import by_dtype
 
 ACTIVATIONS = ["identity", "sigmoid", "relu", "tanh"]
 
@@ -105,6 +106,87 @@ def test_out_and_layouts(dtype):
         np.testing.assert_array_equal(one, two)
     assert fg.kernels.dense_forward(weight, x, bias, "tanh", out=x) is x
     np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.parametrize("d", [SUM_BLOCK, SUM_BLOCK + 1, 1000, 100_000, 1_000_000])
+def test_long_sums_of_one_sign(d):
+    """Over the features, of one output or several, of X packed or in place; over the outputs, for the gradient on x."""
+    rng = np.random.default_rng(d)
+    in_place = by_dtype[np.dtype("float32")].panel  # so many examples are read in place by a single output
+    weight, x = rng.random((3, d), dtype="float32"), rng.random((d, in_place + 1), dtype="float32")
+    several = fg.kernels.dense_forward(weight, x)
+    assert_sums(several, *sums_of_one_sign(weight, x))
+    for examples in (in_place, in_place + 1, 1):
+        single = fg.kernels.dense_forward(weight[:1], x[:, :examples])
+        np.testing.assert_array_equal(single, several[:1, :examples])
+    zeros = np.zeros((d, 2), "float32")
+    upper = np.ascontiguousarray(x[:, :2])
+    grad_x = fg.kernels.dense_backward(np.ascontiguousarray(weight.T), zeros[:3], zeros, upper)[2]
+    assert_sums(grad_x, *sums_of_one_sign(weight, upper))
+
+
+def test_a_bias_starts_the_first_block(dtype):
+    """It is added once, before the first feature."""
+    for n_out in (1, 2):
+        for d in (1, SUM_BLOCK, SUM_BLOCK + 1, 3 * SUM_BLOCK):
+            weight, x, bias, _ = case(d, n_out, 5, dtype)
+            with_ones = np.concatenate([bias, weight], axis=1), np.concatenate([np.ones((1, 5), dtype), x])
+            actual = fg.kernels.dense_forward(weight, x, bias)
+            if d < SUM_BLOCK:
+                np.testing.assert_array_equal(actual, fg.kernels.dense_forward(*with_ones))
+            assert relative(actual, with_ones[0].astype("float64") @ with_ones[1]) <= TOLERANCE[dtype]
+
+
+def test_integers_add_up_exactly():
+    """2^20 times 65, where one after another in float32 every term beyond 2^25 would count as 64."""
+    d = 1 << 20
+    weight, x = np.full((2, d), 65, "float32"), np.ones((d, 1), "float32")
+    for rows in (weight, weight[:1]):
+        assert (fg.kernels.dense_forward(rows, x) == 65 * d).all()
+    assert (fg.kernels.matmul(weight, x) == 65 * d).all()
+    assert (fg.kernels.matmul(x.T, weight.T) == 65 * d).all()
+
+
+def test_sums_over_blocks_overflow_as_others_do():
+    """Infinities are not made NaN, and finite blocks whose total is finite do not overflow on the way."""
+    weight = np.ones((2, 3 * SUM_BLOCK), "float32")
+    x = np.zeros((3 * SUM_BLOCK, 3), "float32")
+    x[[0, SUM_BLOCK, 2 * SUM_BLOCK], 0] = 3e38, 3e38, -3e38
+    x[5, 1] = np.inf
+    x[[5, SUM_BLOCK], 2] = np.inf, -np.inf
+    expected = np.array([3e38, np.inf, np.nan], "float32")
+    for rows in (weight, weight[:1]):
+        for found in fg.kernels.dense_forward(rows, x):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_nan_goes_through_derivatives(activation, dtype):
+    """A NaN in an activation, or in the gradient on it, comes out where the reference lets it out; nowhere else."""
+    for n_in, n_out, m in sizes(dtype):
+        weight, x, _, grad_a = case(n_in, n_out, m, dtype)
+        a = fg.kernels.dense_forward(weight, x, None, activation)
+        for example in (0, m // 2, m - 1):
+            for of_a, of_grad in ((True, False), (False, True), (True, True)):
+                odd_a, odd_grad = a.copy(), grad_a.copy()
+                if of_a:
+                    odd_a[n_out // 2, example] = np.nan
+                if of_grad:
+                    odd_grad[n_out // 2, example] = np.nan
+                found = fg.kernels.dense_backward(weight, x, odd_a, odd_grad, activation)
+                right = fg.reference.dense_backward(weight, x, odd_a, odd_grad, activation)
+                for one, other in zip(found, right, strict=True):
+                    np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
+
+
+def test_relu_lets_through_what_is_not_at_most_zero(dtype):
+    """As PyTorch's threshold: 0 where a <= 0, whatever the gradient, and the gradient elsewhere, NaN included."""
+    one = np.ones((1, 1), dtype)
+    for a, gradient, expected in (
+        (np.nan, 3, 3), (np.inf, 3, 3), (2, np.nan, np.nan), (0, 3, 0), (-0.0, 3, 0), (0, np.nan, 0), (0, np.inf, 0),
+    ):  # fmt: skip
+        for backward in (fg.kernels.dense_backward, fg.reference.dense_backward):
+            np.testing.assert_array_equal(backward(one, one, a * one, gradient * one, "relu")[2], [[expected]])
 
 
 def test_what_is_refused():

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from support import LANES, relative
+from support import LANES, SUM_BLOCK, assert_sums, relative, sums_of_one_sign
 
 import fusegrad as fg
 
@@ -300,6 +300,46 @@ def test_the_stride_of_a_single_row_or_column_says_nothing(threads):
             np.testing.assert_array_equal(matmul(b.T, row.T), expected[1])
 
 
+@pytest.mark.parametrize("d", [SUM_BLOCK, SUM_BLOCK + 1, 1000, 5000, 100_000, 1_000_000])
+def test_long_sums_of_one_sign(d, threads):
+    """By one vector, by two, by a few and by many, whichever way the factors lie."""
+    rng = np.random.default_rng(d)
+    for n, k in ((1, 1), (1, 9), (2, 5), (3, 4)) if d > 5000 else ((1, 1), (1, 40), (2, 33), (5, 17), (40, 33)):
+        a, b = rng.random((n, d), dtype="float32"), rng.random((d, k), dtype="float32")
+        exact, allowed = sums_of_one_sign(a, b)
+        for left in (a, np.asfortranarray(a), np.repeat(a, 2, axis=1)[:, ::2]):
+            for right in (b, np.asfortranarray(b), np.repeat(b, 2, axis=1)[:, ::2]):
+                threads(1)
+                product = matmul(left, right)
+                assert_sums(product, exact, allowed)
+                assert_sums(matmul(right.T, left.T).T, exact, allowed)
+                threads(3)
+                np.testing.assert_array_equal(matmul(left, right), product)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "k"),
+    [
+        (3, 16_384, 5), (3, 16_385, 5), (4, 40_000, 9), (1030, 16_400, 3), (9, 16_400, 1041),
+        (1, 513, 2049), (2, 1200, 4100), (1, 4097, 1), (2100, 4097, 1), (2050, 9000, 2),
+    ],
+)  # fmt: skip
+def test_edges_of_deep_products(n, d, k, dtype, threads):
+    """Deep ones are cut into pieces, whose totals wait for the next ones; so are their rows and columns."""
+    a, b = operands(n, d, k, dtype)
+    exact = a.astype("float64") @ b
+    error = 2 * d * np.finfo(dtype).eps  # partial sums of up to 4 sqrt(d), rounded sqrt(d) times the same way
+    for left, right in ((a, b), (np.asfortranarray(a), b), (a, np.asfortranarray(b))):
+        frame = np.full((n + 2, k + 2), 7, dtype)
+        threads(1)
+        matmul(left, right, out=frame[1:-1, 1:-1])
+        assert np.abs(frame[1:-1, 1:-1] - exact).max() <= error
+        threads(2)
+        np.testing.assert_array_equal(matmul(left, right), frame[1:-1, 1:-1])
+        frame[1:-1, 1:-1] = 7
+        assert (frame == 7).all()
+
+
 def test_out(dtype):
     a, b = operands(20, 30, 40, dtype)
     expected = matmul(a, b)
@@ -342,6 +382,9 @@ def test_mixed_and_integer_operands():
     assert matmul(a, b).dtype == "float64"
     assert matmul(b, a).dtype == "float32"
     np.testing.assert_array_equal(matmul(a, b), a @ b)
+    wide = np.array([[1.0, 2.0, 1e300]]).T
+    assert matmul(np.ones((1, 2), "float32"), wide[:2]).dtype == "float32"  # the dtype of the first
+    assert matmul(wide.T, np.ones((3, 1), "float32"))[0, 0] == 1e300
 
 
 def test_nan_and_inf(dtype):

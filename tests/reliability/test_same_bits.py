@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, LANES, examples, in_a_new_process, shaken, tried
+from support import FIVE_LAYERS, LANES, SUM_BLOCK, examples, in_a_new_process, shaken, tried
 
 import fusegrad as fg
 
@@ -16,6 +16,15 @@ NETWORKS = {
     "two-layer sigmoid": (fg.Linear(8, 32), fg.Sigmoid(), fg.Linear(32, 1)),
     "five layers": FIVE_LAYERS,
 }
+#: Sums of more than one block, over features and over outputs.
+WIDE = {
+    "one output": (fg.Linear(SUM_BLOCK + 1, 1),),
+    "one output of many blocks": (fg.Linear(5 * SUM_BLOCK + 7, 1), fg.Sigmoid()),
+    "a few outputs": (fg.Linear(3 * SUM_BLOCK, 3), fg.Tanh(), fg.Linear(3, 1)),
+    "wide throughout": (
+        fg.Linear(1100, 70), fg.ReLU(), fg.Linear(70, 2 * SUM_BLOCK + 3), fg.Tanh(), fg.Linear(2 * SUM_BLOCK + 3, 530),
+    ),
+}  # fmt: skip
 
 
 def trained(layers, dtype, m, batch_size, optimizer, n_threads, epochs=3, moments=True):
@@ -62,14 +71,24 @@ def digest(dtype, moments):
     return found.hexdigest()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", WIDE)
+def test_wide_layers_on_any_number_of_threads(name, dtype):
+    for m, batch_size in ((5, None), (700, 300)):
+        expected = trained(WIDE[name], dtype, m, batch_size, fg.Adam, 1)
+        for n_threads in N_THREADS[1:]:
+            assert trained(WIDE[name], dtype, m, batch_size, fg.Adam, n_threads) == expected
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *WIDE])
 def test_one_examples_prediction_anywhere_in_a_batch(name, dtype):
-    net = shaken(*NETWORKS[name], dtype=dtype)
+    net = shaken(*{**NETWORKS, **WIDE}[name], dtype=dtype)
     X, _ = examples(net, 1)
     x = X.astype(dtype)
     alone = net(x)[:, 0]
     rng = np.random.default_rng(0)
-    sizes = [*range(1, 3 * LANES[dtype] + 2), 100, 255, 256, 257, 1000, 4097, 30_000]
+    sizes = [*range(1, 3 * LANES[dtype] + 2), 100, 255, 256, 257, 1000]
+    if name in NETWORKS:
+        sizes += [4097, 30_000]
     for m in sizes:
         batch = rng.normal(size=(net.n_features, m)).astype(dtype)
         places = {0, m - 1, m // 2, *rng.integers(m, size=3).tolist()}
