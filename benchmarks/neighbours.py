@@ -1,7 +1,7 @@
 """The default number of threads beside busy processes, against one thread (`make bench-promises`).
 
-Each row is one call with the default and with one thread, in turn, while 0, 1 and 2 other processes never rest. At least
-0.9 of the speed of one thread is promised. Not pinned: which processor a thread gets is the question.
+Each row is one call with the default and with one thread, in turn, while 0, 1 and 2 other processes never rest. At
+least 0.9 of the speed of one thread is promised. Not pinned: which processor a thread gets is the question.
 """
 
 import statistics
@@ -47,7 +47,8 @@ def fits() -> Iterator[tuple[str, Callable[[int | None], Any]]]:
             def fit(
                 n_threads: int | None, net: Any = net, optimizer: Any = optimizer, few: Any = few, b: int = batch_size
             ) -> None:
-                net.fit(*few, optimizer=optimizer, epochs=1 if b > 4096 else 20, batch_size=b, rng=0, n_threads=n_threads)
+                epochs = 1 if b > 4096 else 20
+                net.fit(*few, optimizer=optimizer, epochs=epochs, batch_size=b, rng=0, n_threads=n_threads)
 
             yield f"fit ({n}, {k}), batches of {batch_size}", fit
     for size in (128, 256, 512, 1024):

@@ -15,12 +15,14 @@ are, where the gradient is as small, and a second average only together with the
 what is left of the first, divided by eps.
 
 A square overflows where its root does not. The rules with squares are the same for gradients, states and eps in other
-units. So where an element of a gradient is too large for the sum of 2^28 of its squares, the states are rescaled to units of 2^exponent
-(first averages) and of its square (averages of squares). The exponent is the optimizer's, and 0 but for such gradients.
+units. So where an element of a gradient is too large for the sum of 2^28 of its squares, the states are rescaled to
+units of 2^exponent (first averages) and of its square (averages of squares). The exponent is the optimizer's, and 0
+but for such gradients.
 
 A square underflows where its root does not. In exact arithmetic the root of an average of squares is never smaller than
-a known part of |g|, or of |m| (by the inequality of Cauchy and Schwarz). That bound is taken where the root falls below it, so that a step is never
-longer than the rule allows, whatever eps is; where squares are normal numbers it changes nothing.
+a known part of |g|, or of |m| (by the inequality of Cauchy and Schwarz). That bound is taken where the root falls below
+it, so that a step is never longer than the rule allows, whatever eps is; where squares are normal numbers it changes
+nothing.
 """
 
 from libc.math cimport expm1, fabs, frexp, ldexp, sqrt

@@ -10,7 +10,16 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 from scipy.optimize import minimize
 from support import (
-    FIVE_LAYERS, LANES, SUM_BLOCK, TOLERANCE, examples, in_a_new_process, reference, relative, shaken, within,
+    FIVE_LAYERS,
+    LANES,
+    SUM_BLOCK,
+    TOLERANCE,
+    examples,
+    in_a_new_process,
+    reference,
+    relative,
+    shaken,
+    within,
 )  # fmt: skip
 
 import fusegrad as fg
@@ -248,7 +257,7 @@ def test_nan_goes_through_forward(dtype):
 @pytest.mark.parametrize("sizes", [(2, 5, 1), (3, 40, 2), (7, 1), (1, 1), (20, 33, 17, 1), (4, 9, 9, 30)])
 def test_nan_goes_where_the_reference_lets_it(sizes, activation, dtype):
     """From X, y or a bias to the loss and each gradient, and to no other example's prediction."""
-    layers = [part for pair in zip(sizes, sizes[1:], strict=False) for part in (fg.Linear(*pair), activation())]
+    layers = [part for pair in itertools.pairwise(sizes) for part in (fg.Linear(*pair), activation())]
     for stack in (layers, layers[:-1]):
         net = shaken(*stack, dtype=dtype)
         for m in (1, LANES[dtype], 2 * LANES[dtype] + 3):

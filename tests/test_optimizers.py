@@ -65,8 +65,8 @@ def test_100_steps_of_the_equations(make, n, rng):
 @each_optimizer
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_no_average_stays_subnormal(make, dtype):
-    # Where a gradient ends, an average decays, and arithmetic on subnormal numbers is slow. A second average is needed for
-    # as long as there is a first one.
+    # Where a gradient ends, an average decays, and arithmetic on subnormal numbers is slow. A second average is needed
+    # for as long as there is a first one.
     tiny = np.finfo(dtype).smallest_normal
     gradient = np.array([tiny, 30 * tiny, np.sqrt(tiny), 30 * np.sqrt(tiny), 1.0], dtype)
     w = np.ones_like(gradient)
@@ -514,8 +514,8 @@ def test_a_gradient_too_large_to_be_squared(make, dtype, rng):
     """The equations in a wider dtype; half way the optimizer goes through its state_dict and a pickle."""
     large = float(np.finfo(dtype).max) / 1e3
     gradients = rng.normal(size=(60, 37)).astype(dtype)
-    gradients[20:] *= np.dtype(dtype).type(large ** 0.6)
-    gradients[40:] *= np.dtype(dtype).type(large ** 0.4)
+    gradients[20:] *= np.dtype(dtype).type(large**0.6)
+    gradients[40:] *= np.dtype(dtype).type(large**0.4)
     optimizer, w = make(), np.zeros(37, dtype)
     if optimizer.rule == "sgd":
         gradients /= np.dtype(dtype).type(large)

@@ -462,7 +462,9 @@ def test_a_callback_stops_with_numpys_true_too(stop):
     assert history.epochs == 1
     history = net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.Adam(), epochs=5, callbacks=[lambda net, history: None])
     assert history.epochs == 5
-    with pytest.raises(TypeError, match=r"callbacks\[1\]: expected it to return None, True .to stop. or False, got 'text'"):
+    with pytest.raises(
+        TypeError, match=r"callbacks\[1\]: expected it to return None, True .to stop. or False, got 'text'"
+    ):
         net.fit([0.0], [1.0], optimizer=fg.Adam(), epochs=5, callbacks=[lambda *_: False, lambda *_: "text"])
 
 

@@ -76,7 +76,7 @@ def default_threads() -> tuple[int, str]:
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if asked.isdecimal() and int(asked) > 0:  # the runtime ignores what is not
         return openmp, "OMP_NUM_THREADS"
-    # Of the process: with OMP_PROC_BIND or the like OpenMP binds this thread to one processor, and knows what was before.
+    # That of the process: with OMP_PROC_BIND or the like OpenMP has bound this thread to one processor.
     limits = {"affinity": runtime.processors()}
     quota = _cgroup_quota()
     if quota is not None:
@@ -101,8 +101,8 @@ def set_num_threads(n: int | None) -> None:
     Parameters
     ----------
     n : int or None
-        At least 1; more than 64, or the processors if there are more, count as so many. None goes back to the default: ``OMP_NUM_THREADS``, else the processors that this
-        process may use (affinity and cgroup quota counted).
+        At least 1; at most 64, or the number of processors, are used. None goes back to the default:
+        ``OMP_NUM_THREADS``, else the processors that this process may use (affinity and cgroup quota counted).
 
     Raises
     ------

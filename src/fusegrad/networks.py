@@ -353,10 +353,11 @@ class Sequential:
         Notes
         -----
         Safe against being killed or interrupted at any time: either the old file stands there or the new one. A hard
-        link to the old file keeps the old content. If another thread trains the network at the same time, call it from
-        a callback instead: that is a RuntimeError. In a signal handler it may be called during a fit, but with optimizer
-        or rng only where no epoch is half made; handlers wait up to 100 ms for that. Where epochs take longer, set a flag
-        in the handler, and save in a callback.
+        link to the old file keeps the old content.
+
+        While another thread trains the network it is a RuntimeError: call it from a callback of that fit. A signal
+        handler may call it during a fit, but with optimizer or rng only where no epoch is half made; handlers wait up
+        to 100 ms for that. Where epochs take longer, set a flag in the handler, and save in a callback.
         """
         self._lock.check_save(optimizer is not None or rng is not None)
         arrays, metadata = self.state_dict(), {"layers": _files.describe(self.layers), "dtype": self.dtype.name}
@@ -767,8 +768,8 @@ class Sequential:
             training by returning True. It returns True, False or None.
         on_divergence : {"raise", "stop"}
             What to do when a loss, a gradient, a state of the optimizer or a parameter is no longer finite. The
-            epochs that are not finite from end to end are taken back, from network, optimizer and `rng`; then a `DivergenceError` is raised, or the
-            History returned, with that error as its ``divergence``.
+            epochs that are not finite from end to end are taken back, from network, optimizer and `rng`; then a
+            `DivergenceError` is raised, or the History returned, with that error as its ``divergence``.
         verbose : {0, 1, 2}
             Nothing; a progress bar (needs tqdm); a line an epoch.
         n_threads : int, optional

@@ -210,8 +210,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """A copy of what changes from step to step: ``lr``, ``n_steps``, ``state``, and what the state belongs to.
 
-        ``rule`` names the rule, ``layout`` the layers of the network that it is of (None where that is not known), and the state is in units of
-        2^``exponent`` (0 but for gradients that are too large to be squared).
+        ``rule`` names the rule, ``layout`` the layers of the network that the state is of (None where that is not
+        known). The state is in units of 2^``exponent``: 0 but for gradients that are too large to be squared.
 
         Examples
         --------

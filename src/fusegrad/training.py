@@ -5,8 +5,8 @@ in a fraction of a second for the progress bar, and otherwise all, in long stret
 
 What a stretch changes is copied before. Where memory runs out, what nobody has seen yet is put back.
 Where a loss, a parameter or a state is not finite afterwards, the copy is put back and just the finite epochs are made
-again, with the same learning rates: the same bits, since everything repeats. So a fit that goes well pays for one copy a stretch. A
-stretch takes about half a second, so that to make it again takes as long at the most.
+again, with the same learning rates: the same bits, since everything repeats. So a fit that goes well pays for one copy
+a stretch. A stretch takes about half a second, so that to make it again takes as long at the most.
 
 What decides how long a fit goes on is its own: a callback holds the History, which nothing is read from.
 
@@ -216,7 +216,8 @@ class _Run:
 
     def advice(self) -> str:
         """What a user can do about a loss that was not finite before the first update of the fit."""
-        largest = {"X": self.X, "y": self.y, "the prediction": self.net.forward(self.X), "a parameter": self.net.parameters}
+        prediction, parameters = self.net.forward(self.X), self.net.parameters
+        largest = {"X": self.X, "y": self.y, "the prediction": prediction, "a parameter": parameters}
         found = ", ".join(f"of {name} {np.abs(values).max():.3g}" for name, values in largest.items())
         limits = np.finfo(self.X.dtype)
         wider = ", or take dtype='float64'" if limits.dtype == np.float32 else ""

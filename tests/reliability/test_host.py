@@ -202,7 +202,9 @@ def test_a_million_threads():
 
 def test_threads_that_the_system_refuses():
     """OpenMP would end the process: here memory for the stacks of a few, and then no more."""
-    code = MANY + """
+    code = (
+        MANY
+        + """
 fg.set_num_threads(2)
 calls()
 fg.set_num_threads(64)
@@ -212,6 +214,7 @@ resource.setrlimit(resource.RLIMIT_AS, (size + 300 * 2**20 + 5 * (stack if 0 < s
 calls()
 print(most)
 """
+    )
     assert 2 <= int(shown(code)) < 64
 
 

@@ -44,7 +44,8 @@ by_dtype: MappingProxyType[np.dtype[Any], Any] = MappingProxyType(
 )
 
 # libgomp hangs in a child that was forked after its parent had run a parallel region: the pool's
-# locks are copied, its threads are not. Without a pool there is nothing to copy. What other threads held is free in the child.
+# locks are copied, its threads are not. Without a pool there is nothing to copy. In the child, what other
+# threads held is free.
 os.register_at_fork(before=runtime.release_threads)
 for _module in by_dtype.values():
     os.register_at_fork(before=_module.note_fork, after_in_child=_module.note_birth)
