@@ -67,20 +67,25 @@ cdef void pack_tile(
     if order == NULL and x.column == sizeof(real):
         # Feature by feature: memory likes a row read on for the whole tile better than rows in turn. The next
         # tile is prefetched: 2 % of a step of (8, 32, 10^5).
+        if whole > 0:
+            for feature in range(n):
+                column = x.data + first * x.column + feature * x.row
+                place = tile + feature * PANEL
+                for p in range(whole):
+                    for v in range(VECTORS):
+                        store(place + p * n * PANEL + v * LANES, load(<const real*>column + p * PANEL + v * LANES))
+                        prefetch(2, <const real*>column + (whole + p) * PANEL + v * LANES)
         width = count % PANEL
-        for feature in range(n):
-            column = x.data + first * x.column + feature * x.row
-            place = tile + feature * PANEL
-            for p in range(whole):
+        if width > 0:
+            place = tile + whole * n * PANEL
+            column = x.data + (first + count - 1) * x.column
+            for feature in range(n):
                 for v in range(VECTORS):
-                    store(place + p * n * PANEL + v * LANES, load(<const real*>column + p * PANEL + v * LANES))
-                    prefetch(2, <const real*>column + (whole + p) * PANEL + v * LANES)
-            if width > 0:
-                column += whole * PANEL * x.column
-                place += whole * n * PANEL
-                for v in range(VECTORS):
-                    store(place + v * LANES, splat(load_anywhere(column + (width - 1) * x.column)))
-                copy(column, width - 1, place)
+                    store(place + feature * PANEL + v * LANES, splat(load_anywhere(column + feature * x.row)))
+        if width > 1:
+            column = x.data + (first + whole * PANEL) * x.column
+            for feature in range(n):
+                copy(column + feature * x.row, width - 1, place + feature * PANEL)
         return
     while p < panels(count):
         place = tile + p * n * PANEL

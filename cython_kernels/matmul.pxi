@@ -15,9 +15,9 @@ transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a
 where the depth is small: shallow.pxi.
 
 However matrices are cut and copied, each sum runs over k in the same order, by DEPTH_BLOCK, so that it does not depend on the
-number of threads; nor do those of a few vectors, which have an order of their own. Sums that are longer than
-SUM_DEPTH, or `sum_depth` along a vector, are cut into pieces so long, and their totals added up in float64 (`multiply_part`): in float32
-alone 10^6 terms of one sign err by 2e-6 here, along a vector by 2e-4.
+number of threads; nor do those of a few vectors, which have an order of their own. Sums longer than SUM_DEPTH, or along a
+vector than `sum_depth`, are cut into pieces of that length, whose totals are added up in float64 (`multiply_deep`): in float32
+alone 10^6 terms of one sign err by 2e-6, along a vector by 2e-4.
 
 Rejected: copying always (four times the time of NumPy for 16 x 16); reading B in place for up to 1 000 rows (5 to 10 %
 slower: its rows lie askew to the cache's lines); micro-tiles of 14 x 2 vectors (as fast in float32, 2 to 5 % slower in float64:

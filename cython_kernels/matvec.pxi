@@ -9,8 +9,9 @@ The inner loop takes as many rows as fill a vector with totals. Long rows would 
 and a few of them wait for their own sums: from CHAIN_DEPTH on a row has CHAINS sums, and LANE_ROWS rows go
 together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that does not lie side by side is copied.
 
-A sum is no longer here than `sum_depth` says; multiply_part adds up more. The order is these loops' own, and follows from how the matrix lies and how long its rows are. Which factor is the
-vectors, if any, follows from the whole product and is told to each thread, whose share may look otherwise.
+The order of the sums is these loops' own, and follows from how the matrix lies and how long its rows are. They add up sums of
+`sum_depth` at the most (`multiply_deep` the longer ones). Which factor is the vectors, if any, follows from the whole product and
+is told to each thread, whose share may look otherwise.
 
 Rejected: four rows at a time throughout (0.5 to 0.9 of the speed); rows that fit the L1 badly asked for as well (0.7).
 """
@@ -141,6 +142,7 @@ cdef inline void add_vector_products(
     cdef int i, j
     for j in range(n):
         right[j] = load(p.x + j * p.x_row + k)
+    # From here on all rows have one address and multiples of their step: addresses of each would not stay in registers.
     m = afresh(<real*>p.m + k)
     if coming != UNASKED:
         ahead = afresh(<real*>m + rows * p.m_row)

@@ -78,8 +78,8 @@ SUM_BLOCK = 512
 def sums_of_one_sign(weight, x):
     """The exact weight (n, d) x (d, m) of float32 terms of one sign, and the relative error that is allowed.
 
-    A rounding is off by half an eps at the most, so a block of SUM_BLOCK terms by sqrt(SUM_BLOCK) / 2 eps. The errors of
-    many blocks cancel, and what is left of them is no more than NumPy's pairwise sums have.
+    A rounding is off by half an eps at the most, so a block of SUM_BLOCK terms by sqrt(SUM_BLOCK) / 2 eps. The errors
+    of many blocks cancel, and what is left of them is no more than NumPy's pairwise sums have.
     """
     exact = np.einsum("nd,dm->nm", weight, x, dtype="float64")
     eps = np.finfo("float32").eps

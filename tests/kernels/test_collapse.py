@@ -49,6 +49,15 @@ def test_columns_at_the_edge_of_a_panel(n_in, dtype):
     assert relative(net.loss_and_gradient(X, y)[1], reference(net, X, y).gradient) <= TOLERANCE[dtype]
 
 
+def test_more_inputs_than_a_lane_adds_up():
+    """In float32 a gradient of a member sums over the inputs: by blocks, which 2 100 inputs fill with 4 lanes."""
+    net = shaken(fg.Linear(2100, 2), fg.Linear(2, 1), dtype="float32")
+    rng = np.random.default_rng(0)
+    X, y = rng.random((2100, 4400), dtype="float32"), rng.random((1, 4400), dtype="float32")
+    assert net.plan(4400).collapsed
+    assert relative(net.loss_and_gradient(X, y)[1], reference(net, X, y).gradient) <= TOLERANCE["float32"]
+
+
 @pytest.mark.parametrize("optimizer", [lambda: fg.SGD(0.01), lambda: fg.SGD(0.01, 0.9, nesterov=True), fg.Adam])
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_training_is_that_of_the_layers_one_by_one(optimizer, n_threads):
