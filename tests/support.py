@@ -96,14 +96,26 @@ def assert_sums(actual, exact, allowed):
 
 
 def reference(net, X, y):
-    """Everything that the float64 reference says of a network."""
+    """Everything that the float64 reference says of a network.
+
+    `loss_scale` is what an error of the loss is relative to: that of a prediction p counts 2 |p - y| times. `smooth`
+    are the examples for which rounding in the network's dtype takes no ReLU across its corner.
+    """
     layers = fg.reference.layers_of(net, "float64")
     loss, gradient = fg.reference.loss_and_gradient(layers, X, y)
+    x, smooth = X, np.ones(X.shape[1], bool)
+    for weight, bias, activation in layers:
+        z = fg.reference.dense_forward(weight, x, bias)
+        if activation == "relu":
+            smooth &= (np.abs(z) > 8 * np.finfo(net.dtype).eps * np.abs(z).max()).all(axis=0)
+        x = fg.reference.ACTIVATIONS[activation](z)
     return SimpleNamespace(
         loss=loss,
+        loss_scale=loss + np.sqrt(loss * (x * x).sum() / X.shape[1]),
         gradient=gradient,
         input_gradient=fg.reference.input_gradient(layers, X, y),
-        prediction=fg.reference.forward(layers, X),
+        prediction=x,
+        smooth=smooth,
     )
 
 
