@@ -102,15 +102,14 @@ cdef void set_units(Update* u, int exponent) noexcept nogil:
 
 cdef bint all_within(real limit, const real* values, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """Whether the elements start ... stop are finite and none is larger than the limit, whatever its sign."""
-    cdef vreal most = splat(limit)
-    cdef Lanes found = beyond(most, splat(0))       # none
+    cdef Magnitudes found = no_magnitudes()
     cdef Py_ssize_t i = start
     while i + LANES <= stop:
-        found = found | beyond(most, load(values + i))
+        found = greatest(found, load(values + i))
         i += LANES
     if i < stop:
-        found = found | beyond(most, load_first(values + i, stop - i))
-    return not any_lane(found)
+        found = greatest(found, load_first(values + i, stop - i))
+    return not any_beyond(found, limit)
 
 
 cdef bint change_units(Update* u, const real* g, Py_ssize_t n) noexcept nogil:

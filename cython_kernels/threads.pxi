@@ -43,7 +43,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     AIR_WORK = 1 << 20          # multiply-adds between two looks at the clock, well under a millisecond
-    LONG_WORK = 1 << 31         # of a call for which a team is made even where threads do not pay at the moment
+cdef double LONG_WORK = 2e9     # of a call for which a team is made even where threads do not pay at the moment
 cdef double AIR_SECONDS = 0.1   # between two looks at the signals within a piece of work,
 cdef double REST_SECONDS = 0.04     # and between two epochs
 

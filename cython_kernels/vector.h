@@ -345,12 +345,34 @@ FUSEGRAD_INLINE vreal unless_tiny(vreal v, vreal w) {
     return (vreal)((vbits)v & ~(vbits)(at_least(magnitude(w), magnitude(v)) < SMALLEST_NORMAL));
 }
 
-/* All bits where v is larger than the limit, infinite or a NaN. */
-FUSEGRAD_INLINE vbits beyond(vreal limit, vreal v) { return ~(vbits)(magnitude(v) <= limit); }
-FUSEGRAD_INLINE int any_lane(vbits lanes) {
+/* The greatest magnitudes so far, lane by lane, as bits: as integers those of numbers are in their order, and those of
+   infinities and NaN are greater than all. */
+FUSEGRAD_INLINE vbits no_magnitudes(void) {
+    const vbits none = {0};
+    return none;
+}
+FUSEGRAD_INLINE vbits greatest(vbits so_far, vreal v) {
+    vbits found = (vbits)v & ~SIGN_BIT;
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    return (vbits)_mm512_max_epi32((__m512i)so_far, (__m512i)found);
+#elif defined(__AVX512F__)
+    return (vbits)_mm512_max_epi64((__m512i)so_far, (__m512i)found);
+#else
+    vbits less = found < so_far;
+    return (so_far & less) | (found & ~less);
+#endif
+}
+FUSEGRAD_INLINE int any_beyond(vbits greatest, real limit) {
+    vbits beyond = greatest > (vbits)splat(limit);
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)beyond, (__m512i)beyond) != 0;
+#elif defined(__AVX2__)
+    return _mm256_movemask_epi8((__m256i)beyond) != 0;
+#else
     bits any = 0;
-    for (int i = 0; i < LANES; i++) any |= lanes[i];
+    for (int i = 0; i < LANES; i++) any |= beyond[i];
     return any != 0;
+#endif
 }
 
 FUSEGRAD_INLINE vreal square_root(vreal v) {

@@ -6,7 +6,7 @@ cdef extern from "vector.h" nogil:
     ctypedef float vreal
     ctypedef float vhalf
     ctypedef int Places "vbits"
-    ctypedef int Lanes "vbits"
+    ctypedef int Magnitudes "vbits"
     const real POWER_ORIGIN
     const real SMALLEST_NORMAL
     const real GREATEST
@@ -68,8 +68,9 @@ cdef extern from "vector.h" nogil:
     vreal at_most(vreal limit, vreal v)
     vreal at_least(vreal limit, vreal v)
     vreal unless_tiny(vreal v, vreal w)
-    Lanes beyond(vreal limit, vreal v)
-    bint any_lane(Lanes lanes)
+    Magnitudes no_magnitudes()
+    Magnitudes greatest(Magnitudes so_far, vreal v)
+    bint any_beyond(Magnitudes found, real limit)
     vreal square_root(vreal v)
     vreal multiply_add(vreal a, vreal b, vreal c)
     vhalf multiply_add_half(vhalf a, vhalf b, vhalf c)
