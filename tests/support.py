@@ -46,7 +46,7 @@ def in_a_new_process(code, *arguments, timeout=300, without=(), **environment):
         [sys.executable, "-c", modules + code, *map(str, arguments)],
         capture_output=True, text=True, check=False, timeout=timeout, env={**kept, **environment},
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.returncode == 0, f"exit status {result.returncode}: {result.stderr[-3000:]}"
     return result.stdout.strip()
 
 
