@@ -405,7 +405,6 @@ cdef class Engine:
         if n_steps > job.n_epochs or job.order != NULL:
             job.half_made = &lock.half_made
         job.optimizer = <PyObject*>optimizer
-        job.first_step = job.update.step
         job.air.report = <Report>report_steps
         job.air.job = &job
         self.make_steps(&job, optimizer, n_steps)
@@ -414,8 +413,7 @@ cdef class Engine:
 
     cdef int make_steps(self, Job* job, optimizer, Py_ssize_t n_steps) except -1:
         """The n_steps steps of a job, or some. Counts optimizer.n_steps, also when they are interrupted."""
-        cdef long long first = job.update.step
-        cdef object all_made = first + n_steps      # while there is memory for a number
+        cdef object all_made = job.update.step + n_steps    # while there is memory for a number
         if job.update.nesterov and job.chains == NULL:
             job.walk.parameters = job.ahead
         if job.half_made != NULL:
@@ -426,7 +424,7 @@ cdef class Engine:
         finally:
             if job.half_made != NULL:
                 set_flag(job.half_made, WHOLE if job.finished == job.n_epochs else HALF_EPOCH)
-            count_steps(optimizer, &job.update, all_made if job.n_steps == n_steps else first + job.n_steps)
+            count_steps(optimizer, &job.update, all_made if job.n_steps == n_steps else job.update.step)
         return 0
 
 

@@ -57,7 +57,6 @@ cdef struct Job:
     PyObject* optimizer
     int* half_made            # of the network's lock: what is half made; NULL: all is whole whenever handlers run
     double* losses          # one an epoch; the last may be that of a step that was not made
-    long long first_step    # of the optimizer
     Py_ssize_t n_steps      # finished
     Py_ssize_t finished     # epochs
     bint from_moments       # all steps were taken from the moments
@@ -185,9 +184,9 @@ cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits, PyObject* loc
     for i in range(1, n):
         if i % 4096 == 0:
             air.work += 4096 * DRAW_WORK
-            if air.work > AIR_WORK and monotonic_seconds() - air.looked > AIR_SECONDS:
+            if air.work > AIR_WORK and is_due(air, AIR_SECONDS):
                 release_lock(lock, air)
-                interrupted(air, 0, 0)
+                run_handlers(air)
                 if is_raised(&air.stop) or not acquire_lock(lock, air):
                     return
         j = <Py_ssize_t>below(bits, i + 1)
@@ -316,10 +315,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
 
 cdef void rest(Job* job) noexcept nogil:
     """Between two epochs: lets signal handlers run, unless they did a moment ago."""
-    cdef double now = monotonic_seconds()
-    if job.air.looked == 0:
-        job.air.looked = now
-    if now - job.air.looked > REST_SECONDS:
+    if is_due(&job.air, REST_SECONDS):
         if job.half_made != NULL and all_within(GREATEST, job.parameters, 0, job.n_parameters):
             set_flag(job.half_made, WHOLE)
         run_handlers(&job.air)
@@ -330,7 +326,7 @@ cdef void rest(Job* job) noexcept nogil:
 cdef int report_steps(void* data) except -1:
     """The optimizer's count, and the units of its states, as of the last finished step."""
     cdef Job* job = <Job*>data
-    return count_steps(<object>job.optimizer, &job.update, job.first_step + job.n_steps)
+    return count_steps(<object>job.optimizer, &job.update, job.update.step)
 
 
 cdef int count_steps(object optimizer, Update* rule, object n_steps) except -1:

@@ -187,8 +187,8 @@ static void follow(Team *team, int thread) {
 /* ---- whether threads pay ------------------------------------------------------------------------- */
 
 /* What a thread's teams have gained lately over a leader alone, in seconds. Where that falls below zero, since others have
-   the processors, the leader works alone for PATIENCE times the loss. A try costs more than it shows: OpenMP's idle threads spin for some
-   milliseconds after it. */
+   the processors, the leader works alone for PATIENCE times the loss. A try costs more than it shows: OpenMP's idle
+   threads spin for some milliseconds after it. */
 #define MOST_CREDIT 0.005
 #define PATIENCE 50
 static __thread double credit = MOST_CREDIT, alone_until = 0;

@@ -49,8 +49,8 @@ cdef double REST_SECONDS = 0.04     # and between two epochs
 
 ctypedef int (*Report)(void* job) noexcept      # its exception stays set
 
-# What a signal handler finds: parameters, state, count and generator that belong together; those in the middle of an epoch, where
-# only the parameters are of use; and parameters in the middle of a step.
+# What a signal handler finds: parameters, state, count and generator that belong together; those in the middle of an
+# epoch, where only the parameters are of use; and parameters in the middle of a step.
 cdef enum:
     WHOLE
     HALF_EPOCH
@@ -73,17 +73,17 @@ cdef inline bint interrupted(Air* air, int thread, Py_ssize_t work) noexcept nog
         air.work += work
         if air.work > AIR_WORK:
             air.work = 0
-            look(air, AIR_SECONDS)
+            if is_due(air, AIR_SECONDS):
+                run_handlers(air)
     return is_raised(&air.stop)
 
 
-cdef inline void look(Air* air, double seconds) noexcept nogil:
-    """Runs the handlers if so much time has passed since they ran, or since the first look of a call."""
+cdef inline bint is_due(Air* air, double seconds) noexcept nogil:
+    """Whether so much time has passed since the handlers ran, or since this was first asked in a call."""
     cdef double now = monotonic_seconds()
     if air.looked == 0:
         air.looked = now
-    if now - air.looked > seconds:
-        run_handlers(air)
+    return now - air.looked > seconds
 
 
 cdef void run_handlers(Air* air) noexcept nogil:

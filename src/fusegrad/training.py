@@ -202,8 +202,10 @@ class _Run:
         A fit by compiled rules looks only when it has gone wrong: a NaN or an infinity in the data makes a NaN of
         the loss, or of some parameter, in the first epoch, and that is taken back. So the check costs nothing.
         """
-        if not self.finite():
-            raise ValueError("parameters: expected finite numbers before the first epoch, got others")
+        found = self.overflow()
+        if found is not None:
+            name = "optimizer.state" if found == "state" else found
+            raise ValueError(f"{name}: expected finite numbers before the first epoch, got others")
         for name, rows, array in (("X", "feature", self.X), ("y", "output", self.y)):
             for row, values in enumerate(array):
                 finite = np.isfinite(values)
@@ -257,9 +259,6 @@ class _Run:
         if self.batches.rng is not None:
             self.batches.rng.bit_generator.state = start.draws
 
-    def finite(self) -> bool:
-        return self.overflow() is None
-
     def overflow(self) -> str | None:
         """What is not finite, of what an epoch leaves."""
         is_finite = self.net._kernels.is_finite
@@ -280,7 +279,7 @@ class _Run:
         while True:
             self.restore(start)
             self.epochs(count - done, first=done)
-            if self.finite():
+            if self.overflow() is None:
                 done, start = count, self.snapshot()
             else:
                 bad = count
@@ -337,7 +336,8 @@ class _Run:
                 self.optimizer.lr = self.rate(self.n_steps)
             loss = self.net._step(self.engine, X, y, self.optimizer)
             if not isfinite(loss):
-                self.lost = "loss or gradient", loss
+                value = self.net.loss(X, y)
+                self.lost = ("gradient", value) if isfinite(value) else ("loss", loss)
                 return loss
             total += loss * X.shape[1]
             self.n_steps += 1

@@ -249,10 +249,17 @@ def test_a_gradient_that_is_not_finite_is_not_written(make):
         net.fit(X, y, optimizer=optimizer, epochs=3)
     assert caught.value.epoch == 0
     assert not net.parameters.any()
-    if make is not Signs:
-        assert caught.value.cause == "gradient"
-        assert np.isfinite(caught.value.loss)
-        assert "the gradient overflowed" in str(caught.value)
+    assert caught.value.cause == "gradient"
+    assert np.isfinite(caught.value.loss)
+    assert "the gradient overflowed" in str(caught.value)
+
+
+def test_a_state_that_is_not_finite_is_named():
+    net, optimizer = fg.MultivariateRegression(1, rng=0), fg.Adam()
+    state = np.full((2, 2), np.inf, "float32")
+    optimizer.load_state_dict({"lr": 0.1, "n_steps": 1, "state": state})
+    with pytest.raises(ValueError, match=r"optimizer\.state: expected finite numbers before the first epoch"):
+        net.fit([[1.0, 2.0]], [[1.0, 2.0]], optimizer=optimizer, epochs=3)
 
 
 @pytest.mark.parametrize("lr", [1e-3, 1e-30])
