@@ -104,10 +104,11 @@ cdef inline void lane_products(
         add_all_to(gradient, i0 + i, j0, totals + i * columns, smaller(columns, n_x - j0))
 
 
-cdef inline void lanewise_block(
-    Features delta, Py_ssize_t n_delta, Features x, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
+cdef void lanewise_block(
+    const Features* deltas, Py_ssize_t n_delta, const Features* inputs, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
 ) noexcept nogil:
     """`weight_gradient_lanewise`, all examples of a lane one after another."""
+    cdef Features delta = deltas[0], x = inputs[0]
     cdef Py_ssize_t i0 = 0, j0
     if n_delta == 1 and n_x == 1:
         lane_products(1, 1, False, n_panels, delta, 1, 0, x, 1, 0, gradient)
@@ -131,18 +132,25 @@ cdef inline void lanewise_block(
         i0 += LANE_ROWS
 
 
+cdef enum:
+    SUM_PANELS = SUM_BLOCK // VECTORS      # of which a lane adds up SUM_BLOCK examples
+
+
 cdef void weight_gradient_lanewise(
     const Features* deltas, Py_ssize_t n_delta, const Features* inputs, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
 ) noexcept nogil:
-    cdef Features delta = deltas[0], x = inputs[0]
-    cdef Py_ssize_t n
+    cdef Features delta, x
+    if n_panels <= SUM_PANELS:
+        lanewise_block(deltas, n_delta, inputs, n_x, n_panels, gradient)
+        return
+    delta = deltas[0]
+    x = inputs[0]
     while n_panels > 0:
-        n = smaller(n_panels, SUM_BLOCK // VECTORS)
-        lanewise_block(delta, n_delta, x, n_x, n, gradient)
+        lanewise_block(&delta, n_delta, &x, n_x, smaller(n_panels, SUM_PANELS), gradient)
         gradient.fresh = False
-        delta.data += n * delta.panel
-        x.data += n * x.panel
-        n_panels -= n
+        delta.data += SUM_PANELS * delta.panel
+        x.data += SUM_PANELS * x.panel
+        n_panels -= SUM_PANELS
 
 
 # ---- the gradient of W, transposed ------------------------------------------------------------------
@@ -340,7 +348,8 @@ cdef inline void rows_below_one(
     cdef vreal ws[LANE_ROWS]
     cdef vreal ds[LANE_ROWS]
     cdef vreal w[LANE_ROWS]
-    cdef vreal upper, lower, a
+    cdef vreal a[LANE_ROWS]
+    cdef vreal upper, lower
     cdef real* place
     cdef Py_ssize_t p
     cdef int i, v
@@ -351,14 +360,15 @@ cdef inline void rows_below_one(
     for p in range(n_panels):
         for v in range(VECTORS):
             upper = load(delta + p * PANEL + v * LANES)
+            place = x + p * n_x * PANEL + v * LANES
+            for i in range(rows):       # before the first store: 2 % of a small step
+                a[i] = load(place + i * PANEL)
             for i in range(rows):
-                place = x + (p * n_x + i) * PANEL + v * LANES
-                a = load(place)
-                lower = w[i] * times_derivative(activation, upper, a)
+                lower = w[i] * times_derivative(activation, upper, a[i])
                 # sigmoid's derivative has this product, too
-                ws[i] = ws[i] + upper * a if activation == SIGMOID else multiply_add(upper, a, ws[i])
+                ws[i] = ws[i] + upper * a[i] if activation == SIGMOID else multiply_add(upper, a[i], ws[i])
                 ds[i] = ds[i] + lower
-                store(place, lower)
+                store(place + i * PANEL, lower)
     for i in range(rows):
         weight_sums[i] = ws[i]
         delta_sums[i] = ds[i]

@@ -7,7 +7,8 @@
     ADAM      m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
               W -= a m' / (sqrt v' + eps),  m' = m / (1 - b1^t), v' = v / (1 - b2^t), or m and v themselves
 
-The arithmetic is in the dtype of the parameters, the factors are computed in float64.
+The arithmetic is in the dtype of the parameters, the factors are computed in float64. With r = sqrt(1 - b2^t), Adam's
+sqrt v' + eps is (sqrt v + eps r) / r: r goes into the factors.
 
 Averages that have decayed below the smallest normal number are set to 0: where no gradient comes any more (a ReLU that
 never fires) they would stay subnormal for ever, and processors take a hundred cycles over each such number. Only old averages
@@ -53,8 +54,8 @@ cdef struct Update:
     real* second
     # What is the same for every element of one update: `begin_update`.
     real rate
-    real correction2        # 1 / (1 - decay2^t)
-    real least_root         # the root of the average of squares, over |m| or |g|
+    real root_eps           # what is added to the root of the average of squares
+    real least_root         # that root, over |m| or |g|
 
 cdef struct Factors:
     vreal rate
@@ -62,9 +63,8 @@ cdef struct Factors:
     vreal fresh             # 1 - decay
     vreal decay2
     vreal fresh2
-    vreal correction2
+    vreal root_eps
     vreal least_root
-    vreal eps
     vreal unit              # 2^-exponent
 
 cdef int MODERATE = GREATEST_EXPONENT // 2 - 14     # the exponent of a number whose square is small enough 2^28 times
@@ -73,28 +73,33 @@ cdef double NEARLY = 0.999      # a bound is a little lower than it might be: it
 
 cdef void begin_update(Update* u) noexcept nogil:
     """The factors of the next update, number u.step + 1, from its learning rate."""
-    cdef double rate = u.learning_rate, correction2 = 1, least = 0, t = <double>(u.step + 1)
+    cdef double rate = u.learning_rate, r = 1, least = 0, t = <double>(u.step + 1)
+    if u.rule == SGD:
+        u.rate = <real>rate
+        return
     if u.rule == ADAM:
         if u.bias_correction:
-            rate = rate / -expm1(t * u.log_decay)
-            correction2 = 1 / -expm1(t * u.log_decay2)
+            r = sqrt(-expm1(t * u.log_decay2))
+            rate = rate * r / -expm1(t * u.log_decay)
         if u.decay * u.decay < u.decay2:
-            least = sqrt(correction2 * (1 - u.decay2) * (1 - u.decay * u.decay / u.decay2)) / (1 - u.decay)
+            least = sqrt((1 - u.decay2) * (1 - u.decay * u.decay / u.decay2)) / (1 - u.decay)
         elif u.decay == 0:
-            least = sqrt(correction2)
+            least = 1
     elif u.rule == RMSPROP:
         least = sqrt(1 - u.decay)
     elif u.rule == ADAGRAD:
         least = 1
     u.rate = <real>rate
-    u.correction2 = <real>correction2
+    u.root_eps = <real>(u.eps * r * u.unit)
+    if u.root_eps < SMALLEST_NORMAL:    # where no gradient has come, 0 / 0 would be NaN
+        u.root_eps = SMALLEST_NORMAL
     u.least_root = <real>(NEARLY * least)
 
 
 cdef void set_units(Update* u, int exponent) noexcept nogil:
     cdef int most = exponent + MODERATE
     u.exponent = exponent
-    u.unit = <real>ldexp(1, -exponent)
+    u.unit = 1 if exponent == 0 else <real>ldexp(1, -exponent)
     u.moderate = GREATEST
     if (u.rule == ADAGRAD or u.rule == RMSPROP or u.rule == ADAM) and most < GREATEST_EXPONENT:
         u.moderate = <real>ldexp(1, most)
@@ -140,17 +145,15 @@ cdef inline Factors factors(const Update* u) noexcept nogil:
     f.fresh = splat(<real>(1 - u.decay))
     f.decay2 = splat(<real>u.decay2)
     f.fresh2 = splat(<real>(1 - u.decay2))
-    f.correction2 = splat(u.correction2)
+    f.root_eps = splat(u.root_eps)
     f.least_root = splat(u.least_root)
-    # Where no gradient has come, 0 / 0 would be NaN.
-    f.eps = at_least(splat(SMALLEST_NORMAL), splat(<real>u.eps * u.unit))
     f.unit = splat(u.unit)
     return f
 
 
 cdef inline vreal root(Factors* f, vreal square, vreal beside) noexcept nogil:
     """sqrt(square) + eps; `beside` is what the root is measured by where the square underflows."""
-    return at_least(f.least_root * magnitude(beside), square_root(square)) + f.eps
+    return at_least(f.least_root * magnitude(beside), square_root(square)) + f.root_eps
 
 
 cdef inline vreal updated(const int rule, Factors* f, vreal w, vreal g, vreal* first, vreal* second) noexcept nogil:
@@ -166,7 +169,7 @@ cdef inline vreal updated(const int rule, Factors* f, vreal w, vreal g, vreal* f
     if rule == ADAM:
         first[0] = unless_tiny(multiply_add(f.decay, first[0], f.fresh * g), g)
         second[0] = multiply_add(f.fresh2 * g, g, unless_tiny(f.decay2 * second[0], first[0]))
-        return w - f.rate * first[0] / root(f, second[0] * f.correction2, first[0])
+        return w - f.rate * first[0] / root(f, second[0], first[0])
     if first != NULL:       # momentum
         first[0] = unless_tiny(multiply_add(f.decay, first[0], -(f.rate * g)), g)
         return w + first[0]
@@ -177,34 +180,36 @@ cdef inline void update_loop(
     const int rule, const int n_states, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
 ) noexcept nogil:
     cdef Factors f = factors(u)
+    cdef real* firsts = u.first
+    cdef real* seconds = u.second
     cdef vreal first, second, ended
     cdef Py_ssize_t i = start, n
     first = splat(0)
     second = splat(0)
     while i + LANES <= stop:
         if n_states > 0:
-            first = load(u.first + i)
+            first = load(firsts + i)
         if n_states > 1:
-            second = load(u.second + i)
+            second = load(seconds + i)
         store(w + i, updated(rule, &f, load(w + i), load(g + i), &first if n_states > 0 else NULL, &second))
         if n_states > 0:
-            store(u.first + i, first)
+            store(firsts + i, first)
         if n_states > 1:
-            store(u.second + i, second)
+            store(seconds + i, second)
         i += LANES
     n = stop - i
     if n > 0:               # the same arithmetic on a vector that is not full
         if n_states > 0:
-            first = load_first(u.first + i, n)
+            first = load_first(firsts + i, n)
         if n_states > 1:
-            second = load_first(u.second + i, n)
+            second = load_first(seconds + i, n)
         ended = updated(
             rule, &f, load_first(w + i, n), load_first(g + i, n), &first if n_states > 0 else NULL, &second)
         store_first(w + i, ended, n)
         if n_states > 0:
-            store_first(u.first + i, first, n)
+            store_first(firsts + i, first, n)
         if n_states > 1:
-            store_first(u.second + i, second, n)
+            store_first(seconds + i, second, n)
 
 
 cdef void update(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:

@@ -110,7 +110,13 @@ cdef void sum_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
         slot = slot_of(job, block)
         for i in range(start, stop):
             job.walked[i] += slot[i]
-    if job.chains == NULL and not all_within(job.update.moderate, job.walked, start, stop):
+
+
+cdef void check_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
+    """A stage: whether the gradient may be squared, for some elements."""
+    cdef Job* job = <Job*>data
+    cdef Py_ssize_t start = part * PART
+    if not all_within(job.update.moderate, job.gradient, start, smaller(start + PART, job.n_parameters)):
         raise_flag(&job.immoderate)
 
 
@@ -126,7 +132,7 @@ cdef void walk_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) n
     job.count = count
     job.n_blocks = blocks_of(&job.walk, count)
     run_stage(team, &job.air, gradient_block, job.n_blocks)
-    if job.gradient != NULL and not is_raised(&job.air.stop):
+    if job.n_blocks > 1 and job.gradient != NULL and not is_raised(&job.air.stop):
         run_stage(team, &job.air, sum_part, parts(job.walk.n_parameters, PART))
 
 
@@ -248,24 +254,19 @@ cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexc
         interrupted(&job.air, 0, walk.n_parameters * walk.layers[0].n_in)
     if is_raised(&job.air.stop):
         return 0
-    if loss >= 0:
-        if job.chains == NULL and not all_within(rule.moderate, job.walked, 0, n):
-            raise_flag(&job.immoderate)
-    else:
+    if not loss >= 0:
         job.from_moments = False
         walk_batch(job, team, first, count)
         if is_raised(&job.air.stop):
             return 0
         loss = mean_loss(job)
         if not isfinite(loss):
-            job.immoderate = 0      # the loss says enough
             return loss
     if job.chains != NULL:
         expand_chains(job, parameters)
         if is_raised(&job.air.stop):
             return 0
-        if not all_within(rule.moderate, job.gradient, 0, n):
-            raise_flag(&job.immoderate)
+    run_stage(team, &job.air, check_part, parts(n, PART))
     if is_raised(&job.immoderate):
         if not change_units(rule, job.gradient, n):
             return loss
@@ -344,11 +345,11 @@ cdef void predict_tile(void* data, int thread, Py_ssize_t tile) noexcept nogil:
     cdef Walk* walk = &job.walk
     cdef Py_ssize_t place = tile * walk.tile, count = smaller(walk.tile, job.n_examples - place)
     cdef real* scratch = own_scratch(job, thread)
-    cdef real* prediction
+    cdef Features lowest
     if is_raised(&job.air.stop):
         return
-    prediction = forward_tile(walk, inputs(walk, place, count, scratch), place, count, scratch)
-    unpack_tile(prediction, job.out, place, count)
+    lowest = inputs(walk, place, count, scratch)
+    unpack_tile(forward_tile(walk, &lowest, place, count, scratch), job.out, place, count)
     interrupted(&job.air, thread, walk.n_parameters * walk.tile)
 
 

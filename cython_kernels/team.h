@@ -187,18 +187,24 @@ static void follow(Team *team, int thread) {
 /* ---- whether threads pay ------------------------------------------------------------------------- */
 
 /* What a thread's teams have gained lately over a leader alone, in seconds. Where that falls below zero, since others have
-   the processors, the leader works alone for PATIENCE times the loss. A try costs more than it shows: OpenMP's idle
-   threads spin for some milliseconds after it. */
+   the processors, the leader works alone for a while, twice as long each time until threads pay again. A try costs more
+   than it shows: OpenMP's idle threads spin for some milliseconds after it. */
 #define MOST_CREDIT 0.005
-#define PATIENCE 50
-static __thread double credit = MOST_CREDIT, alone_until = 0;
+#define FIRST_PAUSE 0.01
+#define LONGEST_PAUSE 1.0
+static __thread double credit = MOST_CREDIT, pause_seconds = FIRST_PAUSE, alone_until = 0;
 
 static inline int threads_pay(double now) { return now >= alone_until; }
 static inline void settle(double gain, double now) {
-    credit = credit + gain < MOST_CREDIT ? credit + gain : MOST_CREDIT;
+    credit += gain;
+    if (credit >= MOST_CREDIT) {
+        credit = MOST_CREDIT;
+        pause_seconds = FIRST_PAUSE;
+    }
     if (credit < 0) {
-        alone_until = now - PATIENCE * credit;
         credit = 0;
+        alone_until = now + pause_seconds;
+        pause_seconds = 2 * pause_seconds < LONGEST_PAUSE ? 2 * pause_seconds : LONGEST_PAUSE;
     }
 }
 

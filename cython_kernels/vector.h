@@ -294,6 +294,7 @@ enum { SIGN_SHIFT = 63, MANTISSA = 52, EXPONENT_BIAS = 1023, GREATEST_EXPONENT =
 #define GREATEST 0x1.fffffffffffffp1023
 #endif
 #define SIGN_BIT ((bits)((uint64_t)1 << SIGN_SHIFT))
+#define EXPONENT_BITS ((bits)(((uint64_t)1 << SIGN_SHIFT) - ((uint64_t)1 << MANTISSA)))
 
 FUSEGRAD_INLINE vreal magnitude(vreal v) { return (vreal)((vbits)v & ~SIGN_BIT); }
 
@@ -340,9 +341,16 @@ FUSEGRAD_INLINE vreal at_least(vreal limit, vreal v) {
 #endif
 }
 
-/* v, but 0 where both v and w are smaller than all normal numbers; a NaN stays. */
+/* v, but 0 where both v and w are smaller than all normal numbers: their exponents are 0. A NaN stays. */
 FUSEGRAD_INLINE vreal unless_tiny(vreal v, vreal w) {
-    return (vreal)((vbits)v & ~(vbits)(at_least(magnitude(w), magnitude(v)) < SMALLEST_NORMAL));
+    vbits either = (vbits)v | (vbits)w;
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    return (vreal)_mm512_maskz_mov_epi32(_mm512_test_epi32_mask((__m512i)either, _mm512_set1_epi32(EXPONENT_BITS)), (__m512i)v);
+#elif defined(__AVX512F__)
+    return (vreal)_mm512_maskz_mov_epi64(_mm512_test_epi64_mask((__m512i)either, _mm512_set1_epi64(EXPONENT_BITS)), (__m512i)v);
+#else
+    return (vreal)((vbits)v & ~((either & EXPONENT_BITS) == 0));
+#endif
 }
 
 /* The greatest magnitudes so far, lane by lane, as bits: as integers those of numbers are in their order, and those of
@@ -363,12 +371,14 @@ FUSEGRAD_INLINE vbits greatest(vbits so_far, vreal v) {
 #endif
 }
 FUSEGRAD_INLINE int any_beyond(vbits greatest, real limit) {
-    vbits beyond = greatest > (vbits)splat(limit);
-#if defined(__AVX512F__)
-    return _mm512_test_epi32_mask((__m512i)beyond, (__m512i)beyond) != 0;
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    return _mm512_cmpgt_epi32_mask((__m512i)greatest, (__m512i)splat(limit)) != 0;
+#elif defined(__AVX512F__)
+    return _mm512_cmpgt_epi64_mask((__m512i)greatest, (__m512i)splat(limit)) != 0;
 #elif defined(__AVX2__)
-    return _mm256_movemask_epi8((__m256i)beyond) != 0;
+    return _mm256_movemask_epi8((__m256i)(greatest > (vbits)splat(limit))) != 0;
 #else
+    vbits beyond = greatest > (vbits)splat(limit);
     bits any = 0;
     for (int i = 0; i < LANES; i++) any |= beyond[i];
     return any != 0;

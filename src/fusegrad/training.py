@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.1  # between two looks of a progress bar
 STRETCH_SECONDS = 0.5  # that a stretch without one may take
-FIRST_WORK = 1 << 26  # multiply-adds of the first stretch: less than that on any processor
+FIRST_WORK = 1 << 31  # multiply-adds of the first stretch: about that time on the slowest processors
+MOST_GROWTH = 16  # from one stretch to the next
 STEP_WORK = 1 << 10  # multiply-adds in whose time a step begins and ends
 MOST_AHEAD = 1 << 16  # losses, and learning rates, that a stretch has room for
 
@@ -158,6 +159,13 @@ class _Snapshot(NamedTuple):
     draws: Any  # the state of the generator
 
 
+def _copy(array: Array, into: Array | None) -> Array:
+    if into is None:
+        return array.copy()
+    into[...] = array
+    return into
+
+
 class _Batches(NamedTuple):
     """How an epoch is cut up, and shuffled if there is a generator."""
 
@@ -234,16 +242,20 @@ class _Run:
 
     # ---- going back ----
 
-    def snapshot(self) -> _Snapshot:
+    def snapshot(self, old: _Snapshot | None = None) -> _Snapshot:
+        """What there is now. The arrays of an old one that is not needed any more are taken again: new memory costs more
+        than the copy."""
         optimizer = None
         if isinstance(self.optimizer, Optimizer):
+            before = None if old is None or old.optimizer is None else old.optimizer[0]
             state = self.optimizer.state
-            copied = None if state is None else state.copy()
+            copied = None if state is None else _copy(state, before)
             optimizer = copied, self.optimizer._exponent, self.optimizer.n_steps
         rng = self.batches.rng
         draws = None if rng is None else rng.bit_generator.state
         lr = None if self.compiled or self.schedule is None else getattr(self.optimizer, "lr", None)
-        return _Snapshot(self.net.parameters.copy(), self.n_steps, lr, optimizer, draws)
+        parameters = _copy(self.net.parameters, None if old is None else old.parameters)
+        return _Snapshot(parameters, self.n_steps, lr, optimizer, draws)
 
     def restore(self, start: _Snapshot) -> None:
         self.net.parameters[:] = start.parameters
@@ -406,12 +418,13 @@ def fit(
     count = 1 if verbose or one_by_one else max(1, min(most, FIRST_WORK // epoch_work))
     seconds = LOOK_SECONDS if verbose else STRETCH_SECONDS
     left, stopped = epochs - initial_epoch, False
+    here: _Snapshot | None = None
     start: _Snapshot | None = None  # where to go back to if memory runs out
     try:
         with _Progress(initial_epoch, epochs, verbose) as progress:
             while left > 0 and not stopped:
                 started = time.monotonic()
-                here = run.snapshot()
+                here = run.snapshot(None if here is start else here)
                 start = start or here
                 n = 1 if one_by_one else min(count, left)
                 left -= n
@@ -435,9 +448,10 @@ def fit(
                 if any(stop):
                     stopped = history.stopped = True
                 progress.show(history.epochs, losses)
-                # Twice as many epochs at a time until they fill the time that a stretch may take.
-                if time.monotonic() - started < seconds / 2:
-                    count = min(2 * count, most)
+                # More epochs at a time until they fill the time that a stretch may take.
+                took = time.monotonic() - started
+                if took < seconds / 2:
+                    count = min(most, count * (MOST_GROWTH if MOST_GROWTH * took < seconds / 2 else 2))
         history.from_moments = run.from_moments
     except MemoryError:
         if start is not None:
