@@ -24,23 +24,27 @@ def matmul(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray out not N
     The threads share the columns, or the rows if there are more of them; each sum is one thread's.
     """
     cdef Product product
-    cdef Team team
-    cdef _Scratch scratch
-    product.air = FRESH_AIR
     read_matrix("a", a, -1, -1, &product.a)
     read_matrix("b", b, product.a.columns, -1, &product.b)
     read_matrix("out", out, product.a.rows, product.b.columns, &product.out)
+    run_product(&product, n_threads)
+
+
+cdef int run_product(Product* product, int n_threads) except -1:
+    """The product of its matrices, which fit."""
+    cdef Team team
+    cdef double work = <double>product.a.rows * product.a.columns * product.b.columns
+    product.air = FRESH_AIR
     product.by_columns = product.out.columns >= product.out.rows
     product.n_shares = n_threads
     product.scratch_size = size_of(multiply_scratch(product.a.rows, product.a.columns, product.b.columns), 1)
-    scratch = borrow_scratch(size_of(product.scratch_size // sizeof(real), n_threads))
+    cdef _Scratch scratch = borrow_scratch(size_of(product.scratch_size // sizeof(real), n_threads))
     product.scratch = scratch.data
     with nogil:
-        run_team(
-            &team, &product.air, n_threads, <double>product.a.rows * product.a.columns * product.b.columns, multiply_all,
-            &product)
+        run_team(&team, &product.air, n_threads, work, multiply_all, product)
     check(&product.air)
     return_scratch(scratch)
+    return 0
 
 
 cdef void multiply_all(void* data, Team* team) noexcept nogil:
@@ -48,7 +52,7 @@ cdef void multiply_all(void* data, Team* team) noexcept nogil:
     run_stage(team, &product.air, multiply_share, product.n_shares)
 
 
-def quick_matmul(a, b, out, Py_ssize_t most):
+def quick_matmul(a, b, out, Py_ssize_t most, int n_threads=1):
     """`matmul` of at most `most` multiply-adds, of arrays that can be taken as they are; else None.
 
     A new array is made if out is None.
@@ -56,6 +60,7 @@ def quick_matmul(a, b, out, Py_ssize_t most):
     cdef cnp.ndarray left, right, product
     cdef cnp.npy_intp shape[2]
     cdef Matrix x, y, target
+    cdef Product shared
     cdef _Scratch scratch
     cdef Air air = FRESH_AIR
     if not (is_own(a, 2) and is_own(b, 2) and type(a) is cnp.ndarray and type(b) is cnp.ndarray):
@@ -80,6 +85,10 @@ def quick_matmul(a, b, out, Py_ssize_t most):
         ):
             return None
     read_matrix("out", product, x.rows, y.columns, &target)
+    if n_threads > 1:
+        shared.a, shared.b, shared.out = x, y, target
+        run_product(&shared, n_threads)
+        return product
     scratch = borrow_scratch(multiply_scratch(x.rows, x.columns, y.columns) * sizeof(real))
     with nogil:
         multiply(x, y, <real*>target.data, target.columns, <real*>scratch.data, &air, 0)

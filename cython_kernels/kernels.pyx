@@ -287,7 +287,7 @@ cdef class Engine:
             shape[1] = job.n_examples
             out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
         read_matrix("out", out, self.n_outputs, job.n_examples, &job.out)
-        self.run(&job, predict, job.n_examples)
+        self.run(&job, predict, job.n_examples, job.n_examples)
         check(&job.air)
         return_scratch(scratch)
         return out
@@ -314,19 +314,19 @@ cdef class Engine:
             read_matrix("input_gradient", input_gradient, self.n_features, job.n_examples, &job.walk.input_gradient)
         if outputs is not None:
             read_matrix("outputs", outputs, self.n_outputs, job.n_examples, &job.walk.outputs)
-        self.run(&job, differentiate, job.n_examples)
+        self.run(&job, differentiate, job.n_examples, job.n_examples)
         check(&job.air)
         return_scratch(scratch)
         return mean_loss(&job)
 
-    cdef void run(self, Job* job, Lead lead, Py_ssize_t n_examples) noexcept:
-        """Runs a call over so many examples in all; a short one keeps the GIL."""
+    cdef void run(self, Job* job, Lead lead, Py_ssize_t n_examples, Py_ssize_t n_together) noexcept:
+        """Runs a call over n_examples in all, n_together at a time; a short one keeps the GIL."""
         cdef Team team
         if n_examples <= self.brief:
             run_team(&team, &job.air, 1, 0, lead, job)
         else:
             with nogil:
-                run_team(&team, &job.air, self.n_threads, self.work * n_examples, lead, job)
+                run_team(&team, &job.air, self.n_threads, self.work * n_together, lead, job)
 
     def quick_step(self, X, y, cnp.ndarray parameters not None, optimizer, compiled_step, TrainingLock lock not None):
         """`step` under the network's lock; None, and nothing is done, unless the optimizer serves this network and its
@@ -414,12 +414,13 @@ cdef class Engine:
     cdef int make_steps(self, Job* job, optimizer, Py_ssize_t n_steps) except -1:
         """The n_steps steps of a job, or some. Counts optimizer.n_steps, also when they are interrupted."""
         cdef object all_made = job.update.step + n_steps    # while there is memory for a number
+        cdef Py_ssize_t count = smaller(job.batch, job.n_examples)
         if job.update.nesterov and job.chains == NULL:
             job.walk.parameters = job.ahead
         if job.half_made != NULL:
             set_flag(job.half_made, HALF_EPOCH)
         try:
-            self.run(job, train_steps, n_steps * smaller(job.batch, job.n_examples))
+            self.run(job, train_steps, n_steps * count, count)
             check(&job.air)
         finally:
             if job.half_made != NULL:

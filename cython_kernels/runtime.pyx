@@ -34,6 +34,17 @@ cdef extern from * nogil:
     static int release_openmp(void) { return 0; }
     #endif
 
+    /* Whether OMP_NUM_THREADS begins with a number of threads; the runtime ignores what does not. To ask os.environ takes
+       a microsecond. */
+    #include <stdlib.h>
+    static int asks_for_threads(void) {
+        const char *asked = getenv("OMP_NUM_THREADS");
+        char *end;
+        if (asked == NULL || strtol(asked, &end, 10) <= 0) return 0;
+        while (*end == ' ') end++;
+        return *end == 0 || *end == ',';
+    }
+
     #ifdef __clang__
     #define FUSEGRAD_COMPILER "clang " __clang_version__
     #else
@@ -45,6 +56,7 @@ cdef extern from * nogil:
     int omp_get_max_threads()
     int omp_get_num_procs()
     int release_openmp()
+    bint _asks_for_threads "asks_for_threads"()
     const char* _FUSEGRAD_COMPILER "FUSEGRAD_COMPILER"
 
 COMPILER = _FUSEGRAD_COMPILER.decode()
@@ -59,6 +71,11 @@ def x86_64_level():
 def max_threads():
     """What OpenMP would take: OMP_NUM_THREADS, threadpoolctl's limit, or the processors at load time."""
     return omp_get_max_threads()
+
+
+def asks_for_threads():
+    """Whether OMP_NUM_THREADS asks for a number of threads."""
+    return _asks_for_threads()
 
 
 def processors():

@@ -59,6 +59,8 @@ cdef struct Job:
     double* losses          # one an epoch; the last may be that of a step that was not made
     Py_ssize_t n_steps      # finished
     Py_ssize_t finished     # epochs
+    Py_ssize_t n_seen       # examples of the epoch that is being made,
+    double seen_loss        # and the sum of their losses
     bint from_moments       # all steps were taken from the moments
     int immoderate          # the gradient of this step: too large to be squared, or not finite
     Air air
@@ -279,36 +281,41 @@ cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexc
 
 
 cdef void train_steps(void* data, Team* team) noexcept nogil:
-    """The epochs of a fit: what the leader does in `Engine.train`."""
+    """The epochs of a fit, from where they were left: what the leader does in `Engine.train`."""
     cdef Job* job = <Job*>data
     cdef Walk* walk = &job.walk
-    cdef Py_ssize_t epoch, first, count, work = 0
-    cdef double loss, step_loss
-    for epoch in range(job.n_epochs):
-        if job.order != NULL:
+    cdef Py_ssize_t count, work = 0, epochs_work = 0
+    cdef double loss
+    while job.finished < job.n_epochs:
+        if job.n_seen == 0 and job.order != NULL:
             shuffle(job.order, job.n_examples, job.bits, job.generator_lock, &job.air)
-        loss = 0
-        first = 0
-        while first < job.n_examples:
-            count = smaller(job.batch, job.n_examples - first)
+        while job.n_seen < job.n_examples:
+            count = smaller(job.batch, job.n_examples - job.n_seen)
             if job.rates != NULL:
                 job.update.learning_rate = job.rates[job.n_steps]
-            step_loss = step(job, team, first, count)
+            loss = step(job, team, job.n_seen, count)
             if is_raised(&job.air.stop):
                 return
-            if not isfinite(step_loss) or job.immoderate:
-                job.losses[epoch] = step_loss
+            if not isfinite(loss) or job.immoderate:
+                job.losses[job.finished] = loss
                 return
-            loss += step_loss * count
-            first += count
+            job.seen_loss += loss * count
+            job.n_seen += count
             # A batch that is one tile and all there is need not be packed again: 5 to 10 % of such a step.
-            if team.n_threads == 1:
-                walk.kept = not job.from_moments and job.order == NULL and count == job.n_examples and count <= walk.tile
-        job.losses[epoch] = loss / job.n_examples
-        job.finished = epoch + 1
-        work += walk.n_parameters * job.n_examples
-        if work > AIR_WORK:
-            work = 0
+            walk.kept = not job.from_moments and job.order == NULL and count == job.n_examples and count <= walk.tile
+            work += walk.n_parameters * count
+            if work > AIR_WORK:
+                work = 0
+                if should_change(team):
+                    team.again = True
+                    return
+        job.losses[job.finished] = job.seen_loss / job.n_examples
+        job.finished += 1
+        job.n_seen = 0
+        job.seen_loss = 0
+        epochs_work += walk.n_parameters * job.n_examples
+        if epochs_work > AIR_WORK:
+            epochs_work = 0
             rest(job)
             if is_raised(&job.air.stop):
                 return

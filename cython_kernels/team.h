@@ -37,11 +37,14 @@
 #include <xmmintrin.h>
 #endif
 
-static inline double monotonic_seconds(void) {
+static inline double seconds_of(clockid_t clock) {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
+static inline double monotonic_seconds(void) { return seconds_of(CLOCK_MONOTONIC); }
+/* For which this thread has had a processor. A system call: 0.2 to 0.6 microseconds. */
+static inline double processor_seconds(void) { return seconds_of(CLOCK_THREAD_CPUTIME_ID); }
 
 /* ---- flags ------------------------------------------------------------------------------------ */
 
@@ -64,7 +67,10 @@ typedef void (*Lead)(void *job, Team *team);
 
 struct Team {
     int n_threads; /* 1: the leader is alone */
+    int most_threads;
     void *job;
+    int timed; /* whether its stages take long enough for `processor_seconds` */
+    int again; /* the leader came back before its work was done: see `run_team` */
     /* What the leader writes before it hands a stage out; who has taken a piece may read it. */
     Stage stage;
     Py_ssize_t n_pieces;
@@ -188,13 +194,16 @@ static void follow(Team *team, int thread) {
 
 /* What a thread's teams have gained lately over a leader alone, in seconds. Where that falls below zero, since others have
    the processors, the leader works alone for a while, twice as long each time until threads pay again. A try costs more
-   than it shows: OpenMP's idle threads spin for some milliseconds after it. */
+   than it shows: OpenMP's idle threads spin for some milliseconds after it. Threads are tried with a small credit, so that
+   one late thread does not decide. */
 #define MOST_CREDIT 0.005
-#define FIRST_PAUSE 0.01
+#define SMALL_CREDIT 0.001
+#define FIRST_PAUSE 0.05
 #define LONGEST_PAUSE 1.0
 static __thread double credit = MOST_CREDIT, pause_seconds = FIRST_PAUSE, alone_until = 0;
 
 static inline int threads_pay(double now) { return now >= alone_until; }
+static inline void try_threads(void) { alone_until = 0; }
 static inline void settle(double gain, double now) {
     credit += gain;
     if (credit >= MOST_CREDIT) {
@@ -202,7 +211,7 @@ static inline void settle(double gain, double now) {
         pause_seconds = FIRST_PAUSE;
     }
     if (credit < 0) {
-        credit = 0;
+        credit = SMALL_CREDIT;
         alone_until = now + pause_seconds;
         pause_seconds = 2 * pause_seconds < LONGEST_PAUSE ? 2 * pause_seconds : LONGEST_PAUSE;
     }

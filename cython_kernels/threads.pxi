@@ -10,7 +10,10 @@ cdef extern from "team.h" nogil:
     ctypedef void (*Stage)(void* job, int thread, Py_ssize_t piece) noexcept nogil
     struct Team:
         int n_threads
+        int most_threads
         void* job
+        bint timed
+        bint again
         double led
     ctypedef void (*Lead)(void* job, Team* team) noexcept nogil
 
@@ -22,6 +25,7 @@ cdef extern from "team.h" nogil:
     bint is_forked(Team* team)
     void leave_region(Team* team)
     bint threads_pay(double now)
+    void try_threads()
     void settle(double gain, double now)
     void change_pool()
 
@@ -32,6 +36,7 @@ cdef extern from "team.h" nogil:
     void release_flag(int* flag)
     bint replace(int* place, int old, int value)
     double monotonic_seconds()
+    double processor_seconds()
 
 cdef extern from "Python.h":
     # Declared without `except`: the exception is to stay set while the parallel region ends.
@@ -43,7 +48,9 @@ cdef extern from "Python.h":
 
 cdef enum:
     AIR_WORK = 1 << 20          # multiply-adds between two looks at the clock, well under a millisecond
-cdef double LONG_WORK = 2e9     # of a call for which a team is made even where threads do not pay at the moment
+cdef double TIMED_WORK = 2e6    # of a stage that takes so long that the leader's time on its processor is asked for,
+cdef double LONG_WORK = 2e10    # and of one that is tried with threads even where they did not pay a moment ago
+cdef double SLICE_SECONDS = 0.002   # a shorter stage that takes longer has lost its processor
 cdef double AIR_SECONDS = 0.1   # between two looks at the signals within a piece of work,
 cdef double REST_SECONDS = 0.04     # and between two epochs
 
@@ -123,6 +130,7 @@ cdef bint share_stage(Team* team, Air* air, Stage stage, Py_ssize_t n_pieces) no
     cdef double start = monotonic_seconds(), own, end
     if not threads_pay(start):
         return False
+    own = processor_seconds() if team.timed else start
     hand_out(team, stage, n_pieces)
     piece = take_piece(team)
     while piece >= 0:
@@ -130,29 +138,53 @@ cdef bint share_stage(Team* team, Air* air, Stage stage, Py_ssize_t n_pieces) no
         finish_piece(team)
         n_own += 1
         piece = take_piece(team)
-    own = monotonic_seconds()
+    # Its own time: what others took from it, it would not have lost alone, or that is the safe guess.
+    if team.timed:
+        own = processor_seconds() - own
+    else:
+        own = monotonic_seconds() - own
+        if own > SLICE_SECONDS:
+            own = 0
     while not await_pieces(team, AIR_SECONDS):
         interrupted(air, 0, AIR_WORK + 1)
     end = monotonic_seconds()
     if n_own > 0:       # against what the leader would have taken for all pieces
-        settle((own - start) / n_own * n_pieces - (end - start), end)
+        settle(own / n_own * n_pieces - (end - start), end)
     return True
 
 
+cdef inline bint should_change(Team* team) noexcept nogil:
+    """Whether threads pay where the leader is alone, or the other way round."""
+    return team.most_threads > 1 and threads_pay(monotonic_seconds()) != (team.n_threads > 1)
+
+
 cdef void run_team(Team* team, Air* air, int n_threads, double work, Lead lead, void* job) noexcept nogil:
-    """Runs lead(job, team), a call of so many multiply-adds, with up to n_threads threads. Then: `check`."""
+    """Runs lead(job, team), a call with stages of so many multiply-adds, with up to n_threads threads. Then: `check`.
+
+    A leader that sees that `should_change` may set team.again and return: then it is called again, with the number of
+    threads that pays now.
+    """
     cdef double start, end
-    team.n_threads = 1
-    team.job = job
-    if n_threads > 1:
-        start = monotonic_seconds()
-        if work > LONG_WORK or threads_pay(start):
+    if n_threads > 1 and work > LONG_WORK:
+        try_threads()
+    team.most_threads = n_threads
+    while True:
+        team.n_threads = 1
+        team.job = job
+        team.timed = work > TIMED_WORK
+        team.again = False
+        start = monotonic_seconds() if n_threads > 1 else 0
+        if n_threads > 1 and threads_pay(start):
             air.team = team
-            if lead_team(team, n_threads, lead, job) == 0:
-                end = monotonic_seconds()
-                settle(team.led - (end - start), end)   # what it took to begin and to end
+            if lead_team(team, n_threads, lead, job) < 0:
+                return
+            end = monotonic_seconds()
+            settle(team.led - (end - start), end)   # what it took to begin and to end
+            air.team = NULL
+        else:
+            lead(job, team)
+        if not team.again:
             return
-    lead(job, team)
 
 
 cdef int check(Air* air) except -1:

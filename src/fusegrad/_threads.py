@@ -73,17 +73,16 @@ def default_threads() -> tuple[int, str]:
     if _chosen is not None:
         return _chosen, "set_num_threads"
     openmp = min(runtime.max_threads(), MOST_THREADS)
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if asked.isdecimal() and int(asked) > 0:  # the runtime ignores what is not
+    if runtime.asks_for_threads():
         return openmp, "OMP_NUM_THREADS"
     # That of the process: with OMP_PROC_BIND or the like OpenMP has bound this thread to one processor.
-    limits = {"affinity": runtime.processors()}
+    n, source = runtime.processors(), "affinity"
     quota = _cgroup_quota()
-    if quota is not None:
-        limits["cgroup quota"] = quota
-    limits["a limit set in OpenMP, as by threadpoolctl"] = openmp
-    source = min(limits, key=lambda name: limits[name])
-    return limits[source], source
+    if quota is not None and quota < n:
+        n, source = quota, "cgroup quota"
+    if openmp < n:
+        n, source = openmp, "a limit set in OpenMP, as by threadpoolctl"
+    return n, source
 
 
 def resolve_threads(n_threads: int | None) -> int:

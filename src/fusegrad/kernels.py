@@ -37,10 +37,15 @@ def _operand(value: Any, name: str, dtype: "np.dtype[Any] | None") -> Array:
     return array
 
 
-def _quick_matmul(a: Any, b: Any, out: Array | None, most: int) -> Array | None:
-    """The product of at most `most` multiply-adds, of arrays that need no judging, on one thread; else None."""
+def _product_threads(rows: int, depth: int, columns: int) -> int:
+    work = rows * depth * columns
+    return worthwhile_threads(work, max(rows, columns) // 16, allowed_threads(work))
+
+
+def _quick_matmul(a: Any, b: Any, out: Array | None, most: int, n_threads: int) -> Array | None:
+    """The product of at most `most` multiply-adds, of arrays that need no judging; else None."""
     for kernels in _MODULES:
-        product: Array | None = kernels.quick_matmul(a, b, out, most)
+        product: Array | None = kernels.quick_matmul(a, b, out, most, n_threads)
         if product is not None:
             return product
     return None
@@ -85,9 +90,9 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
     array([[ 5., 14.],
            [14., 50.]])
     """
-    product = _quick_matmul(a, b, out, 2 * THREAD_WORK - 1)
-    if product is None and allowed_threads(2 * THREAD_WORK) == 1:
-        product = _quick_matmul(a, b, out, sys.maxsize)
+    product = _quick_matmul(a, b, out, 2 * THREAD_WORK - 1, 1)
+    if product is None and type(a) is type(b) is np.ndarray and a.ndim == b.ndim == 2:
+        product = _quick_matmul(a, b, out, sys.maxsize, _product_threads(*a.shape, b.shape[1]))
     if product is not None:
         return product
     a = _operand(a, "a", None)
@@ -107,9 +112,7 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
         and not np.may_share_memory(result, b)
     )
     target = result if direct else np.empty(shape, a.dtype)
-    work = a.shape[0] * a.shape[1] * b.shape[1]
-    n_threads = worthwhile_threads(work, max(shape) // 16, allowed_threads(work))
-    by_dtype[a.dtype].matmul(a, b, target, n_threads)
+    by_dtype[a.dtype].matmul(a, b, target, _product_threads(*a.shape, b.shape[1]))
     if not direct:
         result[...] = target
     return result if out is None else out

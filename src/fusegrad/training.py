@@ -243,8 +243,10 @@ class _Run:
     # ---- going back ----
 
     def snapshot(self, old: _Snapshot | None = None) -> _Snapshot:
-        """What there is now. The arrays of an old one that is not needed any more are taken again: new memory costs more
-        than the copy."""
+        """What there is now.
+
+        The arrays of an old one that is not needed any more are taken again: new memory costs more than the copy.
+        """
         optimizer = None
         if isinstance(self.optimizer, Optimizer):
             before = None if old is None or old.optimizer is None else old.optimizer[0]
