@@ -37,9 +37,9 @@ def _operand(value: Any, name: str, dtype: "np.dtype[Any] | None") -> Array:
     return array
 
 
-def _product_threads(rows: int, depth: int, columns: int) -> int:
-    work = rows * depth * columns
-    return worthwhile_threads(work, max(rows, columns) // 16, allowed_threads(work))
+def _product_threads(a: Array, b: Array) -> int:
+    work = a.size * b.shape[1]
+    return worthwhile_threads(work, max(a.shape[0], b.shape[1]) // 16, allowed_threads(work))
 
 
 def _quick_matmul(a: Any, b: Any, out: Array | None, most: int, n_threads: int) -> Array | None:
@@ -92,7 +92,7 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
     """
     product = _quick_matmul(a, b, out, 2 * THREAD_WORK - 1, 1)
     if product is None and type(a) is type(b) is np.ndarray and a.ndim == b.ndim == 2:
-        product = _quick_matmul(a, b, out, sys.maxsize, _product_threads(*a.shape, b.shape[1]))
+        product = _quick_matmul(a, b, out, sys.maxsize, _product_threads(a, b))
     if product is not None:
         return product
     a = _operand(a, "a", None)
@@ -112,7 +112,7 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
         and not np.may_share_memory(result, b)
     )
     target = result if direct else np.empty(shape, a.dtype)
-    by_dtype[a.dtype].matmul(a, b, target, _product_threads(*a.shape, b.shape[1]))
+    by_dtype[a.dtype].matmul(a, b, target, _product_threads(a, b))
     if not direct:
         result[...] = target
     return result if out is None else out
