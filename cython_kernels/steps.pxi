@@ -59,7 +59,7 @@ cdef struct Job:
     double* losses          # one an epoch; the last may be that of a step that was not made
     Py_ssize_t n_steps      # finished
     Py_ssize_t finished     # epochs
-    Py_ssize_t n_seen       # examples of the epoch that is being made,
+    Py_ssize_t n_seen       # where the leader came back in the middle of an epoch: examples of it that are done,
     double seen_loss        # and the sum of their losses
     bint from_moments       # all steps were taken from the moments
     int immoderate          # the gradient of this step: too large to be squared, or not finite
@@ -284,23 +284,23 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
     """The epochs of a fit, from where they were left: what the leader does in `Engine.train`."""
     cdef Job* job = <Job*>data
     cdef Walk* walk = &job.walk
-    cdef Py_ssize_t count, work = 0, epochs_work = 0
-    cdef double loss
+    cdef Py_ssize_t count, seen = job.n_seen, work = 0, epochs_work = 0
+    cdef double loss, total = job.seen_loss
     while job.finished < job.n_epochs:
-        if job.n_seen == 0 and job.order != NULL:
+        if seen == 0 and job.order != NULL:
             shuffle(job.order, job.n_examples, job.bits, job.generator_lock, &job.air)
-        while job.n_seen < job.n_examples:
-            count = smaller(job.batch, job.n_examples - job.n_seen)
+        while seen < job.n_examples:
+            count = smaller(job.batch, job.n_examples - seen)
             if job.rates != NULL:
                 job.update.learning_rate = job.rates[job.n_steps]
-            loss = step(job, team, job.n_seen, count)
+            loss = step(job, team, seen, count)
             if is_raised(&job.air.stop):
                 return
             if not isfinite(loss) or job.immoderate:
                 job.losses[job.finished] = loss
                 return
-            job.seen_loss += loss * count
-            job.n_seen += count
+            total += loss * count
+            seen += count
             # A batch that is one tile and all there is need not be packed again: 5 to 10 % of such a step.
             walk.kept = not job.from_moments and job.order == NULL and count == job.n_examples and count <= walk.tile
             work += walk.n_parameters * count
@@ -308,11 +308,13 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
                 work = 0
                 if should_change(team):
                     team.again = True
+                    job.n_seen = seen
+                    job.seen_loss = total
                     return
-        job.losses[job.finished] = job.seen_loss / job.n_examples
+        job.losses[job.finished] = total / job.n_examples
         job.finished += 1
-        job.n_seen = 0
-        job.seen_loss = 0
+        seen = 0
+        total = 0
         epochs_work += walk.n_parameters * job.n_examples
         if epochs_work > AIR_WORK:
             epochs_work = 0

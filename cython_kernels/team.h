@@ -67,7 +67,7 @@ typedef void (*Lead)(void *job, Team *team);
 
 struct Team {
     int n_threads; /* 1: the leader is alone */
-    int most_threads;
+    int most_threads; /* that the system and OpenMP give */
     void *job;
     int timed; /* whether its stages take long enough for `processor_seconds` */
     int again; /* the leader came back before its work was done: see `run_team` */
@@ -292,7 +292,7 @@ static int lead_team(Team *team, int n_threads, Lead lead, void *job) {
             int thread = omp_get_thread_num();
             if (thread == 0) {
                 double start = monotonic_seconds();
-                team->n_threads = omp_get_num_threads();
+                team->n_threads = team->most_threads = omp_get_num_threads();
                 lead(job, team);
                 team->led = monotonic_seconds() - start;
                 __atomic_store_n(&team->closed, 1, __ATOMIC_RELEASE);
@@ -308,6 +308,7 @@ static int lead_team(Team *team, int n_threads, Lead lead, void *job) {
     }
 #endif
     (void)n_threads;
+    team->most_threads = 1;
     lead(job, team);
     return 0;
 }

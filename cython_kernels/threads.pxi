@@ -164,7 +164,7 @@ cdef void run_team(Team* team, Air* air, int n_threads, double work, Lead lead, 
     A leader that sees that `should_change` may set team.again and return: then it is called again, with the number of
     threads that pays now.
     """
-    cdef double start, end
+    cdef double start = 0, end
     if n_threads > 1 and work > LONG_WORK:
         try_threads()
     team.most_threads = n_threads
@@ -173,13 +173,15 @@ cdef void run_team(Team* team, Air* air, int n_threads, double work, Lead lead, 
         team.job = job
         team.timed = work > TIMED_WORK
         team.again = False
-        start = monotonic_seconds() if n_threads > 1 else 0
-        if n_threads > 1 and threads_pay(start):
+        if team.most_threads > 1:
+            start = monotonic_seconds()
+        if team.most_threads > 1 and threads_pay(start):
             air.team = team
             if lead_team(team, n_threads, lead, job) < 0:
                 return
-            end = monotonic_seconds()
-            settle(team.led - (end - start), end)   # what it took to begin and to end
+            if team.n_threads > 1:
+                end = monotonic_seconds()
+                settle(team.led - (end - start), end)   # what it took to begin and to end
             air.team = NULL
         else:
             lead(job, team)

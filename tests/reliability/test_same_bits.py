@@ -1,6 +1,8 @@
 """Results repeat to the bit: on any number of threads, in another process, anywhere in a batch."""
 
 import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -52,6 +54,21 @@ def test_threads_are_really_used():
     for name in ("two-layer sigmoid", "five layers"):
         plan = fg.Sequential(*NETWORKS[name], rng=0).plan(70_001, n_threads=8)
         assert plan.n_threads == 8
+
+
+def test_beside_busy_processes(dtype):
+    """There threads lose, are given up and tried again, also in the middle of an epoch."""
+    of_a_fit = (fg.Linear(32, 64), fg.Sigmoid(), fg.Linear(64, 1)), dtype, 20_000, 3_000, fg.Adam
+    expected = trained(*of_a_fit, 1, epochs=60)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        for n_threads in (2, 4):
+            assert trained(*of_a_fit, n_threads, epochs=60) == expected
+            tried("fits with the same bits beside busy processes")
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize("moments", [True, False])
