@@ -177,7 +177,7 @@ def test_openmps_own_binding_is_no_limit(setting):
 MANY = """
 import os, resource, sys
 import numpy as np, fusegrad as fg
-most = 0
+most = before = len(os.listdir("/proc/self/task"))  # NumPy, or a sanitizer, may have some
 def calls():
     global most
     z = np.zeros(10**7, "f4")
@@ -196,8 +196,10 @@ def calls():
 def test_a_million_threads():
     bound = max(64, os.cpu_count())
     for code, environment in (("fg.set_num_threads(10**6)", {}), ("", {"OMP_NUM_THREADS": "1000000"})):
-        out = shown(MANY + code + "\ncalls()\nprint(most, fg.get_num_threads())", **environment)
-        assert [int(n) for n in out.split()] <= [bound + 1, bound]
+        out = shown(MANY + code + "\ncalls()\nprint(most - before, fg.get_num_threads())", **environment)
+        started, allowed = (int(n) for n in out.split())
+        assert started < bound
+        assert allowed <= bound
 
 
 def test_threads_that_the_system_refuses():

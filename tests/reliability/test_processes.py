@@ -279,7 +279,7 @@ compute()
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("call", ["fit", "fit of whole batches", "forward", "matmul", "sigmoid"])
 def test_a_fork_in_a_signal_handler(call, n_threads):
-    in_a_new_process(FORK_IN_A_HANDLER, n_threads, call, timeout=60)
+    in_a_new_process(FORK_IN_A_HANDLER, n_threads, call)
     tried("forks in signal handlers of a call")
 
 
