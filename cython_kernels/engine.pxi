@@ -154,7 +154,7 @@ cdef inline real* forward_tile(
 ) noexcept nogil:
     """Walks a tile up; the activations lie one after another in scratch, after room for x. Returns the last.
 
-    A Features is passed by its address: to copy it just after its fields are written waits for them, 1 % of a small step.
+    lowest: by its address, as README.md says of structs.
     """
     cdef Py_ssize_t i
     cdef real* a = scratch

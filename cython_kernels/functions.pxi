@@ -52,7 +52,7 @@ cdef void multiply_all(void* data, Team* team) noexcept nogil:
     run_stage(team, &product.air, multiply_share, product.n_shares)
 
 
-def quick_matmul(a, b, out, Py_ssize_t most, int n_threads=1):
+def quick_matmul(a, b, out, Py_ssize_t most, int n_threads):
     """`matmul` of at most `most` multiply-adds, of arrays that can be taken as they are; else None.
 
     A new array is made if out is None.

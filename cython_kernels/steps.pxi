@@ -59,7 +59,7 @@ cdef struct Job:
     double* losses          # one an epoch; the last may be that of a step that was not made
     Py_ssize_t n_steps      # finished
     Py_ssize_t finished     # epochs
-    Py_ssize_t n_seen       # where the leader came back in the middle of an epoch: examples of it that are done,
+    Py_ssize_t n_seen       # where the leader returned in the middle of an epoch: the examples done,
     double seen_loss        # and the sum of their losses
     bint from_moments       # all steps were taken from the moments
     int immoderate          # the gradient of this step: too large to be squared, or not finite

@@ -70,7 +70,7 @@ struct Team {
     int most_threads; /* that the system and OpenMP give */
     void *job;
     int timed; /* whether its stages take long enough for `processor_seconds` */
-    int again; /* the leader came back before its work was done: see `run_team` */
+    int again; /* the leader returned early, to be called again: see `run_team` */
     /* What the leader writes before it hands a stage out; who has taken a piece may read it. */
     Stage stage;
     Py_ssize_t n_pieces;

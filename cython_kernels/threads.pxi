@@ -48,7 +48,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     AIR_WORK = 1 << 20          # multiply-adds between two looks at the clock, well under a millisecond
-cdef double TIMED_WORK = 2e6    # of a stage that takes so long that the leader's time on its processor is asked for,
+cdef double TIMED_WORK = 2e6    # of a stage from which on the leader's processor time is read,
 cdef double LONG_WORK = 2e10    # and of one that is tried with threads even where they did not pay a moment ago
 cdef double SLICE_SECONDS = 0.002   # a shorter stage that takes longer has lost its processor
 cdef double AIR_SECONDS = 0.1   # between two looks at the signals within a piece of work,
@@ -138,7 +138,7 @@ cdef bint share_stage(Team* team, Air* air, Stage stage, Py_ssize_t n_pieces) no
         finish_piece(team)
         n_own += 1
         piece = take_piece(team)
-    # Its own time: what others took from it, it would not have lost alone, or that is the safe guess.
+    # Without the time when another process had its processor: alone it would most likely have kept it.
     if team.timed:
         own = processor_seconds() - own
     else:

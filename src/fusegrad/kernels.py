@@ -38,12 +38,13 @@ def _operand(value: Any, name: str, dtype: "np.dtype[Any] | None") -> Array:
 
 
 def _product_threads(a: Array, b: Array) -> int:
+    """How many threads a product is worth."""
     work = a.size * b.shape[1]
     return worthwhile_threads(work, max(a.shape[0], b.shape[1]) // 16, allowed_threads(work))
 
 
 def _quick_matmul(a: Any, b: Any, out: Array | None, most: int, n_threads: int) -> Array | None:
-    """The product of at most `most` multiply-adds, of arrays that need no judging; else None."""
+    """The product of at most `most` multiply-adds, of arrays that need no conversion; else None."""
     for kernels in _MODULES:
         product: Array | None = kernels.quick_matmul(a, b, out, most, n_threads)
         if product is not None:
