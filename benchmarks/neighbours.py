@@ -1,7 +1,8 @@
 """The default number of threads beside busy processes, against one thread (`make bench-promises`).
 
 Each row is one call with the default and with one thread, in turn, while 0, 1 and 2 other processes never rest. At
-least 0.9 of the speed of one thread is promised beside one of them. Not pinned: which processor a thread gets is the question.
+least 0.9 of the speed of one thread is promised beside one of them. Not pinned: which processor a thread gets is the
+question.
 """
 
 import subprocess
