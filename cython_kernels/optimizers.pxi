@@ -71,7 +71,7 @@ cdef int MODERATE = GREATEST_EXPONENT // 2 - 14     # the exponent of a number w
 cdef double NEARLY = 0.999      # a bound is a little lower than it might be: it must not decide by its rounding
 
 
-cdef void begin_update(Update* u) noexcept nogil:
+cdef inline void begin_update(Update* u) noexcept nogil:
     """The factors of the next update, number u.step + 1, from its learning rate."""
     cdef double rate = u.learning_rate, r = 1, least = 0, t = <double>(u.step + 1)
     if u.rule == SGD:

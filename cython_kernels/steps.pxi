@@ -128,7 +128,7 @@ cdef void update_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     update(&job.update, job.parameters, job.gradient, part * PART, smaller((part + 1) * PART, job.n_parameters))
 
 
-cdef void walk_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+cdef inline void walk_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """The blocks of some examples: their losses, and the sum of their gradients if one is wanted. May be interrupted."""
     job.first = first
     job.count = count
@@ -286,6 +286,8 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
     cdef Walk* walk = &job.walk
     cdef Py_ssize_t count, seen = job.n_seen, work = 0, epochs_work = 0
     cdef double loss, total = job.seen_loss
+    # A batch that is one tile and all there is need not be packed again: 5 to 10 % of such a step.
+    cdef bint one_tile = job.order == NULL and job.n_examples <= smaller(job.batch, walk.tile)
     while job.finished < job.n_epochs:
         if seen == 0 and job.order != NULL:
             shuffle(job.order, job.n_examples, job.bits, job.generator_lock, &job.air)
@@ -301,8 +303,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
                 return
             total += loss * count
             seen += count
-            # A batch that is one tile and all there is need not be packed again: 5 to 10 % of such a step.
-            walk.kept = not job.from_moments and job.order == NULL and count == job.n_examples and count <= walk.tile
+            walk.kept = one_tile and not job.from_moments
             work += walk.n_parameters * count
             if work > AIR_WORK:
                 work = 0

@@ -547,7 +547,7 @@ def test_a_state_that_is_resized_is_an_error_of_the_next_step():
         with pytest.raises(ValueError, match=r"^optimizer: "):
             optimizer.step(w, g)
     optimizer = fg.Adam()
-    optimizer._constants = (0, *optimizer._constants[1:])  # as a rule without states
+    optimizer._constants = bytes(8) + optimizer._constants[8:]  # as a rule without states
     optimizer.state = np.zeros((0, 8))
     with pytest.raises((TypeError, ValueError), match=r"^optimizer: "):
         optimizer.step(w, g)

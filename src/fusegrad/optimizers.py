@@ -5,6 +5,7 @@ An optimizer knows nothing of networks: it updates one flat buffer by another. I
 """
 
 import math
+import struct
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -123,14 +124,14 @@ class Optimizer:
         decay: float = 0.0,
         decay2: float = 0.0,
         eps: float = 0.0,
-    ) -> tuple[int, int, bool, bool, float, float, float, float, float]:
-        """What the compiled update reads beside the learning rate, in its order."""
+    ) -> bytes:
+        """What the compiled update reads beside the learning rate: `Constants` in cython_kernels."""
         wanted = {"sgd": int(decay > 0), "adagrad": 1, "rmsprop": 1, "adam": 2}.get(self.rule, self.n_states)
         if self.n_states != wanted:
             raise TypeError(f"{type(self).__name__}: expected {wanted} n_states of a {self.rule}, got {self.n_states}")
         rule = RULES.index(self.rule) if self.rule in RULES else 0  # another name: its step is its own
         logs = _log(decay), _log(decay2)
-        return self.n_states, rule, nesterov, bias_correction, decay, decay2, eps, *logs
+        return struct.pack("4q5d", self.n_states, rule, nesterov, bias_correction, decay, decay2, eps, *logs)
 
     def _bind(self, lock: Any, layout: str) -> None:
         """Take the network with this lock and these layers as the one that is served; raise if it is another."""
