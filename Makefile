@@ -31,7 +31,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m fusegrad demo --output build/fusegrad-demo.png
 
 # Each instruction set that the processor has, by the name that caps it; a processor without a choice has one empty name.
-EACH_ISA = for isa in $$($(BIN)/python -c 'from fusegrad._kernels import supported_isas; print(*supported_isas())'); do \
+EACH_ISA = for isa in $$($(BIN)/python -c 'from fusegrad._engine.dispatch import supported_isas; print(*supported_isas())'); do \
   echo "=== $$isa"; case $$isa in baseline) unset FUSEGRAD_MAX_ISA;; *) export FUSEGRAD_MAX_ISA=$$isa;; esac;
 
 ## make test             build the wheel, install it, test it with each instruction set that the processor has
@@ -107,7 +107,7 @@ lint: $(VENV)/linters
 	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint cython_kernels
 	cd build && ../$(BIN)/mypy --config-file ../pyproject.toml
-	cd build && ../$(BIN)/stubtest --mypy-config-file ../pyproject.toml --allowlist ../tests/stubtest_allowlist.txt fusegrad._kernels
+	cd build && ../$(BIN)/stubtest --mypy-config-file ../pyproject.toml --allowlist ../tests/stubtest_allowlist.txt fusegrad._engine.compiled
 
 $(VENV)/linters: $(VENV)/installed
 	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls build/wheel/*.whl)[dev]"

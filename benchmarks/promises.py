@@ -10,7 +10,7 @@ from unittest.mock import patch
 import numpy as np
 
 import fusegrad as fg
-from fusegrad._kernels import by_dtype
+from fusegrad._engine.dispatch import by_dtype
 from fusegrad.training import _Run
 
 ROUNDS = 21

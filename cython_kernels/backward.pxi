@@ -12,7 +12,7 @@ The gradient of W sums over examples, that is over lanes. Two ways, chosen for e
               examples share a vector, and that many lanes are added up: narrow layers, small tiles.
 
 Sums over examples are short. A lane adds up SUM_BLOCK of them at the most, or in the loops that are not cut (folded panels,
-`add_examples`, `below_one`) its part of a tile of at most 4 096 (_plan.LARGEST_TILE): 1 366 in float32. The sums of tiles
+`add_examples`, `below_one`) its part of a tile of at most 4 096 (_engine.plan.LARGEST_TILE): 1 366 in float32. The sums of tiles
 are added to the gradient of their block, those of blocks to each other.
 """
 

@@ -10,12 +10,12 @@ and dW_1 | db_1 = D_1. That is the way of n_in + 1 examples up and down through 
 walked as one: E_l and D_l are tiles whose columns are the inputs and, last, the bias. Where a step has
 many more examples than inputs, a two-layer linear network costs no more than one layer.
 
-The plan decides where this pays (`_plan.collapse`), and gives the composed layer its place in a
+The plan decides where this pays (`_engine.plan.collapse`), and gives the composed layer its place in a
 buffer of parameters of the walk's own.
 """
 
 
-# The fields are those of the rows of _plan.CHAIN_TABLE.
+# The fields are those of the rows of _engine.plan.CHAIN_TABLE.
 cdef struct Chain:
     int64 first             # member
     int64 count             # of members; 1: the layer is the walk's as it is

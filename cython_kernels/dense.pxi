@@ -14,7 +14,7 @@ computes, never a stray infinity; the loss gives them the weight 0.
 ctypedef long long int64
 
 
-# The fields are those of the rows of _plan.LAYER_TABLE.
+# The fields are those of the rows of _engine.plan.LAYER_TABLE.
 cdef struct Layer:
     int64 n_in
     int64 n_out

@@ -1,6 +1,6 @@
 """Arrays and optimizers as the kernels take them: NumPy's own struct read, and the door's quick yes.
 
-What is judged here is whether an array can be taken as it is; everything else goes through `fusegrad._arrays`.
+What is judged here is whether an array can be taken as it is; everything else goes through `fusegrad._engine.validation`.
 
 Between that and the kernel, another thread or a finalizer may set the shape of an array. So `read_matrix` and `read_flat`,
 where a struct is read for a kernel, compare it with the sizes that the call was planned for. The kernel gets what was read,

@@ -1,4 +1,4 @@
-"""Kernels as functions of their own, of arrays from outside: matrix product, activations, and what _moments.py and
+"""Kernels as functions of their own, of arrays from outside: matrix product, activations, and what _engine/moments.py and
 training.py need.
 
 Product and activations have a quick form, for small arrays that can be taken as they are: it asks nothing of Python

@@ -1,7 +1,7 @@
 # cython: freethreading_compatible=True
 """The compiled module of one instruction set and one dtype: what Python may call.
 
-Everything here takes arrays that `fusegrad._arrays` has judged, of this module's dtype and of shapes that
+Everything here takes arrays that `fusegrad._engine.validation` has judged, of this module's dtype and of shapes that
 agree, and compares what it reads with the sizes planned for (doors.pxi); what is called `quick_` or `is_` judges for
 itself. The algorithms are in the .pxi files beside this one; see README.md for the contract.
 """
@@ -185,7 +185,7 @@ def note_fork():
 
 @cython.final
 cdef class Engine:
-    """A plan made ready to run: see fusegrad._plan.Plan, whose fields it takes over.
+    """A plan made ready to run: see fusegrad._engine.plan.Plan, whose fields it takes over.
 
     Every call borrows scratch memory, so that calls from several Python threads do not meet.
     """

@@ -5,7 +5,7 @@ import pytest
 from support import FIGURES
 
 import fusegrad as fg
-from fusegrad._kernels import ISA
+from fusegrad._engine.dispatch import ISA
 
 
 def pytest_report_header() -> str:

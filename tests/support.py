@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import fusegrad as fg
-from fusegrad._kernels import by_dtype
+from fusegrad._engine.dispatch import by_dtype
 
 LANES = {dtype.name: module.lanes for dtype, module in by_dtype.items()}
 #: The error allowed against the float64 reference, over the largest entry.

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 import fusegrad as fg
-from fusegrad._arrays import as_batch, as_count, as_dtype, as_floats, as_generator, as_matrix, as_number, as_output
+from fusegrad._engine.validation import (
+    as_batch,
+    as_count,
+    as_dtype,
+    as_floats,
+    as_generator,
+    as_matrix,
+    as_number,
+    as_output,
+)
 
 F4, F8 = np.dtype("float32"), np.dtype("float64")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fusegrad as fg
-from fusegrad._moments import moments
+from fusegrad._engine.moments import moments
 
 NETS = {
     "univariate": lambda dtype: fg.UnivariateRegression(dtype=dtype, rng=0),

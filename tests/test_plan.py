@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import fusegrad as fg
-from fusegrad._kernels import by_dtype
-from fusegrad._plan import LEAST_BLOCK, MOST_BLOCKS, make_plan, parallel_from, stack_layers, worthwhile_threads
+from fusegrad._engine.dispatch import by_dtype
+from fusegrad._engine.plan import LEAST_BLOCK, MOST_BLOCKS, make_plan, parallel_from, stack_layers, worthwhile_threads
 
 NETS = [
     [(1, 1, "identity", True)],

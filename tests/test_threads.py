@@ -2,14 +2,14 @@ import pytest
 from support import in_a_new_process
 
 import fusegrad as fg
-from fusegrad import _threads
+from fusegrad._engine import threads as thread_rule
 
 
 def test_a_chosen_number(threads):
     threads(3)
     assert fg.get_num_threads() == 3
     threads(None)
-    assert fg.get_num_threads() == _threads.default_threads()[0]
+    assert fg.get_num_threads() == thread_rule.default_threads()[0]
 
 
 @pytest.mark.parametrize(("n", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError)])
@@ -19,16 +19,16 @@ def test_what_is_refused(n, error):
 
 
 def test_a_number_that_openmp_refuses_is_not_its_number():
-    code = "from fusegrad._threads import default_threads; print(default_threads()[1])"
+    code = "from fusegrad._engine.threads import default_threads; print(default_threads()[1])"
     assert in_a_new_process(code, OMP_NUM_THREADS="0") != "OMP_NUM_THREADS"
 
 
 def test_a_cgroup_quota_is_obeyed(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(_threads.runtime, "max_threads", lambda: 64, raising=False)
-    monkeypatch.setattr(_threads.runtime, "processors", lambda: 64, raising=False)
-    monkeypatch.setattr(_threads, "_cgroup_quota", lambda: 3)
-    assert _threads.default_threads() == (3, "cgroup quota")
+    monkeypatch.setattr(thread_rule.runtime, "max_threads", lambda: 64, raising=False)
+    monkeypatch.setattr(thread_rule.runtime, "processors", lambda: 64, raising=False)
+    monkeypatch.setattr(thread_rule, "_cgroup_quota", lambda: 3)
+    assert thread_rule.default_threads() == (3, "cgroup quota")
 
 
 def test_fork_after_parallel_work(threads):

@@ -49,7 +49,7 @@ def machine() -> dict[str, str]:
     """Where it was measured."""
     import numpy as np
 
-    import fusegrad._config
+    import fusegrad._engine.config
 
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -60,7 +60,7 @@ def machine() -> dict[str, str]:
         "date": date.today().isoformat(),
         "processor": processor,
         "numpy_blas": str(np.show_config(mode="dicts")["Build Dependencies"]["blas"].get("version", "?")),
-        **fusegrad._config.config(),
+        **fusegrad._engine.config.config(),
     }
 
 

@@ -10,8 +10,8 @@ True
 """
 
 from fusegrad import datasets, kernels, reference, testing
-from fusegrad._config import show_config
-from fusegrad._threads import get_num_threads, set_num_threads
+from fusegrad._engine.config import show_config
+from fusegrad._engine.threads import get_num_threads, set_num_threads
 from fusegrad.checkpoints import Checkpoint, load, load_checkpoint
 from fusegrad.course import MultivariateRegression, TwoLayerLinear, TwoLayerSigmoid, UnivariateRegression
 from fusegrad.layers import Identity, Linear, ReLU, Sigmoid, Tanh

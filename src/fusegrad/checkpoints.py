@@ -1,15 +1,15 @@
 """Networks read from files, with the optimizer and the generator that were saved beside them."""
 
 from os import PathLike
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusegrad import _files
-from fusegrad._plan import stack_layers
-from fusegrad.layers import shapes_of
+from fusegrad._engine import files
+from fusegrad._engine.plan import stack_layers
+from fusegrad.layers import build_layers, shapes_of
 from fusegrad.networks import Sequential
-from fusegrad.optimizers import Optimizer
+from fusegrad.optimizers import Optimizer, build_optimizer
 
 
 class Checkpoint(NamedTuple):
@@ -117,10 +117,10 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     >>> whole.loss == stopped.loss + history.loss, bool((again.parameters == straight.parameters).all())
     (True, True)
     """
-    arrays, metadata = _files.load(path)
+    arrays, metadata = files.load(path)
     try:
         state = arrays.pop("optimizer.state", None)
-        dtype, layers = _files.build_dtype(metadata["dtype"]), _files.build(metadata["layers"])
+        dtype, layers = _build_dtype(metadata["dtype"]), build_layers(metadata["layers"])
         size = stack_layers(shapes_of(tuple(layers)))[-1].end  # known before any room is made
         if size != sum(array.size for array in arrays.values()):
             raise ValueError(f"expected arrays of {size} numbers in all")
@@ -131,9 +131,16 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         net.load_state_dict(arrays)
         optimizer = None
         if "optimizer" in metadata:
-            optimizer = _files.build_optimizer(metadata["optimizer"], state)
+            optimizer = build_optimizer(metadata["optimizer"], state)
             optimizer.check(net.parameters)
-        rng = _files.build_generator(metadata["rng"]) if "rng" in metadata else None
+        rng = files.build_generator(metadata["rng"]) if "rng" in metadata else None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: what it says of itself does not fit: {str(error)[:300]}") from None
     return Checkpoint(net, optimizer, rng)
+
+
+def _build_dtype(description: str) -> np.dtype[Any]:
+    """The dtype of that name; NumPy would take others."""
+    if description not in ("float32", "float64"):
+        raise ValueError(f"expected dtype float32 or float64, got {description!r}")
+    return np.dtype(description)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fusegrad._arrays import as_count
+from fusegrad._engine.validation import as_count
 from fusegrad.layers import Linear, Sigmoid
 from fusegrad.networks import Sequential
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import fusegrad as fg
-from fusegrad._arrays import Array
+from fusegrad._engine.validation import Array
 from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adam, Optimizer
 

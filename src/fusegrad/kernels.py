@@ -10,9 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from fusegrad._arrays import Array, as_floats, as_matrix, as_output
-from fusegrad._kernels import by_dtype
-from fusegrad._plan import THREAD_WORK, Dense, allowed_threads, make_plan, stack_layers, step_work, worthwhile_threads
+from fusegrad._engine.dispatch import by_dtype
+from fusegrad._engine.plan import (
+    THREAD_WORK,
+    Dense,
+    allowed_threads,
+    make_plan,
+    stack_layers,
+    step_work,
+    worthwhile_threads,
+)
+from fusegrad._engine.validation import Array, as_floats, as_matrix, as_output
 from fusegrad.layers import ACTIVATIONS
 
 __all__ = ["apply", "dense_backward", "dense_forward", "matmul", "sigmoid"]

@@ -1,9 +1,12 @@
 """The layers: plain descriptions. A network holds the numbers."""
 
+import json
+from collections.abc import Sequence
 from math import sqrt
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from fusegrad._arrays import as_count, as_flag
+from fusegrad._engine.files import parse_json
+from fusegrad._engine.validation import as_count, as_flag
 
 
 class Layer:
@@ -168,6 +171,29 @@ def shapes_of(layers: tuple[Layer, ...]) -> list[tuple[int, int, str, bool]]:
     if not shapes:
         raise ValueError("layers: expected at least one Linear, got none")
     return shapes
+
+
+def describe_layers(layers: Sequence[Layer]) -> str:
+    """The layers as JSON: ``[["linear", 13, 50, true], ["sigmoid"], ...]``."""
+    described: list[list[Any]] = []
+    for layer in layers:
+        if isinstance(layer, Linear):
+            described.append(["linear", layer.in_features, layer.out_features, layer.bias])
+        elif isinstance(layer, Activation):
+            described.append([layer.name])
+    return json.dumps(described)
+
+
+def build_layers(description: str) -> list[Layer]:
+    """The layers that `describe_layers` described."""
+    layers: list[Layer] = []
+    for name, *arguments in parse_json(description):
+        if name == "linear":
+            n_in, n_out, bias = arguments
+            layers.append(Linear(n_in, n_out, bias=bias))
+        else:
+            layers.append(ACTIVATIONS[name]())
+    return layers
 
 
 #: What `init` of a network may be.

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fusegrad import _files
-from fusegrad._arrays import (
+from fusegrad._engine import files
+from fusegrad._engine.dispatch import by_dtype
+from fusegrad._engine.plan import Dense, Plan, make_plan, moments_pay, parallel_from, stack_layers
+from fusegrad._engine.threads import resolve_threads
+from fusegrad._engine.validation import (
     Array,
     as_batch,
     as_count,
@@ -21,11 +24,8 @@ from fusegrad._arrays import (
     as_generator,
     as_output,
 )
-from fusegrad._kernels import by_dtype
-from fusegrad._plan import Dense, Plan, make_plan, moments_pay, parallel_from, stack_layers
-from fusegrad._threads import resolve_threads
-from fusegrad.layers import INITS, Layer, Linear, initial_bounds, shapes_of
-from fusegrad.optimizers import COMPILED_STEP, SGD, Optimizer, SupportsStep, runs_compiled
+from fusegrad.layers import INITS, Layer, Linear, describe_layers, initial_bounds, shapes_of
+from fusegrad.optimizers import COMPILED_STEP, SGD, Optimizer, SupportsStep, describe_optimizer, runs_compiled
 from fusegrad.training import History, fit
 
 MOST_ENGINES = 256  # batch sizes remembered by a network
@@ -149,7 +149,7 @@ class Sequential:
         self._small_engine: Any = None
         self._small_predictor: Any = None
         self._lock = self._kernels.TrainingLock()
-        self._layout = _files.describe(layers)  # what an optimizer remembers its network by
+        self._layout = describe_layers(layers)  # what an optimizer remembers its network by
 
     def __getstate__(self) -> dict[str, Any]:
         """The layers, the numbers, and what others have set: what `_set_up` makes of them is made again."""
@@ -360,15 +360,15 @@ class Sequential:
         to 100 ms for that. Where epochs take longer, set a flag in the handler, and save in a callback.
         """
         self._lock.check_save(optimizer is not None or rng is not None)
-        arrays, metadata = self.state_dict(), {"layers": _files.describe(self.layers), "dtype": self.dtype.name}
+        arrays, metadata = self.state_dict(), {"layers": describe_layers(self.layers), "dtype": self.dtype.name}
         if optimizer is not None:
-            metadata["optimizer"] = _files.describe_optimizer(optimizer)
+            metadata["optimizer"] = describe_optimizer(optimizer)
             optimizer.check(self._parameters)
             if optimizer.state is not None:
                 arrays["optimizer.state"] = optimizer.state
         if rng is not None:
-            metadata["rng"] = _files.describe_generator(rng)
-        _files.save(path, arrays, metadata)
+            metadata["rng"] = files.describe_generator(rng)
+        files.save(path, arrays, metadata)
 
     # ---- computing ------------------------------------------------------------------------------------
 

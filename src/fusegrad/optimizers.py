@@ -4,14 +4,16 @@ An optimizer knows nothing of networks: it updates one flat buffer by another. I
 `fusegrad.Sequential.fit` the same rule runs in the engine, without a call to Python.
 """
 
+import json
 import math
 import struct
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from fusegrad._arrays import Array, as_count, as_flag, as_flat, as_flat_output, as_number
-from fusegrad._kernels import by_dtype
+from fusegrad._engine.dispatch import by_dtype
+from fusegrad._engine.files import parse_json
+from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_flat_output, as_number
 
 RULES = by_dtype[np.dtype("float32")].RULES
 MOST_STEPS = by_dtype[np.dtype("float32")].MOST_STEPS
@@ -622,3 +624,27 @@ class Adam(Optimizer):
 COMPILED_STEP = Optimizer.step
 COMPILED_LR = vars(Optimizer)["lr"]
 COMPILED_LOOK_AHEAD = SGD.look_ahead
+
+
+BUILT_IN: dict[str, type[Optimizer]] = {kind.__name__: kind for kind in (SGD, Adagrad, RMSprop, Adam)}
+
+
+def describe_optimizer(optimizer: Any) -> str:
+    """An optimizer without its state as JSON."""
+    if type(optimizer) not in BUILT_IN.values():
+        raise TypeError(f"optimizer: expected one of {', '.join(sorted(BUILT_IN))}, got {optimizer!r}")
+    described = {"class": type(optimizer).__name__, "arguments": optimizer.arguments, "n_steps": optimizer.n_steps}
+    if optimizer._exponent:
+        described["exponent"] = optimizer._exponent
+    return json.dumps(described)
+
+
+def build_optimizer(description: str, state: Array | None) -> Optimizer:
+    """The optimizer that `describe_optimizer` described, with its state."""
+    described = parse_json(description)
+    arguments = dict(described["arguments"])
+    lr = arguments.pop("lr")
+    optimizer: Optimizer = BUILT_IN[described["class"]](lr=1.0, **arguments)  # its own may be 0 by a schedule
+    steps = {"n_steps": described["n_steps"], "exponent": described.get("exponent", 0)}
+    optimizer.load_state_dict({"rule": optimizer.rule, "lr": lr, "state": state, **steps})
+    return optimizer

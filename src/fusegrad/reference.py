@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusegrad._arrays import Array
+from fusegrad._engine.validation import Array
 
 if TYPE_CHECKING:
     from fusegrad.networks import Sequential

@@ -8,7 +8,7 @@ import math
 import sys
 from dataclasses import dataclass
 
-from fusegrad._arrays import as_count, as_number
+from fusegrad._engine.validation import as_count, as_number
 
 
 def _whole(step: int) -> int:

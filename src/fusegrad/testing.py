@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusegrad._arrays import Array, as_count, as_generator, as_number
+from fusegrad._engine.validation import Array, as_count, as_generator, as_number
 from fusegrad.networks import Sequential
 from fusegrad.reference import ACTIVATIONS, layers_of
 

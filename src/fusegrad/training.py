@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fusegrad._arrays import Array, as_count, as_flag, as_generator, as_number
-from fusegrad._moments import Moments
-from fusegrad._moments import moments as take_moments
-from fusegrad._plan import moments_pay, step_work
+from fusegrad._engine.moments import Moments
+from fusegrad._engine.moments import moments as take_moments
+from fusegrad._engine.plan import moments_pay, step_work
+from fusegrad._engine.validation import Array, as_count, as_flag, as_generator, as_number
 from fusegrad.optimizers import Optimizer
 
 if TYPE_CHECKING:

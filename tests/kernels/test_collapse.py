@@ -5,7 +5,7 @@ import pytest
 from support import LANES, TOLERANCE, examples, reference, relative, shaken
 
 import fusegrad as fg
-from fusegrad._plan import collapse
+from fusegrad._engine.plan import collapse
 
 CHAINS = {
     "two": [fg.Linear(8, 32), fg.Linear(32, 1)],

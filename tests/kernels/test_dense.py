@@ -5,7 +5,7 @@ import pytest
 from support import LANES, SUM_BLOCK, TOLERANCE, assert_sums, relative, sums_of_one_sign
 
 import fusegrad as fg
-from fusegrad._kernels import by_dtype
+from fusegrad._engine.dispatch import by_dtype
 
 ACTIVATIONS = ["identity", "sigmoid", "relu", "tanh"]
 

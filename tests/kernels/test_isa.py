@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from fusegrad import _kernels
+from fusegrad._engine import dispatch
 
 
 def run(code, **environment):
@@ -19,8 +19,8 @@ def run(code, **environment):
 
 
 def test_the_best_is_chosen_and_the_cap_is_obeyed():
-    supported = _kernels.supported_isas()
-    show = "from fusegrad._kernels import ISA; print(ISA)"
+    supported = dispatch.supported_isas()
+    show = "from fusegrad._engine.dispatch import ISA; print(ISA)"
     assert run(show).stdout.strip() == supported[-1]
     for isa in supported:
         if isa != "baseline":
@@ -31,29 +31,29 @@ def test_the_best_is_chosen_and_the_cap_is_obeyed():
 def test_an_unknown_cap_is_an_error(cap):
     result = run("import fusegrad", FUSEGRAD_MAX_ISA=cap)
     assert result.returncode != 0
-    assert f"FUSEGRAD_MAX_ISA: expected one of {', '.join(_kernels.supported_isas())}" in result.stderr
+    assert f"FUSEGRAD_MAX_ISA: expected one of {', '.join(dispatch.supported_isas())}" in result.stderr
     assert f"got '{cap}'" in result.stderr
 
 
 def test_a_cap_that_the_processor_does_not_run_is_an_error(monkeypatch):
-    monkeypatch.setattr(_kernels, "supported_isas", lambda: ("x86_64_v2", "x86_64_v3"))
+    monkeypatch.setattr(dispatch, "supported_isas", lambda: ("x86_64_v2", "x86_64_v3"))
     with pytest.raises(ImportError, match="expected one of x86_64_v2, x86_64_v3 on this processor, got 'x86_64_v4'"):
-        _kernels.choose_isa("x86_64_v4")
-    monkeypatch.setattr(_kernels, "supported_isas", tuple)
+        dispatch.choose_isa("x86_64_v4")
+    monkeypatch.setattr(dispatch, "supported_isas", tuple)
     with pytest.raises(ImportError, match="needs a processor of level x86-64-v2"):
-        _kernels.choose_isa(None)
+        dispatch.choose_isa(None)
 
 
 def test_the_test_run_is_of_the_cap_that_was_asked_for():
     cap = os.environ.get("FUSEGRAD_MAX_ISA")
-    assert cap in (None, "", _kernels.ISA)
+    assert cap in (None, "", dispatch.ISA)
 
 
 def test_both_dtypes_come_from_one_source():
-    lanes = [module.lanes for module in _kernels.by_dtype.values()]
+    lanes = [module.lanes for module in dispatch.by_dtype.values()]
     assert lanes[0] == 2 * lanes[1]
-    assert all(module.panel % module.lanes == 0 for module in _kernels.by_dtype.values())
-    assert set(_kernels.by_dtype) == {np.dtype("float32"), np.dtype("float64")}
+    assert all(module.panel % module.lanes == 0 for module in dispatch.by_dtype.values())
+    assert set(dispatch.by_dtype) == {np.dtype("float32"), np.dtype("float64")}
 
 
 def test_importing_changes_nothing_in_the_process():

@@ -30,7 +30,7 @@ emulate_x86_64() { # emulate_x86_64 CPU LEVEL
     site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
     python "$2" env PYTHONHOME="$home" PYTHONPATH="$site" qemu-x86_64 -cpu "$1" "$program"
     echo "=== $1"
-    "$out/$2" -c "from fusegrad._kernels import ISA; assert ISA == '$2', ISA; print(ISA)"
+    "$out/$2" -c "from fusegrad._engine.dispatch import ISA; assert ISA == '$2', ISA; print(ISA)"
     "$out/$2" "${tests[@]}"
 }
 
@@ -57,13 +57,13 @@ emulate_aarch64() {
         -DPython_EXECUTABLE="$venv/bin/python" -DPython_INCLUDE_DIR="$root/usr/include/python3.11" \
         -DPython_NumPy_INCLUDE_DIR="$site/numpy/_core/include" -DFUSEGRAD_WERROR=ON >/dev/null
     cmake --build "$build" >/dev/null
-    cp "$build"/*.so "$site/fusegrad/_kernels"
+    cp "$build"/*.so "$site/fusegrad/_engine/compiled"
     python aarch64 env QEMU_LD_PREFIX="$root" PYTHONHOME="$root/usr" PYTHONPATH="$site" qemu-aarch64 \
         "$root/usr/bin/python3.11"
     echo "=== aarch64"
     "$out/aarch64" -c "
 import platform
-from fusegrad._kernels import ISA
+from fusegrad._engine.dispatch import ISA
 assert (platform.machine(), ISA) == ('aarch64', 'baseline'); print(ISA)"
     "$out/aarch64" "${tests[@]}"
 }

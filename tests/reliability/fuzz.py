@@ -17,7 +17,7 @@ import atheris
 
 with atheris.instrument_imports(include=["fusegrad"]):
     import fusegrad as fg
-    from fusegrad import _files
+    from fusegrad._engine import files
 
 import numpy as np
 
@@ -46,12 +46,12 @@ def sealed(text: bytes) -> bytes:
         body = text[end:].lstrip(b" ")
         if not isinstance(header, dict) or not isinstance(header.get("__metadata__"), dict):
             return text
-        header["__metadata__"]["sha256"] = _files.NO_DIGEST
+        header["__metadata__"]["sha256"] = files.NO_DIGEST
         blank = json.dumps(header).encode()
     except (ValueError, RecursionError):
         return text
-    digest = _files._digest(len(blank).to_bytes(8, "little") + blank, body)
-    whole = blank.replace(_files.NO_DIGEST.encode(), digest.encode())
+    digest = files._digest(len(blank).to_bytes(8, "little") + blank, body)
+    whole = blank.replace(files.NO_DIGEST.encode(), digest.encode())
     return len(whole).to_bytes(8, "little") + whole + body
 
 

@@ -26,7 +26,7 @@ address() {
     runtime="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)"
     # CPython leaks at exit by design, and a test asks for more memory than there is.
     isas=$(LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0 "$out/address/bin/python" -c '
-from fusegrad._kernels import supported_isas; print(*supported_isas())')
+from fusegrad._engine.dispatch import supported_isas; print(*supported_isas())')
     for isa in $isas; do
         echo "=== $isa"
         FUSEGRAD_MAX_ISA=${isa/baseline/} LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \

@@ -7,7 +7,7 @@ import pytest
 from support import in_a_new_process
 
 import fusegrad as fg
-from fusegrad import _threads
+from fusegrad._engine import threads as thread_rule
 
 CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 
@@ -18,7 +18,7 @@ def shown(code, **environment):
 
 ASK = """
 import fusegrad as fg
-from fusegrad._config import config
+from fusegrad._engine.config import config
 net = fg.TwoLayerSigmoid(64, 64, rng=0)
 print(fg.get_num_threads(), net.plan(100_000).n_threads, config()["threads"], sep="; ")
 """
@@ -105,8 +105,8 @@ def test_quotas_as_they_are_written(tmp_path, membership, files, expected):
     for name, text in files.items():
         write(tmp_path / "root" / name, text)
     write(tmp_path / "membership", membership)
-    assert _threads.read_quota(tmp_path / "root", tmp_path / "membership") == expected
-    assert _threads.read_quota(tmp_path / "root", tmp_path / "nowhere") is None
+    assert thread_rule.read_quota(tmp_path / "root", tmp_path / "membership") == expected
+    assert thread_rule.read_quota(tmp_path / "root", tmp_path / "nowhere") is None
 
 
 def test_the_process_is_as_before():

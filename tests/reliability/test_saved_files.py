@@ -26,7 +26,7 @@ import pytest
 from support import in_a_new_process, tried, within
 
 import fusegrad as fg
-from fusegrad import _files
+from fusegrad._engine import files
 
 KEPT = Path(__file__).with_name("files")
 
@@ -836,14 +836,14 @@ def test_ten_thousand_mutants(path):
 
 def with_header(metadata=None, entries=None, body=b""):
     """A file whose checksum is right, whatever its header says."""
-    base = {"format": _files.FORMAT, "layers": '[["linear", 1, 1, true]]', "dtype": "float32"}
+    base = {"format": files.FORMAT, "layers": '[["linear", 1, 1, true]]', "dtype": "float32"}
 
     def text(digest):
         header = {"__metadata__": {**base, **(metadata or {}), "sha256": digest}, **(entries or {})}
         encoded = json.dumps(header).encode()
         return len(encoded).to_bytes(8, "little") + encoded
 
-    digest = _files._digest(text(_files.NO_DIGEST), body)
+    digest = files._digest(text(files.NO_DIGEST), body)
     return text(digest) + body
 
 
@@ -866,7 +866,7 @@ NEGATIVE = '{"bit_generator": "PCG64", "state": {"state": -1, "inc": 1}, "has_ui
 
 def state_of(kind, old, new):
     """The description of a generator, with something else in it."""
-    description = _files.describe_generator(np.random.Generator(kind(0)))
+    description = files.describe_generator(np.random.Generator(kind(0)))
     assert old in description
     return description.replace(old, new)
 
@@ -1011,7 +1011,7 @@ def with_text(text, body=bytes(8)):
         encoded = text.replace("SHA", digest).encode()
         return len(encoded).to_bytes(8, "little") + encoded
 
-    return sealed(_files._digest(sealed(_files.NO_DIGEST), body)) + body
+    return sealed(files._digest(sealed(files.NO_DIGEST), body)) + body
 
 
 def with_version(text):
@@ -1128,9 +1128,9 @@ def test_what_load_refuses_for_its_header_is_not_saved(path, monkeypatch):
     saved(net, path, 7)
     before = path.read_bytes()
     length = int.from_bytes(before[:8], "little")
-    monkeypatch.setattr(_files, "MOST_HEADER", length)
+    monkeypatch.setattr(files, "MOST_HEADER", length)
     net.save(path)
-    monkeypatch.setattr(_files, "MOST_HEADER", length - 1)
+    monkeypatch.setattr(files, "MOST_HEADER", length - 1)
     with pytest.raises(ValueError, match=f"layers: expected .* of at most {length - 1} bytes, got {length}"):
         net.save(path)
     with pytest.raises(ValueError, match=r"net\.safetensors: "):
@@ -1144,7 +1144,7 @@ def test_what_load_refuses_for_its_header_is_not_saved(path, monkeypatch):
 def test_files_of_every_version_load():
     """One of each is kept; a new format adds its own."""
     kept = sorted(KEPT.glob("*.safetensors"))
-    assert _files.FORMAT.replace(" ", "-") in {file.stem.rsplit("-float", 1)[0] for file in kept}
+    assert files.FORMAT.replace(" ", "-") in {file.stem.rsplit("-float", 1)[0] for file in kept}
     for file in kept:
         net, optimizer, rng = fg.load_checkpoint(file)
         assert net.dtype.name in file.stem

@@ -5,7 +5,7 @@ import pytest
 from support import relative, tried
 
 import fusegrad as fg
-from fusegrad._kernels import by_dtype
+from fusegrad._engine.dispatch import by_dtype
 
 ERRORS = (ValueError, MemoryError)
 BIG = [2**16, 2**31 - 1, 2**31, 2**32 + 1, 2**40, 2**61, 2**62, 2**63 - 1, 2**63, 2**64, 10**30]
@@ -64,7 +64,7 @@ def test_scratch_is_multiplied_in_one_place():
     """Sizes that would wrap around in 64 bits are an error of memory where an engine is made."""
     from dataclasses import replace
 
-    from fusegrad._plan import make_plan, stack_layers
+    from fusegrad._engine.plan import make_plan, stack_layers
 
     for dtype, kernels in by_dtype.items():
         plan = make_plan(stack_layers([(3, 4, "identity", True)]), dtype, 100, 1)

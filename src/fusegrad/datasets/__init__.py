@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusegrad._arrays import Array
+from fusegrad._engine.validation import Array
 
 __all__ = ["AUTO_MPG_FEATURES", "load_auto_mpg", "load_penguins"]
 

@@ -2,7 +2,7 @@
 
 `n_threads` of a call, else `set_num_threads`, else ``OMP_NUM_THREADS``, else the processors that this
 process may use; never more than `MOST_THREADS`. What the work is worth is the plan's business
-(`_plan.worthwhile_threads`), and whether threads pay beside other processes that of cython_kernels/team.h.
+(`plan.worthwhile_threads`), and whether threads pay beside other processes that of cython_kernels/team.h.
 """
 
 import os
@@ -10,8 +10,8 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
-from fusegrad._arrays import as_count
-from fusegrad._kernels import runtime
+from fusegrad._engine.compiled import runtime
+from fusegrad._engine.validation import as_count
 
 _chosen: int | None = None
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fusegrad._kernels import by_dtype
-from fusegrad._threads import resolve_threads
+from fusegrad._engine.dispatch import by_dtype
+from fusegrad._engine.threads import resolve_threads
 
 # ---- what the choices rest on ----
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusegrad._arrays import Array
-from fusegrad._kernels import by_dtype
+from fusegrad._engine.dispatch import by_dtype
+from fusegrad._engine.validation import Array
 
 CHUNK = 4096  # examples at a time: they stay in the cache while they are converted, centred and multiplied
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fusegrad._kernels import runtime
+from fusegrad._engine.compiled import runtime
 
 #: From the oldest to the newest; each runs all that the ones before it run.
 INSTRUCTION_SETS = ("x86_64_v2", "x86_64_v3", "x86_64_v4")
@@ -40,7 +40,7 @@ ISA = choose_isa(os.environ.get("FUSEGRAD_MAX_ISA"))
 
 #: The compiled module of each dtype; their common face is cython_kernels/kernels.pyi.
 by_dtype: MappingProxyType[np.dtype[Any], Any] = MappingProxyType(
-    {np.dtype(name): import_module(f"fusegrad._kernels.{ISA}_{name}") for name in ("float32", "float64")}
+    {np.dtype(name): import_module(f"fusegrad._engine.compiled.{ISA}_{name}") for name in ("float32", "float64")}
 )
 
 # libgomp hangs in a child that was forked after its parent had run a parallel region: the pool's

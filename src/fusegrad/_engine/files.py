@@ -19,7 +19,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import prod
@@ -30,16 +30,13 @@ from typing import Any
 
 import numpy as np
 
-from fusegrad._arrays import Array, as_count
-from fusegrad.layers import ACTIVATIONS, Activation, Layer, Linear
-from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
+from fusegrad._engine.validation import Array, as_count
 
 FORMAT = "fusegrad 1"
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 MOST_HEADER = 1 << 20
 MOST_DIGITS = 40  # of an integer in a header: the state of a generator has 128 bits
 NO_DIGEST = "0" * 64
-OPTIMIZERS: dict[str, type[Optimizer]] = {kind.__name__: kind for kind in (SGD, Adagrad, RMSprop, Adam)}
 BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 ACL = "system.posix_acl_access"
 Access = tuple[os.stat_result, dict[str, bytes]]  # of a file: owner, group and mode; ACL and user attributes
@@ -51,60 +48,9 @@ def _parse_integer(digits: str) -> int:
     return int(digits)
 
 
-def _parse(text: str | bytes) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """JSON without long integers: to convert and multiply them takes time in the square of their length."""
     return json.loads(text, parse_int=_parse_integer)
-
-
-def describe(layers: Sequence[Layer]) -> str:
-    """The layers as JSON: ``[["linear", 13, 50, true], ["sigmoid"], ...]``."""
-    described: list[list[Any]] = []
-    for layer in layers:
-        if isinstance(layer, Linear):
-            described.append(["linear", layer.in_features, layer.out_features, layer.bias])
-        elif isinstance(layer, Activation):
-            described.append([layer.name])
-    return json.dumps(described)
-
-
-def build(description: str) -> list[Layer]:
-    """The layers that `describe` described."""
-    layers: list[Layer] = []
-    for name, *arguments in _parse(description):
-        if name == "linear":
-            n_in, n_out, bias = arguments
-            layers.append(Linear(n_in, n_out, bias=bias))
-        else:
-            layers.append(ACTIVATIONS[name]())
-    return layers
-
-
-def build_dtype(description: str) -> np.dtype[Any]:
-    """The dtype of that name; NumPy would take others."""
-    if description not in ("float32", "float64"):
-        raise ValueError(f"expected dtype float32 or float64, got {description!r}")
-    return np.dtype(description)
-
-
-def describe_optimizer(optimizer: Any) -> str:
-    """An optimizer without its state as JSON."""
-    if type(optimizer) not in OPTIMIZERS.values():
-        raise TypeError(f"optimizer: expected one of {', '.join(sorted(OPTIMIZERS))}, got {optimizer!r}")
-    described = {"class": type(optimizer).__name__, "arguments": optimizer.arguments, "n_steps": optimizer.n_steps}
-    if optimizer._exponent:
-        described["exponent"] = optimizer._exponent
-    return json.dumps(described)
-
-
-def build_optimizer(description: str, state: Array | None) -> Optimizer:
-    """The optimizer that `describe_optimizer` described, with its state."""
-    described = _parse(description)
-    arguments = dict(described["arguments"])
-    lr = arguments.pop("lr")
-    optimizer: Optimizer = OPTIMIZERS[described["class"]](lr=1.0, **arguments)  # its own may be 0 by a schedule
-    steps = {"n_steps": described["n_steps"], "exponent": described.get("exponent", 0)}
-    optimizer.load_state_dict({"rule": optimizer.rule, "lr": lr, "state": state, **steps})
-    return optimizer
 
 
 def describe_generator(rng: Any) -> str:
@@ -116,7 +62,7 @@ def describe_generator(rng: Any) -> str:
 
 def build_generator(description: str) -> "np.random.Generator":
     """The generator whose state `describe_generator` described."""
-    state = _parse(description)
+    state = parse_json(description)
     if state["bit_generator"] not in BIT_GENERATORS:
         raise ValueError(f"rng: expected one of {', '.join(BIT_GENERATORS)}, got {state['bit_generator']!r}")
     bits = getattr(np.random, state["bit_generator"])(0)
@@ -385,7 +331,7 @@ def _read_header(path: Path, file: Any, size: int) -> tuple[bytes, dict[str, Any
         raise ValueError(f"{path}: not a file of fusegrad, or cut short: {size} bytes, a header of {length}")
     head = file.read(length)
     try:
-        header = _parse(head)
+        header = parse_json(head)
         metadata = header.pop("__metadata__")
         version, digest = metadata["format"], metadata["sha256"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -6,22 +6,22 @@ from pathlib import Path
 import numpy as np
 
 import fusegrad
-from fusegrad import _kernels, _threads
-from fusegrad._kernels import runtime
+from fusegrad._engine import dispatch, threads
+from fusegrad._engine.compiled import runtime
 
 
 def config() -> dict[str, str]:
     """What `show_config` prints."""
-    isa = _kernels.ISA
-    supported = _kernels.supported_isas()
+    isa = dispatch.ISA
+    supported = dispatch.supported_isas()
     if isa != supported[-1]:
         isa += f" (capped by FUSEGRAD_MAX_ISA; the processor runs {supported[-1]})"
-    threads, source = _threads.default_threads()
+    n_threads, source = threads.default_threads()
     return {
         "fusegrad": fusegrad.__version__,
         "instruction set": isa,
         "OpenMP": _openmp(),
-        "threads": f"{threads} (from {source})",
+        "threads": f"{n_threads} (from {source})",
         "compiler": runtime.COMPILER,
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "NumPy": np.__version__,
