@@ -71,7 +71,7 @@ def relative(actual, expected):
     return float(np.abs(np.asarray(actual, dtype="float64") - expected).max() / (scale if scale > 0 else 1))
 
 
-#: The terms of a sum that a kernel adds one after another (SUM_BLOCK in cython_kernels/tile.pxi).
+#: The terms of a sum that a kernel adds one after another (SUM_BLOCK in cython_kernels/gemm/sums.pxi).
 SUM_BLOCK = 512
 
 

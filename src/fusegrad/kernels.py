@@ -250,7 +250,7 @@ def dense_forward(
     -----
     2 n_in n_out m flops and n_out m activations. Threads share the examples; a column of the result does
     not depend on the columns beside it. The equation is that of every course; how the examples are
-    tiled is told in ``cython_kernels/dense.pxi``.
+    tiled is told in ``cython_kernels/network/tiles.pxi``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The moments of a data set: what a linear network has to know of it. See cython_kernels/moments.pxi."""
+"""The moments of a data set: what a linear network has to know of it. See cython_kernels/training/moments.pxi."""
 
 from dataclasses import dataclass
 

@@ -45,9 +45,9 @@ BRIEF_WORK = 3 << 16
 UNIT_WORK = 32
 NUMBER_WORK = 64
 
-#: The columns of the layer table; `Layer` in cython_kernels/dense.pxi reads them in this order.
+#: The columns of the layer table; `Layer` in cython_kernels/network/tiles.pxi reads them in this order.
 LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed")
-#: The columns of the chain table; `Chain` in cython_kernels/collapse.pxi reads them in this order.
+#: The columns of the chain table; `Chain` in cython_kernels/network/folding.pxi reads them in this order.
 CHAIN_TABLE = ("first", "count", "scratch")
 #: Multiply-adds that composing a chain costs beside its products.
 CHAIN_WORK = 4000
@@ -74,7 +74,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an engine needs to know; see cython_kernels/engine.pxi for how it walks. Nothing in it can be changed."""
+    """What an engine needs to know; see cython_kernels/network/passes.pxi for how it walks. Nothing in it can be changed."""
 
     layers: tuple[Dense, ...]  # that are walked
     members: tuple[Dense, ...]  # of the network
@@ -175,7 +175,7 @@ def _up(n: int, multiple: int) -> int:
 
 
 def _transposed_pays(layer: Dense, tile: int, lanes: int, folded_rows: int) -> bool:
-    """Which way the gradient of W is summed over a tile: see cython_kernels/backward.pxi.
+    """Which way the gradient of W is summed over a tile: see cython_kernels/network/weight_gradient.pxi.
 
     In vector operations. Lane-wise, each weight (in blocks of 4) has its own vector of sums, and about 4
     operations add its lanes up. Transposed, a row of the gradient takes whole vectors of inputs for each

@@ -8,7 +8,7 @@ One rule keeps the kernels within the memory of an array. Converting an argument
 time; a subclass may have a `shape` that is not NumPy's. So what is returned here is always a view of NumPy's base
 class that nobody else holds (`own_view`). The shape is read from this view, and the kernels get this view. Compiled
 code that takes the caller's own array, for speed, compares what it reads with what it expects: see
-cython_kernels/doors.pxi.
+cython_kernels/python/arrays.pxi.
 """
 
 import operator

@@ -5,7 +5,6 @@ Product and activations have a quick form, for small arrays that can be taken as
 but the result's memory. It returns None for everything else, and `fusegrad.kernels` goes through the door.
 """
 
-
 cdef struct Product:
     # What the threads of one product share.
     Matrix a

@@ -14,7 +14,6 @@ The plan decides where this pays (`_engine.plan.collapse`), and gives the compos
 buffer of parameters of the walk's own.
 """
 
-
 # The fields are those of the rows of _engine.plan.CHAIN_TABLE.
 cdef struct Chain:
     int64 first             # member

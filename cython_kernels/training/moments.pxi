@@ -8,7 +8,7 @@ e = W mean x + b - mean y,
     dW  = (2/m) (W Sxx - Sxy) + 2 e (mean x)^T,   db = 2 e
 
 so a step costs n_out n_in^2, the same for a thousand examples and ten million. Consecutive linear layers
-are composed to one (collapse.pxi), so this serves three of the four networks. All of it is in
+are composed to one (network/folding.pxi), so this serves three of the four networks. All of it is in
 float64; being centred, nothing cancels in the gradient, whatever the means.
 
 In the loss the first three terms cancel where the fit is nearly perfect. When what is left of them is

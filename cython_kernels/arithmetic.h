@@ -1,0 +1,199 @@
+/* Arithmetic on vectors that C's operators do not give. Part of vector.h. */
+#ifndef FUSEGRAD_ARITHMETIC_H
+#define FUSEGRAD_ARITHMETIC_H
+
+/* ---- sign, choice, exponent --------------------------------------------------------------- */
+
+#if FUSEGRAD_REAL == 32
+enum { SIGN_SHIFT = 31, MANTISSA = 23, EXPONENT_BIAS = 127, GREATEST_EXPONENT = 128 };
+#define ROUNDER 0x1.8p23f
+#define SMALLEST_NORMAL 0x1p-126f
+#define GREATEST 0x1.fffffep127f
+#else
+enum { SIGN_SHIFT = 63, MANTISSA = 52, EXPONENT_BIAS = 1023, GREATEST_EXPONENT = 1024 };
+#define ROUNDER 0x1.8p52
+#define SMALLEST_NORMAL 0x1p-1022
+#define GREATEST 0x1.fffffffffffffp1023
+#endif
+#define SIGN_BIT ((bits)((uint64_t)1 << SIGN_SHIFT))
+#define EXPONENT_BITS ((bits)(((uint64_t)1 << SIGN_SHIFT) - ((uint64_t)1 << MANTISSA)))
+
+FUSEGRAD_INLINE vreal magnitude(vreal v) { return (vreal)((vbits)v & ~SIGN_BIT); }
+
+FUSEGRAD_INLINE vreal with_sign_of(vreal v, vreal sign) {
+#if defined(__AVX512F__)
+    return (vreal)_mm512_ternarylogic_epi64((__m512i)v, (__m512i)sign, (__m512i)splat((real)-0.0), 0xd8);
+#else
+    return (vreal)(((vbits)v & ~SIGN_BIT) | ((vbits)sign & SIGN_BIT));
+#endif
+}
+
+/* v where z has its sign bit set, else 1 - v. */
+FUSEGRAD_INLINE vreal reflected(vreal z, vreal v) {
+    vbits negative = (vbits)z >> SIGN_SHIFT;
+#if defined(__AVX512F__)
+    return (vreal)_mm512_ternarylogic_epi64((__m512i)negative, (__m512i)v, (__m512i)(1 - v), 0xca);
+#else
+    return (vreal)(((vbits)v & negative) | ((vbits)(1 - v) & ~negative));
+#endif
+}
+
+/* v, but 0 where a <= 0; where a is NaN v stays. */
+FUSEGRAD_INLINE vreal where_positive(vreal a, vreal v) {
+    vreal zero = {0};
+    return (vreal)((vbits)v & ~(vbits)(a <= zero));
+}
+
+/* min and max of a constant and a vector; a NaN in the vector stays. */
+FUSEGRAD_INLINE vreal at_most(vreal limit, vreal v) {
+#ifdef NATIVE_
+    return (vreal)NATIVE(min)(limit, v);
+#else
+    vbits over = v > limit;
+    return (vreal)(((vbits)limit & over) | ((vbits)v & ~over));
+#endif
+}
+
+FUSEGRAD_INLINE vreal at_least(vreal limit, vreal v) {
+#ifdef NATIVE_
+    return (vreal)NATIVE(max)(limit, v);
+#else
+    vbits under = v < limit;
+    return (vreal)(((vbits)limit & under) | ((vbits)v & ~under));
+#endif
+}
+
+/* v, but 0 where both v and w are smaller than all normal numbers: their exponents are 0. A NaN stays. */
+FUSEGRAD_INLINE vreal unless_tiny(vreal v, vreal w) {
+    vbits either = (vbits)v | (vbits)w;
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    return (vreal)_mm512_maskz_mov_epi32(_mm512_test_epi32_mask((__m512i)either, _mm512_set1_epi32(EXPONENT_BITS)), (__m512i)v);
+#elif defined(__AVX512F__)
+    return (vreal)_mm512_maskz_mov_epi64(_mm512_test_epi64_mask((__m512i)either, _mm512_set1_epi64(EXPONENT_BITS)), (__m512i)v);
+#else
+    return (vreal)((vbits)v & ~((either & EXPONENT_BITS) == 0));
+#endif
+}
+
+/* The greatest magnitudes so far, lane by lane, as bits: as integers those of numbers are in their order, and those of
+   infinities and NaN are greater than all. */
+FUSEGRAD_INLINE vbits no_magnitudes(void) {
+    const vbits none = {0};
+    return none;
+}
+FUSEGRAD_INLINE vbits greatest(vbits so_far, vreal v) {
+    vbits found = (vbits)v & ~SIGN_BIT;
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    return (vbits)_mm512_max_epi32((__m512i)so_far, (__m512i)found);
+#elif defined(__AVX512F__)
+    return (vbits)_mm512_max_epi64((__m512i)so_far, (__m512i)found);
+#else
+    vbits less = found < so_far;
+    return (so_far & less) | (found & ~less);
+#endif
+}
+FUSEGRAD_INLINE int any_beyond(vbits greatest, real limit) {
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    return _mm512_cmpgt_epi32_mask((__m512i)greatest, (__m512i)splat(limit)) != 0;
+#elif defined(__AVX512F__)
+    return _mm512_cmpgt_epi64_mask((__m512i)greatest, (__m512i)splat(limit)) != 0;
+#elif defined(__AVX2__)
+    return _mm256_movemask_epi8((__m256i)(greatest > (vbits)splat(limit))) != 0;
+#else
+    vbits beyond = greatest > (vbits)splat(limit);
+    bits any = 0;
+    for (int i = 0; i < LANES; i++) any |= beyond[i];
+    return any != 0;
+#endif
+}
+
+FUSEGRAD_INLINE vreal square_root(vreal v) {
+#ifdef NATIVE_
+    return (vreal)NATIVE(sqrt)(v);
+#else
+    for (int i = 0; i < LANES; i++)
+        v[i] = sizeof(real) == 4 ? (real)sqrtf((float)v[i]) : (real)sqrt((double)v[i]);
+    return v;
+#endif
+}
+
+/* a * b + c: one rounding where the processor has such an instruction, else two. The compiler contracts nothing by itself
+   (-ffp-contract=off): it would in one loop and not in another, and a sum would depend on where it is computed. */
+FUSEGRAD_INLINE vreal multiply_add(vreal a, vreal b, vreal c) {
+#if defined(__FMA__)
+    return (vreal)NATIVE(fmadd)(a, b, c);
+#elif defined(__aarch64__) && FUSEGRAD_REAL == 32
+    return (vreal)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#elif defined(__aarch64__)
+    return (vreal)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+/* The same of half a vector, which only AVX-512 computes with. */
+FUSEGRAD_INLINE vhalf multiply_add_half(vhalf a, vhalf b, vhalf c) {
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    return (vhalf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__AVX512F__)
+    return (vhalf)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* The same of two numbers, in float64. */
+FUSEGRAD_INLINE double multiply_add_double(double a, double b, double c) {
+#if defined(__FMA__) || defined(__aarch64__)
+    return __builtin_fma(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* a * b + c, rounded once: what the error terms of the activations rest on. Without such an instruction, float32
+   goes through float64; float64 rounds twice, which its bound allows. */
+FUSEGRAD_INLINE vreal fused(vreal a, vreal b, vreal c) {
+#if defined(__FMA__) || defined(__aarch64__) || FUSEGRAD_REAL == 64
+    return multiply_add(a, b, c);
+#else
+    typedef double wide __attribute__((vector_size(2 * VECTOR_BYTES)));
+    wide sum = __builtin_convertvector(a, wide) * __builtin_convertvector(b, wide) + __builtin_convertvector(c, wide);
+    return __builtin_convertvector(sum, vreal);
+#endif
+}
+
+/* t (1 - a), near, too, where a is nearly 1. */
+FUSEGRAD_INLINE vreal times_complement(vreal t, vreal a) {
+#if defined(__FMA__)
+    return NATIVE(fnmadd)(t, a, t);
+#else
+    return t * (1 - a);
+#endif
+}
+
+/* n + POWER_ORIGIN, n integral: to add the origin rounds to an integer and puts it, biased, where a shift makes an
+   exponent of it. power_of_two is 2^n, a normal number. times_power is v 2^n, rounded once: with AVX-512 for any n, elsewhere
+   where 2^n is a normal number, so that exp(z) has to be lifted by 2^LIFT to keep it one down to the least subnormal number. */
+#define POWER_ORIGIN (ROUNDER + EXPONENT_BIAS)
+enum { LIFT = VECTOR_BYTES == 64 ? 0 : FUSEGRAD_REAL == 32 ? 24 : 54 };
+FUSEGRAD_INLINE vreal power_of_two(vreal place) { return (vreal)((vbits)place << MANTISSA); }
+
+FUSEGRAD_INLINE vreal times_power(vreal v, vreal place) {
+#if defined(__AVX512F__)
+    return (vreal)NATIVE(scalef)(v, place - POWER_ORIGIN);
+#else
+    return v * power_of_two(place);
+#endif
+}
+
+/* a / b; of wide vectors by the processor's estimate of 1 / b, which is off by less than one part in 2^14. */
+FUSEGRAD_INLINE vreal quotient(vreal a, vreal b) {
+#if defined(__AVX512F__)
+    return a * (vreal)NATIVE(rcp14)(b);
+#else
+    return a / b;
+#endif
+}
+
+#endif

@@ -1,0 +1,89 @@
+"""The product of a matrix of few rows and one that comes from far away, which is read on as memory likes it. See matmul.pxi."""
+
+cdef enum:
+    FEW_DEPTH = 64          # rows of B that are read on side by side (with fewer of them the sums come and go too often),
+    FEW_COLUMNS = 1024      # so many columns of each at a time,
+    FEW_AHEAD = 128         # and prefetched so many columns ahead
+
+
+cdef inline void few_tile(
+    const int rows, Py_ssize_t depth, const Left* a, Right b, bint first, real* product,
+) noexcept nogil:
+    """product (rows, PANEL) from a (rows, depth) and b (depth, PANEL): the first rows of b store it, the others add."""
+    cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
+    cdef int i, v
+    start_sums(rows, VECTORS, NULL, sums)
+    if not first:
+        for i in range(rows):
+            for v in range(VECTORS):
+                sums[i][v] = load(product + i * PANEL + v * LANES)
+    add_products(rows, VECTORS, 2, FEW_AHEAD, depth, a[0], &b, sums)
+    for i in range(rows):
+        for v in range(VECTORS):
+            store(product + i * PANEL + v * LANES, sums[i][v])
+
+
+cdef void few_rows(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, bint first, real* product) noexcept nogil:
+    if rows == 1:
+        few_tile(1, depth, a, b, first, product)
+    elif rows == 2:
+        few_tile(2, depth, a, b, first, product)
+    elif rows == 3:
+        few_tile(3, depth, a, b, first, product)
+    elif rows == 4:
+        few_tile(4, depth, a, b, first, product)
+    elif rows == 5:
+        few_tile(5, depth, a, b, first, product)
+    elif rows == 6:
+        few_tile(6, depth, a, b, first, product)
+    elif ROWS > 6:
+        if rows == 7:
+            few_tile(7, depth, a, b, first, product)
+        else:
+            few_tile(8, depth, a, b, first, product)
+
+
+cdef void multiply_few_rows(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+    """B is read where it lies, some of its rows at a time. The sums of a block stay in scratch, in panels."""
+    cdef Py_ssize_t j0 = 0, k0, k, p, columns, depth, few, lying, rows, tile, n_tiles = parts(a.rows, ROWS)
+    cdef real* edge = scratch                   # what of B does not fill a panel
+    cdef real* product = scratch + smaller(a.columns, FEW_DEPTH) * PANEL
+    cdef real* place
+    cdef Left left, first
+    cdef Right right
+    cdef Matrix block
+    cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
+    while j0 < b.columns:
+        columns = smaller(FEW_COLUMNS, b.columns - j0)
+        lying = columns // PANEL
+        k0 = 0
+        while k0 < a.columns:
+            depth = smaller(DEPTH_BLOCK, a.columns - k0)
+            k = 0
+            while k < depth:
+                few = smaller(FEW_DEPTH, depth - k)
+                if interrupted(air, thread, a.rows * columns * few):
+                    return
+                block = part(b, k0 + k, j0)
+                pack_right(part(block, 0, lying * PANEL), few, columns - lying * PANEL, VECTORS, edge)
+                first = in_place(part(a, 0, k0 + k))
+                place = product
+                for p in range(panels(columns)):
+                    right = Right(edge, PANEL)
+                    if p < lying:
+                        right = Right(<const real*>part(block, 0, p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
+                    left = first
+                    for tile in range(n_tiles):
+                        rows = even_part(a.rows, n_tiles, tile)
+                        few_rows(rows, few, &left, right, k == 0, place)
+                        left.data += rows * left.row
+                        place += rows * PANEL
+                k += FEW_DEPTH
+            out.finish = STORE if k0 == 0 else ADD
+            out.columns = columns
+            for p in range(panels(columns)):
+                out.data = c + j0 + p * PANEL
+                finish_edge(a.rows, VECTORS, product + p * a.rows * PANEL, &out)
+                out.columns -= PANEL
+            k0 += DEPTH_BLOCK
+        j0 += FEW_COLUMNS

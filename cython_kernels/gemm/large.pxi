@@ -1,0 +1,171 @@
+"""The products of large matrices, over copies of both factors, and over B in place. See matmul.pxi."""
+
+cdef enum:
+    REUSED_ROWS = 128       # of A, from which on B is copied to panels; measured, as is
+    REUSED_COLUMNS = 256    # of B, from which on A is copied
+    FEW_ROWS = 64           # of A, from which on even a B that comes from far away is copied: see few_rows.pxi
+
+
+cdef struct Next:
+    # What the tile after this one reads of A: a line at each of data + i * row (bytes).
+    const char* data
+    Py_ssize_t row
+
+
+cdef inline Next next_lines(Matrix a, Py_ssize_t k) noexcept nogil:
+    """Of the columns from k on. Past A's end nothing is lost: what is asked for need not be memory."""
+    return Next(a.data + k * a.column, a.column if a.row == sizeof(real) else a.row)
+
+
+cdef inline void block_tile(
+    const int rows, const int vectors, Py_ssize_t depth, const real* a, const real* b, Next next, Output c,
+) noexcept nogil:
+    """c (rows, vectors * LANES) from packed a (rows, depth) and the panel b."""
+    cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
+    cdef Py_ssize_t k = 0, n = depth // rows + 1
+    cdef Right right = Right(b, vectors * LANES)
+    cdef real* place = c.data
+    cdef int v
+    start_sums(rows, vectors, NULL, sums)
+    while k < depth:        # once for each row, unless there are few k: its part of c and of the next rows of A
+        for v in range(vectors):
+            prefetch(1, place + v * LANES)
+        prefetch(1, <const real*>next.data)
+        place += c.row
+        next.data += next.row
+        n = smaller(n, depth - k)
+        add_products(rows, vectors, 1, DEPTH_AHEAD * vectors * LANES, n, Left(a + k * PACKED_ROWS, 1, PACKED_ROWS), &right, sums)
+        k += n
+    finish_sums(rows, vectors, sums, c)
+
+
+cdef inline void block_vectors(
+    const int rows, int vectors, Py_ssize_t depth, const real* a, const real* b, Next next, Output c,
+) noexcept nogil:
+    if vectors == 1:
+        block_tile(rows, 1, depth, a, b, next, c)
+    elif vectors == 2:
+        block_tile(rows, 2, depth, a, b, next, c)
+    elif WIDE_VECTORS > 2:
+        block_tile(rows, 3, depth, a, b, next, c)
+
+
+cdef void block_rows(
+    int rows, int vectors, Py_ssize_t depth, const real* a, const real* b, Next next, const Output* c,
+) noexcept nogil:
+    """c (rows <= ROWS, <= vectors * LANES) from packed a (rows, depth) and the panel b."""
+    if rows == 1:
+        block_vectors(1, vectors, depth, a, b, next, c[0])
+    elif rows == 2:
+        block_vectors(2, vectors, depth, a, b, next, c[0])
+    elif rows == 3:
+        block_vectors(3, vectors, depth, a, b, next, c[0])
+    elif rows == 4:
+        block_vectors(4, vectors, depth, a, b, next, c[0])
+    elif rows == 5:
+        block_vectors(5, vectors, depth, a, b, next, c[0])
+    elif rows == 6:
+        block_vectors(6, vectors, depth, a, b, next, c[0])
+    elif ROWS > 6:
+        if rows == 7:
+            block_vectors(7, vectors, depth, a, b, next, c[0])
+        else:
+            block_vectors(8, vectors, depth, a, b, next, c[0])
+
+
+cdef void multiply_blocks(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+    """Both factors are copied: a block of B to the L2, the rows of a tile to the L1."""
+    cdef Py_ssize_t i0, j0 = 0, k0, p, tile, columns, width, wider, depth, n_vectors, n_panels
+    cdef Py_ssize_t n_tiles = parts(a.rows, ROWS)
+    cdef int rows, vectors
+    cdef real* left = scratch + smaller(a.columns, DEPTH_BLOCK) * parts(smaller(b.columns, COLUMN_BLOCK), LANES) * LANES
+    cdef real* panel
+    cdef Matrix block
+    cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
+    while j0 < b.columns:
+        columns = smaller(COLUMN_BLOCK, b.columns - j0)
+        n_vectors = parts(columns, LANES)
+        n_panels = parts(n_vectors, WIDE_VECTORS)
+        vectors = <int>(n_vectors // n_panels)
+        wider = n_vectors % n_panels * (vectors + 1) * LANES     # columns in panels of one vector more, which come first
+        k0 = 0
+        while k0 == 0 or k0 < a.columns:    # once even for an empty sum
+            depth = smaller(DEPTH_BLOCK, a.columns - k0)
+            out.finish = STORE if k0 == 0 else ADD
+            block = part(b, k0, j0)
+            pack_right(block, depth, wider, vectors + 1, scratch)
+            pack_right(part(block, 0, wider), depth, columns - wider, vectors, scratch + wider * depth)
+            i0 = 0
+            for tile in range(n_tiles):
+                rows = <int>even_part(a.rows, n_tiles, tile)
+                if interrupted(air, thread, rows * columns * depth):
+                    return
+                block = part(a, i0, k0)
+                pack_left(block, rows, depth, left)
+                block.data += rows * a.row
+                out.data = c + i0 * c_row + j0
+                out.columns = columns
+                panel = scratch
+                for p in range(n_panels):
+                    width = even_part(n_vectors, n_panels, p)
+                    block_rows(rows, <int>width, depth, left, panel, next_lines(block, p * depth // n_panels), &out)
+                    panel += width * LANES * depth
+                    out.data += width * LANES
+                    out.columns -= width * LANES
+                i0 += rows
+            k0 += DEPTH_BLOCK
+        j0 += COLUMN_BLOCK
+
+
+cdef inline bint b_stays(Matrix a, Matrix b) noexcept nogil:
+    """Whether B is better read where it lies than copied."""
+    return lies_by_rows(b) and a.rows < (FEW_ROWS if is_far(b) else REUSED_ROWS)
+
+
+cdef void multiply_in_place(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+    """A is read where it lies; B too where a.rows is small, but for the panel that its columns do not fill."""
+    cdef Py_ssize_t i0, j0 = 0, k0, k, p, rows, columns, depth, deep, lying, edge
+    cdef Py_ssize_t most = DEEP_BLOCK if a.rows > ROW_BLOCK else DEPTH_BLOCK     # a lone block of c stays anyway
+    cdef bint b_lies = b_stays(a, b)
+    cdef Left left
+    cdef Right right
+    cdef Matrix block
+    cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
+    while j0 < b.columns:
+        columns = smaller(REUSED_COLUMNS, b.columns - j0)
+        lying = columns // PANEL if b_lies else 0       # panels
+        k0 = 0
+        while k0 == 0 or k0 < a.columns:    # once even for an empty sum
+            deep = smaller(most, a.columns - k0)
+            block = part(b, k0, j0)
+            pack_right(part(block, 0, lying * PANEL), deep, columns - lying * PANEL, VECTORS, scratch)
+            i0 = 0
+            while i0 < a.rows:              # here a block of c is taken up, and stays until all of `deep` is added
+                rows = smaller(ROW_BLOCK, a.rows - i0)
+                if interrupted(air, thread, rows * columns * deep):
+                    return
+                k = 0
+                while k == 0 or k < deep:
+                    depth = smaller(DEPTH_BLOCK, deep - k)
+                    left = in_place(part(a, i0, k0 + k))
+                    out.finish = STORE if k0 + k == 0 else ADD
+                    for p in range(panels(columns)):
+                        out.data = c + i0 * c_row + j0 + p * PANEL
+                        out.columns = smaller(PANEL, columns - p * PANEL)
+                        if p < lying:
+                            right = Right(
+                                <const real*>part(block, k, p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
+                        else:
+                            right = Right(scratch + ((p - lying) * deep + k) * PANEL, PANEL)
+                        edge = out.columns - LANES
+                        if 0 < edge <= HALF_LANES:      # a whole vector, and then half a one
+                            out.columns = LANES
+                            multiply_panel(rows, depth, &left, right, &out)
+                            right.data += LANES
+                            out.data += LANES
+                            out.columns = edge
+                        multiply_panel(rows, depth, &left, right, &out)
+                    k += DEPTH_BLOCK
+                i0 += ROW_BLOCK
+            k0 += most
+        j0 += REUSED_COLUMNS

@@ -1,0 +1,163 @@
+"""The product of two matrices from outside, of any strides.
+
+Design. Large products copy both factors (`multiply_blocks`): a block of B, in panels of WIDE_VECTORS vectors,
+to the L2, where all rows of A pass by it; the few rows of A that a micro-tile takes to the L1, where all panels
+of the block pass by them. What a micro-tile will need is asked for while k runs: the panel, some rows ahead, from
+the L2; its own part of C and the next rows of A, a line of each row at a time, from wherever they are. Asked
+for all at once they would fill the L1's buffers, and the panel wait behind them. So L3 and memory, which neighbours
+share, are seldom waited for: 5 % to 17 % (512^3 to 2048^3, in quiet) and up to 40 % (in noise) over blocks of A in
+the L2 with panels of B in the L1, which come from the L3 again for each of them.
+
+Where A has few rows or B few columns, a copy does not pay (`multiply_in_place`). If B is far away too, some of its rows
+at a time are read on where they lie, as memory likes it, and the sums wait nearby meanwhile (`multiply_few_rows`): 1.1 (32 rows)
+to 1.8 times (8 rows) as fast as over a copy. Few columns from an A that lies by columns are made
+transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector or a few: matvec.pxi;
+where the depth is small: shallow.pxi.
+
+However matrices are cut and copied, each sum runs over k in the same order, by DEPTH_BLOCK, so that it does not depend on the
+number of threads; nor do those of a few vectors, which have an order of their own. Sums longer than SUM_DEPTH, or along a
+vector than `sum_depth`, are cut into pieces of that length, whose totals are added up in float64 (`multiply_deep`): in float32
+alone 10^6 terms of one sign err by 2e-6, along a vector by 2e-4.
+
+Rejected: copying always (four times the time of NumPy for 16 x 16); reading B in place for up to 1 000 rows (5 to 10 %
+slower: its rows lie askew to the cache's lines); micro-tiles of 14 x 2 vectors (as fast in float32, 2 to 5 % slower in float64:
+their rows of A do not leave the panel room in the L1).
+"""
+
+cdef enum:
+    NEAR = 128              # bytes from column to column of A at which each line is read to its end;
+    NEAR_COLUMNS = 128      # with longer steps more columns than these are copied
+    TURNED_COLUMNS = 16     # of B, up to which a product of an A that lies by columns is made transposed,
+    TURNED_ROWS = 512       # so many rows of A at a time, where its depth is
+    TURNED_DEPTH = 4        # so many times the columns, and pays for turning the result
+    SUM_DEPTH = 64 * DEPTH_BLOCK    # the longest sums that are added up in float32,
+    SUM_SIDE = 1024                 # and the largest part of C, a square, whose totals are kept
+
+
+cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
+    """The reals that `multiply` needs for its copies, of these sizes or any part of them: blocks, or vectors."""
+    cdef Py_ssize_t turned = 0, totals = 0
+    cdef Py_ssize_t blocks = smaller(depth, DEPTH_BLOCK) * (
+        PACKED_ROWS + parts(smaller(columns, COLUMN_BLOCK), LANES) * LANES)
+    cdef Py_ssize_t lone = smaller(depth, DEEP_BLOCK) * panels(smaller(columns, REUSED_COLUMNS)) * PANEL
+    cdef Py_ssize_t few = (
+        smaller(depth, FEW_DEPTH) + smaller(rows, FEW_ROWS) * panels(smaller(columns, FEW_COLUMNS))) * PANEL
+    if rows >= TURNED_COLUMNS * PANEL:     # TURNED_COLUMNS rows, fewer than ROW_BLOCK: its depth goes by DEPTH_BLOCK
+        turned = (TURNED_COLUMNS + smaller(depth, DEPTH_BLOCK)) * TURNED_ROWS
+    if depth > SUM_BLOCK:
+        totals = FEW_VECTORS * smaller(larger(rows, columns), VECTOR_SIDE)
+    if depth > SUM_DEPTH:
+        totals = larger(totals, smaller(rows, SUM_SIDE) * smaller(columns, SUM_SIDE))
+    return totals * TOTAL_REALS + larger(vectors_scratch(rows, depth, columns), turned + larger(larger(blocks, lone), few))
+
+
+cdef void multiply_as_is(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+    if are_flat(a, b, c_row):
+        multiply_flat(a, b, c, air, thread)
+    elif go_along(a, b):
+        multiply_along(a, b, c, c_row, air, thread)
+    elif not (
+        in_reals(a) and (length(a.column) <= NEAR or a.columns <= NEAR_COLUMNS)
+        and (b_stays(a, b) or a.rows < FEW_ROWS or b.columns < REUSED_COLUMNS)
+    ):
+        multiply_blocks(a, b, c, c_row, scratch, air, thread)
+    elif b_stays(a, b) and is_far(b):
+        multiply_few_rows(a, b, c, c_row, scratch, air, thread)
+    else:
+        multiply_in_place(a, b, c, c_row, scratch, air, thread)
+
+
+cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+    """`multiply` of any part of a product that is cut at panels: each sum runs over k in the same order, whatever the part.
+
+    Few columns from an A that lies by columns: the product's transpose has its lanes along A, and none idle.
+    """
+    cdef Py_ssize_t i0 = 0, i, j, rows
+    cdef real* turned = scratch
+    cdef Matrix a_turned = transposed(a)
+    if not (
+        a.row == sizeof(real) and a.rows >= TURNED_COLUMNS * PANEL
+        and b.columns <= TURNED_COLUMNS and TURNED_DEPTH * b.columns <= a.columns
+    ):
+        multiply_as_is(a, b, c, c_row, scratch, air, thread)
+        return
+    while i0 < a.rows:
+        rows = smaller(TURNED_ROWS, a.rows - i0)
+        a_turned.columns = rows
+        multiply_as_is(
+            transposed(b), a_turned, turned, TURNED_ROWS, scratch + TURNED_COLUMNS * TURNED_ROWS, air, thread)
+        if is_raised(&air.stop):
+            return
+        for i in range(rows):
+            for j in range(b.columns):
+                c[(i0 + i) * c_row + j] = turned[j * TURNED_ROWS + i]
+        a_turned.data += rows * a.row
+        i0 += rows
+
+
+cdef void multiply_piece(
+    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread,
+) noexcept nogil:
+    if which == NO_VECTORS:
+        multiply_matrix(a, b, c, c_row, scratch, air, thread)
+    else:
+        multiply_vectors(which, a, b, c, c_row, scratch, air, thread)
+
+
+cdef void multiply_deep(
+    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, Py_ssize_t depth, real* scratch, Air* air, int thread,
+) noexcept nogil:
+    """A part of C at a time, from pieces of A and B that are `depth` deep: the totals of their products in float64."""
+    cdef Py_ssize_t side = SUM_SIDE if which == NO_VECTORS else VECTOR_SIDE
+    cdef Py_ssize_t i0 = 0, j0, k0, i, rows, columns
+    cdef Py_ssize_t n = smaller(a.rows, side) * smaller(b.columns, side)
+    cdef double* totals = <double*>scratch
+    cdef real* product = scratch + n * (TOTAL_REALS - 1)
+    cdef Matrix left, right
+    while i0 < a.rows:
+        rows = smaller(side, a.rows - i0)
+        j0 = 0
+        while j0 < b.columns:
+            columns = smaller(side, b.columns - j0)
+            k0 = 0
+            while k0 < a.columns:
+                left, right = part(a, i0, k0), part(b, k0, j0)
+                left.rows, right.columns = rows, columns
+                left.columns = right.rows = smaller(depth, a.columns - k0)
+                multiply_piece(which, left, right, product, columns, product + n, air, thread)
+                if is_raised(&air.stop):
+                    return
+                if k0 + depth < a.columns:
+                    add_block(product, rows * columns, k0 == 0, totals)
+                k0 += depth
+            for i in range(rows):
+                round_totals(totals + i * columns, product + i * columns, columns, c + (i0 + i) * c_row + j0)
+            j0 += side
+        i0 += side
+
+
+cdef void multiply_part(
+    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread,
+) noexcept nogil:
+    """`multiply`, or a thread's share of it; which: `vectors_of` the whole.
+
+    A few last columns, which would fill a vector badly, go along A by themselves.
+    """
+    cdef Py_ssize_t edge = b.columns % LANES, depth = SUM_DEPTH
+    if which == NO_VECTORS and edge > 0 and goes_along(a, edge):
+        multiply_part(
+            COLUMNS_OF_B, a, part(b, 0, b.columns - edge), c + b.columns - edge, c_row, scratch, air, thread)
+        b.columns -= edge
+        if b.columns == 0 or is_raised(&air.stop):
+            return
+    if which != NO_VECTORS:
+        depth = sum_depth(transposed(b) if which == ROWS_OF_A else a)
+    if a.columns <= depth:
+        multiply_piece(which, a, b, c, c_row, scratch, air, thread)
+    else:
+        multiply_deep(which, a, b, c, c_row, depth, scratch, air, thread)
+
+
+cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+    """c = a b; c has contiguous rows c_row apart. scratch: multiply_scratch(...) reals. May be interrupted."""
+    multiply_part(vectors_of(a, b), a, b, c, c_row, scratch, air, thread)

@@ -1,0 +1,133 @@
+"""Forward through a dense layer, a = f(W x + b), on one tile of examples."""
+
+cdef enum:
+    ROW_PANELS = 4
+    SINGLE_PANELS = 64              # whose totals of a single output, 16 KiB at most, stay in the L1
+    WEIGHT_BLOCK = 128 * 1024       # bytes of W that all panels of a tile pass by, so that it comes from the L2
+
+
+cdef inline Py_ssize_t weight_rows(Py_ssize_t n_rows, Py_ssize_t depth) noexcept nogil:
+    """How many rows of W make a block: whole micro-tiles, at least one."""
+    cdef Py_ssize_t micro_tiles = WEIGHT_BLOCK // (ROWS * depth * <Py_ssize_t>sizeof(real))
+    return smaller(n_rows, ROWS * micro_tiles if micro_tiles > 1 else ROWS)
+
+
+cdef inline void forward_row(
+    const int n_panels, Py_ssize_t depth, const real* weight, const real* bias, Features x, real* a,
+) noexcept nogil:
+    """a = w x + b for a single output and n_panels panels: one row alone has too few sums to hide the
+    latency of its additions, several panels of it have enough."""
+    cdef vreal sums[ROW_PANELS][VECTORS]
+    cdef vreal w
+    cdef int p, v
+    cdef Py_ssize_t k
+    for p in range(n_panels):
+        for v in range(VECTORS):
+            sums[p][v] = splat(0) if bias == NULL else splat(bias[0])
+    for k in range(depth):
+        w = splat(weight[k])
+        for p in range(n_panels):
+            for v in range(VECTORS):
+                sums[p][v] = multiply_add(w, load(x.data + p * x.panel + k * x.feature + v * LANES), sums[p][v])
+    for p in range(n_panels):
+        for v in range(VECTORS):
+            store(a + p * PANEL + v * LANES, sums[p][v])
+
+
+cdef void forward_long(
+    Py_ssize_t depth, const real* weight, const real* bias, const Features* x, real* a, Py_ssize_t n_panels,
+) noexcept nogil:
+    """The same, in the same order, of X in place: some features at a time are read on for the whole tile, as memory
+    likes it."""
+    cdef real zero = 0
+    cdef const real* start = bias
+    cdef Long rows = Long(x.data, x.feature, x.ahead)
+    cdef Left left
+    cdef Py_ssize_t k = 0
+    if bias == NULL:
+        start = &zero
+    while k < depth:
+        rows.data = x.data + k * x.feature
+        left = Left(weight + k, 0, 1)
+        add_long_rows(1, smaller(LONG_ROWS, depth - k), &left, &rows, start, a, 0, n_panels * PANEL)
+        start = NULL
+        k += LONG_ROWS
+
+
+cdef inline void forward_block(
+    bint in_place, Py_ssize_t depth, const real* weight, const real* bias, const Features* inputs, real* a, Py_ssize_t n_panels,
+) noexcept nogil:
+    """The same of any number of panels, of a tile or of X in place, all features one after another."""
+    cdef Features x = inputs[0]
+    cdef Py_ssize_t p = 0
+    if in_place:
+        forward_long(depth, weight, bias, inputs, a, n_panels)
+        return
+    while p + ROW_PANELS <= n_panels:
+        forward_row(ROW_PANELS, depth, weight, bias, x, a + p * PANEL)
+        x.data += ROW_PANELS * x.panel
+        p += ROW_PANELS
+    while p < n_panels:
+        forward_row(1, depth, weight, bias, x, a + p * PANEL)
+        x.data += x.panel
+        p += 1
+
+
+cdef void forward_deep(
+    bint in_place, Py_ssize_t depth, const real* weight, const real* bias, const Features* inputs, real* a,
+    Py_ssize_t n_panels,
+) noexcept nogil:
+    """The same of more than one block: some panels at a time, whose totals stay in the L1."""
+    cdef double totals[SINGLE_PANELS * PANEL]
+    cdef Features x = inputs[0]
+    cdef Py_ssize_t p = 0, k, count
+    while p < n_panels:
+        count = smaller(SINGLE_PANELS, n_panels - p)
+        k = 0
+        while k < depth:
+            x.data = inputs.data + p * x.panel + k * x.feature
+            forward_block(
+                in_place, smaller(SUM_BLOCK, depth - k), weight + k, bias if k == 0 else NULL, &x, a, count)
+            if k + SUM_BLOCK < depth:
+                add_block(a, count * PANEL, k == 0, totals)
+            k += SUM_BLOCK
+        round_totals(totals, a, count * PANEL, a)
+        a += count * PANEL
+        p += count
+
+
+cdef void dense_forward(
+    Layer* layer, const real* weight, const real* bias, const Features* inputs, real* a, Py_ssize_t n_panels,
+) noexcept nogil:
+    """a = f(W x + b); bias may be NULL. x is a tile unless there is a single output."""
+    cdef Features x = inputs[0]
+    cdef Py_ssize_t p = 0, i = 0, n_in = layer.n_in, rows
+    cdef bint in_place
+    cdef Left left
+    cdef Output out
+    if layer.n_out == 1:
+        in_place = x.panel < n_in * PANEL
+        if n_in <= SUM_BLOCK:
+            forward_block(in_place, n_in, weight, bias, inputs, a, n_panels)
+        else:
+            forward_deep(in_place, n_in, weight, bias, inputs, a, n_panels)
+        if layer.activation != IDENTITY:
+            activate(<int>layer.activation, a, a, n_panels * PANEL)
+        return
+    rows = weight_rows(layer.n_out, n_in)
+    left = Left(weight, n_in, 1)
+    out.row = PANEL
+    out.columns = PANEL
+    out.bias = bias
+    out.finish = STORE
+    out.activation = 0
+    while i < layer.n_out:
+        rows = smaller(rows, layer.n_out - i)
+        for p in range(n_panels):
+            out.data = a + (p * layer.n_out + i) * PANEL
+            layer_panel(rows, n_in, &left, Right(x.data + p * x.panel, PANEL), &out)
+            activate(<int>layer.activation, out.data, out.data, rows * PANEL)
+        left.data += rows * n_in
+        if bias != NULL:
+            out.bias += rows
+        i += rows

@@ -1,0 +1,87 @@
+"""The loss of a tile, and its gradient on the outputs."""
+
+cdef inline vreal squared_error(vreal prediction, vreal y, vreal* total) noexcept nogil:
+    """A loss for one vector of outputs: its gradient on the prediction; its value is added to the total."""
+    cdef vreal difference = prediction - y
+    total[0] = multiply_add(difference, difference, total[0])
+    return difference + difference
+
+
+cdef inline void loss_panel(
+    const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y, vreal* total,
+) noexcept nogil:
+    """`loss_stage` of some outputs of one panel, of which `count` examples are real."""
+    cdef vreal gradient, loss
+    cdef Py_ssize_t i, place
+    cdef int v
+    for i in range(n_outputs):
+        for v in range(VECTORS):
+            place = i * PANEL + v * LANES
+            loss = total[v] if count == PANEL else splat(0)
+            gradient = squared_error(load(outputs + place), load(y + place), &loss)
+            gradient = times_derivative(activation, splat(weight) * gradient, load(outputs + place))
+            if count < PANEL:
+                loss = total[v] + first_lanes(loss, count - v * LANES)
+                gradient = first_lanes(gradient, count - v * LANES)
+            total[v] = loss
+            store(outputs + place, gradient)
+
+
+cdef inline double loss_of(
+    const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
+) noexcept nogil:
+    cdef Py_ssize_t n, left = n_outputs, terms = 0
+    cdef vreal total[VECTORS]       # a single sum would wait for itself
+    cdef double loss = 0
+    cdef int v
+    for v in range(VECTORS):
+        total[v] = splat(0)
+    while count > 0:
+        n = smaller(left, SUM_BLOCK)
+        if terms + n > SUM_BLOCK:
+            loss += sum_of_lanes(total[0] + total[1])
+            for v in range(VECTORS):
+                total[v] = splat(0)
+            terms = 0
+        if count >= PANEL:
+            loss_panel(activation, n, PANEL, weight, outputs, y, total)
+        else:
+            loss_panel(activation, n, count, weight, outputs, y, total)
+        terms += n
+        outputs += n * PANEL
+        y += n * PANEL
+        left -= n
+        if left == 0:
+            left = n_outputs
+            count -= PANEL
+    return loss + sum_of_lanes(total[0] + total[1])
+
+
+cdef double loss_stage(
+    int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
+) noexcept nogil:
+    """The end of the forward walk: the sum of the loss over a tile, before the factor `weight`.
+
+    outputs: activations in, deltas out (weight * gradient * f'). Spare lanes weigh nothing.
+    """
+    if activation == SIGMOID:
+        return loss_of(SIGMOID, n_outputs, count, weight, outputs, y)
+    if activation == TANH:
+        return loss_of(TANH, n_outputs, count, weight, outputs, y)
+    if activation == RELU:
+        return loss_of(RELU, n_outputs, count, weight, outputs, y)
+    return loss_of(IDENTITY, n_outputs, count, weight, outputs, y)
+
+
+cdef void given_stage(
+    int activation, Py_ssize_t n_outputs, Py_ssize_t count, real* outputs, const real* gradient,
+) noexcept nogil:
+    """In place of a loss, a gradient on the outputs from outside: outputs in, deltas out."""
+    cdef Py_ssize_t p, i, v, place
+    cdef vreal delta
+    for p in range(panels(count)):
+        for i in range(n_outputs):
+            for v in range(VECTORS):
+                place = (p * n_outputs + i) * PANEL + v * LANES
+                delta = times_derivative(activation, load(gradient + place), load(outputs + place))
+                store(outputs + place, first_lanes(delta, count - p * PANEL - v * LANES))

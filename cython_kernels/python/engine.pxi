@@ -1,0 +1,247 @@
+"""A plan made ready to run: predictions, gradients, steps, epochs."""
+
+
+@cython.final
+cdef class Engine:
+    """A plan made ready to run: see fusegrad._engine.plan.Plan, whose fields it takes over.
+
+    Every call borrows scratch memory, so that calls from several Python threads do not meet.
+    """
+    cdef int64[:, ::1] layers
+    cdef int64[:, ::1] members
+    cdef int64[:, ::1] chains
+    cdef Job blank
+    cdef Py_ssize_t line            # bytes of a gradient, the network's or the walk's
+    cdef Py_ssize_t n_blocks
+    cdef Py_ssize_t tiles_bytes     # of the chains
+    cdef Py_ssize_t scratch_bytes
+    cdef readonly int n_threads
+    cdef double work                # multiply-adds of a step for each example
+    cdef Py_ssize_t n_features
+    cdef Py_ssize_t n_outputs
+    cdef Py_ssize_t brief           # so many examples take but a few microseconds: the GIL is kept
+
+    def __cinit__(self, plan):
+        # Copies of the engine's own: what steers a kernel cannot be reached from Python.
+        self.layers = np.array(plan.layer_table, dtype=np.int64)
+        self.members = np.array(plan.member_table, dtype=np.int64)
+        self.chains = np.array(plan.chain_table, dtype=np.int64)
+        self.blank.walk.layers = <Layer*>&self.layers[0, 0]
+        self.blank.walk.n_layers = self.layers.shape[0]
+        self.blank.walk.n_parameters = plan.n_walked
+        self.blank.members = <Layer*>&self.members[0, 0]
+        self.blank.chains = <Chain*>&self.chains[0, 0] if plan.collapsed else NULL
+        self.blank.n_parameters = plan.n_parameters
+        self.blank.walk.tile = plan.tile
+        self.blank.walk.block = plan.block
+        self.blank.batch = plan.batch
+        self.n_blocks = plan.n_blocks
+        self.n_threads = plan.n_threads
+        self.n_features = self.blank.walk.layers[0].n_in
+        self.n_outputs = self.blank.walk.layers[self.blank.walk.n_layers - 1].n_out
+        # A chain may have a bias where its last member has none: the walk's parameters may be more than the network's.
+        longest = max(plan.n_parameters, plan.n_walked)
+        self.brief = plan.brief
+        self.line = size_of(longest, 1)
+        self.blank.scratch_size = size_of(plan.scratch, 1)
+        self.tiles_bytes = size_of(plan.chain_scratch, 1)
+        self.work = 3 * <double>plan.n_walked
+        self.scratch_bytes = (
+            size_of(plan.scratch, plan.n_threads) + size_of(longest, plan.n_blocks + 4) + self.tiles_bytes
+            + plan.n_blocks * sizeof(double))
+
+    cdef _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters, Py_ssize_t n_examples):
+        """Fills in a job and lends it scratch: a piece a thread, parameters, gradients, slots, tiles, losses.
+
+        X has n_examples; -1: one or more, of which `batch` make a step.
+        A buffer of the network's parameters, or of the walk's, has a whole `line`.
+        """
+        cdef _Scratch scratch = borrow_scratch(self.scratch_bytes)
+        cdef char* place = scratch.data
+        job[0] = self.blank
+        read_matrix("X", X, self.n_features, n_examples, &job.walk.x)
+        job.n_examples = job.walk.x.columns
+        if job.n_examples == 0:
+            raise unexpected("X", "at least one example", X)
+        job.parameters = read_flat("parameters", parameters, job.n_parameters)
+        job.walk.parameters = job.parameters
+        job.scratch = place
+        place += self.n_threads * job.scratch_size
+        job.gradient = <real*>place
+        place += self.line
+        job.ahead = <real*>place
+        place += self.line
+        job.walked = job.gradient
+        if job.chains != NULL:
+            job.composed = <real*>place
+            job.walk.parameters = job.composed
+            place += self.line
+            job.walked = <real*>place
+            place += self.line
+        job.slots = <real*>place
+        place += self.n_blocks * self.line
+        job.tiles = <real*>place
+        place += self.tiles_bytes
+        job.block_losses = <double*>place
+        return scratch
+
+    def quick_forward(self, X, cnp.ndarray parameters not None, out=None):
+        """`forward`; None, and nothing is done, unless X is of this engine's size and all can be taken as it is."""
+        if not (
+            is_input(X, self.n_features)
+            and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == self.blank.batch
+            and (out is None or is_target(out, X, parameters, self.n_outputs))
+        ):
+            return None
+        return self.forward(X, parameters, out)
+
+    cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None):
+        """out (n_outputs, m), a new one if there is none, = the network's prediction for X (n_features, m)."""
+        cdef Job job
+        cdef _Scratch scratch = self.begin(&job, X, parameters, self.blank.batch)
+        cdef cnp.npy_intp shape[2]
+        if out is None:
+            shape[0] = self.n_outputs
+            shape[1] = job.n_examples
+            out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
+        read_matrix("out", out, self.n_outputs, job.n_examples, &job.out)
+        self.run(&job, predict, job.n_examples, job.n_examples)
+        check(&job.air)
+        return_scratch(scratch)
+        return out
+
+    def gradient(
+        self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None,
+        cnp.ndarray gradient=None, cnp.ndarray input_gradient=None, cnp.ndarray outputs=None,
+    ):
+        """The loss; gradient (n_parameters,) and with it input_gradient (n_features, m) are filled, unless None.
+
+        With outputs, f(W X + b) of a single layer, y is the gradient on them and the loss is 0.
+        """
+        cdef Job job
+        cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
+        if job.n_examples > self.blank.batch:       # an epoch's last batch has fewer
+            raise unexpected("X", f"at most {self.blank.batch} examples", X)
+        read_matrix("y", y, self.n_outputs, job.n_examples, &job.walk.y)
+        job.gradient = NULL
+        if gradient is not None:
+            job.gradient = read_flat("gradient", gradient, job.n_parameters)
+        if job.chains == NULL:
+            job.walked = job.gradient
+        if input_gradient is not None:
+            read_matrix("input_gradient", input_gradient, self.n_features, job.n_examples, &job.walk.input_gradient)
+        if outputs is not None:
+            read_matrix("outputs", outputs, self.n_outputs, job.n_examples, &job.walk.outputs)
+        self.run(&job, differentiate, job.n_examples, job.n_examples)
+        check(&job.air)
+        return_scratch(scratch)
+        return mean_loss(&job)
+
+    cdef void run(self, Job* job, Lead lead, Py_ssize_t n_examples, Py_ssize_t n_together) noexcept:
+        """Runs a call over n_examples in all, n_together at a time; a short one keeps the GIL."""
+        cdef Team team
+        if n_examples <= self.brief:
+            run_team(&team, &job.air, 1, 0, lead, job)
+        else:
+            with nogil:
+                run_team(&team, &job.air, self.n_threads, self.work * n_together, lead, job)
+
+    def quick_step(self, X, y, cnp.ndarray parameters not None, optimizer, compiled_step, TrainingLock lock not None):
+        """`step` under the network's lock; None, and nothing is done, unless the optimizer serves this network and its
+        step is the one that is compiled here, X and y are a batch of this engine's size that can be taken as it is, and
+        the lock is free.
+
+        To find that out from Python takes 0.25 microseconds longer, as long as three steps of the smallest network.
+        """
+        if not (
+            getattr(type(optimizer), "step", None) is compiled_step
+            and getattr(optimizer, "_direct_for", None) is lock
+            and is_batch(X, y, parameters, self.n_features, self.n_outputs)
+            and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == self.blank.batch
+            and lock.acquire()
+        ):
+            return None
+        try:
+            return self.step(X, y, parameters, optimizer)
+        finally:
+            lock.release()
+
+    cpdef step(self, cnp.ndarray X, cnp.ndarray y, cnp.ndarray parameters, optimizer):
+        """One step over all of X and y; returns the loss before the update, of which there is none if it is not finite."""
+        cdef Job job
+        cdef _Scratch scratch = self.begin(&job, X, parameters, self.blank.batch)
+        cdef double loss = 0
+        # First: an optimizer of one's own may do anything when it is read.
+        read_matrix("y", y, self.n_outputs, job.n_examples, &job.walk.y)
+        cdef object _held = read_update(&job.update, optimizer, parameters, job.n_parameters, False)
+        job.losses = &loss
+        job.n_epochs = 1
+        self.make_steps(&job, optimizer, 1)
+        return_scratch(scratch)
+        return INFINITY if job.immoderate else loss
+
+    def train(
+        self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None, optimizer,
+        TrainingLock lock not None, double[::1] losses, const double[::1] rates=None, bit_generator=None,
+        bint private=False, moments=None,
+    ):
+        """len(losses) epochs of mini-batches, a learning rate a step, shuffled if there is a generator.
+
+        With moments, of all examples, a network that is walked as one linear layer is trained from them, but for
+        the steps whose loss would have too few digits. private: nobody else has the generator, and its lock is left
+        alone. Returns how many epochs were finished, whether all their steps were taken from moments, and why they are
+        fewer than asked for: the "loss" or the "gradient" of a step was not finite. That step is not made, and its loss
+        stands in place of its epoch's.
+        """
+        cdef Job job
+        cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
+        cdef Py_ssize_t[::1] order
+        cdef const double[::1] means
+        cdef const double[:, ::1] products
+        cdef double[::1] work
+        cdef object generator_lock
+        cdef Py_ssize_t n_steps
+        read_matrix("y", y, self.n_outputs, job.n_examples, &job.walk.y)
+        cdef object _held = read_update(&job.update, optimizer, parameters, job.n_parameters, False)
+        job.losses = &losses[0]
+        job.n_epochs = losses.shape[0]
+        job.from_moments = moments is not None
+        n_steps = job.n_epochs * parts(job.n_examples, job.batch)
+        if rates is not None:
+            job.rates = &rates[0]
+        if moments is not None:
+            means, products, work = moments.means, moments.products, np.empty(self.blank.walk.layers[0].n_in)
+            job.moments = Moments(means.shape[0], &means[0], &products[0, 0], &work[0])
+        if bit_generator is not None:
+            order = np.empty(job.n_examples, dtype=np.intp)
+            job.order = &order[0]
+            job.walk.order = job.order
+            job.bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+            if not private:
+                generator_lock = bit_generator.lock
+                job.generator_lock = <PyObject*>generator_lock
+        if n_steps > job.n_epochs or job.order != NULL:
+            job.half_made = &lock.half_made
+        job.optimizer = <PyObject*>optimizer
+        job.air.report = <Report>report_steps
+        job.air.job = &job
+        self.make_steps(&job, optimizer, n_steps)
+        return_scratch(scratch)
+        return job.finished, job.from_moments, "gradient" if job.immoderate else "loss"
+
+    cdef int make_steps(self, Job* job, optimizer, Py_ssize_t n_steps) except -1:
+        """The n_steps steps of a job, or some. Counts optimizer.n_steps, also when they are interrupted."""
+        cdef object all_made = job.update.step + n_steps    # while there is memory for a number
+        cdef Py_ssize_t count = smaller(job.batch, job.n_examples)
+        if job.update.nesterov and job.chains == NULL:
+            job.walk.parameters = job.ahead
+        if job.half_made != NULL:
+            set_flag(job.half_made, HALF_EPOCH)
+        try:
+            self.run(job, train_steps, n_steps * count, count)
+            check(&job.air)
+        finally:
+            if job.half_made != NULL:
+                set_flag(job.half_made, WHOLE if job.finished == job.n_epochs else HALF_EPOCH)
+            count_steps(optimizer, &job.update, all_made if job.n_steps == n_steps else job.update.step)
+        return 0

@@ -1,0 +1,90 @@
+"""An optimizer as the kernels take it, and its update of parameters from outside."""
+
+cdef long long LAST_STEP = 1 << 53      # of an optimizer: what a bias correction can count
+
+
+cdef struct Constants:
+    # What Optimizer._pack returns, as bytes: an attribute of each, or a tuple, takes 3 % of a small step to read.
+    long long n_states
+    long long rule
+    long long nesterov
+    long long bias_correction
+    double decay
+    double decay2
+    double eps
+    double log_decay
+    double log_decay2
+
+
+cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t columns, bint honour_lr):
+    """The C form of a fusegrad.optimizers.Optimizer, whose state (rows, columns) is made or checked.
+
+    Returns the state, to be held for as long as the update points into it: another thread may hand in a new one.
+    honour_lr: read the learning rate through `lr`, which a subclass may have overridden.
+    """
+    cdef object state = optimizer.state, n_steps = optimizer.n_steps
+    cdef bytes packed = optimizer._constants
+    cdef Constants constants
+    cdef Py_ssize_t rows
+    cdef int overflow
+    if packed is None or len(packed) != sizeof(Constants):
+        raise TypeError(f"optimizer: expected the constants that its class packs, got {packed!r}")
+    memcpy(&constants, <const char*>packed, sizeof(Constants))
+    rows = constants.n_states
+    u.rule = <int>constants.rule
+    u.nesterov = constants.nesterov != 0
+    u.bias_correction = constants.bias_correction != 0
+    u.decay = constants.decay
+    u.decay2 = constants.decay2
+    u.eps = constants.eps
+    u.log_decay = constants.log_decay
+    u.log_decay2 = constants.log_decay2
+    u.learning_rate = optimizer.lr if honour_lr else optimizer._lr
+    u.step = PyLong_AsLongLongAndOverflow(n_steps, &overflow) if PyLong_CheckExact(n_steps) else -1
+    if not (is_state(state, rows, columns) and 0 <= u.step < LAST_STEP):
+        optimizer.prepare(parameters)
+        state = optimizer.state
+        u.step = optimizer.n_steps
+        if not is_state(state, rows, columns):
+            raise ValueError(f"optimizer: expected a state of {rows} rows of {columns} parameters, got {state!r}")
+    set_units(u, 0 if u.rule == SGD else optimizer._exponent)
+    if not cnp.PyArray_ISWRITEABLE(parameters):
+        raise ValueError("parameters: expected a writable array, got a read-only one")
+    if (u.rule == ADAM and rows < 2) or ((u.rule == ADAGRAD or u.rule == RMSPROP or u.nesterov) and rows < 1):
+        raise ValueError(f"optimizer: expected the states that its rule reads, got a state of {rows} rows")
+    u.first = NULL
+    u.second = NULL
+    if rows > 0:
+        u.first = <real*>cnp.PyArray_DATA(<cnp.ndarray>state)
+    if rows > 1:
+        u.second = u.first + columns
+    return state
+
+
+def optimizer_step(optimizer, cnp.ndarray parameters not None, cnp.ndarray gradient not None):
+    """One update of parameters, in place. Counts optimizer.n_steps."""
+    cdef Update u
+    cdef bint moderate
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(parameters)
+    cdef real* w = read_flat("parameters", parameters, n)
+    cdef const real* g = read_flat("gradient", gradient, n)
+    cdef object _held = read_update(&u, optimizer, parameters, n, True)
+    with nogil:
+        moderate = all_within(u.moderate, g, 0, n) or change_units(&u, g, n)
+        if moderate:
+            begin_update(&u)
+            update(&u, w, g, 0, n)
+    if not moderate:
+        raise ValueError("gradient: expected finite numbers, got others; parameters and state are as before")
+    count_steps(optimizer, &u, u.step + 1)
+
+
+def look_ahead_point(cnp.ndarray parameters not None, cnp.ndarray velocity not None, double momentum):
+    """W + mu v, a new array: where Nesterov's rule takes the gradient."""
+    cdef Update u
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(parameters)
+    cdef cnp.ndarray point = np.empty(n, parameters.dtype)
+    u.first = read_flat("velocity", velocity, n)
+    u.decay = momentum
+    look_ahead(&u, read_flat("parameters", parameters, n), read_flat("point", point, n), n)
+    return point

@@ -1,0 +1,46 @@
+"""Scratch memory, which a call borrows from its module."""
+
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
+
+cdef _Scratch spare_scratch = None      # lent to one call at a time
+cdef object spare_guard = object()      # its lock, where there is no GIL
+
+
+@cython.final
+cdef class _Scratch:
+    """Uninitialised memory, at a cache line; given back to the module for the next call."""
+    cdef unsigned char[::1] memory
+    cdef char* data
+
+    def __cinit__(self, Py_ssize_t size):
+        self.memory = np.empty(size + LINE, dtype=np.uint8)
+        self.data = <char*>&self.memory[0]
+        self.data += -<Py_ssize_t>self.data & (LINE - 1)
+
+
+cdef _Scratch borrow_scratch(Py_ssize_t size):
+    global spare_scratch
+    cdef _Scratch scratch
+    with cython.critical_section(spare_guard):
+        scratch, spare_scratch = spare_scratch, None
+    if scratch is not None and scratch.memory.shape[0] >= size + LINE:
+        return scratch
+    return _Scratch(size)
+
+
+cdef void return_scratch(_Scratch scratch):
+    """Allocates nothing: it comes after the parameters were written."""
+    global spare_scratch
+    if scratch.memory.shape[0] <= 1 << 26:
+        with cython.critical_section(spare_guard):
+            spare_scratch = scratch
+
+
+cdef Py_ssize_t size_of(reals, pieces) except -1:
+    """The bytes of so many pieces of so many reals, each of whole cache lines: the one place where sizes are
+    multiplied, in Python's integers, which do not wrap."""
+    size = -(-reals * sizeof(real) // LINE) * LINE * pieces
+    if size > PY_SSIZE_T_MAX // 2:      # room to add a few of them
+        raise MemoryError(f"{size} bytes are more than there can be")
+    return size

@@ -1,0 +1,86 @@
+"""The order of the examples of an epoch, drawn from a NumPy generator whose lock is held meanwhile."""
+
+cdef extern from "numpy/random/bitgen.h":
+    # Not cimported: that would load np.random, 10 ms, whenever fusegrad is imported.
+    ctypedef struct bitgen_t:
+        void* state
+        uint64_t (*next_uint64)(void* state) noexcept nogil
+        uint32_t (*next_uint32)(void* state) noexcept nogil
+
+
+cdef uint64_t below(bitgen_t* bits, uint64_t n) noexcept nogil:
+    """A uniform integer in [0, n): Lemire's multiplication, without bias."""
+    cdef uint64_t wide, threshold
+    if n >> 32:
+        threshold = (0 - n) % n
+        wide = bits.next_uint64(bits.state)
+        while wide < threshold:
+            wide = bits.next_uint64(bits.state)
+        return wide % n
+    wide = <uint64_t>bits.next_uint32(bits.state) * n
+    if <uint32_t>wide < n:
+        threshold = (<uint32_t>(0 - <uint32_t>n)) % <uint32_t>n
+        while <uint32_t>wide < threshold:
+            wide = <uint64_t>bits.next_uint32(bits.state) * n
+    return wide >> 32
+
+
+cdef enum:
+    DRAW_WORK = 64              # multiply-adds in whose time a place in the order is drawn and fetched
+
+
+cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits, PyObject* lock, Air* air) noexcept nogil:
+    """Fisher and Yates, from the identity: the order depends on the generator alone.
+
+    Its lock is held meanwhile, but not while signal handlers run: they may draw, too.
+    """
+    cdef Py_ssize_t i, j
+    if not acquire_lock(lock, air):
+        return
+    order[0] = 0
+    for i in range(1, n):
+        if i % 4096 == 0:
+            air.work += 4096 * DRAW_WORK
+            if air.work > AIR_WORK and is_due(air, AIR_SECONDS):
+                release_lock(lock, air)
+                run_handlers(air)
+                if is_raised(&air.stop) or not acquire_lock(lock, air):
+                    return
+        j = <Py_ssize_t>below(bits, i + 1)
+        order[i] = order[j]
+        order[j] = i
+    release_lock(lock, air)
+
+
+# A lock that is held while another thread forks would be held for ever in the child: see `renew_locks`.
+cdef set held_locks = set()
+
+ctypedef int (*LockCall)(object lock) noexcept      # its exception stays set
+
+
+cdef int acquire_held(object lock) except -1:
+    lock.acquire()
+    held_locks.add(lock)
+    return 0
+
+
+cdef int release_held(object lock) except -1:
+    held_locks.discard(lock)
+    lock.release()
+    return 0
+
+
+cdef bint acquire_lock(PyObject* lock, Air* air) noexcept nogil:
+    """Of a generator; NULL is none. False if a signal handler raised meanwhile."""
+    if lock != NULL:
+        with gil:
+            if (<LockCall>acquire_held)(<object>lock) < 0:
+                raise_flag(&air.stop)
+    return not is_raised(&air.stop)
+
+
+cdef void release_lock(PyObject* lock, Air* air) noexcept nogil:
+    if lock != NULL:
+        with gil:
+            if (<LockCall>release_held)(<object>lock) < 0:
+                raise_flag(&air.stop)
