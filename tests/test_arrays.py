@@ -452,7 +452,7 @@ def test_a_subclass_is_what_it_is_in_memory(name):
 def test_compiled_code_compares_what_it_reads(dtype):
     """As when another thread sets a shape between validation and the kernel."""
     net = fg.Sequential(fg.Linear(6, 8), fg.Linear(8, 2), dtype=dtype, rng=0)
-    kernels, engine, predictor = net._kernels, net._engine(40), net._engine(40, collapsing=False)
+    kernels, engine, predictor = net._engine.kernels, net._engine.compiled(40), net._engine.compiled(40, folding=False)
     sgd, losses, lock = fg.SGD(lr=0.1), np.empty(1), kernels.TrainingLock()
     X, y, out = (np.ones((n, 40), dtype) for n in (6, 2, 2))
     into, b, product = np.ones((6, 40), dtype), np.ones((40, 2), dtype), np.ones((6, 2), dtype)

@@ -8,7 +8,7 @@ import numpy as np
 from fusegrad._engine import files
 from fusegrad._engine.plan import stack_layers
 from fusegrad.layers import build_layers, shapes_of
-from fusegrad.networks import Sequential
+from fusegrad.networks import Sequential, build_network
 from fusegrad.optimizers import Optimizer, build_optimizer
 
 
@@ -126,8 +126,7 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
             raise ValueError(f"expected arrays of {size} numbers in all")
         if any(array.dtype != dtype for array in (*arrays.values(), *([] if state is None else [state]))):
             raise ValueError(f"expected arrays of {dtype}")
-        net = Sequential.__new__(Sequential)
-        net._set_up(tuple(layers), dtype)
+        net = build_network(tuple(layers), dtype)
         net.load_state_dict(arrays)
         optimizer = None
         if "optimizer" in metadata:

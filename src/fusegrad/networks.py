@@ -1,40 +1,18 @@
 """Networks: layers, one flat buffer of parameters, and the engines that walk them."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from math import inf, isfinite
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from fusegrad._engine import files
-from fusegrad._engine.dispatch import by_dtype
-from fusegrad._engine.plan import Dense, Plan, make_plan, moments_pay, parallel_from, stack_layers
-from fusegrad._engine.threads import resolve_threads
-from fusegrad._engine.validation import (
-    Array,
-    as_batch,
-    as_count,
-    as_dtype,
-    as_examples,
-    as_flat,
-    as_flat_output,
-    as_floats,
-    as_generator,
-    as_output,
-)
+from fusegrad._engine.engine import NetworkEngine
+from fusegrad._engine.plan import Dense, Plan, stack_layers
+from fusegrad._engine.validation import Array, as_dtype, as_flat, as_flat_output, as_floats, as_generator
 from fusegrad.layers import INITS, Layer, Linear, describe_layers, initial_bounds, shapes_of
-from fusegrad.optimizers import COMPILED_STEP, SGD, Optimizer, SupportsStep, describe_optimizer, runs_compiled
-from fusegrad.training import History, fit
-
-MOST_ENGINES = 256  # batch sizes remembered by a network
-#: What `Sequential._set_up` makes of the layers and the dtype.
-MADE_AGAIN = (
-    "_dense_layers", "_n_features", "_n_outputs", "_n_parameters", "_kernels", "_engines", "_small_engine",
-    "_small_predictor", "_parallel_from", "_lock", "_layout",
-)  # fmt: skip
-
+from fusegrad.optimizers import COMPILED_STEP, SupportsStep, describe_optimizer
+from fusegrad.training import History, Trainee, fit, train_step
 
 #: Whose networks have no other attributes than these classes give them.
 OWN_MODULES = ("fusegrad.networks", "fusegrad.course")
@@ -133,36 +111,23 @@ class Sequential:
 
     def _set_up(self, layers: tuple[Layer, ...], dtype: "np.dtype[Any]") -> None:
         self._layers = layers
-        self._dtype = dtype
-        self._dense_layers = stack_layers(shapes_of(layers))
-        self._n_features = self._dense_layers[0].n_in
-        self._n_outputs = self._dense_layers[-1].n_out
-        self._n_parameters = self._dense_layers[-1].end
-        try:
-            self._parameters = np.zeros(self._n_parameters, dtype)
-        except (ValueError, OverflowError):  # more than an array can have
-            raise ValueError(f"layers: expected parameters that fit into memory, got {self._n_parameters}") from None
-        self._kernels = by_dtype[dtype]
-        self._engines: dict[tuple[int, int, bool], Any] = {}
-        self._parallel_from = parallel_from(self._dense_layers)
-        # Of the last train_step and the last forward that were too small for more than one thread.
-        self._small_engine: Any = None
-        self._small_predictor: Any = None
-        self._lock = self._kernels.TrainingLock()
+        self._engine = NetworkEngine(stack_layers(shapes_of(layers)), dtype)
         self._layout = describe_layers(layers)  # what an optimizer remembers its network by
 
     def __getstate__(self) -> dict[str, Any]:
-        """The layers, the numbers, and what others have set: what `_set_up` makes of them is made again."""
-        return {name: value for name, value in vars(self).items() if name not in MADE_AGAIN}
+        """The layers, the parameters, and what others have set."""
+        others = {name: value for name, value in vars(self).items() if name not in ("_engine", "_layout")}
+        return {**others, "_dtype": self.dtype, "_parameters": self.parameters}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._set_up(state["_layers"], state["_dtype"])
         self.parameters = state["_parameters"]
-        self.__dict__.update((name, value) for name, value in state.items() if name not in self.__dict__)
+        made = ("_dtype", "_parameters", *self.__dict__)
+        self.__dict__.update((name, value) for name, value in state.items() if name not in made)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "loss_and_gradient":
-            self._small_engine = None  # see `_computes_itself`
+            self._engine.small_step = None  # steps have to call it
         elif type(self).__module__ in OWN_MODULES and not name.startswith("_") and not hasattr(type(self), name):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; a subclass may have its own")
         object.__setattr__(self, name, value)
@@ -177,35 +142,36 @@ class Sequential:
     @property
     def dense_layers(self) -> tuple[Dense, ...]:
         """Each `Linear` with the activation behind it, and where its numbers lie in `parameters`."""
-        return self._dense_layers
+        return self._engine.layers
 
     @property
     def dtype(self) -> "np.dtype[Any]":
         """Of the parameters and of all that is computed."""
-        return self._dtype
+        return self._engine.dtype
 
     @property
     def n_features(self) -> int:
         """Rows of X."""
-        return self._n_features
+        return self._engine.n_features
 
     @property
     def n_outputs(self) -> int:
         """Rows of y."""
-        return self._n_outputs
+        return self._engine.n_outputs
 
     @property
     def n_parameters(self) -> int:
         """The size of `parameters`."""
-        return self._n_parameters
+        return self._engine.n_parameters
 
     def _initialize(self, rng: "np.random.Generator", init: str) -> None:
-        for layer in self._dense_layers:
+        parameters = self._engine.parameters
+        for layer in self._engine.layers:
             weight, bias = initial_bounds(init, layer.activation, layer.n_in, layer.n_out)
             size = layer.n_in * layer.n_out
-            self._parameters[layer.weight : layer.weight + size] = rng.uniform(-weight, weight, size)
+            parameters[layer.weight : layer.weight + size] = rng.uniform(-weight, weight, size)
             if layer.bias is not None and bias > 0:
-                self._parameters[layer.bias : layer.end] = rng.uniform(-bias, bias, layer.n_out)
+                parameters[layer.bias : layer.end] = rng.uniform(-bias, bias, layer.n_out)
 
     # ---- parameters ---------------------------------------------------------------------------------
 
@@ -215,12 +181,12 @@ class Sequential:
 
         It is the network's own: with another shape, size or dtype every call is an error until it is set back.
         """
-        return self._parameters
+        return self._engine.parameters
 
     @parameters.setter
     def parameters(self, flat: Any) -> None:
         flat = as_flat(flat, "parameters", self.dtype, self.n_parameters)
-        as_flat_output(self._parameters, "parameters", self.dtype, self.n_parameters)[:] = flat
+        as_flat_output(self._engine.parameters, "parameters", self.dtype, self.n_parameters)[:] = flat
 
     def unflatten(self, flat: Array) -> dict[str, Array]:
         """Views of a flat buffer: ``{"W1": (n_out, n_in), "b1": (n_out, 1), ...}``.
@@ -265,10 +231,10 @@ class Sequential:
         >>> net.parameters
         array([2., 0.])
         """
-        flat = self._parameters
-        if flat.shape != (self.n_parameters,) or flat.dtype != self._dtype or not flat.flags.c_contiguous:
+        flat = self._engine.parameters
+        if flat.shape != (self.n_parameters,) or flat.dtype != self.dtype or not flat.flags.c_contiguous:
             raise ValueError(
-                f"parameters: expected a contiguous array of shape ({self.n_parameters},) and {self._dtype}, "
+                f"parameters: expected a contiguous array of shape ({self.n_parameters},) and {self.dtype}, "
                 f"got shape {flat.shape} and {flat.dtype}"
             )
         return self.unflatten(flat)
@@ -359,11 +325,11 @@ class Sequential:
         handler may call it during a fit, but with optimizer or rng only where no epoch is half made; handlers wait up
         to 100 ms for that. Where epochs take longer, set a flag in the handler, and save in a callback.
         """
-        self._lock.check_save(optimizer is not None or rng is not None)
+        self._engine.lock.check_save(optimizer is not None or rng is not None)
         arrays, metadata = self.state_dict(), {"layers": describe_layers(self.layers), "dtype": self.dtype.name}
         if optimizer is not None:
             metadata["optimizer"] = describe_optimizer(optimizer)
-            optimizer.check(self._parameters)
+            optimizer.check(self._engine.parameters)
             if optimizer.state is not None:
                 arrays["optimizer.state"] = optimizer.state
         if rng is not None:
@@ -401,44 +367,7 @@ class Sequential:
         1000 examples a step, in tiles of ...
           dense 8 -> 1 identity, gradient lane-wise, 2 linear layers in one
         """
-        m = as_count(n_examples, "n_examples")
-        plan = make_plan(self.dense_layers, self.dtype, m, resolve_threads(n_threads))
-        note = ""
-        if epochs is not None:
-            pays, why = moments_pay(plan, m, as_count(epochs, "epochs"))
-            note = f"{epochs} epochs from {'the moments' if pays else 'the examples'}: {why}"
-        return replace(plan, note=note)  # a copy: engines are made of the other
-
-    def _engine(self, m: int, n_threads: int | None = None, collapsing: bool = True) -> Any:
-        """The engine for steps of m examples, made once."""
-        # A small step takes one thread whatever the machine has: it does not ask.
-        key = (m, 1 if n_threads is None and m < self._parallel_from else resolve_threads(n_threads), collapsing)
-        engine = self._engines.get(key)
-        if engine is None:
-            if len(self._engines) >= MOST_ENGINES:
-                self._engines.clear()
-            engine = self._engines[key] = self._kernels.Engine(make_plan(self.dense_layers, self.dtype, *key))
-        return engine
-
-    def _predictor(self, m: int) -> Any:
-        """The engine for predictions of m examples: no layers collapse, one example's is the same in any batch."""
-        engine = self._engine(m, collapsing=False)
-        if m < self._parallel_from:
-            self._small_predictor = engine
-        return engine
-
-    def _batch(self, X: Any, y: Any, *, vectors: bool = False) -> tuple[Array, Array]:
-        """X (n_features, m) and y (n_outputs, m), validated; with `vectors` also from one example: see `as_batch`.
-
-        They share no memory with the parameters.
-        """
-        n_features, n_outputs, is_batch = self._n_features, self._n_outputs, self._kernels.is_batch
-        if is_batch(X, y, self._parameters, n_features, n_outputs):
-            return X, y
-        X, y = as_batch(X, y, self._dtype, n_features, n_outputs, vectors=vectors)
-        if is_batch(X, y, self._parameters, n_features, n_outputs):
-            return X, y
-        return X.copy(), y.copy()
+        return self._engine.plan(n_examples, n_threads, epochs)
 
     def forward(self, X: Any, out: Array | None = None) -> Array:
         """Predict: x1 = X, x_{l+1} = f_l(W_l x_l + b_l), the last of them. ``net(X)`` is the same.
@@ -472,27 +401,12 @@ class Sequential:
         >>> net([1.0, 1.0])
         array([3.5])
         """
-        if self._small_predictor is not None:
-            quick: Array | None = self._small_predictor.quick_forward(X, self._parameters, out)
+        engine = self._engine
+        if engine.small_predictor is not None:
+            quick: Array | None = engine.small_predictor.quick_forward(X, engine.parameters, out)
             if quick is not None:
                 return quick
-        if self._kernels.is_input(X, self._n_features) and (
-            out is None or self._kernels.is_target(out, X, self._parameters, self._n_outputs)
-        ):
-            prediction: Array = self._predictor(X.shape[1]).forward(X, self._parameters, out)
-            return prediction
-        X, one = as_examples(X, self._dtype, self._n_features)
-        predictor = self._predictor(X.shape[1])
-        if out is None:
-            prediction = predictor.forward(X, self._parameters)
-            return prediction[:, 0] if one else prediction
-        shape = (self._n_outputs, X.shape[1])
-        target = as_output(out, "out", self._dtype, shape[:1] if one else shape).reshape(shape)
-        if np.may_share_memory(target, X) or np.may_share_memory(target, self._parameters):
-            target[...] = predictor.forward(X, self._parameters)
-        else:
-            predictor.forward(X, self._parameters, target)
-        return out
+        return engine.forward(X, out)
 
     __call__ = forward
 
@@ -526,9 +440,7 @@ class Sequential:
         >>> net.loss([1.0, 2.0], [1.0, 4.0])
         0.5
         """
-        X, y = self._batch(X, y, vectors=True)
-        value: float = self._engine(X.shape[1], collapsing=False).gradient(X, y, self._parameters)
-        return value
+        return self._engine.loss(X, y)
 
     def loss_and_gradient(self, X: Any, y: Any, out: Array | None = None) -> tuple[float, Array]:
         """The loss and its gradient on all parameters.
@@ -570,18 +482,7 @@ class Sequential:
         >>> round(float(result.fun), 4)
         0.241
         """
-        X, y = self._batch(X, y, vectors=True)
-        if out is None:
-            target = np.empty(self.n_parameters, self.dtype)
-        else:
-            target = as_flat_output(out, "out", self.dtype, self.n_parameters)
-        gradient = target
-        if out is not None and any(np.may_share_memory(target, used) for used in (X, y, self._parameters)):
-            gradient = np.empty_like(target)
-        value: float = self._engine(X.shape[1]).gradient(X, y, self._parameters, gradient)
-        if gradient is not target:
-            target[:] = gradient
-        return value, target if out is None else out
+        return self._engine.loss_and_gradient(X, y, out)
 
     def input_gradient(self, X: Any, y: Any) -> Array:
         """The gradient of the loss on X, (W_1)^T delta_1.
@@ -613,12 +514,7 @@ class Sequential:
         >>> net.input_gradient([1.0, 2.0], [1.0, 4.0])
         array([[2., 0.]])
         """
-        given = as_floats(X, "X", self._dtype)
-        X, y = self._batch(given, y, vectors=True)
-        result = np.empty(X.shape, self.dtype)
-        gradient = np.empty(self.n_parameters, self.dtype)
-        self._engine(X.shape[1], collapsing=False).gradient(X, y, self._parameters, gradient, result)
-        return result[:, 0] if given.ndim == 1 and self._n_features > 1 else result
+        return self._engine.input_gradient(X, y)
 
     def train_step(self, X: Any, y: Any, optimizer: SupportsStep) -> float:
         """One step over the whole of X and y: loss, gradient and update in one call.
@@ -653,70 +549,18 @@ class Sequential:
         >>> net.parameters
         array([ 1.5, -0.5])
         """
-        if self._small_engine is not None:
-            quick: float | None = self._small_engine.quick_step(
-                X, y, self._parameters, optimizer, COMPILED_STEP, self._lock
+        engine = self._engine
+        if engine.small_step is not None:
+            quick: float | None = engine.small_step.quick_step(
+                X, y, engine.parameters, optimizer, COMPILED_STEP, engine.lock
             )
             if quick is not None:
                 return quick
-        X, y = self._batch(X, y, vectors=True)
-        with self._lock:
-            compiled = self._take(optimizer)
-            engine = self._engine(X.shape[1])
-            if not compiled:
-                return self._step(engine, X, y, optimizer)
-            if X.shape[1] < self._parallel_from:
-                self._small_engine = engine
-            value: float = engine.step(X, y, self._parameters, optimizer)
-            return value
+        return train_step(self._trainee(), X, y, optimizer)
 
-    def _computes_itself(self) -> bool:
-        """Whether `loss_and_gradient` is overridden, and steps have to call it."""
-        return getattr(self.loss_and_gradient, "__func__", None) is not COMPILED_GRADIENT
-
-    def _take(self, optimizer: SupportsStep) -> bool:
-        """Take an optimizer for the steps of this network, or raise; whether they run compiled."""
-        compiled = runs_compiled(optimizer) and not self._computes_itself()
-        if isinstance(optimizer, Optimizer):
-            optimizer.check(self._parameters)
-            optimizer._bind(self._lock, self._layout)
-            optimizer._direct_for = self._lock if compiled else None
-        return compiled
-
-    def _step(self, engine: Any, X: Array, y: Array, optimizer: Any) -> float:
-        """A step in Python, for what is overridden: the numbers are those of the compiled one."""
-        point = self._parameters
-        if isinstance(optimizer, SGD) and optimizer.nesterov:
-            point = as_flat(optimizer.look_ahead(self._parameters), "look_ahead", self._dtype, self.n_parameters)
-        if self._computes_itself():
-            value, gradient = self._own_gradient(X, y, point)
-        else:
-            gradient = np.empty(self.n_parameters, self._dtype)
-            value = engine.gradient(X, y, point, gradient)
-        if not isfinite(value):
-            return value
-        if not self._kernels.is_finite(gradient):
-            return inf
-        n_steps = getattr(optimizer, "n_steps", None)
-        optimizer.step(self._parameters, gradient)
-        if isinstance(optimizer, Optimizer) and optimizer.n_steps == n_steps:
-            optimizer.n_steps += 1  # for a class whose step does not count
-        return value
-
-    def _own_gradient(self, X: Array, y: Array, point: Array) -> tuple[float, Array]:
-        """What an overridden `loss_and_gradient` says of some parameters, which it reads off the network."""
-        if point is self._parameters:
-            value, gradient = self.loss_and_gradient(X, y)
-        else:
-            start = self._parameters.copy()
-            self._lock.set_half_made("a step")
-            try:
-                self._parameters[:] = point
-                value, gradient = self.loss_and_gradient(X, y)
-            finally:
-                self._parameters[:] = start
-                self._lock.set_half_made("an epoch")
-        return float(value), as_flat(gradient, "loss_and_gradient", self._dtype, self.n_parameters)
+    def _trainee(self) -> Trainee:
+        overridden = getattr(self.loss_and_gradient, "__func__", None) is not COMPILED_GRADIENT
+        return Trainee(self, self._engine, self._layout, overridden)
 
     def fit(
         self,
@@ -819,9 +663,9 @@ class Sequential:
         >>> history.stopped, history.epochs < 20
         (True, True)
         """
-        with self._lock:
+        with self._engine.lock:
             return fit(
-                self, X, y,
+                self._trainee(), X, y,
                 optimizer=optimizer, epochs=epochs, initial_epoch=initial_epoch, batch_size=batch_size, shuffle=shuffle,
                 rng=rng, schedule=schedule, validation_data=validation_data, callbacks=callbacks,
                 on_divergence=on_divergence, verbose=verbose, n_threads=n_threads, moments=moments,
@@ -832,3 +676,10 @@ class Sequential:
 
 
 COMPILED_GRADIENT = Sequential.loss_and_gradient
+
+
+def build_network(layers: tuple[Layer, ...], dtype: "np.dtype[Any]") -> Sequential:
+    """A network of parameters 0, whose values are not drawn: they are about to be loaded."""
+    net = Sequential.__new__(Sequential)
+    net._set_up(layers, dtype)
+    return net

@@ -7,13 +7,13 @@ An optimizer knows nothing of networks: it updates one flat buffer by another. I
 import json
 import math
 import struct
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
 from fusegrad._engine.dispatch import by_dtype
 from fusegrad._engine.files import parse_json
-from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_flat_output, as_number
+from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_flat_output, as_number, copy_into
 
 RULES = by_dtype[np.dtype("float32")].RULES
 MOST_STEPS = by_dtype[np.dtype("float32")].MOST_STEPS
@@ -134,20 +134,6 @@ class Optimizer:
         rule = RULES.index(self.rule) if self.rule in RULES else 0  # another name: its step is its own
         logs = _log(decay), _log(decay2)
         return struct.pack("4q5d", self.n_states, rule, nesterov, bias_correction, decay, decay2, eps, *logs)
-
-    def _bind(self, lock: Any, layout: str) -> None:
-        """Take the network with this lock and these layers as the one that is served; raise if it is another."""
-        if self._owner is lock:
-            return
-        stateless = self.state is None or not len(self.state)
-        if self._owner is not None and not (stateless and not self._owner.is_held):
-            raise ValueError(
-                "optimizer: it serves another network, whose averages it holds: take an optimizer of its own for each "
-                "network (copy.copy(optimizer) takes the averages along)"
-            )
-        if not stateless and self._layout not in (None, layout):
-            raise ValueError(f"optimizer: its state is of a network of layers {self._layout}, got {layout}")
-        self._owner, self._layout = lock, layout
 
     def check(self, parameters: Array) -> None:
         """Raise unless the state, if there is one, is that of such parameters, and the steps have been counted."""
@@ -317,6 +303,50 @@ def runs_compiled(optimizer: Any) -> bool:
     if type(optimizer).lr is not COMPILED_LR:
         return False
     return not isinstance(optimizer, SGD) or getattr(optimizer.look_ahead, "__func__", None) is COMPILED_LOOK_AHEAD
+
+
+def bind(optimizer: Optimizer, parameters: Array, lock: Any, layout: str, compiled: bool) -> None:
+    """Take the network with this lock and these layers as the one that is served; raise if it is another.
+
+    compiled: its steps run compiled, and `train_step` may call the engine directly.
+    """
+    optimizer.check(parameters)
+    if optimizer._owner is not lock:
+        stateless = optimizer.state is None or not len(optimizer.state)
+        if optimizer._owner is not None and not (stateless and not optimizer._owner.is_held):
+            raise ValueError(
+                "optimizer: it serves another network, whose averages it holds: take an optimizer of its own for each "
+                "network (copy.copy(optimizer) takes the averages along)"
+            )
+        if not stateless and optimizer._layout not in (None, layout):
+            raise ValueError(f"optimizer: its state is of a network of layers {optimizer._layout}, got {layout}")
+        optimizer._owner, optimizer._layout = lock, layout
+    optimizer._direct_for = lock if compiled else None
+
+
+class Snapshot(NamedTuple):
+    """What the steps of an optimizer change."""
+
+    state: Array | None
+    exponent: int
+    n_steps: int
+
+
+def take_snapshot(optimizer: Optimizer, old: Snapshot | None) -> Snapshot:
+    """What there is now; the array of an old one is reused, since fresh memory costs more than the copy."""
+    state = optimizer.state
+    if state is not None:
+        state = copy_into(None if old is None else old.state, state)
+    return Snapshot(state, optimizer._exponent, optimizer.n_steps)
+
+
+def restore_snapshot(optimizer: Optimizer, start: Snapshot) -> None:
+    """Put it back."""
+    state, optimizer._exponent, optimizer.n_steps = start
+    if state is None:
+        optimizer.state = None
+    elif optimizer.state is not None and optimizer.state.flags.writeable:  # else no step has been made
+        optimizer.state[:] = state  # in place: there may be no memory left
 
 
 class SGD(Optimizer):

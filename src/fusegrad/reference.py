@@ -6,14 +6,11 @@ Everything is computed in the dtype of what is handed in.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fusegrad._engine.validation import Array
-
-if TYPE_CHECKING:
-    from fusegrad.networks import Sequential
 
 DenseLayer = tuple[Array, Array | None, str]
 
@@ -86,7 +83,7 @@ def dense_backward(
 # ---- a network ----
 
 
-def layers_of(net: "Sequential", dtype: Any = None) -> list[DenseLayer]:
+def layers_of(net: Any, dtype: Any = None) -> list[DenseLayer]:
     """The dense layers of a network, as copies in `dtype`."""
     named = net.named_parameters()
     dtype = net.dtype if dtype is None else dtype

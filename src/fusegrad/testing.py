@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusegrad._engine.validation import Array, as_count, as_generator, as_number
+from fusegrad._engine.validation import Array, as_batch, as_count, as_generator, as_number
 from fusegrad.networks import Sequential
 from fusegrad.reference import ACTIVATIONS, layers_of
 
@@ -141,7 +141,7 @@ def check_gradients(
     tolerance = as_number(tolerance, "tolerance", above=0.0)
     n_directions = as_count(n_directions, "n_directions")
     most_parameters = as_count(most_parameters, "most_parameters", least=0)
-    X, y = net._batch(X, y)
+    X, y = as_batch(X, y, net.dtype, net.n_features, net.n_outputs)
     net.loss(X, y)  # which says so if the parameters have been reshaped
     parameters, start = net.parameters, net.parameters.copy()
     n, end = start.size, start.size + X.size

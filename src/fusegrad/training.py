@@ -17,19 +17,18 @@ parameters an epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import isfinite, nan
-from typing import TYPE_CHECKING, Any, NamedTuple
+from math import inf, isfinite, nan
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fusegrad._engine.engine import NetworkEngine
 from fusegrad._engine.moments import Moments
 from fusegrad._engine.moments import moments as take_moments
 from fusegrad._engine.plan import moments_pay, step_work
-from fusegrad._engine.validation import Array, as_count, as_flag, as_generator, as_number
-from fusegrad.optimizers import Optimizer
-
-if TYPE_CHECKING:
-    from fusegrad.networks import Sequential
+from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_generator, as_number, copy_into
+from fusegrad.optimizers import SGD, Optimizer, bind, restore_snapshot, runs_compiled, take_snapshot
+from fusegrad.optimizers import Snapshot as OptimizerSnapshot
 
 LOOK_SECONDS = 0.1  # between two looks of a progress bar
 STRETCH_SECONDS = 0.5  # that a stretch without one may take
@@ -149,21 +148,104 @@ class DivergenceError(ArithmeticError):
         )
 
 
+class Network(Protocol):
+    """What a fit knows of a network."""
+
+    @property
+    def parameters(self) -> Array:
+        """The flat buffer."""
+
+    def forward(self, X: Any) -> Array:
+        """Predict."""
+
+    def loss(self, X: Any, y: Any) -> float:
+        """The loss, for validation."""
+
+    def loss_and_gradient(self, X: Any, y: Any) -> tuple[float, Array]:
+        """What steps call where it is overridden."""
+
+
+class Trainee(NamedTuple):
+    """A network that is trained, and what trains it."""
+
+    net: Network
+    engine: NetworkEngine
+    layout: str  # what an optimizer remembers the network by
+    overridden: bool  # its `loss_and_gradient`, which steps then call
+
+
+# ---- one step ------------------------------------------------------------------------------------------
+
+
+def take(trainee: Trainee, optimizer: Any) -> bool:
+    """Take an optimizer for the steps of a network, or raise; whether they run compiled."""
+    compiled = runs_compiled(optimizer) and not trainee.overridden
+    if isinstance(optimizer, Optimizer):
+        engine = trainee.engine
+        bind(optimizer, engine.parameters, engine.lock, trainee.layout, compiled)
+    return compiled
+
+
+def train_step(trainee: Trainee, X: Any, y: Any, optimizer: Any) -> float:
+    """See `Sequential.train_step`."""
+    engine = trainee.engine
+    X, y = engine.batch(X, y, vectors=True)
+    with engine.lock:
+        if take(trainee, optimizer):
+            return engine.step(X, y, optimizer)
+        return python_step(trainee, engine.compiled(X.shape[1]), X, y, optimizer)
+
+
+def python_step(trainee: Trainee, compiled_engine: Any, X: Array, y: Array, optimizer: Any) -> float:
+    """A step in Python, for what is overridden: the numbers are those of the compiled one."""
+    engine = trainee.engine
+    point = engine.parameters
+    if isinstance(optimizer, SGD) and optimizer.nesterov:
+        point = as_flat(optimizer.look_ahead(engine.parameters), "look_ahead", engine.dtype, engine.n_parameters)
+    if trainee.overridden:
+        value, gradient = _overridden_gradient(trainee, X, y, point)
+    else:
+        gradient = np.empty(engine.n_parameters, engine.dtype)
+        value = compiled_engine.gradient(X, y, point, gradient)
+    if not isfinite(value):
+        return value
+    if not engine.kernels.is_finite(gradient):
+        return inf
+    n_steps = getattr(optimizer, "n_steps", None)
+    optimizer.step(engine.parameters, gradient)
+    if isinstance(optimizer, Optimizer) and optimizer.n_steps == n_steps:
+        optimizer.n_steps += 1  # for a class whose step does not count
+    return value
+
+
+def _overridden_gradient(trainee: Trainee, X: Array, y: Array, point: Array) -> tuple[float, Array]:
+    """What an overridden `loss_and_gradient` says of some parameters, which it reads off the network."""
+    net, engine = trainee.net, trainee.engine
+    if point is engine.parameters:
+        value, gradient = net.loss_and_gradient(X, y)
+    else:
+        start = engine.parameters.copy()
+        engine.lock.set_half_made("a step")
+        try:
+            engine.parameters[:] = point
+            value, gradient = net.loss_and_gradient(X, y)
+        finally:
+            engine.parameters[:] = start
+            engine.lock.set_half_made("an epoch")
+    return float(value), as_flat(gradient, "loss_and_gradient", engine.dtype, engine.n_parameters)
+
+
+# ---- epochs ----------------------------------------------------------------------------------------------
+
+
 class _Snapshot(NamedTuple):
     """All that an epoch changes."""
 
     parameters: Array
     n_steps: int  # of the run
     lr: float | None  # of an optimizer that is stepped from Python, by a schedule
-    optimizer: tuple[Array | None, int, int] | None  # state, its exponent and n_steps, of a fusegrad optimizer
+    optimizer: OptimizerSnapshot | None  # of a fusegrad optimizer
     draws: Any  # the state of the generator
-
-
-def _copy(array: Array, into: Array | None) -> Array:
-    if into is None:
-        return array.copy()
-    into[...] = array
-    return into
 
 
 class _Batches(NamedTuple):
@@ -188,18 +270,19 @@ def _cut(m: int, batch_size: int | None, shuffle: bool, rng: Any) -> _Batches:
 class _Run:
     """How the epochs of one fit are run, and taken back. Its arguments are judged."""
 
-    net: "Sequential"
+    trainee: Trainee
     X: Array
     y: Array
     optimizer: Any
     batches: _Batches
     schedule: Callable[[int], float] | None
-    engine: Any
+    compiled_engine: Any
     compiled: bool
     moments: Moments | None
     n_steps: int  # made before, as schedules count them
 
     def __post_init__(self) -> None:
+        self.net, self.engine = self.trainee.net, self.trainee.engine
         self.from_moments = self.moments is not None
         self.rates: Array | None = None  # of the steps of this stretch
         self.lost = ("loss", 0.0)  # what was not finite, and its loss
@@ -226,7 +309,7 @@ class _Run:
 
     def advice(self) -> str:
         """What a user can do about a loss that was not finite before the first update of the fit."""
-        prediction, parameters = self.net.forward(self.X), self.net.parameters
+        prediction, parameters = self.net.forward(self.X), self.engine.parameters
         largest = {"X": self.X, "y": self.y, "the prediction": prediction, "a parameter": parameters}
         found = ", ".join(f"of {name} {np.abs(values).max():.3g}" for name, values in largest.items())
         limits = np.finfo(self.X.dtype)
@@ -249,34 +332,27 @@ class _Run:
         """
         optimizer = None
         if isinstance(self.optimizer, Optimizer):
-            before = None if old is None or old.optimizer is None else old.optimizer[0]
-            state = self.optimizer.state
-            copied = None if state is None else _copy(state, before)
-            optimizer = copied, self.optimizer._exponent, self.optimizer.n_steps
+            optimizer = take_snapshot(self.optimizer, None if old is None else old.optimizer)
         rng = self.batches.rng
         draws = None if rng is None else rng.bit_generator.state
         lr = None if self.compiled or self.schedule is None else getattr(self.optimizer, "lr", None)
-        parameters = _copy(self.net.parameters, None if old is None else old.parameters)
+        parameters = copy_into(None if old is None else old.parameters, self.engine.parameters)
         return _Snapshot(parameters, self.n_steps, lr, optimizer, draws)
 
     def restore(self, start: _Snapshot) -> None:
-        self.net.parameters[:] = start.parameters
+        self.engine.parameters[:] = start.parameters
         self.n_steps = start.n_steps
         if start.lr is not None:
             self.optimizer.lr = start.lr
         if start.optimizer is not None:
-            state, self.optimizer._exponent, self.optimizer.n_steps = start.optimizer
-            if state is None:
-                self.optimizer.state = None
-            elif self.optimizer.state.flags.writeable:  # else no step has been made
-                self.optimizer.state[:] = state  # in place: there may be no memory left
+            restore_snapshot(self.optimizer, start.optimizer)
         if self.batches.rng is not None:
             self.batches.rng.bit_generator.state = start.draws
 
     def overflow(self) -> str | None:
         """What is not finite, of what an epoch leaves."""
-        is_finite = self.net._kernels.is_finite
-        if not is_finite(self.net.parameters):
+        is_finite = self.engine.kernels.is_finite
+        if not is_finite(self.engine.parameters):
             return "parameters"
         state = self.optimizer.state if isinstance(self.optimizer, Optimizer) else None
         if state is not None and state.size and not is_finite(state.reshape(-1)):
@@ -317,18 +393,18 @@ class _Run:
         if self.compiled:
             return self._compiled_epochs(losses, first)
         for i in range(n):
-            self.net._lock.set_half_made("an epoch")
+            self.engine.lock.set_half_made("an epoch")
             losses[i] = loss = self._epoch()
             if not isfinite(loss):
                 return losses[:i]
-            self.net._lock.set_half_made("nothing")
+            self.engine.lock.set_half_made("nothing")
         return losses
 
     def _compiled_epochs(self, losses: Array, first: int) -> Array:
         rates = None if self.rates is None else self.rates[first * self.batches.per_epoch :]
         bits = None if self.batches.rng is None else self.batches.rng.bit_generator
-        finished, from_moments, cause = self.engine.train(
-            self.X, self.y, self.net.parameters, self.optimizer, self.net._lock, losses, rates, bits,
+        finished, from_moments, cause = self.compiled_engine.train(
+            self.X, self.y, self.engine.parameters, self.optimizer, self.engine.lock, losses, rates, bits,
             self.batches.private, self.moments,
         )  # fmt: skip
         self.from_moments = self.from_moments and from_moments
@@ -339,7 +415,7 @@ class _Run:
     def _epoch(self) -> float:
         """An epoch with an optimizer that only Python knows."""
         m, size, rng = self.X.shape[1], self.batches.size, self.batches.rng
-        order = None if rng is None else self.net._kernels.permutation(rng.bit_generator, m)
+        order = None if rng is None else self.engine.kernels.permutation(rng.bit_generator, m)
         total = 0.0
         for first in range(0, m, size):
             which: Any = slice(first, first + size)
@@ -348,7 +424,7 @@ class _Run:
             X, y = self.X[:, which], self.y[:, which]
             if self.schedule is not None:
                 self.optimizer.lr = self.rate(self.n_steps)
-            loss = self.net._step(self.engine, X, y, self.optimizer)
+            loss = python_step(self.trainee, self.compiled_engine, X, y, self.optimizer)
             if not isfinite(loss):
                 value = self.net.loss(X, y)
                 self.lost = ("gradient", value) if isfinite(value) else ("loss", loss)
@@ -359,7 +435,7 @@ class _Run:
 
 
 def fit(
-    net: "Sequential",
+    trainee: Trainee,
     X: Any,
     y: Any,
     *,
@@ -371,7 +447,7 @@ def fit(
     rng: Any,
     schedule: Callable[[int], float] | None,
     validation_data: tuple[Any, Any] | None,
-    callbacks: Iterable[Callable[["Sequential", History], Any]],
+    callbacks: Iterable[Callable[[Any, History], Any]],
     on_divergence: str,
     verbose: int,
     n_threads: int | None,
@@ -386,7 +462,8 @@ def fit(
         raise ValueError(f"on_divergence: expected 'raise' or 'stop', got {on_divergence!r}")
     if not isinstance(verbose, (int, np.integer)) or verbose not in (0, 1, 2):
         raise ValueError(f"verbose: expected 0, 1 or 2, got {verbose!r}")
-    validation = _validation_data(net, validation_data)
+    net, engine = trainee.net, trainee.engine
+    validation = _validation_data(engine, validation_data)
     try:
         callbacks = tuple(callbacks)
     except TypeError:
@@ -396,19 +473,19 @@ def fit(
             raise TypeError(f"callbacks[{i}]: expected a callable, got {callback!r}")
     if schedule is not None and not callable(schedule):
         raise TypeError(f"schedule: expected a callable from step to learning rate, got {schedule!r}")
-    X, y = (array.view() for array in net._batch(X, y))  # whose shapes nobody else can set
+    X, y = (array.view() for array in engine.batch(X, y))  # whose shapes nobody else can set
     m = X.shape[1]
     moments = as_flag(moments, "moments")
     batches = _cut(m, batch_size, shuffle, rng)
     if not isinstance(optimizer, Optimizer) and schedule is not None and not hasattr(optimizer, "lr"):
         raise TypeError(f"optimizer: expected an lr for the schedule to set, got {optimizer!r}")
-    engine = net._engine(batches.size, n_threads)
-    compiled = net._take(optimizer)
+    compiled_engine = engine.compiled(batches.size, n_threads)
+    compiled = take(trainee, optimizer)
     # A rule of one's own may be new, and what is no Optimizer has no count.
     n_steps = max(optimizer.n_steps if isinstance(optimizer, Optimizer) else 0, initial_epoch * batches.per_epoch)
-    pays = moments and compiled and moments_pay(net.plan(batches.size, n_threads), m, epochs)[0]
+    pays = moments and compiled and moments_pay(engine.plan(batches.size, n_threads), m, epochs)[0]
     of_data = take_moments(X, y) if pays else None
-    run = _Run(net, X, y, optimizer, batches, schedule, engine, compiled, of_data, n_steps)
+    run = _Run(trainee, X, y, optimizer, batches, schedule, compiled_engine, compiled, of_data, n_steps)
     if not compiled or epochs == initial_epoch:
         run.check_start()
 
@@ -416,7 +493,7 @@ def fit(
     # A rule that only Python knows may have a state of its own: its epochs cannot be made again, and none has to be.
     one_by_one = validation is not None or bool(callbacks) or verbose == 2 or not compiled
     most = max(1, MOST_AHEAD // (1 if schedule is None else batches.per_epoch))
-    epoch_work = step_work(net.dense_layers, m) + STEP_WORK * batches.per_epoch
+    epoch_work = step_work(engine.layers, m) + STEP_WORK * batches.per_epoch
     count = 1 if verbose or one_by_one else max(1, min(most, FIRST_WORK // epoch_work))
     seconds = LOOK_SECONDS if verbose else STRETCH_SECONDS
     left, stopped = epochs - initial_epoch, False
@@ -490,7 +567,7 @@ def _make_epochs(run: _Run, start: _Snapshot, n: int, initial_epoch: int, histor
     return DivergenceError(initial_epoch + history.epochs, step, loss, history, cause, advice)
 
 
-def _validation_data(net: "Sequential", data: Any) -> tuple[Array, Array] | None:
+def _validation_data(engine: NetworkEngine, data: Any) -> tuple[Array, Array] | None:
     if data is None:
         return None
     try:
@@ -498,7 +575,7 @@ def _validation_data(net: "Sequential", data: Any) -> tuple[Array, Array] | None
     except (TypeError, ValueError):
         raise TypeError(f"validation_data: expected (X, y), got {type(data).__name__}") from None
     try:
-        X, y = net._batch(X, y)
+        X, y = engine.batch(X, y)
         return X.view(), y.view()  # whose shapes no callback can set
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError

@@ -59,7 +59,7 @@ def each(arm, disarm):
         while True:
             n += 1
             net, optimizer = make()
-            net._engine(1), net.plan(1)     # not of the call
+            net._engine.compiled(1), net.plan(1)     # not of the call
             before = left(net, optimizer)
             gc.collect()
             arm(n)
@@ -140,7 +140,7 @@ for make, run in cases:
     while right < 20:
         n += 1
         net, optimizer = make()
-        net._engine(1), net.plan(1)
+        net._engine.compiled(1), net.plan(1)
         before = left(net, optimizer)
         try:
             _testcapi.set_nomemory(n, n + 1)

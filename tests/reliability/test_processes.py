@@ -9,7 +9,7 @@ import pytest
 from support import examples, in_a_new_process, shaken, tried, within
 
 import fusegrad as fg
-from fusegrad.networks import MOST_ENGINES
+from fusegrad._engine.engine import MOST_ENGINES
 
 LAYERS = (fg.Linear(16, 64), fg.Sigmoid(), fg.Linear(64, 1))
 
@@ -113,7 +113,7 @@ def test_more_batch_sizes_than_a_network_remembers_in_many_threads():
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(predict, range(8)))
-    assert 0 < len(net._engines) <= MOST_ENGINES + 8  # each thread may add one at the same time
+    assert 0 < len(net._engine._engines) <= MOST_ENGINES + 8  # each thread may add one at the same time
 
 
 def test_two_trainings_of_one_network():

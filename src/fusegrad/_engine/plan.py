@@ -74,7 +74,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an engine needs to know; see cython_kernels/network/passes.pxi for how it walks. Nothing in it can be changed."""
+    """What an engine needs to know for cython_kernels/network/passes.pxi. Nothing in it can be changed."""
 
     layers: tuple[Dense, ...]  # that are walked
     members: tuple[Dense, ...]  # of the network
