@@ -101,13 +101,14 @@ bench-promises: $(VENV)/installed
 bench-init: $(VENV)/installed
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 nice -n 10 $(BIN)/python benchmarks/initial_weights.py
 
-## make lint             ruff, cython-lint, mypy, stubtest
+## make lint             ruff, cython-lint, mypy, stubtest, the direction of imports
 lint: $(VENV)/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint cython_kernels
 	cd build && ../$(BIN)/mypy --config-file ../pyproject.toml
 	cd build && ../$(BIN)/stubtest --mypy-config-file ../pyproject.toml --allowlist ../tests/stubtest_allowlist.txt fusegrad._engine.compiled
+	cd build && ../$(BIN)/lint-imports --config ../pyproject.toml
 
 $(VENV)/linters: $(VENV)/installed
 	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls build/wheel/*.whl)[dev]"

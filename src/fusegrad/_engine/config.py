@@ -5,20 +5,21 @@ from pathlib import Path
 
 import numpy as np
 
-import fusegrad
 from fusegrad._engine import dispatch, threads
 from fusegrad._engine.compiled import runtime
 
 
 def config() -> dict[str, str]:
     """What `show_config` prints."""
+    from importlib.metadata import version
+
     isa = dispatch.ISA
     supported = dispatch.supported_isas()
     if isa != supported[-1]:
         isa += f" (capped by FUSEGRAD_MAX_ISA; the processor runs {supported[-1]})"
     n_threads, source = threads.default_threads()
     return {
-        "fusegrad": fusegrad.__version__,
+        "fusegrad": version("fusegrad"),
         "instruction set": isa,
         "OpenMP": _openmp(),
         "threads": f"{n_threads} (from {source})",
