@@ -12,7 +12,7 @@ mkdir -p "$out"
 # What takes hours when emulated is left to the real machine.
 tests=(-m pytest -q -p no:cacheprovider -m "not peers and not exhaustive and not reliability"
     -k "not 1000000 and not 100000 and not 60000 and not 20011 and not memory and not cap_is_obeyed"
-    tests/kernels tests/test_networks.py tests/test_optimizers.py tests/test_files.py tests/test_arrays.py
+    tests/kernels tests/test_networks.py tests/test_optimizers.py tests/test_checkpoints.py tests/engine/test_validation.py
     tests/reliability/test_divergence.py tests/reliability/test_subnormals.py)
 
 # python NAME EMULATOR... PROGRAM: an executable that runs Python emulated, and so do the processes that it starts
