@@ -47,11 +47,11 @@ cdef extern from "Python.h":
     int set_attribute "PyObject_GenericSetAttr"(object o, object name, object value) except -1
 
 cdef enum:
-    AIR_WORK = 1 << 20          # multiply-adds between two looks at the clock, well under a millisecond
+    CHECK_WORK = 1 << 20          # multiply-adds between two looks at the clock, well under a millisecond
 cdef double TIMED_WORK = 2e6    # of a stage from which on the leader's processor time is read,
 cdef double LONG_WORK = 2e10    # and of one that is tried with threads even where they did not pay a moment ago
 cdef double SLICE_SECONDS = 0.002   # a shorter stage that takes longer has lost its processor
-cdef double AIR_SECONDS = 0.1   # between two looks at the signals within a piece of work,
+cdef double CHECK_SECONDS = 0.1   # between two looks at the signals within a piece of work,
 cdef double REST_SECONDS = 0.04     # and between two epochs
 
 ctypedef int (*Report)(void* job) noexcept      # its exception stays set
@@ -63,7 +63,7 @@ cdef enum:
     HALF_EPOCH
     HALF_STEP
 
-cdef struct Air:
+cdef struct Interrupt:
     int stop
     Py_ssize_t work             # since the last look at the clock
     double looked
@@ -71,60 +71,60 @@ cdef struct Air:
     Report report               # brings Python's objects up to date before handlers run; NULL: there is nothing to report
     void* job
 
-cdef Air FRESH_AIR = Air(0, 0, 0, NULL, NULL, NULL)        # of a call that has just begun
+cdef Interrupt NO_INTERRUPT = Interrupt(0, 0, 0, NULL, NULL, NULL)        # of a call that has just begun
 
 
-cdef inline bint interrupted(Air* air, int thread, Py_ssize_t work) noexcept nogil:
+cdef inline bint check_interrupt(Interrupt* interrupt, int thread, Py_ssize_t work) noexcept nogil:
     """Whether to stop, after so many more multiply-adds."""
     if thread == 0:
-        air.work += work
-        if air.work > AIR_WORK:
-            air.work = 0
-            if is_due(air, AIR_SECONDS):
-                run_handlers(air)
-    return is_raised(&air.stop)
+        interrupt.work += work
+        if interrupt.work > CHECK_WORK:
+            interrupt.work = 0
+            if is_due(interrupt, CHECK_SECONDS):
+                run_handlers(interrupt)
+    return is_raised(&interrupt.stop)
 
 
-cdef inline bint is_due(Air* air, double seconds) noexcept nogil:
+cdef inline bint is_due(Interrupt* interrupt, double seconds) noexcept nogil:
     """Whether so much time has passed since the handlers ran, or since this was first asked in a call."""
     cdef double now = monotonic_seconds()
-    if air.looked == 0:
-        air.looked = now
-    return now - air.looked > seconds
+    if interrupt.looked == 0:
+        interrupt.looked = now
+    return now - interrupt.looked > seconds
 
 
-cdef void run_handlers(Air* air) noexcept nogil:
+cdef void run_handlers(Interrupt* interrupt) noexcept nogil:
     """Lets Python's signal handlers run, in the leader."""
     cdef bint forked
     with gil:
-        if (air.report != NULL and air.report(air.job) < 0) or check_signals() < 0:
-            raise_flag(&air.stop)
-        forked = air.team != NULL and is_forked(air.team)
+        if (interrupt.report != NULL and interrupt.report(interrupt.job) < 0) or check_signals() < 0:
+            raise_flag(&interrupt.stop)
+        forked = interrupt.team != NULL and is_forked(interrupt.team)
         if forked:
-            raise_flag(&air.stop)
+            raise_flag(&interrupt.stop)
             if not error_is_set():
                 set_error(RuntimeError, FORKED)
-    air.looked = monotonic_seconds()
+    interrupt.looked = monotonic_seconds()
     if forked:
-        leave_region(air.team)
+        leave_region(interrupt.team)
 
 cdef const char* FORKED = (
     "this process was forked by a signal handler while several threads computed, and has none of them: "
     "the call was ended; call again, or fork where nothing is computed")
 
 
-cdef inline void run_stage(Team* team, Air* air, Stage stage, Py_ssize_t n_pieces) noexcept nogil:
+cdef inline void run_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssize_t n_pieces) noexcept nogil:
     """All pieces of a stage, by the leader and whoever comes to help; to be called by the leader.
 
     Inlined, so that a leader alone calls a function that the compiler knows: 5 % of a small step.
     """
     cdef Py_ssize_t piece
-    if team.n_threads == 1 or n_pieces == 1 or not share_stage(team, air, stage, n_pieces):
+    if team.n_threads == 1 or n_pieces == 1 or not share_stage(team, interrupt, stage, n_pieces):
         for piece in range(n_pieces):
             stage(team.job, 0, piece)
 
 
-cdef bint share_stage(Team* team, Air* air, Stage stage, Py_ssize_t n_pieces) noexcept nogil:
+cdef bint share_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssize_t n_pieces) noexcept nogil:
     """The same with all threads; False, and nothing is done, where threads do not pay at the moment."""
     cdef Py_ssize_t piece, n_own = 0
     cdef double start = monotonic_seconds(), own, end
@@ -145,8 +145,8 @@ cdef bint share_stage(Team* team, Air* air, Stage stage, Py_ssize_t n_pieces) no
         own = monotonic_seconds() - own
         if own > SLICE_SECONDS:
             own = 0
-    while not await_pieces(team, AIR_SECONDS):
-        interrupted(air, 0, AIR_WORK + 1)
+    while not await_pieces(team, CHECK_SECONDS):
+        check_interrupt(interrupt, 0, CHECK_WORK + 1)
     end = monotonic_seconds()
     if n_own > 0:       # against what the leader would have taken for all pieces
         settle(own / n_own * n_pieces - (end - start), end)
@@ -158,7 +158,7 @@ cdef inline bint should_change(Team* team) noexcept nogil:
     return team.most_threads > 1 and threads_pay(monotonic_seconds()) != (team.n_threads > 1)
 
 
-cdef void run_team(Team* team, Air* air, int n_threads, double work, Lead lead, void* job) noexcept nogil:
+cdef void run_team(Team* team, Interrupt* interrupt, int n_threads, double work, Lead lead, void* job) noexcept nogil:
     """Runs lead(job, team), a call with stages of so many multiply-adds, with up to n_threads threads. Then: `check`.
 
     A leader that sees that `should_change` may set team.again and return: then it is called again, with the number of
@@ -176,19 +176,19 @@ cdef void run_team(Team* team, Air* air, int n_threads, double work, Lead lead, 
         if team.most_threads > 1:
             start = monotonic_seconds()
         if team.most_threads > 1 and threads_pay(start):
-            air.team = team
+            interrupt.team = team
             if lead_team(team, n_threads, lead, job) < 0:
                 return
             if team.n_threads > 1:
                 end = monotonic_seconds()
                 settle(team.led - (end - start), end)   # what it took to begin and to end
-            air.team = NULL
+            interrupt.team = NULL
         else:
             lead(job, team)
         if not team.again:
             return
 
 
-cdef int check(Air* air) except -1:
+cdef int check(Interrupt* interrupt) except -1:
     """After a call: passes on the exception that a signal handler raised in it."""
-    return -1 if is_raised(&air.stop) else 0
+    return -1 if is_raised(&interrupt.stop) else 0

@@ -43,7 +43,9 @@ cdef void few_rows(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, bi
             few_tile(8, depth, a, b, first, product)
 
 
-cdef void multiply_few_rows(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+cdef void multiply_few_rows(
+    Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
+) noexcept nogil:
     """B is read where it lies, some of its rows at a time. The sums of a block stay in scratch, in panels."""
     cdef Py_ssize_t j0 = 0, k0, k, p, columns, depth, few, lying, rows, tile, n_tiles = parts(a.rows, ROWS)
     cdef real* edge = scratch                   # what of B does not fill a panel
@@ -62,7 +64,7 @@ cdef void multiply_few_rows(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real*
             k = 0
             while k < depth:
                 few = smaller(FEW_DEPTH, depth - k)
-                if interrupted(air, thread, a.rows * columns * few):
+                if check_interrupt(interrupt, thread, a.rows * columns * few):
                     return
                 block = part(b, k0 + k, j0)
                 pack_right(part(block, 0, lying * PANEL), few, columns - lying * PANEL, VECTORS, edge)

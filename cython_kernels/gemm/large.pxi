@@ -73,7 +73,9 @@ cdef void block_rows(
             block_vectors(8, vectors, depth, a, b, next, c[0])
 
 
-cdef void multiply_blocks(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+cdef void multiply_blocks(
+    Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
+) noexcept nogil:
     """Both factors are copied: a block of B to the L2, the rows of a tile to the L1."""
     cdef Py_ssize_t i0, j0 = 0, k0, p, tile, columns, width, wider, depth, n_vectors, n_panels
     cdef Py_ssize_t n_tiles = parts(a.rows, ROWS)
@@ -98,7 +100,7 @@ cdef void multiply_blocks(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
             i0 = 0
             for tile in range(n_tiles):
                 rows = <int>even_part(a.rows, n_tiles, tile)
-                if interrupted(air, thread, rows * columns * depth):
+                if check_interrupt(interrupt, thread, rows * columns * depth):
                     return
                 block = part(a, i0, k0)
                 pack_left(block, rows, depth, left)
@@ -122,7 +124,9 @@ cdef inline bint b_stays(Matrix a, Matrix b) noexcept nogil:
     return lies_by_rows(b) and a.rows < (FEW_ROWS if is_far(b) else REUSED_ROWS)
 
 
-cdef void multiply_in_place(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+cdef void multiply_in_place(
+    Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
+) noexcept nogil:
     """A is read where it lies; B too where a.rows is small, but for the panel that its columns do not fill."""
     cdef Py_ssize_t i0, j0 = 0, k0, k, p, rows, columns, depth, deep, lying, edge
     cdef Py_ssize_t most = DEEP_BLOCK if a.rows > ROW_BLOCK else DEPTH_BLOCK     # a lone block of c stays anyway
@@ -142,7 +146,7 @@ cdef void multiply_in_place(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real*
             i0 = 0
             while i0 < a.rows:              # here a block of c is taken up, and stays until all of `deep` is added
                 rows = smaller(ROW_BLOCK, a.rows - i0)
-                if interrupted(air, thread, rows * columns * deep):
+                if check_interrupt(interrupt, thread, rows * columns * deep):
                     return
                 k = 0
                 while k == 0 or k < deep:

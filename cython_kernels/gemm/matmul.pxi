@@ -51,23 +51,27 @@ cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t c
     return totals * TOTAL_REALS + larger(vectors_scratch(rows, depth, columns), turned + larger(larger(blocks, lone), few))
 
 
-cdef void multiply_as_is(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+cdef void multiply_as_is(
+    Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
+) noexcept nogil:
     if are_flat(a, b, c_row):
-        multiply_flat(a, b, c, air, thread)
+        multiply_flat(a, b, c, interrupt, thread)
     elif go_along(a, b):
-        multiply_along(a, b, c, c_row, air, thread)
+        multiply_along(a, b, c, c_row, interrupt, thread)
     elif not (
         in_reals(a) and (length(a.column) <= NEAR or a.columns <= NEAR_COLUMNS)
         and (b_stays(a, b) or a.rows < FEW_ROWS or b.columns < REUSED_COLUMNS)
     ):
-        multiply_blocks(a, b, c, c_row, scratch, air, thread)
+        multiply_blocks(a, b, c, c_row, scratch, interrupt, thread)
     elif b_stays(a, b) and is_far(b):
-        multiply_few_rows(a, b, c, c_row, scratch, air, thread)
+        multiply_few_rows(a, b, c, c_row, scratch, interrupt, thread)
     else:
-        multiply_in_place(a, b, c, c_row, scratch, air, thread)
+        multiply_in_place(a, b, c, c_row, scratch, interrupt, thread)
 
 
-cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+cdef void multiply_matrix(
+    Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
+) noexcept nogil:
     """`multiply` of any part of a product that is cut at panels: each sum runs over k in the same order, whatever the part.
 
     Few columns from an A that lies by columns: the product's transpose has its lanes along A, and none idle.
@@ -79,14 +83,14 @@ cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
         a.row == sizeof(real) and a.rows >= TURNED_COLUMNS * PANEL
         and b.columns <= TURNED_COLUMNS and TURNED_DEPTH * b.columns <= a.columns
     ):
-        multiply_as_is(a, b, c, c_row, scratch, air, thread)
+        multiply_as_is(a, b, c, c_row, scratch, interrupt, thread)
         return
     while i0 < a.rows:
         rows = smaller(TURNED_ROWS, a.rows - i0)
         a_turned.columns = rows
         multiply_as_is(
-            transposed(b), a_turned, turned, TURNED_ROWS, scratch + TURNED_COLUMNS * TURNED_ROWS, air, thread)
-        if is_raised(&air.stop):
+            transposed(b), a_turned, turned, TURNED_ROWS, scratch + TURNED_COLUMNS * TURNED_ROWS, interrupt, thread)
+        if is_raised(&interrupt.stop):
             return
         for i in range(rows):
             for j in range(b.columns):
@@ -96,16 +100,17 @@ cdef void multiply_matrix(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* s
 
 
 cdef void multiply_piece(
-    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread,
+    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
     if which == NO_VECTORS:
-        multiply_matrix(a, b, c, c_row, scratch, air, thread)
+        multiply_matrix(a, b, c, c_row, scratch, interrupt, thread)
     else:
-        multiply_vectors(which, a, b, c, c_row, scratch, air, thread)
+        multiply_vectors(which, a, b, c, c_row, scratch, interrupt, thread)
 
 
 cdef void multiply_deep(
-    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, Py_ssize_t depth, real* scratch, Air* air, int thread,
+    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, Py_ssize_t depth, real* scratch,
+    Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """A part of C at a time, from pieces of A and B that are `depth` deep: the totals of their products in float64."""
     cdef Py_ssize_t side = SUM_SIDE if which == NO_VECTORS else VECTOR_SIDE
@@ -124,8 +129,8 @@ cdef void multiply_deep(
                 left, right = part(a, i0, k0), part(b, k0, j0)
                 left.rows, right.columns = rows, columns
                 left.columns = right.rows = smaller(depth, a.columns - k0)
-                multiply_piece(which, left, right, product, columns, product + n, air, thread)
-                if is_raised(&air.stop):
+                multiply_piece(which, left, right, product, columns, product + n, interrupt, thread)
+                if is_raised(&interrupt.stop):
                     return
                 if k0 + depth < a.columns:
                     add_block(product, rows * columns, k0 == 0, totals)
@@ -137,7 +142,7 @@ cdef void multiply_deep(
 
 
 cdef void multiply_part(
-    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread,
+    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """`multiply`, or a thread's share of it; which: `vectors_of` the whole.
 
@@ -146,18 +151,18 @@ cdef void multiply_part(
     cdef Py_ssize_t edge = b.columns % LANES, depth = SUM_DEPTH
     if which == NO_VECTORS and edge > 0 and goes_along(a, edge):
         multiply_part(
-            COLUMNS_OF_B, a, part(b, 0, b.columns - edge), c + b.columns - edge, c_row, scratch, air, thread)
+            COLUMNS_OF_B, a, part(b, 0, b.columns - edge), c + b.columns - edge, c_row, scratch, interrupt, thread)
         b.columns -= edge
-        if b.columns == 0 or is_raised(&air.stop):
+        if b.columns == 0 or is_raised(&interrupt.stop):
             return
     if which != NO_VECTORS:
         depth = sum_depth(transposed(b) if which == ROWS_OF_A else a)
     if a.columns <= depth:
-        multiply_piece(which, a, b, c, c_row, scratch, air, thread)
+        multiply_piece(which, a, b, c, c_row, scratch, interrupt, thread)
     else:
-        multiply_deep(which, a, b, c, c_row, depth, scratch, air, thread)
+        multiply_deep(which, a, b, c, c_row, depth, scratch, interrupt, thread)
 
 
-cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread) noexcept nogil:
+cdef void multiply(Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread) noexcept nogil:
     """c = a b; c has contiguous rows c_row apart. scratch: multiply_scratch(...) reals. May be interrupted."""
-    multiply_part(vectors_of(a, b), a, b, c, c_row, scratch, air, thread)
+    multiply_part(vectors_of(a, b), a, b, c, c_row, scratch, interrupt, thread)

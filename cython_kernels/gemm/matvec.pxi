@@ -193,11 +193,12 @@ cdef inline void vector_products(const int rows, const int n, const int chains, 
 
 
 cdef inline void all_products(
-    const int rows, const int n, const int chains, const Coming coming, Py_ssize_t n_rows, Inner p, Air* air, int thread,
+    const int rows, const int n, const int chains, const Coming coming, Py_ssize_t n_rows, Inner p,
+    Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """`vector_products` of n_rows of m, `rows` at a time."""
     while n_rows > 0:
-        if interrupted(air, thread, rows * n * p.depth):
+        if check_interrupt(interrupt, thread, rows * n * p.depth):
             return
         if n_rows >= rows:
             vector_products(rows, n, chains, coming, p)
@@ -245,7 +246,7 @@ cdef inline Py_ssize_t sum_depth(Matrix m) noexcept nogil:
 
 
 cdef void multiply_inner(
-    Matrix m, Matrix x, real* c, Py_ssize_t c_row, Py_ssize_t c_column, real* scratch, Air* air, int thread,
+    Matrix m, Matrix x, real* c, Py_ssize_t c_row, Py_ssize_t c_column, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """c (m.rows, x.rows) = m x^T, element (i, j) at c[i * c_row + j * c_column]."""
     cdef Py_ssize_t j, k
@@ -261,31 +262,31 @@ cdef void multiply_inner(
             for k in range(p.depth):
                 scratch[j * p.depth + k] = load_anywhere(x.data + j * x.row + k * x.column)
     if x.rows == 1 and m.columns >= CHAIN_DEPTH:
-        all_products(LANE_ROWS, 1, CHAINS, UNASKED, m.rows, p, air, thread)
+        all_products(LANE_ROWS, 1, CHAINS, UNASKED, m.rows, p, interrupt, thread)
     elif x.rows == 1 and coming == FROM_MEMORY:
-        all_products(LANES, 1, 1, FROM_MEMORY, m.rows, p, air, thread)
+        all_products(LANES, 1, 1, FROM_MEMORY, m.rows, p, interrupt, thread)
     elif x.rows == 1 and coming == FROM_L3:
-        all_products(LANES, 1, 1, FROM_L3, m.rows, p, air, thread)
+        all_products(LANES, 1, 1, FROM_L3, m.rows, p, interrupt, thread)
     elif x.rows == 1:
-        all_products(LANES, 1, 1, UNASKED, m.rows, p, air, thread)
+        all_products(LANES, 1, 1, UNASKED, m.rows, p, interrupt, thread)
     elif x.rows == 2 and LANES >= 4:
-        all_products(LANES // 2, 2, 1, UNASKED, m.rows, p, air, thread)
+        all_products(LANES // 2, 2, 1, UNASKED, m.rows, p, interrupt, thread)
     elif x.rows == 3 and LANES >= 8:
-        all_products(LANES // 3, 3, 1, UNASKED, m.rows, p, air, thread)
+        all_products(LANES // 3, 3, 1, UNASKED, m.rows, p, interrupt, thread)
     elif x.rows == 4 and LANES >= 8:
-        all_products(LANES // 4, 4, 1, UNASKED, m.rows, p, air, thread)
+        all_products(LANES // 4, 4, 1, UNASKED, m.rows, p, interrupt, thread)
     elif x.rows == 5 and LANES >= 16:
-        all_products(LANES // 5, 5, 1, UNASKED, m.rows, p, air, thread)
+        all_products(LANES // 5, 5, 1, UNASKED, m.rows, p, interrupt, thread)
     elif x.rows == 6 and LANES >= 16:
-        all_products(LANES // 6, 6, 1, UNASKED, m.rows, p, air, thread)
+        all_products(LANES // 6, 6, 1, UNASKED, m.rows, p, interrupt, thread)
     elif x.rows == 7 and LANES >= 16:
-        all_products(LANES // 7, 7, 1, UNASKED, m.rows, p, air, thread)
+        all_products(LANES // 7, 7, 1, UNASKED, m.rows, p, interrupt, thread)
     elif LANES >= 16:
-        all_products(LANES // 8, 8, 1, UNASKED, m.rows, p, air, thread)
+        all_products(LANES // 8, 8, 1, UNASKED, m.rows, p, interrupt, thread)
 
 
 cdef void multiply_outer(
-    Matrix m, Matrix x, real* c, Py_ssize_t c_row, Py_ssize_t c_column, real* scratch, Air* air, int thread,
+    Matrix m, Matrix x, real* c, Py_ssize_t c_row, Py_ssize_t c_column, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """The same, of one or two vectors and an m that lies by columns."""
     cdef real factors[TWO_VECTORS * LONG_ROWS]
@@ -301,7 +302,7 @@ cdef void multiply_outer(
         k0 = 0
         while k0 < m.columns:
             rows = smaller(LONG_ROWS, m.columns - k0)
-            if interrupted(air, thread, rows * columns * x.rows):
+            if check_interrupt(interrupt, thread, rows * columns * x.rows):
                 return
             for i in range(x.rows):
                 for k in range(rows):
@@ -317,7 +318,7 @@ cdef void multiply_outer(
 
 
 cdef void multiply_vectors(
-    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Air* air, int thread,
+    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """`multiply`, or a part of it no deeper than `sum_depth`, where `vectors_of` the whole names a factor."""
     cdef Matrix m = a, x = transposed(b)
@@ -326,8 +327,8 @@ cdef void multiply_vectors(
         m, x = transposed(b), a
         m_step, x_step = 1, c_row
     if m.column != sizeof(real):
-        multiply_outer(m, x, c, m_step, x_step, scratch, air, thread)
+        multiply_outer(m, x, c, m_step, x_step, scratch, interrupt, thread)
     elif x.rows == 1 and are_short(m):
-        multiply_short(m, x, c, m_step, air, thread)
+        multiply_short(m, x, c, m_step, interrupt, thread)
     else:
-        multiply_inner(m, x, c, m_step, x_step, scratch, air, thread)
+        multiply_inner(m, x, c, m_step, x_step, scratch, interrupt, thread)

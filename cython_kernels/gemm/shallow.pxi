@@ -24,7 +24,7 @@ cdef inline bint go_along(Matrix a, Matrix b) noexcept nogil:
     return 0 < a.columns <= SHALLOW_DEPTH and a.rows <= SHALLOW_ROWS and b.columns >= LANES and in_reals(a) and lies_by_rows(b)
 
 
-cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Air* air, int thread) noexcept nogil:
+cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Interrupt* interrupt, int thread) noexcept nogil:
     """`multiply`, where they `go_along`."""
     cdef Py_ssize_t i, j = 0, k, n, columns, tile, n_tiles = parts(a.rows, LONG_VECTORS)
     cdef real zero = 0
@@ -32,7 +32,7 @@ cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Air* air
     cdef Long rows
     while j < b.columns:
         columns = smaller(SHALLOW_COLUMNS, b.columns - j)
-        if interrupted(air, thread, a.rows * columns * a.columns):
+        if check_interrupt(interrupt, thread, a.rows * columns * a.columns):
             return
         i = 0
         for tile in range(n_tiles):
@@ -73,7 +73,7 @@ cdef inline void flat_sums(
             sums[i] = multiply_add(take_lanes(rows[i], places, k), right, sums[i])
 
 
-cdef void multiply_flat(Matrix a, Matrix b, real* c, Air* air, int thread) noexcept nogil:
+cdef void multiply_flat(Matrix a, Matrix b, real* c, Interrupt* interrupt, int thread) noexcept nogil:
     """`multiply`, where they `are_flat`. What a vector has beyond its last whole row is written, and then written over."""
     cdef real patterns[LANES * LANES]
     cdef vreal rows[FLAT_VECTORS]
@@ -88,7 +88,7 @@ cdef void multiply_flat(Matrix a, Matrix b, real* c, Air* air, int thread) noexc
         for lane in range(LANES):
             patterns[k * LANES + lane] = load_anywhere(b.data + k * b.row + lane % columns * b.column)
     while wanted > 0:
-        if round_ % SHORT_ROWS == 0 and interrupted(air, thread, SHORT_ROWS * FLAT_VECTORS * LANES * depth):
+        if round_ % SHORT_ROWS == 0 and check_interrupt(interrupt, thread, SHORT_ROWS * FLAT_VECTORS * LANES * depth):
             return
         round_ += 1
         n = (FLAT_VECTORS - 1) * step
@@ -139,7 +139,7 @@ cdef inline vreal short_sums(
 
 
 cdef inline void short_products(
-    const int width, Matrix m, const real* x, real* c, Py_ssize_t c_row, Air* air, int thread,
+    const int width, Matrix m, const real* x, real* c, Py_ssize_t c_row, Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """c = m x of rows of at most `width` numbers, a power of two: LANES / width of them share a vector."""
     cdef real totals[LANES]
@@ -148,7 +148,7 @@ cdef inline void short_products(
     cdef Py_ssize_t i = 0, j, n = m.rows * m.columns, wholes
     wholes = (n - LANES + LANES // width * m.columns) // (LANES * m.columns) * LANES if c_row == 1 else 0
     while i < m.rows:
-        if i % SHORT_ROWS == 0 and interrupted(air, thread, SHORT_ROWS * m.columns):
+        if i % SHORT_ROWS == 0 and check_interrupt(interrupt, thread, SHORT_ROWS * m.columns):
             return
         if i < wholes:
             store(c + i, short_sums(width, data, m.columns, right, True, 0))
@@ -160,15 +160,15 @@ cdef inline void short_products(
         i += LANES
 
 
-cdef void multiply_short(Matrix m, Matrix x, real* c, Py_ssize_t c_row, Air* air, int thread) noexcept nogil:
+cdef void multiply_short(Matrix m, Matrix x, real* c, Py_ssize_t c_row, Interrupt* interrupt, int thread) noexcept nogil:
     """c = m x^T of one vector, where the rows of m `are_short`; the numbers of c lie c_row apart."""
     cdef real vector[LANES]
     cdef Py_ssize_t k
     for k in range(LANES):
         vector[k] = load_anywhere(x.data + k * x.column) if k < m.columns else 0
     if m.columns <= 2:
-        short_products(2, m, vector, c, c_row, air, thread)
+        short_products(2, m, vector, c, c_row, interrupt, thread)
     elif m.columns <= 4 and LANES > 4:
-        short_products(4, m, vector, c, c_row, air, thread)
+        short_products(4, m, vector, c, c_row, interrupt, thread)
     elif LANES > 8:
-        short_products(8, m, vector, c, c_row, air, thread)
+        short_products(8, m, vector, c, c_row, interrupt, thread)

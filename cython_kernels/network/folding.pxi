@@ -63,7 +63,7 @@ cdef void unpack_affine(const real* tile, Py_ssize_t n_out, Py_ssize_t n_in, rea
 
 
 cdef void compose(
-    Chain* chain, Layer* members, Layer* layer, const real* parameters, real* composed, real* scratch, Air* air,
+    Chain* chain, Layer* members, Layer* layer, const real* parameters, real* composed, real* scratch, Interrupt* interrupt,
 ) noexcept nogil:
     """The parameters of the walk's layer from those of its members; leaves E_1 ... E_k in scratch. May be interrupted."""
     cdef Layer* member = &members[chain.first]
@@ -88,7 +88,7 @@ cdef void compose(
             inputs = of_tile(tile + p * member.n_in * PANEL, member.n_in)
             dense_forward(
                 member, parameters + member.weight, NULL, &inputs, above + p * member.n_out * PANEL, count)
-            if interrupted(air, 0, member.n_in * member.n_out * count * PANEL):
+            if check_interrupt(interrupt, 0, member.n_in * member.n_out * count * PANEL):
                 return
             p += count
         bias = at(<real*>parameters, member.bias)
@@ -102,7 +102,7 @@ cdef void compose(
 
 cdef void expand(
     Chain* chain, Layer* members, Layer* layer, const real* parameters, const real* walked, real* gradient, real* scratch,
-    Air* air,
+    Interrupt* interrupt,
 ) noexcept nogil:
     """The gradients of the members, in `gradient`, from that of the walk's layer, in `walked`. May be interrupted."""
     cdef Layer* member = &members[chain.first]
@@ -131,7 +131,7 @@ cdef void expand(
             weight_gradient_lanewise(
                 &delta, count, &inputs, member.n_in, n_panels,
                 Total(gradient + member.weight + i * member.n_in, member.n_in, True))
-            if interrupted(air, 0, member.n_in * count * n_panels * PANEL):
+            if check_interrupt(interrupt, 0, member.n_in * count * n_panels * PANEL):
                 return
             delta.data += count * delta.feature
             i += count
@@ -145,7 +145,7 @@ cdef void expand(
             delta_below(
                 member, parameters + member.weight, tile + p * member.n_out * PANEL, below + p * member.n_in * PANEL,
                 count, IDENTITY)
-            if interrupted(air, 0, member.n_in * member.n_out * count * PANEL):
+            if check_interrupt(interrupt, 0, member.n_in * member.n_out * count * PANEL):
                 return
             p += count
         tile = below

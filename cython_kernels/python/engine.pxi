@@ -106,7 +106,7 @@ cdef class Engine:
             out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
         read_matrix("out", out, self.n_outputs, job.n_examples, &job.out)
         self.run(&job, predict, job.n_examples, job.n_examples)
-        check(&job.air)
+        check(&job.interrupt)
         return_scratch(scratch)
         return out
 
@@ -133,7 +133,7 @@ cdef class Engine:
         if outputs is not None:
             read_matrix("outputs", outputs, self.n_outputs, job.n_examples, &job.walk.outputs)
         self.run(&job, differentiate, job.n_examples, job.n_examples)
-        check(&job.air)
+        check(&job.interrupt)
         return_scratch(scratch)
         return mean_loss(&job)
 
@@ -141,10 +141,10 @@ cdef class Engine:
         """Runs a call over n_examples in all, n_together at a time; a short one keeps the GIL."""
         cdef Team team
         if n_examples <= self.brief:
-            run_team(&team, &job.air, 1, 0, lead, job)
+            run_team(&team, &job.interrupt, 1, 0, lead, job)
         else:
             with nogil:
-                run_team(&team, &job.air, self.n_threads, self.work * n_together, lead, job)
+                run_team(&team, &job.interrupt, self.n_threads, self.work * n_together, lead, job)
 
     def quick_step(self, X, y, cnp.ndarray parameters not None, optimizer, compiled_step, TrainingLock lock not None):
         """`step` under the network's lock; None, and nothing is done, unless the optimizer serves this network and its
@@ -223,8 +223,8 @@ cdef class Engine:
         if n_steps > job.n_epochs or job.order != NULL:
             job.half_made = &lock.half_made
         job.optimizer = <PyObject*>optimizer
-        job.air.report = <Report>report_steps
-        job.air.job = &job
+        job.interrupt.report = <Report>report_steps
+        job.interrupt.job = &job
         self.make_steps(&job, optimizer, n_steps)
         return_scratch(scratch)
         return job.finished, job.from_moments, "gradient" if job.immoderate else "loss"
@@ -239,7 +239,7 @@ cdef class Engine:
             set_flag(job.half_made, HALF_EPOCH)
         try:
             self.run(job, train_steps, n_steps * count, count)
-            check(&job.air)
+            check(&job.interrupt)
         finally:
             if job.half_made != NULL:
                 set_flag(job.half_made, WHOLE if job.finished == job.n_epochs else HALF_EPOCH)

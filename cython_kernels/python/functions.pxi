@@ -14,7 +14,7 @@ cdef struct Product:
     Py_ssize_t n_shares
     char* scratch           # one piece a thread
     Py_ssize_t scratch_size
-    Air air
+    Interrupt interrupt
 
 
 def matmul(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray out not None, int n_threads):
@@ -33,22 +33,22 @@ cdef int run_product(Product* product, int n_threads) except -1:
     """The product of its matrices, which fit."""
     cdef Team team
     cdef double work = <double>product.a.rows * product.a.columns * product.b.columns
-    product.air = FRESH_AIR
+    product.interrupt = NO_INTERRUPT
     product.by_columns = product.out.columns >= product.out.rows
     product.n_shares = n_threads
     product.scratch_size = size_of(multiply_scratch(product.a.rows, product.a.columns, product.b.columns), 1)
     cdef _Scratch scratch = borrow_scratch(size_of(product.scratch_size // sizeof(real), n_threads))
     product.scratch = scratch.data
     with nogil:
-        run_team(&team, &product.air, n_threads, work, multiply_all, product)
-    check(&product.air)
+        run_team(&team, &product.interrupt, n_threads, work, multiply_all, product)
+    check(&product.interrupt)
     return_scratch(scratch)
     return 0
 
 
 cdef void multiply_all(void* data, Team* team) noexcept nogil:
     cdef Product* product = <Product*>data
-    run_stage(team, &product.air, multiply_share, product.n_shares)
+    run_stage(team, &product.interrupt, multiply_share, product.n_shares)
 
 
 def quick_matmul(a, b, out, Py_ssize_t most, int n_threads):
@@ -61,7 +61,7 @@ def quick_matmul(a, b, out, Py_ssize_t most, int n_threads):
     cdef Matrix x, y, target
     cdef Product shared
     cdef _Scratch scratch
-    cdef Air air = FRESH_AIR
+    cdef Interrupt interrupt = NO_INTERRUPT
     if not (is_own(a, 2) and is_own(b, 2) and type(a) is cnp.ndarray and type(b) is cnp.ndarray):
         return None
     left, right = a, b
@@ -90,8 +90,8 @@ def quick_matmul(a, b, out, Py_ssize_t most, int n_threads):
         return product
     scratch = borrow_scratch(multiply_scratch(x.rows, x.columns, y.columns) * sizeof(real))
     with nogil:
-        multiply(x, y, <real*>target.data, target.columns, <real*>scratch.data, &air, 0)
-    check(&air)
+        multiply(x, y, <real*>target.data, target.columns, <real*>scratch.data, &interrupt, 0)
+    check(&interrupt)
     return_scratch(scratch)
     return product
 
@@ -115,7 +115,7 @@ cdef void multiply_share(void* data, int thread, Py_ssize_t number) noexcept nog
         c.data += start * c.row
     multiply_part(
         which, a, b, <real*>c.data, c.row // <Py_ssize_t>sizeof(real),
-        <real*>(product.scratch + thread * product.scratch_size), &product.air, thread)
+        <real*>(product.scratch + thread * product.scratch_size), &product.interrupt, thread)
 
 
 cdef Py_ssize_t panel_share(Py_ssize_t n, Py_ssize_t number, Py_ssize_t n_shares) noexcept nogil:
@@ -159,7 +159,7 @@ cdef struct Activated:
     Matrix out
     Py_ssize_t n_chunks
     Py_ssize_t piece        # chunks that a thread takes at a time
-    Air air
+    Interrupt interrupt
 
 
 cdef void activate_piece(void* data, int thread, Py_ssize_t piece) noexcept nogil:
@@ -167,7 +167,7 @@ cdef void activate_piece(void* data, int thread, Py_ssize_t piece) noexcept nogi
     cdef Activated* job = <Activated*>data
     cdef Py_ssize_t chunk
     for chunk in range(piece * job.piece, smaller((piece + 1) * job.piece, job.n_chunks)):
-        if interrupted(&job.air, thread, ACTIVATION_WORK * CHUNK):
+        if check_interrupt(&job.interrupt, thread, ACTIVATION_WORK * CHUNK):
             return
         activate_chunk(job.kind, job.z, job.out, chunk)
 
@@ -176,7 +176,7 @@ cdef void activate_all(void* data, Team* team) noexcept nogil:
     cdef Activated* job = <Activated*>data
     job.n_chunks = job.z.rows * parts(job.z.columns, CHUNK)
     job.piece = parts(job.n_chunks, 8 * team.n_threads)
-    run_stage(team, &job.air, activate_piece, parts(job.n_chunks, job.piece))
+    run_stage(team, &job.interrupt, activate_piece, parts(job.n_chunks, job.piece))
 
 
 def quick_activation(int kind, z, out, Py_ssize_t most):
@@ -207,10 +207,10 @@ def quick_activation(int kind, z, out, Py_ssize_t most):
     job.z = Matrix(cnp.PyArray_BYTES(<cnp.ndarray>z), 1, cnp.PyArray_SIZE(<cnp.ndarray>z), 0, sizeof(real))
     job.out = job.z
     job.out.data = cnp.PyArray_BYTES(<cnp.ndarray>out)
-    job.air = FRESH_AIR
+    job.interrupt = NO_INTERRUPT
     with nogil:
-        run_team(&team, &job.air, 1, 0, activate_all, &job)
-    check(&job.air)
+        run_team(&team, &job.interrupt, 1, 0, activate_all, &job)
+    check(&job.interrupt)
     return out
 
 
@@ -219,13 +219,13 @@ def activation(int kind, cnp.ndarray z not None, cnp.ndarray out not None, int n
     cdef Activated job
     cdef Team team
     job.kind = kind
-    job.air = FRESH_AIR
+    job.interrupt = NO_INTERRUPT
     read_matrix("z", z, -1, -1, &job.z)
     read_matrix("out", out, job.z.rows, job.z.columns, &job.out)
     with nogil:
         run_team(
-            &team, &job.air, n_threads, <double>ACTIVATION_WORK * job.z.rows * job.z.columns, activate_all, &job)
-    check(&job.air)
+            &team, &job.interrupt, n_threads, <double>ACTIVATION_WORK * job.z.rows * job.z.columns, activate_all, &job)
+    check(&job.interrupt)
 
 
 def is_finite(cnp.ndarray parameters not None):
@@ -272,8 +272,8 @@ def permutation(bit_generator, Py_ssize_t n):
     cdef Py_ssize_t[::1] order = np.empty(n, dtype=np.intp)
     cdef bitgen_t* bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
     cdef object lock = bit_generator.lock
-    cdef Air air = FRESH_AIR
+    cdef Interrupt interrupt = NO_INTERRUPT
     with nogil:
-        shuffle(&order[0], n, bits, <PyObject*>lock, &air)
-    check(&air)
+        shuffle(&order[0], n, bits, <PyObject*>lock, &interrupt)
+    check(&interrupt)
     return np.asarray(order)

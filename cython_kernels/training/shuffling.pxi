@@ -29,27 +29,27 @@ cdef enum:
     DRAW_WORK = 64              # multiply-adds in whose time a place in the order is drawn and fetched
 
 
-cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits, PyObject* lock, Air* air) noexcept nogil:
+cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits, PyObject* lock, Interrupt* interrupt) noexcept nogil:
     """Fisher and Yates, from the identity: the order depends on the generator alone.
 
     Its lock is held meanwhile, but not while signal handlers run: they may draw, too.
     """
     cdef Py_ssize_t i, j
-    if not acquire_lock(lock, air):
+    if not acquire_lock(lock, interrupt):
         return
     order[0] = 0
     for i in range(1, n):
         if i % 4096 == 0:
-            air.work += 4096 * DRAW_WORK
-            if air.work > AIR_WORK and is_due(air, AIR_SECONDS):
-                release_lock(lock, air)
-                run_handlers(air)
-                if is_raised(&air.stop) or not acquire_lock(lock, air):
+            interrupt.work += 4096 * DRAW_WORK
+            if interrupt.work > CHECK_WORK and is_due(interrupt, CHECK_SECONDS):
+                release_lock(lock, interrupt)
+                run_handlers(interrupt)
+                if is_raised(&interrupt.stop) or not acquire_lock(lock, interrupt):
                     return
         j = <Py_ssize_t>below(bits, i + 1)
         order[i] = order[j]
         order[j] = i
-    release_lock(lock, air)
+    release_lock(lock, interrupt)
 
 
 # A lock that is held while another thread forks would be held for ever in the child: see `renew_locks`.
@@ -70,17 +70,17 @@ cdef int release_held(object lock) except -1:
     return 0
 
 
-cdef bint acquire_lock(PyObject* lock, Air* air) noexcept nogil:
+cdef bint acquire_lock(PyObject* lock, Interrupt* interrupt) noexcept nogil:
     """Of a generator; NULL is none. False if a signal handler raised meanwhile."""
     if lock != NULL:
         with gil:
             if (<LockCall>acquire_held)(<object>lock) < 0:
-                raise_flag(&air.stop)
-    return not is_raised(&air.stop)
+                raise_flag(&interrupt.stop)
+    return not is_raised(&interrupt.stop)
 
 
-cdef void release_lock(PyObject* lock, Air* air) noexcept nogil:
+cdef void release_lock(PyObject* lock, Interrupt* interrupt) noexcept nogil:
     if lock != NULL:
         with gil:
             if (<LockCall>release_held)(<object>lock) < 0:
-                raise_flag(&air.stop)
+                raise_flag(&interrupt.stop)

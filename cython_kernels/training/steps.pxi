@@ -55,7 +55,7 @@ cdef struct Job:
     double seen_loss        # and the sum of their losses
     bint from_moments       # all steps were taken from the moments
     int immoderate          # the gradient of this step: too large to be squared, or not finite
-    Air air
+    Interrupt interrupt
 
 
 cdef inline real* own_scratch(Job* job, int thread) noexcept nogil:
@@ -83,10 +83,10 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
     cdef double loss = 0
     if job.gradient != NULL:
         slot.data = slot_of(job, block)
-    while place < stop and not is_raised(&job.air.stop):
+    while place < stop and not is_raised(&job.interrupt.stop):
         loss += gradient_tile(walk, place, smaller(walk.tile, stop - place), weight, own_scratch(job, thread), slot)
         slot.fresh = False
-        interrupted(&job.air, thread, 3 * walk.n_parameters * walk.tile)
+        check_interrupt(&job.interrupt, thread, 3 * walk.n_parameters * walk.tile)
         place += walk.tile
     job.block_losses[block] = loss
 
@@ -125,22 +125,22 @@ cdef inline void walk_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t c
     job.first = first
     job.count = count
     job.n_blocks = blocks_of(&job.walk, count)
-    run_stage(team, &job.air, gradient_block, job.n_blocks)
-    if job.n_blocks > 1 and job.gradient != NULL and not is_raised(&job.air.stop):
-        run_stage(team, &job.air, sum_part, parts(job.walk.n_parameters, PART))
+    run_stage(team, &job.interrupt, gradient_block, job.n_blocks)
+    if job.n_blocks > 1 and job.gradient != NULL and not is_raised(&job.interrupt.stop):
+        run_stage(team, &job.interrupt, sum_part, parts(job.walk.n_parameters, PART))
 
 
 cdef void compose_chains(Job* job, const real* parameters) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(job.walk.n_layers):
-        compose(&job.chains[i], job.members, &job.walk.layers[i], parameters, job.composed, job.tiles, &job.air)
+        compose(&job.chains[i], job.members, &job.walk.layers[i], parameters, job.composed, job.tiles, &job.interrupt)
 
 
 cdef void expand_chains(Job* job, const real* parameters) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(job.walk.n_layers):
         expand(
-            &job.chains[i], job.members, &job.walk.layers[i], parameters, job.walked, job.gradient, job.tiles, &job.air)
+            &job.chains[i], job.members, &job.walk.layers[i], parameters, job.walked, job.gradient, job.tiles, &job.interrupt)
 
 
 cdef double mean_loss(Job* job) noexcept nogil:
@@ -167,28 +167,28 @@ cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexc
         compose_chains(job, parameters)
     if job.moments.means != NULL:
         loss = moments_step(&job.moments, walk.layers, walk.parameters, count, job.walked)
-        interrupted(&job.air, 0, walk.n_parameters * walk.layers[0].n_in)
-    if is_raised(&job.air.stop):
+        check_interrupt(&job.interrupt, 0, walk.n_parameters * walk.layers[0].n_in)
+    if is_raised(&job.interrupt.stop):
         return 0
     if not loss >= 0:
         job.from_moments = False
         walk_batch(job, team, first, count)
-        if is_raised(&job.air.stop):
+        if is_raised(&job.interrupt.stop):
             return 0
         loss = mean_loss(job)
         if not isfinite(loss):
             return loss
     if job.chains != NULL:
         expand_chains(job, parameters)
-        if is_raised(&job.air.stop):
+        if is_raised(&job.interrupt.stop):
             return 0
-    run_stage(team, &job.air, check_part, parts(n, PART))
+    run_stage(team, &job.interrupt, check_part, parts(n, PART))
     if is_raised(&job.immoderate):
         if not change_units(rule, job.gradient, n):
             return loss
         job.immoderate = 0
     begin_update(rule)
-    run_stage(team, &job.air, update_part, parts(n, PART))
+    run_stage(team, &job.interrupt, update_part, parts(n, PART))
     rule.step += 1
     job.n_steps += 1
     return loss
@@ -204,13 +204,13 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
     cdef bint one_tile = job.order == NULL and job.n_examples <= smaller(job.batch, walk.tile)
     while job.finished < job.n_epochs:
         if seen == 0 and job.order != NULL:
-            shuffle(job.order, job.n_examples, job.bits, job.generator_lock, &job.air)
+            shuffle(job.order, job.n_examples, job.bits, job.generator_lock, &job.interrupt)
         while seen < job.n_examples:
             count = smaller(job.batch, job.n_examples - seen)
             if job.rates != NULL:
                 job.update.learning_rate = job.rates[job.n_steps]
             loss = step(job, team, seen, count)
-            if is_raised(&job.air.stop):
+            if is_raised(&job.interrupt.stop):
                 return
             if not isfinite(loss) or job.immoderate:
                 job.losses[job.finished] = loss
@@ -219,7 +219,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
             seen += count
             walk.kept = one_tile and not job.from_moments
             work += walk.n_parameters * count
-            if work > AIR_WORK:
+            if work > CHECK_WORK:
                 work = 0
                 if should_change(team):
                     team.again = True
@@ -231,19 +231,19 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
         seen = 0
         total = 0
         epochs_work += walk.n_parameters * job.n_examples
-        if epochs_work > AIR_WORK:
+        if epochs_work > CHECK_WORK:
             epochs_work = 0
             rest(job)
-            if is_raised(&job.air.stop):
+            if is_raised(&job.interrupt.stop):
                 return
 
 
 cdef void rest(Job* job) noexcept nogil:
     """Between two epochs: lets signal handlers run, unless they did a moment ago."""
-    if is_due(&job.air, REST_SECONDS):
+    if is_due(&job.interrupt, REST_SECONDS):
         if job.half_made != NULL and all_within(GREATEST, job.parameters, 0, job.n_parameters):
             set_flag(job.half_made, WHOLE)
-        run_handlers(&job.air)
+        run_handlers(&job.interrupt)
         if job.half_made != NULL:
             set_flag(job.half_made, HALF_EPOCH)
 
@@ -270,17 +270,17 @@ cdef void predict_tile(void* data, int thread, Py_ssize_t tile) noexcept nogil:
     cdef Py_ssize_t place = tile * walk.tile, count = smaller(walk.tile, job.n_examples - place)
     cdef real* scratch = own_scratch(job, thread)
     cdef Features lowest
-    if is_raised(&job.air.stop):
+    if is_raised(&job.interrupt.stop):
         return
     lowest = inputs(walk, place, count, scratch)
     unpack_tile(forward_tile(walk, &lowest, place, count, scratch), job.out, place, count)
-    interrupted(&job.air, thread, walk.n_parameters * walk.tile)
+    check_interrupt(&job.interrupt, thread, walk.n_parameters * walk.tile)
 
 
 cdef void predict(void* data, Team* team) noexcept nogil:
     """What the leader does in `Engine.forward`."""
     cdef Job* job = <Job*>data
-    run_stage(team, &job.air, predict_tile, parts(job.n_examples, job.walk.tile))
+    run_stage(team, &job.interrupt, predict_tile, parts(job.n_examples, job.walk.tile))
 
 
 cdef void differentiate(void* data, Team* team) noexcept nogil:
@@ -288,7 +288,7 @@ cdef void differentiate(void* data, Team* team) noexcept nogil:
     cdef Job* job = <Job*>data
     if job.chains != NULL:
         compose_chains(job, job.parameters)
-    if not is_raised(&job.air.stop):
+    if not is_raised(&job.interrupt.stop):
         walk_batch(job, team, 0, job.n_examples)
-    if job.chains != NULL and job.gradient != NULL and not is_raised(&job.air.stop):
+    if job.chains != NULL and job.gradient != NULL and not is_raised(&job.interrupt.stop):
         expand_chains(job, job.parameters)
