@@ -10,7 +10,7 @@ RULES: tuple[str, ...]
 MOST_STEPS: int
 lanes: int
 panel: int
-folded_rows: int
+shared_rows: int
 
 @final
 class TrainingLock:

@@ -65,4 +65,4 @@ RULES = ("none", "sgd", "adagrad", "rmsprop", "adam")
 MOST_STEPS = LAST_STEP
 lanes = LANES
 panel = PANEL
-folded_rows = FOLDED_ROWS
+shared_rows = SHARED_ROWS

@@ -7,7 +7,7 @@ The gradient of W sums over examples, that is over lanes. Two ways, chosen for e
               For wide layers: no sums over lanes. Where few features would leave lanes idle, 2, 4 or 8
               examples share a vector, and that many lanes are added up: narrow layers, small tiles.
 
-Sums over examples are short. A lane adds up SUM_BLOCK of them at the most, or in the loops that are not cut (folded panels,
+Sums over examples are short. A lane adds up SUM_BLOCK of them at the most, or in the loops that are not cut (shared vectors,
 `add_examples`, `below_one`) its part of a tile of at most 4 096 (_engine.plan.LARGEST_TILE): 1 366 in float32. The sums of tiles
 are added to the gradient of their block, those of blocks to each other.
 """
@@ -152,104 +152,104 @@ cdef void weight_gradient_lanewise(
 # ---- the gradient of W, transposed ------------------------------------------------------------------
 
 cdef enum:
-    FOLDED_ROWS = 8         # sums that hide each other's latency; a multiple of each fold
+    SHARED_ROWS = 8         # sums that hide each other's latency; a multiple of each number of examples that share a vector
 
 
-cdef inline int fold_of(Py_ssize_t n) noexcept nogil:
-    """How many examples of n features share a vector of x^T: a power of two; 1 from more than LANES / 2 features on."""
-    cdef int fold = 1
-    while 2 * fold * n <= LANES:
-        fold = 2 * fold
-    return fold
+cdef inline int examples_per_vector(Py_ssize_t n) noexcept nogil:
+    """How many examples of n features per_vector a vector of x^T: a power of two; 1 from more than LANES / 2 features on."""
+    cdef int per_vector = 1
+    while 2 * per_vector * n <= LANES:
+        per_vector = 2 * per_vector
+    return per_vector
 
 
-cdef inline void fold_panels(const int fold, const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* folded) noexcept nogil:
-    """x^T of a tile with `fold` examples a vector: example e of the vector has feature f in lane f * fold + e.
+cdef inline void share_panels(const int per_vector, const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* shared) noexcept nogil:
+    """x^T of a tile with `per_vector` examples a vector: example e of the vector has feature f in lane f * per_vector + e.
 
     Feature lanes past the end repeat the last feature, as in `transpose_tile`.
     """
     cdef Py_ssize_t p, feature, group
     cdef const real* source
     for p in range(n_panels):
-        for feature in range(LANES // fold):
+        for feature in range(LANES // per_vector):
             source = x + smaller(feature, n - 1) * PANEL
-            for group in range(PANEL // fold):
-                memcpy(folded + group * LANES + feature * fold, source + group * fold, fold * sizeof(real))
+            for group in range(PANEL // per_vector):
+                memcpy(shared + group * LANES + feature * per_vector, source + group * per_vector, per_vector * sizeof(real))
         x += n * PANEL
-        folded += PANEL // fold * LANES
+        shared += PANEL // per_vector * LANES
 
 
-cdef inline void folded_block(
-    const int fold, const real* delta, Py_ssize_t n_delta, Py_ssize_t i0, const real* folded, Py_ssize_t n_x,
+cdef inline void shared_block(
+    const int per_vector, const real* delta, Py_ssize_t n_delta, Py_ssize_t i0, const real* shared, Py_ssize_t n_x,
     Py_ssize_t n_panels, Total gradient,
 ) noexcept nogil:
-    """Some rows of delta x^T from a folded x^T. Past the edge the last row is computed again and dropped.
+    """Some rows of delta x^T from an x^T whose vectors are shared. Past the edge the last row is computed again and dropped.
 
     They go to the gradient, where they lie one after another, as whole vectors, which the update may read at once.
     Against the lane-wise way, or lanes left idle: 7 to 9 % of a step of (8, 16, 32), 15 % of (4, 50, 32).
     """
-    cdef vreal sums[FOLDED_ROWS]
-    cdef real totals[FOLDED_ROWS * LANES]
-    cdef real compact[FOLDED_ROWS * LANES]
-    cdef const real* rows[FOLDED_ROWS]
+    cdef vreal sums[SHARED_ROWS]
+    cdef real totals[SHARED_ROWS * LANES]
+    cdef real compact[SHARED_ROWS * LANES]
+    cdef const real* rows[SHARED_ROWS]
     cdef vreal right
-    cdef Py_ssize_t p, group, count = smaller(FOLDED_ROWS, n_delta - i0)
+    cdef Py_ssize_t p, group, count = smaller(SHARED_ROWS, n_delta - i0)
     cdef int i
-    for i in range(FOLDED_ROWS):
+    for i in range(SHARED_ROWS):
         rows[i] = delta + smaller(i0 + i, n_delta - 1) * PANEL
         sums[i] = splat(0)
     for p in range(n_panels):
-        for group in range(PANEL // fold):
-            right = load(folded + group * LANES)
-            for i in range(FOLDED_ROWS):
-                sums[i] = multiply_add(splat_group(rows[i] + group * fold, fold), right, sums[i])
-        folded += PANEL // fold * LANES
-        for i in range(FOLDED_ROWS):
+        for group in range(PANEL // per_vector):
+            right = load(shared + group * LANES)
+            for i in range(SHARED_ROWS):
+                sums[i] = multiply_add(splat_group(rows[i] + group * per_vector, per_vector), right, sums[i])
+        shared += PANEL // per_vector * LANES
+        for i in range(SHARED_ROWS):
             rows[i] += n_delta * PANEL
-    if fold >= 2:       # lanes of an element: they lie side by side, and halve as often as the rows
-        add_neighbours(FOLDED_ROWS // 2, sums)
-    if fold >= 4:
-        add_neighbours(FOLDED_ROWS // 4, sums)
-    if fold >= 8:
-        add_neighbours(FOLDED_ROWS // 8, sums)
-    for i in range(FOLDED_ROWS // fold):
+    if per_vector >= 2:       # lanes of an element: they lie side by side, and halve as often as the rows
+        add_neighbours(SHARED_ROWS // 2, sums)
+    if per_vector >= 4:
+        add_neighbours(SHARED_ROWS // 4, sums)
+    if per_vector >= 8:
+        add_neighbours(SHARED_ROWS // 8, sums)
+    for i in range(SHARED_ROWS // per_vector):
         store(totals + i * LANES, sums[i])
-    if n_x == LANES // fold:
+    if n_x == LANES // per_vector:
         add_all_to(gradient, i0, 0, totals, count * n_x)
         return
-    for i in range(FOLDED_ROWS):    # each row covers the spare lanes of the one before
-        memcpy(compact + i * n_x, totals + i * (LANES // fold), LANES // fold * sizeof(real))
+    for i in range(SHARED_ROWS):    # each row covers the spare lanes of the one before
+        memcpy(compact + i * n_x, totals + i * (LANES // per_vector), LANES // per_vector * sizeof(real))
     add_all_to(gradient, i0, 0, compact, count * n_x)
 
 
-cdef inline void folded_gradient(
-    const int fold, const real* delta, Py_ssize_t n_delta, const real* folded, Py_ssize_t n_x, Py_ssize_t n_panels,
+cdef inline void shared_gradient(
+    const int per_vector, const real* delta, Py_ssize_t n_delta, const real* shared, Py_ssize_t n_x, Py_ssize_t n_panels,
     Total gradient,
 ) noexcept nogil:
     cdef Py_ssize_t i0 = 0
     while i0 < n_delta:
-        folded_block(fold, delta, n_delta, i0, folded, n_x, n_panels, gradient)
-        i0 += FOLDED_ROWS
+        shared_block(per_vector, delta, n_delta, i0, shared, n_x, n_panels, gradient)
+        i0 += SHARED_ROWS
 
 
 cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* transposed) noexcept nogil:
     """x^T in panels of features: transposed[(block * n_examples + example) * PANEL + feature lane].
 
     Feature lanes past the end repeat the last feature; what is computed from them is dropped.
-    Where `fold_of` says so, some examples share a vector.
+    Where `examples_per_vector` says so, some examples share a vector.
     """
     cdef vreal square[LANES]
     cdef Py_ssize_t block, p, v, i, feature, n_examples = n_panels * PANEL
     cdef real* place
-    cdef int fold = fold_of(n)
-    if fold == 2 and LANES > 2:
-        fold_panels(2, x, n, n_panels, transposed)
+    cdef int per_vector = examples_per_vector(n)
+    if per_vector == 2 and LANES > 2:
+        share_panels(2, x, n, n_panels, transposed)
         return
-    if fold == 4 and LANES > 4:
-        fold_panels(4, x, n, n_panels, transposed)
+    if per_vector == 4 and LANES > 4:
+        share_panels(4, x, n, n_panels, transposed)
         return
-    if fold == 8 and LANES > 8:
-        fold_panels(8, x, n, n_panels, transposed)
+    if per_vector == 8 and LANES > 8:
+        share_panels(8, x, n, n_panels, transposed)
         return
     for block in range(parts(n, LANES)):
         for p in range(n_panels):
@@ -270,15 +270,15 @@ cdef void weight_gradient_transposed(
     step."""
     cdef Py_ssize_t block, p, n
     cdef Output out
-    cdef int fold = fold_of(n_x)
-    if fold == 2 and LANES > 2:
-        folded_gradient(2, delta, n_delta, transposed, n_x, n_panels, gradient)
+    cdef int per_vector = examples_per_vector(n_x)
+    if per_vector == 2 and LANES > 2:
+        shared_gradient(2, delta, n_delta, transposed, n_x, n_panels, gradient)
         return
-    if fold == 4 and LANES > 4:
-        folded_gradient(4, delta, n_delta, transposed, n_x, n_panels, gradient)
+    if per_vector == 4 and LANES > 4:
+        shared_gradient(4, delta, n_delta, transposed, n_x, n_panels, gradient)
         return
-    if fold == 8 and LANES > 8:
-        folded_gradient(8, delta, n_delta, transposed, n_x, n_panels, gradient)
+    if per_vector == 8 and LANES > 8:
+        shared_gradient(8, delta, n_delta, transposed, n_x, n_panels, gradient)
         return
     out.row = gradient.row
     out.bias = NULL

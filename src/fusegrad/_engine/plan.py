@@ -174,22 +174,22 @@ def _up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def _transposed_pays(layer: Dense, tile: int, lanes: int, folded_rows: int) -> bool:
+def _transposed_pays(layer: Dense, tile: int, lanes: int, shared_rows: int) -> bool:
     """Which way the gradient of W is summed over a tile: see cython_kernels/network/weight_gradient.pxi.
 
     In vector operations. Lane-wise, each weight (in blocks of 4) has its own vector of sums, and about 4
     operations add its lanes up. Transposed, a row of the gradient takes whole vectors of inputs for each
     example, and turning x costs log2(lanes) / 2 shuffles and a load and a store for each of its vectors; where
-    the inputs of several examples share a vector, a move for each input of theirs, and folded_rows rows at once.
+    the inputs of several examples share a vector, a move for each input of theirs, and shared_rows rows at once.
     """
     if layer.n_in == 1 or layer.n_out == 1:
         return False  # lane-wise without idle lanes; and the inputs of a single output may lie where they are
     vectors = -(-layer.n_in // lanes)
     lanewise = (_up(layer.n_in, 4) * layer.n_out) * (tile / lanes + 4)
-    fold = 1 << (lanes // layer.n_in).bit_length() - 1 if layer.n_in <= lanes else 1
-    if fold == 1:
+    per_vector = 1 << (lanes // layer.n_in).bit_length() - 1 if layer.n_in <= lanes else 1
+    if per_vector == 1:
         return (layer.n_out * vectors + vectors * (lanes.bit_length() + 2)) * tile < lanewise
-    return (_up(layer.n_out, folded_rows) / fold + lanes / fold**2) * tile < lanewise
+    return (_up(layer.n_out, shared_rows) / per_vector + lanes / per_vector**2) * tile < lanewise
 
 
 def collapse(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple[Dense, ...]]:
@@ -272,7 +272,7 @@ def make_plan(
     tile = min(max(tile // panel, 1) * panel, LARGEST_TILE, _up(batch, panel))
     while tile < min(batch, LEAST_BLOCK) and LEAST_BLOCK % tile:  # then blocks are of one size, and threads even
         tile -= panel
-    transposed = [_transposed_pays(layer, tile, lanes, kernels.folded_rows) for layer in layers]
+    transposed = [_transposed_pays(layer, tile, lanes, kernels.shared_rows) for layer in layers]
     turned = [_up(layer.n_in, panel) * turn for layer, turn in zip(layers, transposed, strict=True)]
     per_example += turned[0] + max(turned[1:], default=0)
 
