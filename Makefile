@@ -62,7 +62,7 @@ test-exhaustive: $(VENV)/installed
 soak: $(VENV)/installed
 	$(BIN)/python -W ignore tests/reliability/soak.py $(or $(MINUTES),30) $(SEED)
 
-## make fuzz             coverage-guided, over load and the array door: MINUTES=30 (half an hour each)
+## make fuzz             coverage-guided, over load and the validation of arrays: MINUTES=30 (half an hour each)
 fuzz: $(VENV)/installed
 	$(BIN)/pip install $(PIP_OPTIONS) atheris
 	$(BIN)/python tests/reliability/fuzz.py load $(or $(MINUTES),30)

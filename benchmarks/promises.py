@@ -40,7 +40,7 @@ def examples(n: int, m: int) -> tuple[Any, Any]:
 
 
 def same_bits() -> tuple[float, float]:
-    """A step in blocks, each with a slot of its own, against one that adds up as it goes."""
+    """A step in blocks, each with a partial gradient of its own, against one that adds up as it goes."""
     X, y = examples(8, 100_000)
     net = fg.TwoLayerSigmoid(8, 32, rng=0)
     plan = net.plan(100_000, n_threads=1)

@@ -1,9 +1,9 @@
 # cython: freethreading_compatible=True
 """The compiled module of one instruction set and one dtype: what Python may call.
 
-Everything here takes arrays that `fusegrad._engine.validation` has judged, of this module's dtype and of shapes that
-agree, and compares what it reads with the sizes planned for (doors.pxi); what is called `quick_` or `is_` judges for
-itself. The algorithms are in the .pxi files beside this one; see README.md for the contract.
+Everything here takes arrays that `fusegrad._engine.validation` has validated, of this module's dtype and of shapes that
+agree, and compares what it reads with the sizes planned for (python/arrays.pxi); what ends in `_direct` or
+begins with `is_` validates its arguments itself. The algorithms are in the .pxi files; see README.md for the contract.
 """
 
 cimport cython

@@ -193,7 +193,7 @@ def test_out_arrays(dtype):
     assert net.loss_and_gradient(X, expected, out=gradient)[1] is gradient
 
 
-def test_the_next_prediction_is_judged_as_the_first(dtype):
+def test_the_next_prediction_is_validated_as_the_first(dtype):
     """A network goes straight to the engine of its last small batch: with what fits it, and nothing else."""
     net = shaken(fg.Linear(3, 4), fg.Sigmoid(), fg.Linear(4, 2), dtype=dtype)
     X, _ = (a.astype(dtype) for a in examples(net, 9))

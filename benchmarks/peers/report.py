@@ -15,7 +15,7 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e9:.3g} ns"
 
 
-def judged(row: dict[str, Any]) -> list[tuple[str, float, float | None]]:
+def against_goals(row: dict[str, Any]) -> list[tuple[str, float, float | None]]:
     """(against whom, times faster, times wanted); the limit is one of them, as a share."""
     _, *others = row["seconds"]
     found: list[tuple[str, float, float | None]] = [
@@ -31,7 +31,7 @@ def show_row(row: dict[str, Any]) -> None:
     first = next(iter(row["seconds"]))
     own = row["seconds"][first]
     cells = []
-    for label, ratio, goal in judged(row):
+    for label, ratio, goal in against_goals(row):
         text = f"{label} {ratio:.2f}" if label == "limit" else f"{label} {ratio:.3g}x"
         if goal is not None:
             text += f" ({goal:.2f})" if label == "limit" else f" ({goal:g}x)"
@@ -86,7 +86,7 @@ def markdown(results: list[dict[str, Any]], where: dict[str, str]) -> str:
     for row in results:
         own = next(iter(row["seconds"].values()))
         peers, limit = [], ""
-        for label, ratio, goal in judged(row):
+        for label, ratio, goal in against_goals(row):
             wanted = "" if goal is None else f" ({goal:.2g})"
             mark = "**" if goal is not None and ratio < goal else ""
             if label == "limit":

@@ -238,14 +238,14 @@ def linear_nets() -> list[Row]:
 
 def less_work() -> list[Row]:
     """Mathematics, not tuning: the same results from less work, with the NumPy form of the same trick."""
-    collapsed = two_layer(8, 32, 100_000, "identity", action="step")
+    folded = two_layer(8, 32, 100_000, "identity", action="step")
     batches = two_layer(8, 32, 100_000, "identity", action="fit", batch=1000)
     thousand = Training(((16, 1, "identity"),), 10**6, "fit", epochs=1000)
     plain, trick = "NumPy", "NumPy, same trick"
     return [
         Row(
             "less work", "two linear layers as one (8, 32, 10^5)",
-            {"fusegrad": ("fusegrad", collapsed), plain: (plain, collapsed), trick: (trick, collapsed)}, {plain: 40},
+            {"fusegrad": ("fusegrad", folded), plain: (plain, folded), trick: (trick, folded)}, {plain: 40},
         ),
         Row(
             "less work", "two linear layers as one, batches of 1 000",

@@ -1,29 +1,29 @@
 """Consecutive linear layers as one: w2 (W1 x + b1) + b2 is a single layer W x + b to every example.
 
-Design. A step over m examples walks only the composed layer. Its exact gradients G = delta x^T and
+Design. A step over m examples computes only the folded layer. Its exact gradients G = delta x^T and
 gamma = delta 1 hold all that the members need:
 
     E_1 = [W1 | b1],  E_l = W_l E_{l-1} + [0 | b_l];       W | b = E_k
     D_k = [G | gamma],  D_{l-1} = W_l^T D_l;               dW_l = D_l E_{l-1}^T,  db_l = the last column of D_l
 
 and dW_1 | db_1 = D_1. That is the way of n_in + 1 examples up and down through the members, so it is
-walked as one: E_l and D_l are tiles whose columns are the inputs and, last, the bias. Where a step has
+computed as one: E_l and D_l are tiles whose columns are the inputs and, last, the bias. Where a step has
 many more examples than inputs, a two-layer linear network costs no more than one layer.
 
-The plan decides where this pays (`_engine.plan.collapse`), and gives the composed layer its place in a
-buffer of parameters of the walk's own.
+The plan decides where this pays (`_engine.plan.fold_layers`), and gives the folded layer its place in a
+buffer of its own.
 """
 
-# The fields are those of the rows of _engine.plan.CHAIN_TABLE.
-cdef struct Chain:
+# The fields are those of the rows of _engine.plan.FOLD_TABLE.
+cdef struct Fold:
     int64 first             # member
-    int64 count             # of members; 1: the layer is the walk's as it is
+    int64 count             # of members; 1: the layer as it is
     int64 scratch           # where its tiles start
 
 
 cdef enum:
-    CHAIN_PANELS = 4        # that go through a member between two looks at the signals,
-    CHAIN_ROWS = 64         # and rows of its gradient
+    FOLD_PANELS = 4        # that go through a member between two looks at the signals,
+    FOLD_ROWS = 64         # and rows of its gradient
 
 
 cdef Matrix dense_matrix(const real* data, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
@@ -62,29 +62,29 @@ cdef void unpack_affine(const real* tile, Py_ssize_t n_out, Py_ssize_t n_in, rea
             bias[i] = place[i * PANEL]
 
 
-cdef void compose(
-    Chain* chain, Layer* members, Layer* layer, const real* parameters, real* composed, real* scratch, Interrupt* interrupt,
+cdef void fold_parameters(
+    Fold* fold, Layer* members, Layer* layer, const real* parameters, real* folded, real* scratch, Interrupt* interrupt,
 ) noexcept nogil:
-    """The parameters of the walk's layer from those of its members; leaves E_1 ... E_k in scratch. May be interrupted."""
-    cdef Layer* member = &members[chain.first]
+    """The parameters of the folded layer from those of its members; leaves E_1 ... E_k in scratch. May be interrupted."""
+    cdef Layer* member = &members[fold.first]
     cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), step, i, p, count
-    cdef real* tile = scratch + chain.scratch
+    cdef real* tile = scratch + fold.scratch
     cdef Features inputs
     cdef real* above
     cdef real* last
     cdef const real* bias
-    if chain.count == 1:
-        memcpy(composed + layer.weight, parameters + member.weight, member.n_in * member.n_out * sizeof(real))
+    if fold.count == 1:
+        memcpy(folded + layer.weight, parameters + member.weight, member.n_in * member.n_out * sizeof(real))
         if member.bias >= 0:
-            memcpy(composed + layer.bias, parameters + member.bias, member.n_out * sizeof(real))
+            memcpy(folded + layer.bias, parameters + member.bias, member.n_out * sizeof(real))
         return
     pack_affine(parameters + member.weight, at(<real*>parameters, member.bias), member.n_out, n_in, tile)
-    for step in range(1, chain.count):
-        member = &members[chain.first + step]
+    for step in range(1, fold.count):
+        member = &members[fold.first + step]
         above = tile + member.n_in * n_panels * PANEL
         p = 0
         while p < n_panels:
-            count = smaller(CHAIN_PANELS, n_panels - p)
+            count = smaller(FOLD_PANELS, n_panels - p)
             inputs = of_tile(tile + p * member.n_in * PANEL, member.n_in)
             dense_forward(
                 member, parameters + member.weight, NULL, &inputs, above + p * member.n_out * PANEL, count)
@@ -97,37 +97,37 @@ cdef void compose(
             for i in range(member.n_out):
                 last[i * PANEL] += bias[i]
         tile = above
-    unpack_affine(tile, layer.n_out, n_in, composed + layer.weight, at(composed, layer.bias))
+    unpack_affine(tile, layer.n_out, n_in, folded + layer.weight, at(folded, layer.bias))
 
 
-cdef void expand(
-    Chain* chain, Layer* members, Layer* layer, const real* parameters, const real* walked, real* gradient, real* scratch,
+cdef void unfold_gradient(
+    Fold* fold, Layer* members, Layer* layer, const real* parameters, const real* folded_gradient, real* gradient, real* scratch,
     Interrupt* interrupt,
 ) noexcept nogil:
-    """The gradients of the members, in `gradient`, from that of the walk's layer, in `walked`. May be interrupted."""
-    cdef Layer* member = &members[chain.first]
+    """The gradients of the members, in `gradient`, from that of the folded layer, in `folded_gradient`. May be interrupted."""
+    cdef Layer* member = &members[fold.first]
     cdef Py_ssize_t n_in = member.n_in, n_panels = panels(n_in + 1), step, i, p, count
     cdef Features delta, inputs
-    cdef real* tile = scratch + chain.scratch
+    cdef real* tile = scratch + fold.scratch
     cdef real* below
     cdef real* last
-    if chain.count == 1:
-        memcpy(gradient + member.weight, walked + layer.weight, member.n_in * member.n_out * sizeof(real))
+    if fold.count == 1:
+        memcpy(gradient + member.weight, folded_gradient + layer.weight, member.n_in * member.n_out * sizeof(real))
         if member.bias >= 0:
-            memcpy(gradient + member.bias, walked + layer.bias, member.n_out * sizeof(real))
+            memcpy(gradient + member.bias, folded_gradient + layer.bias, member.n_out * sizeof(real))
         return
-    for step in range(1, chain.count):
-        tile += members[chain.first + step].n_in * n_panels * PANEL
-    pack_affine(walked + layer.weight, at(<real*>walked, layer.bias), layer.n_out, n_in, tile)
-    step = chain.count - 1
+    for step in range(1, fold.count):
+        tile += members[fold.first + step].n_in * n_panels * PANEL
+    pack_affine(folded_gradient + layer.weight, at(<real*>folded_gradient, layer.bias), layer.n_out, n_in, tile)
+    step = fold.count - 1
     while step > 0:
-        member = &members[chain.first + step]
+        member = &members[fold.first + step]
         below = tile - member.n_in * n_panels * PANEL
         delta = of_tile(tile, member.n_out)
         inputs = of_tile(below, member.n_in)
         i = 0
         while i < member.n_out:
-            count = smaller(CHAIN_ROWS, member.n_out - i)
+            count = smaller(FOLD_ROWS, member.n_out - i)
             weight_gradient_lanewise(
                 &delta, count, &inputs, member.n_in, n_panels,
                 Total(gradient + member.weight + i * member.n_in, member.n_in, True))
@@ -141,7 +141,7 @@ cdef void expand(
                 gradient[member.bias + i] = last[i * PANEL]
         p = 0
         while p < n_panels:
-            count = smaller(CHAIN_PANELS, n_panels - p)
+            count = smaller(FOLD_PANELS, n_panels - p)
             delta_below(
                 member, parameters + member.weight, tile + p * member.n_out * PANEL, below + p * member.n_in * PANEL,
                 count, IDENTITY)
@@ -150,5 +150,5 @@ cdef void expand(
             p += count
         tile = below
         step -= 1
-    member = &members[chain.first]
+    member = &members[fold.first]
     unpack_affine(tile, member.n_out, n_in, gradient + member.weight, at(gradient, member.bias))

@@ -1,4 +1,14 @@
-"""The loss of a tile, and its gradient on the outputs."""
+"""The loss of a tile, and its gradient on the outputs.
+
+A loss is one function of the form of `squared_error`: for a vector of outputs and their targets it returns the gradient on the
+outputs, and adds the loss to a total. It knows neither the batch nor the last activation: `loss_panel` multiplies by the
+normaliser's reciprocal and by f', and leaves padding lanes out.
+"""
+
+cdef inline double normaliser(Py_ssize_t count) noexcept nogil:
+    """What the sums over a batch of so many examples are divided by, the loss and its gradient."""
+    return count
+
 
 cdef inline vreal squared_error(vreal prediction, vreal y, vreal* total) noexcept nogil:
     """A loss for one vector of outputs: its gradient on the prediction; its value is added to the total."""
@@ -60,7 +70,7 @@ cdef inline double loss_of(
 cdef double loss_stage(
     int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
 ) noexcept nogil:
-    """The end of the forward walk: the sum of the loss over a tile, before the factor `weight`.
+    """The end of the forward pass: the sum of the loss over a tile, before the factor `weight`.
 
     outputs: activations in, deltas out (weight * gradient * f'). Spare lanes weigh nothing.
     """

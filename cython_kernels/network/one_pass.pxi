@@ -1,7 +1,7 @@
 """A network of a single linear layer with one output and few inputs: forward and backward in one pass over a tile."""
 
 cdef enum:
-    MOST_INPUTS = 4         # of a layer that is walked in a single pass
+    MOST_INPUTS = 4         # of a layer whose forward and backward pass are one
     AHEAD = 1024            # numbers: how far ahead of itself that pass asks for memory
 
 
@@ -33,18 +33,18 @@ cdef inline void line_panel(
 
 
 cdef inline double line_of(
-    const int n, Walk* walk, Features x, const real* y, Py_ssize_t count, real weight, Total gradient,
+    const int n, Network* network, Features x, const real* y, Py_ssize_t count, real weight, Total gradient,
 ) noexcept nogil:
     cdef vreal w[MOST_INPUTS]
     cdef vreal dw[MOST_INPUTS * VECTORS]
     cdef vreal db[VECTORS]
     cdef vreal loss[VECTORS]
-    cdef const real* bias = bias_of(walk, 0)
+    cdef const real* bias = bias_of(network, 0)
     cdef vreal b = splat(0) if bias == NULL else splat(bias[0])
     cdef Py_ssize_t p
     cdef int i, v
     for i in range(n):
-        w[i] = splat(weight_of(walk, 0)[i])
+        w[i] = splat(weight_of(network, 0)[i])
     for v in range(VECTORS):
         loss[v] = splat(0)
         db[v] = splat(0)
@@ -58,23 +58,23 @@ cdef inline double line_of(
         line_panel(n, count % PANEL, x, w, b, y, splat(weight), loss, dw, db)
     if gradient.data != NULL:
         for i in range(n):
-            add_to(gradient, 0, walk.layers[0].weight + i, sum_of_lanes(dw[i * VECTORS] + dw[i * VECTORS + 1]))
+            add_to(gradient, 0, network.layers[0].weight + i, sum_of_lanes(dw[i * VECTORS] + dw[i * VECTORS + 1]))
         if bias != NULL:
-            add_to(gradient, 0, walk.layers[0].bias, sum_of_lanes(db[0] + db[1]))
+            add_to(gradient, 0, network.layers[0].bias, sum_of_lanes(db[0] + db[1]))
     return sum_of_lanes(loss[0] + loss[1])
 
 
 cdef double line_tile(
-    Walk* walk, Features x, const real* y, Py_ssize_t count, real weight, Total gradient,
+    Network* network, Features x, const real* y, Py_ssize_t count, real weight, Total gradient,
 ) noexcept nogil:
     """`gradient_tile` for a single linear layer with one output and few inputs: up and down in one pass.
 
     There is too little to compute for a pass over a tile to hide the next one's wait for memory: half the time.
     """
-    if walk.layers[0].n_in == 1:
-        return line_of(1, walk, x, y, count, weight, gradient)
-    if walk.layers[0].n_in == 2:
-        return line_of(2, walk, x, y, count, weight, gradient)
-    if walk.layers[0].n_in == 3:
-        return line_of(3, walk, x, y, count, weight, gradient)
-    return line_of(4, walk, x, y, count, weight, gradient)
+    if network.layers[0].n_in == 1:
+        return line_of(1, network, x, y, count, weight, gradient)
+    if network.layers[0].n_in == 2:
+        return line_of(2, network, x, y, count, weight, gradient)
+    if network.layers[0].n_in == 3:
+        return line_of(3, network, x, y, count, weight, gradient)
+    return line_of(4, network, x, y, count, weight, gradient)

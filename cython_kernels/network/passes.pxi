@@ -1,10 +1,10 @@
-"""The walk: tiles of examples go forward through every layer, meet the loss, and come back.
+"""The forward and backward pass of a tile of examples through every layer.
 
     X ──pack──▶ x ──▶ a1 ──▶ a2 ──▶ ... ──▶ ŷ ──loss──▶ δL ──▶ ... ──▶ δ1 ──▶ (input gradient)
                  └──────┴───── in the core's own cache ─────┘   └─ each adds to the gradient
 
 A tile keeps all its activations in the L2 cache (the plan chooses its size), so Z, A and delta never exist for
-the whole batch and X is read from memory once. Which tiles a thread walks, and what becomes of their gradients:
+the whole batch and X is read from memory once. Which tiles a thread takes, and what becomes of their gradients:
 training/steps.pxi.
 """
 
@@ -18,24 +18,24 @@ cdef inline bint side_by_side(Matrix m, const Py_ssize_t* order, Py_ssize_t coun
     )
 
 
-cdef inline Features inputs(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
+cdef inline Features inputs(Network* network, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
     """X as the first layer sees it: in its tile, or where it lies if that layer has a single output.
 
     Such a layer reads X but twice, at the speed of memory: to pack it costs half as much again.
     """
     cdef Features x
-    if walk.layers[0].n_out == 1 and walk.input_gradient.data == NULL and side_by_side(walk.x, walk.order, count):
-        x = Features(<const real*>walk.x.data + first, walk.x.row // <Py_ssize_t>sizeof(real), PANEL, 0)
-        if first + 2 * walk.tile <= walk.x.columns:
-            x.ahead = walk.tile
+    if network.layers[0].n_out == 1 and network.input_gradient.data == NULL and side_by_side(network.x, network.order, count):
+        x = Features(<const real*>network.x.data + first, network.x.row // <Py_ssize_t>sizeof(real), PANEL, 0)
+        if first + 2 * network.tile <= network.x.columns:
+            x.ahead = network.tile
         return x
-    if not walk.kept:
-        pack_tile(walk.x, walk.order, first, count, tile)
-    return of_tile(tile, walk.layers[0].n_in)
+    if not network.kept:
+        pack_tile(network.x, network.order, first, count, tile)
+    return of_tile(tile, network.layers[0].n_in)
 
 
 cdef inline real* forward_tile(
-    Walk* walk, const Features* lowest, Py_ssize_t first, Py_ssize_t count, real* scratch,
+    Network* network, const Features* lowest, Py_ssize_t first, Py_ssize_t count, real* scratch,
 ) noexcept nogil:
     """Walks a tile up; the activations lie one after another in scratch, after room for x. Returns the last.
 
@@ -45,36 +45,36 @@ cdef inline real* forward_tile(
     cdef real* a = scratch
     cdef Features below
     cdef const Features* x = lowest
-    for i in range(walk.n_layers):
-        a += walk.layers[i].n_in * walk.tile
-        if walk.outputs.data != NULL:
-            pack_tile(walk.outputs, walk.order, first, count, a)
+    for i in range(network.n_layers):
+        a += network.layers[i].n_in * network.tile
+        if network.outputs.data != NULL:
+            pack_tile(network.outputs, network.order, first, count, a)
         else:
-            dense_forward(&walk.layers[i], weight_of(walk, i), bias_of(walk, i), x, a, panels(count))
-        below = of_tile(a, walk.layers[i].n_out)
+            dense_forward(&network.layers[i], weight_of(network, i), bias_of(network, i), x, a, panels(count))
+        below = of_tile(a, network.layers[i].n_out)
         x = &below
     return a
 
 
-cdef inline const real* targets(Walk* walk, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
+cdef inline const real* targets(Network* network, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
     """y as the loss sees it: where it lies, or in a tile."""
-    if walk.y.rows == 1 and side_by_side(walk.y, walk.order, count):
-        return <const real*>walk.y.data + first
-    if not walk.kept:
-        pack_tile(walk.y, walk.order, first, count, tile)
+    if network.y.rows == 1 and side_by_side(network.y, network.order, count):
+        return <const real*>network.y.data + first
+    if not network.kept:
+        pack_tile(network.y, network.order, first, count, tile)
     return tile
 
 
 cdef double gradient_tile(
-    Walk* walk, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, Total gradient,
+    Network* network, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, Total gradient,
 ) noexcept nogil:
     """Walks a tile up and down for its part of the gradient; returns the sum of the loss before `weight`.
 
     Where no gradient is wanted it goes up only.
     """
-    cdef Py_ssize_t i = walk.n_layers - 1, n_panels = panels(count)
-    cdef Layer* layer = &walk.layers[i]
-    cdef Features lowest = inputs(walk, first, count, scratch), seen
+    cdef Py_ssize_t i = network.n_layers - 1, n_panels = panels(count)
+    cdef Layer* layer = &network.layers[i]
+    cdef Features lowest = inputs(network, first, count, scratch), seen
     cdef real* delta
     cdef const real* y
     cdef real* x
@@ -83,17 +83,17 @@ cdef double gradient_tile(
     cdef Total here, below          # the gradients of a layer's W, and of the bias of the layer below
     cdef double loss = 0
     if (
-        walk.n_layers == 1 and layer.n_out == 1 and layer.n_in <= MOST_INPUTS and layer.activation == IDENTITY
-        and walk.outputs.data == NULL and walk.input_gradient.data == NULL
+        network.n_layers == 1 and layer.n_out == 1 and layer.n_in <= MOST_INPUTS and layer.activation == IDENTITY
+        and network.outputs.data == NULL and network.input_gradient.data == NULL
     ):
-        y = targets(walk, first, count, scratch + layer.n_in * walk.tile)
-        return line_tile(walk, lowest, y, count, weight, gradient)
-    delta = forward_tile(walk, &lowest, first, count, scratch)
-    y = targets(walk, first, count, delta + layer.n_out * walk.tile)
-    first_transposed = transposed = delta + 2 * layer.n_out * walk.tile
-    if walk.layers[0].transposed:
-        transposed += panels(walk.layers[0].n_in) * PANEL * walk.tile
-    if walk.outputs.data != NULL:
+        y = targets(network, first, count, scratch + layer.n_in * network.tile)
+        return line_tile(network, lowest, y, count, weight, gradient)
+    delta = forward_tile(network, &lowest, first, count, scratch)
+    y = targets(network, first, count, delta + layer.n_out * network.tile)
+    first_transposed = transposed = delta + 2 * layer.n_out * network.tile
+    if network.layers[0].transposed:
+        transposed += panels(network.layers[0].n_in) * PANEL * network.tile
+    if network.outputs.data != NULL:
         given_stage(<int>layer.activation, layer.n_out, count, delta, y)
     else:
         loss = loss_stage(<int>layer.activation, layer.n_out, count, weight, delta, y)
@@ -102,31 +102,31 @@ cdef double gradient_tile(
     if layer.bias >= 0:
         add_examples(delta, layer.n_out, n_panels, Total(gradient.data + layer.bias, 0, gradient.fresh))
     while i >= 0:
-        layer = &walk.layers[i]
-        x = delta - layer.n_in * walk.tile
+        layer = &network.layers[i]
+        x = delta - layer.n_in * network.tile
         here = Total(gradient.data + layer.weight, layer.n_in, gradient.fresh)
         below = Total(NULL, 0, gradient.fresh)
         if i > 0:
-            below.data = at(gradient.data, walk.layers[i - 1].bias)
+            below.data = at(gradient.data, network.layers[i - 1].bias)
         if i > 0 and layer.n_out == 1:
             below_one(
-                layer, weight_of(walk, i), delta, x, n_panels, <int>walk.layers[i - 1].activation, here, below)
+                layer, weight_of(network, i), delta, x, n_panels, <int>network.layers[i - 1].activation, here, below)
             delta = x
             i -= 1
             continue
         if i == 0:
             transposed = first_transposed
-        if layer.transposed and not (i == 0 and walk.kept):
+        if layer.transposed and not (i == 0 and network.kept):
             transpose_tile(x, layer.n_in, n_panels, transposed)
         seen = of_tile(x, layer.n_in)
         dense_backward(layer, &lowest if i == 0 else &seen, delta, n_panels, here, transposed)
         if i > 0:
-            delta_below(layer, weight_of(walk, i), delta, x, n_panels, <int>walk.layers[i - 1].activation)
+            delta_below(layer, weight_of(network, i), delta, x, n_panels, <int>network.layers[i - 1].activation)
             if below.data != NULL:
                 add_examples(x, layer.n_in, n_panels, below)
-        elif walk.input_gradient.data != NULL:
-            delta_below(layer, weight_of(walk, i), delta, x, n_panels, IDENTITY)
-            unpack_tile(x, walk.input_gradient, first, count)
+        elif network.input_gradient.data != NULL:
+            delta_below(layer, weight_of(network, i), delta, x, n_panels, IDENTITY)
+            unpack_tile(x, network.input_gradient, first, count)
         delta = x
         i -= 1
     return loss

@@ -6,7 +6,7 @@ A *tile* is some panels of examples. A panel holds PANEL examples in its lanes, 
 
 so each panel is the packed right factor of the next product, and one vector operation serves LANES
 examples. Where the first layer has a single output, X itself is read in place of a tile (see Features).
-A panel that is not full repeats the last example in its spare lanes: they compute what a real example
+A panel that is not full repeats the last example in its padding lanes: they compute what a real example
 computes, never a stray infinity; the loss gives them the weight 0.
 """
 
@@ -43,7 +43,7 @@ cdef inline real* at(real* buffer, int64 place) noexcept nogil:
     return buffer + place
 
 
-cdef struct Walk:
+cdef struct Network:
     # What the tiles of one batch share.
     Layer* layers
     Py_ssize_t n_layers
@@ -51,7 +51,7 @@ cdef struct Walk:
     Py_ssize_t n_parameters
     Matrix x
     Matrix y                    # targets; with `outputs`, the gradient on them
-    Matrix outputs              # data NULL: walked for; else given, and there is no loss
+    Matrix outputs              # data NULL: to be computed; else given, and there is no loss
     Matrix input_gradient       # data NULL: not wanted
     const Py_ssize_t* order     # NULL: as they lie
     Py_ssize_t tile             # examples in a tile, a multiple of PANEL
@@ -59,12 +59,12 @@ cdef struct Walk:
     bint kept                   # the tile is that of the step before: x, x^T and y still lie in scratch
 
 
-cdef inline const real* weight_of(Walk* walk, Py_ssize_t layer) noexcept nogil:
-    return walk.parameters + walk.layers[layer].weight
+cdef inline const real* weight_of(Network* network, Py_ssize_t layer) noexcept nogil:
+    return network.parameters + network.layers[layer].weight
 
 
-cdef inline const real* bias_of(Walk* walk, Py_ssize_t layer) noexcept nogil:
-    return at(<real*>walk.parameters, walk.layers[layer].bias)
+cdef inline const real* bias_of(Network* network, Py_ssize_t layer) noexcept nogil:
+    return at(<real*>network.parameters, network.layers[layer].bias)
 
 
 # ---- between arrays from outside and tiles -----------------------------------------------------------

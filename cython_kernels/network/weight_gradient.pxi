@@ -156,14 +156,16 @@ cdef enum:
 
 
 cdef inline int examples_per_vector(Py_ssize_t n) noexcept nogil:
-    """How many examples of n features per_vector a vector of x^T: a power of two; 1 from more than LANES / 2 features on."""
+    """How many examples of n features share a vector of x^T: a power of two; 1 from more than LANES / 2 features on."""
     cdef int per_vector = 1
     while 2 * per_vector * n <= LANES:
         per_vector = 2 * per_vector
     return per_vector
 
 
-cdef inline void share_panels(const int per_vector, const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* shared) noexcept nogil:
+cdef inline void share_panels(
+    const int per_vector, const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* shared,
+) noexcept nogil:
     """x^T of a tile with `per_vector` examples a vector: example e of the vector has feature f in lane f * per_vector + e.
 
     Feature lanes past the end repeat the last feature, as in `transpose_tile`.
@@ -217,7 +219,7 @@ cdef inline void shared_block(
     if n_x == LANES // per_vector:
         add_all_to(gradient, i0, 0, totals, count * n_x)
         return
-    for i in range(SHARED_ROWS):    # each row covers the spare lanes of the one before
+    for i in range(SHARED_ROWS):    # each row covers the padding lanes of the one before
         memcpy(compact + i * n_x, totals + i * (LANES // per_vector), LANES // per_vector * sizeof(real))
     add_all_to(gradient, i0, 0, compact, count * n_x)
 

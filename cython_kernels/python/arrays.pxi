@@ -1,6 +1,7 @@
-"""Arrays and optimizers as the kernels take them: NumPy's own struct read, and the door's quick yes.
+"""Arrays and optimizers as the kernels take them: NumPy's own struct read, and which arrays need no conversion.
 
-What is judged here is whether an array can be taken as it is; everything else goes through `fusegrad._engine.validation`.
+Here it is decided whether an array can be taken in place, without a conversion; everything else goes through
+`fusegrad._engine.validation`.
 
 Between that and the kernel, another thread or a finalizer may set the shape of an array. So `read_matrix` and `read_flat`,
 where a struct is read for a kernel, compare it with the sizes that the call was planned for. The kernel gets what was read,
@@ -75,7 +76,7 @@ cdef real* read_flat(str name, cnp.ndarray a, Py_ssize_t n) except NULL:
 
 
 cpdef bint is_input(X, Py_ssize_t n_features):
-    """Whether X (n_features, m), m >= 1, can be taken as it is: the door's quick yes."""
+    """Whether X (n_features, m), m >= 1, can be taken in place."""
     return (
         is_own(X, 2)
         and type(X) is cnp.ndarray
@@ -85,7 +86,7 @@ cpdef bint is_input(X, Py_ssize_t n_features):
 
 
 cpdef bint is_batch(X, y, parameters, Py_ssize_t n_features, Py_ssize_t n_outputs):
-    """Whether X (n_features, m) and y (n_outputs, m), m >= 1, can be taken as they are: the door's quick yes.
+    """Whether X (n_features, m) and y (n_outputs, m), m >= 1, can be taken in place.
 
     Not if they share memory with the parameters, which a step writes to.
     """
@@ -104,7 +105,7 @@ cpdef bint is_batch(X, y, parameters, Py_ssize_t n_features, Py_ssize_t n_output
 
 
 cpdef bint is_target(out, X, parameters, Py_ssize_t n_outputs):
-    """Whether predictions for X can go to `out` (n_outputs, m) as it is: the door's quick yes."""
+    """Whether predictions for X can be written to `out` (n_outputs, m) in place."""
     return (
         is_output(out, True)
         and cnp.PyArray_NDIM(<cnp.ndarray>out) == 2

@@ -9,83 +9,83 @@ cdef class Engine:
     """
     cdef int64[:, ::1] layers
     cdef int64[:, ::1] members
-    cdef int64[:, ::1] chains
+    cdef int64[:, ::1] folds
     cdef Job blank
-    cdef Py_ssize_t line            # bytes of a gradient, the network's or the walk's
+    cdef Py_ssize_t line            # bytes of a gradient, before or after folding
     cdef Py_ssize_t n_blocks
-    cdef Py_ssize_t tiles_bytes     # of the chains
+    cdef Py_ssize_t tiles_bytes     # of the folds
     cdef Py_ssize_t scratch_bytes
     cdef readonly int n_threads
     cdef double work                # multiply-adds of a step for each example
     cdef Py_ssize_t n_features
     cdef Py_ssize_t n_outputs
-    cdef Py_ssize_t brief           # so many examples take but a few microseconds: the GIL is kept
+    cdef Py_ssize_t small_batch         # so many examples take but a few microseconds: the GIL is kept
 
     def __cinit__(self, plan):
         # Copies of the engine's own: what steers a kernel cannot be reached from Python.
         self.layers = np.array(plan.layer_table, dtype=np.int64)
         self.members = np.array(plan.member_table, dtype=np.int64)
-        self.chains = np.array(plan.chain_table, dtype=np.int64)
-        self.blank.walk.layers = <Layer*>&self.layers[0, 0]
-        self.blank.walk.n_layers = self.layers.shape[0]
-        self.blank.walk.n_parameters = plan.n_walked
+        self.folds = np.array(plan.fold_table, dtype=np.int64)
+        self.blank.network.layers = <Layer*>&self.layers[0, 0]
+        self.blank.network.n_layers = self.layers.shape[0]
+        self.blank.network.n_parameters = plan.n_folded
         self.blank.members = <Layer*>&self.members[0, 0]
-        self.blank.chains = <Chain*>&self.chains[0, 0] if plan.collapsed else NULL
+        self.blank.folds = <Fold*>&self.folds[0, 0] if plan.folded else NULL
         self.blank.n_parameters = plan.n_parameters
-        self.blank.walk.tile = plan.tile
-        self.blank.walk.block = plan.block
+        self.blank.network.tile = plan.tile
+        self.blank.network.block = plan.block
         self.blank.batch = plan.batch
         self.n_blocks = plan.n_blocks
         self.n_threads = plan.n_threads
-        self.n_features = self.blank.walk.layers[0].n_in
-        self.n_outputs = self.blank.walk.layers[self.blank.walk.n_layers - 1].n_out
-        # A chain may have a bias where its last member has none: the walk's parameters may be more than the network's.
-        longest = max(plan.n_parameters, plan.n_walked)
-        self.brief = plan.brief
+        self.n_features = self.blank.network.layers[0].n_in
+        self.n_outputs = self.blank.network.layers[self.blank.network.n_layers - 1].n_out
+        # A fold may have a bias where its last member has none: there may be more parameters than the network's.
+        longest = max(plan.n_parameters, plan.n_folded)
+        self.small_batch = plan.small_batch
         self.line = size_of(longest, 1)
         self.blank.scratch_size = size_of(plan.scratch, 1)
-        self.tiles_bytes = size_of(plan.chain_scratch, 1)
-        self.work = 3 * <double>plan.n_walked
+        self.tiles_bytes = size_of(plan.fold_scratch, 1)
+        self.work = 3 * <double>plan.n_folded
         self.scratch_bytes = (
             size_of(plan.scratch, plan.n_threads) + size_of(longest, plan.n_blocks + 4) + self.tiles_bytes
             + plan.n_blocks * sizeof(double))
 
     cdef _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters, Py_ssize_t n_examples):
-        """Fills in a job and lends it scratch: a piece a thread, parameters, gradients, slots, tiles, losses.
+        """Fills in a job and lends it scratch: a piece a thread, parameters, gradients, partial gradients, tiles, losses.
 
         X has n_examples; -1: one or more, of which `batch` make a step.
-        A buffer of the network's parameters, or of the walk's, has a whole `line`.
+        A buffer of parameters, before or after folding, has a whole `line`.
         """
         cdef _Scratch scratch = borrow_scratch(self.scratch_bytes)
         cdef char* place = scratch.data
         job[0] = self.blank
-        read_matrix("X", X, self.n_features, n_examples, &job.walk.x)
-        job.n_examples = job.walk.x.columns
+        read_matrix("X", X, self.n_features, n_examples, &job.network.x)
+        job.n_examples = job.network.x.columns
         if job.n_examples == 0:
             raise unexpected("X", "at least one example", X)
         job.parameters = read_flat("parameters", parameters, job.n_parameters)
-        job.walk.parameters = job.parameters
+        job.network.parameters = job.parameters
         job.scratch = place
         place += self.n_threads * job.scratch_size
         job.gradient = <real*>place
         place += self.line
         job.ahead = <real*>place
         place += self.line
-        job.walked = job.gradient
-        if job.chains != NULL:
-            job.composed = <real*>place
-            job.walk.parameters = job.composed
+        job.folded_gradient = job.gradient
+        if job.folds != NULL:
+            job.folded_parameters = <real*>place
+            job.network.parameters = job.folded_parameters
             place += self.line
-            job.walked = <real*>place
+            job.folded_gradient = <real*>place
             place += self.line
-        job.slots = <real*>place
+        job.partial_gradients = <real*>place
         place += self.n_blocks * self.line
         job.tiles = <real*>place
         place += self.tiles_bytes
         job.block_losses = <double*>place
         return scratch
 
-    def quick_forward(self, X, cnp.ndarray parameters not None, out=None):
+    def forward_direct(self, X, cnp.ndarray parameters not None, out=None):
         """`forward`; None, and nothing is done, unless X is of this engine's size and all can be taken as it is."""
         if not (
             is_input(X, self.n_features)
@@ -122,16 +122,16 @@ cdef class Engine:
         cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
         if job.n_examples > self.blank.batch:       # an epoch's last batch has fewer
             raise unexpected("X", f"at most {self.blank.batch} examples", X)
-        read_matrix("y", y, self.n_outputs, job.n_examples, &job.walk.y)
+        read_matrix("y", y, self.n_outputs, job.n_examples, &job.network.y)
         job.gradient = NULL
         if gradient is not None:
             job.gradient = read_flat("gradient", gradient, job.n_parameters)
-        if job.chains == NULL:
-            job.walked = job.gradient
+        if job.folds == NULL:
+            job.folded_gradient = job.gradient
         if input_gradient is not None:
-            read_matrix("input_gradient", input_gradient, self.n_features, job.n_examples, &job.walk.input_gradient)
+            read_matrix("input_gradient", input_gradient, self.n_features, job.n_examples, &job.network.input_gradient)
         if outputs is not None:
-            read_matrix("outputs", outputs, self.n_outputs, job.n_examples, &job.walk.outputs)
+            read_matrix("outputs", outputs, self.n_outputs, job.n_examples, &job.network.outputs)
         self.run(&job, differentiate, job.n_examples, job.n_examples)
         check(&job.interrupt)
         return_scratch(scratch)
@@ -140,13 +140,13 @@ cdef class Engine:
     cdef void run(self, Job* job, Lead lead, Py_ssize_t n_examples, Py_ssize_t n_together) noexcept:
         """Runs a call over n_examples in all, n_together at a time; a short one keeps the GIL."""
         cdef Team team
-        if n_examples <= self.brief:
+        if n_examples <= self.small_batch:
             run_team(&team, &job.interrupt, 1, 0, lead, job)
         else:
             with nogil:
                 run_team(&team, &job.interrupt, self.n_threads, self.work * n_together, lead, job)
 
-    def quick_step(self, X, y, cnp.ndarray parameters not None, optimizer, compiled_step, TrainingLock lock not None):
+    def step_direct(self, X, y, cnp.ndarray parameters not None, optimizer, compiled_step, TrainingLock lock not None):
         """`step` under the network's lock; None, and nothing is done, unless the optimizer serves this network and its
         step is the one that is compiled here, X and y are a batch of this engine's size that can be taken as it is, and
         the lock is free.
@@ -172,7 +172,7 @@ cdef class Engine:
         cdef _Scratch scratch = self.begin(&job, X, parameters, self.blank.batch)
         cdef double loss = 0
         # First: an optimizer of one's own may do anything when it is read.
-        read_matrix("y", y, self.n_outputs, job.n_examples, &job.walk.y)
+        read_matrix("y", y, self.n_outputs, job.n_examples, &job.network.y)
         cdef object _held = read_update(&job.update, optimizer, parameters, job.n_parameters, False)
         job.losses = &loss
         job.n_epochs = 1
@@ -187,7 +187,7 @@ cdef class Engine:
     ):
         """len(losses) epochs of mini-batches, a learning rate a step, shuffled if there is a generator.
 
-        With moments, of all examples, a network that is walked as one linear layer is trained from them, but for
+        With moments, of all examples, a network that is one linear layer, after folding, is trained from them, but for
         the steps whose loss would have too few digits. private: nobody else has the generator, and its lock is left
         alone. Returns how many epochs were finished, whether all their steps were taken from moments, and why they are
         fewer than asked for: the "loss" or the "gradient" of a step was not finite. That step is not made, and its loss
@@ -201,7 +201,7 @@ cdef class Engine:
         cdef double[::1] work
         cdef object generator_lock
         cdef Py_ssize_t n_steps
-        read_matrix("y", y, self.n_outputs, job.n_examples, &job.walk.y)
+        read_matrix("y", y, self.n_outputs, job.n_examples, &job.network.y)
         cdef object _held = read_update(&job.update, optimizer, parameters, job.n_parameters, False)
         job.losses = &losses[0]
         job.n_epochs = losses.shape[0]
@@ -210,12 +210,12 @@ cdef class Engine:
         if rates is not None:
             job.rates = &rates[0]
         if moments is not None:
-            means, products, work = moments.means, moments.products, np.empty(self.blank.walk.layers[0].n_in)
+            means, products, work = moments.means, moments.products, np.empty(self.blank.network.layers[0].n_in)
             job.moments = Moments(means.shape[0], &means[0], &products[0, 0], &work[0])
         if bit_generator is not None:
             order = np.empty(job.n_examples, dtype=np.intp)
             job.order = &order[0]
-            job.walk.order = job.order
+            job.network.order = job.order
             job.bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
             if not private:
                 generator_lock = bit_generator.lock
@@ -233,8 +233,8 @@ cdef class Engine:
         """The n_steps steps of a job, or some. Counts optimizer.n_steps, also when they are interrupted."""
         cdef object all_made = job.update.step + n_steps    # while there is memory for a number
         cdef Py_ssize_t count = smaller(job.batch, job.n_examples)
-        if job.update.nesterov and job.chains == NULL:
-            job.walk.parameters = job.ahead
+        if job.update.nesterov and job.folds == NULL:
+            job.network.parameters = job.ahead
         if job.half_made != NULL:
             set_flag(job.half_made, HALF_EPOCH)
         try:

@@ -1,8 +1,8 @@
 """Kernels as functions of their own, of arrays from outside: matrix product, activations, and what _engine/moments.py and
 training.py need.
 
-Product and activations have a quick form, for small arrays that can be taken as they are: it asks nothing of Python
-but the result's memory. It returns None for everything else, and `fusegrad.kernels` goes through the door.
+Product and activations have a direct form, for small arrays that can be taken in place: it asks nothing of Python
+but the result's memory. It returns None for everything else, and `fusegrad.kernels` validates and converts.
 """
 
 cdef struct Product:
@@ -51,7 +51,7 @@ cdef void multiply_all(void* data, Team* team) noexcept nogil:
     run_stage(team, &product.interrupt, multiply_share, product.n_shares)
 
 
-def quick_matmul(a, b, out, Py_ssize_t most, int n_threads):
+def matmul_direct(a, b, out, Py_ssize_t most, int n_threads):
     """`matmul` of at most `most` multiply-adds, of arrays that can be taken as they are; else None.
 
     A new array is made if out is None.
@@ -179,7 +179,7 @@ cdef void activate_all(void* data, Team* team) noexcept nogil:
     run_stage(team, &job.interrupt, activate_piece, parts(job.n_chunks, job.piece))
 
 
-def quick_activation(int kind, z, out, Py_ssize_t most):
+def activation_direct(int kind, z, out, Py_ssize_t most):
     """`activation` of at most `most` numbers in contiguous arrays that can be taken as they are; else None.
 
     A new array is made if out is None.

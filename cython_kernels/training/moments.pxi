@@ -8,16 +8,16 @@ e = W mean x + b - mean y,
     dW  = (2/m) (W Sxx - Sxy) + 2 e (mean x)^T,   db = 2 e
 
 so a step costs n_out n_in^2, the same for a thousand examples and ten million. Consecutive linear layers
-are composed to one (network/folding.pxi), so this serves three of the four networks. All of it is in
+are folded into one (network/folding.pxi), so this serves three of the four networks. All of it is in
 float64; being centred, nothing cancels in the gradient, whatever the means.
 
 In the loss the first three terms cancel where the fit is nearly perfect. When what is left of them is
 less than LEAST_LEFT of their size, fewer than ten digits of the loss would be right: `moments_step` says
-no, and the examples are walked for that step. The parameters alone decide, so a fit that is stopped and
+no, and that step is computed from the examples. The parameters alone decide, so a fit that is stopped and
 taken up again goes the same way.
 
 Rejected: moments that are not centred (raw columns with a mean of 1000 times their spread lose six digits
-of the gradient); an eigenbasis of Sxx, in which a step is O(n) (other rounding than the walk's, and no gain
+of the gradient); an eigenbasis of Sxx, in which a step is O(n) (other rounding than from the examples, and no gain
 until n is in the hundreds).
 """
 
@@ -67,6 +67,6 @@ cdef double moments_step(
     left = quadratic - 2 * mixed + constant
     if not left >= LEAST_LEFT * (quadratic + 2 * (mixed if mixed > 0 else -mixed) + constant):     # NaN included
         return -1
-    if not isfinite(<real>(left / m + offset)):     # the walk says inf, in its own dtype
+    if not isfinite(<real>(left / m + offset)):     # from the examples it is inf, in their dtype
         return -1
     return left / m + offset

@@ -1,36 +1,44 @@
 """The steps of a call, shared by its threads: the blocks of a batch, their gradients, the update, the epochs.
 
-Design. A batch is cut into *blocks*, a block into tiles, which go through network/passes.pxi. A block has its own slot for the
-gradient it adds up; slots are added in order. Where blocks begin depends on the shapes alone, never on the threads,
+Design. A batch is cut into *blocks*, a block into tiles, which go through network/passes.pxi. A block adds up a partial
+gradient of its own; partial gradients are added in order. Where blocks begin depends on the shapes alone, never on the threads,
 so any number of threads gives the same bits.
 
-A fit is one parallel region. Its leader runs `train_steps` from beginning to end, and hands out three stages a step (team.h):
-the blocks, the sum of their gradients, the update; each element of the last two is one thread's. All else is the leader's alone:
+A step is a pipeline of stages, each with one function:
+
+    gradient_block   input tile, forward pass, loss, backward pass: the partial gradient of a block
+    reduce_part      the sum of the partial gradients, in a fixed order
+    unfold_layers    where layers are folded, the gradients of their members
+    check_part       the gradient stage
+    update_part      the optimizer's update
+
+A fit is one parallel region. Its leader runs `train_steps` from beginning to end and hands out the stages (team.h), in
+blocks or in parts of the parameters; each element of a part is one thread's. All else is the leader's alone:
 the order of the examples, Nesterov's look-ahead, folded layers, moments, and every decision. Nothing is written from a
 gradient that is not finite: the sum is checked before the update begins.
 
 Between two epochs parameters, states, n_steps and generator belong together, and signal handlers may save them. In the
 middle of an epoch they do not (`TrainingLock`), and handlers run there only where an epoch takes long.
 
-Rejected: a region for each layer or step (fork and join cost more than a small step); a slot for each
+Rejected: a region for each layer or step (fork and join cost more than a small step); a partial gradient for each
 thread (other bits for other thread counts); sums by atomics (the same, and slow).
 """
 
 cdef struct Job:
     # What the threads of one call share.
-    Walk walk
+    Network network
     Update update
-    Chain* chains           # one a layer of the walk; NULL: the layers are the network's own
+    Fold* folds             # one a layer after folding; NULL: nothing is folded
     Layer* members          # the network's layers
-    Py_ssize_t n_parameters     # of the network; those of the walk may be fewer
+    Py_ssize_t n_parameters     # before folding; network.n_parameters after it
     real* parameters
     real* ahead             # Nesterov: where the gradient is taken
-    real* composed          # the parameters of the walk, where it has its own
+    real* folded_parameters     # where layers are folded
     real* gradient
-    real* walked            # the gradient of the walk: `gradient` where there are no chains
-    real* tiles             # scratch of the chains
-    Moments moments         # means NULL: the examples are walked
-    real* slots             # one gradient of the walk a block, when there is more than one block
+    real* folded_gradient       # `gradient` where nothing is folded
+    real* tiles             # scratch of the folds
+    Moments moments         # means NULL: from the examples
+    real* partial_gradients     # one a block, but for the first, which adds up in `folded_gradient`
     double* block_losses
     char* scratch           # one piece a thread
     Py_ssize_t scratch_size
@@ -62,32 +70,32 @@ cdef inline real* own_scratch(Job* job, int thread) noexcept nogil:
     return <real*>(job.scratch + thread * job.scratch_size)
 
 
-cdef inline real* slot_of(Job* job, Py_ssize_t block) noexcept nogil:
-    """Where a block sums its gradient up: the first one where the whole is wanted."""
-    return job.walked if block == 0 else job.slots + (block - 1) * job.walk.n_parameters
+cdef inline real* partial_gradient_of(Job* job, Py_ssize_t block) noexcept nogil:
+    """Where a block adds up its gradient: the first one where the sum of all is to be."""
+    return job.folded_gradient if block == 0 else job.partial_gradients + (block - 1) * job.network.n_parameters
 
 
-cdef inline Py_ssize_t blocks_of(Walk* walk, Py_ssize_t count) noexcept nogil:
+cdef inline Py_ssize_t blocks_of(Network* network, Py_ssize_t count) noexcept nogil:
     """How many blocks hold `count` examples; for one it spares a division."""
-    return 1 if count <= walk.block else (count + walk.block - 1) // walk.block
+    return 1 if count <= network.block else (count + network.block - 1) // network.block
 
 
 cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogil:
-    """A stage: the gradient of one block of the batch into its slot, its loss beside it."""
+    """Forward pass, loss and backward pass of one block of the batch: its partial gradient, and its loss."""
     cdef Job* job = <Job*>data
-    cdef Walk* walk = &job.walk
-    cdef Py_ssize_t place = job.first + block * walk.block
-    cdef Py_ssize_t stop = job.first + smaller(job.count, (block + 1) * walk.block)
-    cdef Total slot = Total(NULL, 0, True)      # only the loss is wanted
-    cdef real weight = <real>(1.0 / job.count)
+    cdef Network* network = &job.network
+    cdef Py_ssize_t place = job.first + block * network.block
+    cdef Py_ssize_t stop = job.first + smaller(job.count, (block + 1) * network.block)
+    cdef Total partial = Total(NULL, 0, True)      # only the loss is wanted
+    cdef real weight = <real>(1.0 / normaliser(job.count))
     cdef double loss = 0
     if job.gradient != NULL:
-        slot.data = slot_of(job, block)
+        partial.data = partial_gradient_of(job, block)
     while place < stop and not is_raised(&job.interrupt.stop):
-        loss += gradient_tile(walk, place, smaller(walk.tile, stop - place), weight, own_scratch(job, thread), slot)
-        slot.fresh = False
-        check_interrupt(&job.interrupt, thread, 3 * walk.n_parameters * walk.tile)
-        place += walk.tile
+        loss += gradient_tile(network, place, smaller(network.tile, stop - place), weight, own_scratch(job, thread), partial)
+        partial.fresh = False
+        check_interrupt(&job.interrupt, thread, 3 * network.n_parameters * network.tile)
+        place += network.tile
     job.block_losses[block] = loss
 
 
@@ -95,19 +103,19 @@ cdef enum:
     PART = 1 << 13              # elements of the parameters that a thread takes at a time: whole vectors
 
 
-cdef void sum_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
-    """A stage: walked = slot 0, which is walked itself, + slot 1 + ..., in this order, for some elements."""
+cdef void reduce_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
+    """The reduction, for some elements: partial gradient 0, in folded_gradient, + partial gradient 1 + ..., in this order."""
     cdef Job* job = <Job*>data
-    cdef Py_ssize_t start = part * PART, stop = smaller(start + PART, job.walk.n_parameters), i, block
-    cdef const real* slot
+    cdef Py_ssize_t start = part * PART, stop = smaller(start + PART, job.network.n_parameters), i, block
+    cdef const real* partial
     for block in range(1, job.n_blocks):
-        slot = slot_of(job, block)
+        partial = partial_gradient_of(job, block)
         for i in range(start, stop):
-            job.walked[i] += slot[i]
+            job.folded_gradient[i] += partial[i]
 
 
 cdef void check_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
-    """A stage: whether the gradient may be squared, for some elements."""
+    """The gradient stage, for some elements: whether they may be squared."""
     cdef Job* job = <Job*>data
     cdef Py_ssize_t start = part * PART
     if not all_within(job.update.moderate, job.gradient, start, smaller(start + PART, job.n_parameters)):
@@ -115,32 +123,35 @@ cdef void check_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
 
 
 cdef void update_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
-    """A stage: the update of some parameters."""
+    """The update of some parameters."""
     cdef Job* job = <Job*>data
     update(&job.update, job.parameters, job.gradient, part * PART, smaller((part + 1) * PART, job.n_parameters))
 
 
-cdef inline void walk_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+cdef inline void run_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """The blocks of some examples: their losses, and the sum of their gradients if one is wanted. May be interrupted."""
     job.first = first
     job.count = count
-    job.n_blocks = blocks_of(&job.walk, count)
+    job.n_blocks = blocks_of(&job.network, count)
     run_stage(team, &job.interrupt, gradient_block, job.n_blocks)
     if job.n_blocks > 1 and job.gradient != NULL and not is_raised(&job.interrupt.stop):
-        run_stage(team, &job.interrupt, sum_part, parts(job.walk.n_parameters, PART))
+        run_stage(team, &job.interrupt, reduce_part, parts(job.network.n_parameters, PART))
 
 
-cdef void compose_chains(Job* job, const real* parameters) noexcept nogil:
+cdef void fold_layers(Job* job, const real* parameters) noexcept nogil:
     cdef Py_ssize_t i
-    for i in range(job.walk.n_layers):
-        compose(&job.chains[i], job.members, &job.walk.layers[i], parameters, job.composed, job.tiles, &job.interrupt)
+    for i in range(job.network.n_layers):
+        fold_parameters(
+            &job.folds[i], job.members, &job.network.layers[i], parameters, job.folded_parameters, job.tiles,
+            &job.interrupt)
 
 
-cdef void expand_chains(Job* job, const real* parameters) noexcept nogil:
+cdef void unfold_layers(Job* job, const real* parameters) noexcept nogil:
     cdef Py_ssize_t i
-    for i in range(job.walk.n_layers):
-        expand(
-            &job.chains[i], job.members, &job.walk.layers[i], parameters, job.walked, job.gradient, job.tiles, &job.interrupt)
+    for i in range(job.network.n_layers):
+        unfold_gradient(
+            &job.folds[i], job.members, &job.network.layers[i], parameters, job.folded_gradient, job.gradient, job.tiles,
+            &job.interrupt)
 
 
 cdef double mean_loss(Job* job) noexcept nogil:
@@ -148,7 +159,7 @@ cdef double mean_loss(Job* job) noexcept nogil:
     cdef Py_ssize_t block
     for block in range(job.n_blocks):
         total += job.block_losses[block]
-    return total / job.count
+    return total / normaliser(job.count)
 
 
 # ---- a step ------------------------------------------------------------------------------------------
@@ -156,30 +167,30 @@ cdef double mean_loss(Job* job) noexcept nogil:
 cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """One step over some examples; its loss. There is no update if that, or the gradient, is not finite
     (`job.immoderate` stays raised), or the step is interrupted."""
-    cdef Walk* walk = &job.walk
+    cdef Network* network = &job.network
     cdef Update* rule = &job.update
     cdef Py_ssize_t n = job.n_parameters
     cdef const real* parameters = job.ahead if rule.nesterov else job.parameters
     cdef double loss = -1
     if rule.nesterov:
         look_ahead(rule, job.parameters, job.ahead, n)
-    if job.chains != NULL:
-        compose_chains(job, parameters)
+    if job.folds != NULL:
+        fold_layers(job, parameters)
     if job.moments.means != NULL:
-        loss = moments_step(&job.moments, walk.layers, walk.parameters, count, job.walked)
-        check_interrupt(&job.interrupt, 0, walk.n_parameters * walk.layers[0].n_in)
+        loss = moments_step(&job.moments, network.layers, network.parameters, count, job.folded_gradient)
+        check_interrupt(&job.interrupt, 0, network.n_parameters * network.layers[0].n_in)
     if is_raised(&job.interrupt.stop):
         return 0
     if not loss >= 0:
         job.from_moments = False
-        walk_batch(job, team, first, count)
+        run_batch(job, team, first, count)
         if is_raised(&job.interrupt.stop):
             return 0
         loss = mean_loss(job)
         if not isfinite(loss):
             return loss
-    if job.chains != NULL:
-        expand_chains(job, parameters)
+    if job.folds != NULL:
+        unfold_layers(job, parameters)
         if is_raised(&job.interrupt.stop):
             return 0
     run_stage(team, &job.interrupt, check_part, parts(n, PART))
@@ -197,11 +208,11 @@ cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexc
 cdef void train_steps(void* data, Team* team) noexcept nogil:
     """The epochs of a fit, from where they were left: what the leader does in `Engine.train`."""
     cdef Job* job = <Job*>data
-    cdef Walk* walk = &job.walk
+    cdef Network* network = &job.network
     cdef Py_ssize_t count, seen = job.n_seen, work = 0, epochs_work = 0
     cdef double loss, total = job.seen_loss
     # A batch that is one tile and all there is need not be packed again: 5 to 10 % of such a step.
-    cdef bint one_tile = job.order == NULL and job.n_examples <= smaller(job.batch, walk.tile)
+    cdef bint one_tile = job.order == NULL and job.n_examples <= smaller(job.batch, network.tile)
     while job.finished < job.n_epochs:
         if seen == 0 and job.order != NULL:
             shuffle(job.order, job.n_examples, job.bits, job.generator_lock, &job.interrupt)
@@ -217,8 +228,8 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
                 return
             total += loss * count
             seen += count
-            walk.kept = one_tile and not job.from_moments
-            work += walk.n_parameters * count
+            network.kept = one_tile and not job.from_moments
+            work += network.n_parameters * count
             if work > CHECK_WORK:
                 work = 0
                 if should_change(team):
@@ -230,7 +241,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
         job.finished += 1
         seen = 0
         total = 0
-        epochs_work += walk.n_parameters * job.n_examples
+        epochs_work += network.n_parameters * job.n_examples
         if epochs_work > CHECK_WORK:
             epochs_work = 0
             rest(job)
@@ -266,29 +277,29 @@ cdef int count_steps(object optimizer, Update* rule, object n_steps) except -1:
 cdef void predict_tile(void* data, int thread, Py_ssize_t tile) noexcept nogil:
     """A stage: the prediction for one tile of X."""
     cdef Job* job = <Job*>data
-    cdef Walk* walk = &job.walk
-    cdef Py_ssize_t place = tile * walk.tile, count = smaller(walk.tile, job.n_examples - place)
+    cdef Network* network = &job.network
+    cdef Py_ssize_t place = tile * network.tile, count = smaller(network.tile, job.n_examples - place)
     cdef real* scratch = own_scratch(job, thread)
     cdef Features lowest
     if is_raised(&job.interrupt.stop):
         return
-    lowest = inputs(walk, place, count, scratch)
-    unpack_tile(forward_tile(walk, &lowest, place, count, scratch), job.out, place, count)
-    check_interrupt(&job.interrupt, thread, walk.n_parameters * walk.tile)
+    lowest = inputs(network, place, count, scratch)
+    unpack_tile(forward_tile(network, &lowest, place, count, scratch), job.out, place, count)
+    check_interrupt(&job.interrupt, thread, network.n_parameters * network.tile)
 
 
 cdef void predict(void* data, Team* team) noexcept nogil:
     """What the leader does in `Engine.forward`."""
     cdef Job* job = <Job*>data
-    run_stage(team, &job.interrupt, predict_tile, parts(job.n_examples, job.walk.tile))
+    run_stage(team, &job.interrupt, predict_tile, parts(job.n_examples, job.network.tile))
 
 
 cdef void differentiate(void* data, Team* team) noexcept nogil:
     """What the leader does in `Engine.gradient`."""
     cdef Job* job = <Job*>data
-    if job.chains != NULL:
-        compose_chains(job, job.parameters)
+    if job.folds != NULL:
+        fold_layers(job, job.parameters)
     if not is_raised(&job.interrupt.stop):
-        walk_batch(job, team, 0, job.n_examples)
-    if job.chains != NULL and job.gradient != NULL and not is_raised(&job.interrupt.stop):
-        expand_chains(job, job.parameters)
+        run_batch(job, team, 0, job.n_examples)
+    if job.folds != NULL and job.gradient != NULL and not is_raised(&job.interrupt.stop):
+        unfold_layers(job, job.parameters)

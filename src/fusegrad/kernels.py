@@ -1,6 +1,6 @@
 """The kernels as functions, each usable alone.
 
-Arrays are judged here and handed to the compiled module of their dtype. The dtype is that of the first
+Arrays are validated here and passed to the compiled module of their dtype. The dtype is that of the first
 argument (float16 counts as float32, integers and bool as float64); the others are converted to it.
 """
 
@@ -51,10 +51,10 @@ def _product_threads(a: Array, b: Array) -> int:
     return worthwhile_threads(work, max(a.shape[0], b.shape[1]) // 16, allowed_threads(work))
 
 
-def _quick_matmul(a: Any, b: Any, out: Array | None, most: int, n_threads: int) -> Array | None:
+def _matmul_direct(a: Any, b: Any, out: Array | None, most: int, n_threads: int) -> Array | None:
     """The product of at most `most` multiply-adds, of arrays that need no conversion; else None."""
     for kernels in _MODULES:
-        product: Array | None = kernels.quick_matmul(a, b, out, most, n_threads)
+        product: Array | None = kernels.matmul_direct(a, b, out, most, n_threads)
         if product is not None:
             return product
     return None
@@ -99,9 +99,9 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
     array([[ 5., 14.],
            [14., 50.]])
     """
-    product = _quick_matmul(a, b, out, 2 * THREAD_WORK - 1, 1)
+    product = _matmul_direct(a, b, out, 2 * THREAD_WORK - 1, 1)
     if product is None and type(a) is type(b) is np.ndarray and a.ndim == b.ndim == 2:
-        product = _quick_matmul(a, b, out, sys.maxsize, _product_threads(a, b))
+        product = _matmul_direct(a, b, out, sys.maxsize, _product_threads(a, b))
     if product is not None:
         return product
     a = _operand(a, "a", None)
@@ -195,10 +195,10 @@ def apply(z: Any, activation: str, out: Array | None = None) -> Array:
     array([0., 2.])
     """
     kind = _KINDS[_activation(activation)]
-    for kernels in _MODULES:  # what needs no judging goes straight in
-        quick: Array | None = kernels.quick_activation(kind, z, out, _ALONE)
-        if quick is not None:
-            return quick
+    for kernels in _MODULES:  # what needs no conversion is passed on at once
+        direct: Array | None = kernels.activation_direct(kind, z, out, _ALONE)
+        if direct is not None:
+            return direct
     in_place = out is z
     z = as_floats(z, "z", None)
     result = np.empty(z.shape, z.dtype) if out is None else as_output(out, "out", z.dtype, z.shape)

@@ -1,4 +1,4 @@
-"""Networks: layers, one flat buffer of parameters, and the engines that walk them."""
+"""Networks: layers, one flat buffer of parameters, and the engine that computes with them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
@@ -403,9 +403,9 @@ class Sequential:
         """
         engine = self._engine
         if engine.small_predictor is not None:
-            quick: Array | None = engine.small_predictor.quick_forward(X, engine.parameters, out)
-            if quick is not None:
-                return quick
+            direct: Array | None = engine.small_predictor.forward_direct(X, engine.parameters, out)
+            if direct is not None:
+                return direct
         return engine.forward(X, out)
 
     __call__ = forward
@@ -551,11 +551,11 @@ class Sequential:
         """
         engine = self._engine
         if engine.small_step is not None:
-            quick: float | None = engine.small_step.quick_step(
+            direct: float | None = engine.small_step.step_direct(
                 X, y, engine.parameters, optimizer, COMPILED_STEP, engine.lock
             )
-            if quick is not None:
-                return quick
+            if direct is not None:
+                return direct
         return train_step(self._trainee(), X, y, optimizer)
 
     def _trainee(self) -> Trainee:
@@ -623,7 +623,8 @@ class Sequential:
             float64) where no mini-batches are asked for and the number of epochs pays for them: a step then
             costs the same for any number of examples. In float64 losses and gradients of given parameters agree
             with those of the examples to 1e-9; where they would not, because the fit is nearly perfect, the examples
-            are walked. A fit then differs by as much as its rule makes of rounding: RMSprop near an optimum a lot.
+            take their place. A fit then differs by as much as its rule makes of rounding: RMSprop near an optimum
+            a lot.
             `plan` says what is chosen and why.
 
         Returns

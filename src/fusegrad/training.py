@@ -258,7 +258,7 @@ class _Batches(NamedTuple):
 
 
 def _cut(m: int, batch_size: int | None, shuffle: bool, rng: Any) -> _Batches:
-    """The arguments of `fit`, judged, for m examples."""
+    """The arguments of `fit` for m examples, validated."""
     size = m if batch_size is None else min(as_count(batch_size, "batch_size"), m)
     shuffled = as_flag(shuffle, "shuffle") and size < m
     generator = as_generator(rng) if shuffled or rng is not None else None
@@ -268,7 +268,7 @@ def _cut(m: int, batch_size: int | None, shuffle: bool, rng: Any) -> _Batches:
 
 @dataclass
 class _Run:
-    """How the epochs of one fit are run, and taken back. Its arguments are judged."""
+    """How the epochs of one fit are run, and taken back. Its arguments are validated."""
 
     trainee: Trainee
     X: Array

@@ -55,7 +55,7 @@ def test_nothing_of_a_plan_can_be_changed():
     """Engines are made of it, and what they read steers the kernels."""
     net = fg.TwoLayerLinear(8, 32, rng=0)
     plan = net.plan(1000)
-    for table in (plan.layer_table, plan.member_table, plan.chain_table):
+    for table in (plan.layer_table, plan.member_table, plan.fold_table):
         assert {type(n) for row in table for n in row} == {int}
         with pytest.raises(TypeError):
             table[0][0] = 1 << 28

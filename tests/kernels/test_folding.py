@@ -1,4 +1,4 @@
-"""Consecutive linear layers walked as one: the same gradients, the same training, chosen where it pays."""
+"""Consecutive linear layers folded into one: the same gradients, the same training, chosen where it pays."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ from support import LANES, TOLERANCE, examples, reference, relative, shaken
 
 import fusegrad as fg
 from fusegrad._engine.engine import NetworkEngine
-from fusegrad._engine.plan import collapse
+from fusegrad._engine.plan import fold_layers
 
-CHAINS = {
+FOLDS = {
     "two": [fg.Linear(8, 32), fg.Linear(32, 1)],
     "three": [fg.Linear(5, 20), fg.Linear(20, 7), fg.Identity(), fg.Linear(7, 2)],
     "without bias": [fg.Linear(6, 9, bias=False), fg.Linear(9, 3, bias=False)],
@@ -25,14 +25,14 @@ CHAINS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("layers", CHAINS.values(), ids=CHAINS)
+@pytest.mark.parametrize("layers", FOLDS.values(), ids=FOLDS)
 @pytest.mark.parametrize("m", [1, 33, 500, 20_011])
 def test_gradients(layers, m, dtype):
     net = shaken(*layers, dtype=dtype)
     X, y = examples(net, m)
     expected = reference(net, X, y)
     loss, gradient = net.loss_and_gradient(X, y)
-    assert net.plan(20_011).collapsed
+    assert net.plan(20_011).folded
     assert loss == pytest.approx(expected.loss, rel=TOLERANCE[dtype])
     assert relative(gradient, expected.gradient) <= TOLERANCE[dtype]
     for name, part in net.unflatten(gradient).items():
@@ -46,7 +46,7 @@ def test_gradients(layers, m, dtype):
 def test_columns_at_the_edge_of_a_panel(n_in, dtype):
     net = shaken(fg.Linear(n_in, 3 * LANES[dtype] + 1), fg.Linear(3 * LANES[dtype] + 1, 2), dtype=dtype)
     X, y = examples(net, 5000)
-    assert net.plan(5000).collapsed
+    assert net.plan(5000).folded
     assert relative(net.loss_and_gradient(X, y)[1], reference(net, X, y).gradient) <= TOLERANCE[dtype]
 
 
@@ -55,7 +55,7 @@ def test_more_inputs_than_a_lane_adds_up():
     net = shaken(fg.Linear(2100, 2), fg.Linear(2, 1), dtype="float32")
     rng = np.random.default_rng(0)
     X, y = rng.random((2100, 4400), dtype="float32"), rng.random((1, 4400), dtype="float32")
-    assert net.plan(4400).collapsed
+    assert net.plan(4400).folded
     assert relative(net.loss_and_gradient(X, y)[1], reference(net, X, y).gradient) <= TOLERANCE["float32"]
 
 
@@ -69,12 +69,12 @@ class LayerByLayer(NetworkEngine):
 @pytest.mark.parametrize("optimizer", [lambda: fg.SGD(0.01), lambda: fg.SGD(0.01, 0.9, nesterov=True), fg.Adam])
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_training_is_that_of_the_layers_one_by_one(optimizer, n_threads):
-    layers = CHAINS["between activations"]
+    layers = FOLDS["between activations"]
     net, twin = (shaken(*layers, dtype="float64") for _ in range(2))
     X, y = examples(net, 9000)
     twin._engine.__class__ = LayerByLayer
     options = {"epochs": 3, "batch_size": 4000, "rng": 0, "n_threads": n_threads}
-    assert net.plan(4000).collapsed
+    assert net.plan(4000).folded
     one = net.fit(X, y, optimizer=optimizer(), **options)
     two = twin.fit(X, y, optimizer=optimizer(), **options)
     np.testing.assert_allclose(one.loss, two.loss, rtol=1e-12)
@@ -82,7 +82,7 @@ def test_training_is_that_of_the_layers_one_by_one(optimizer, n_threads):
 
 
 def test_threads_change_no_bit(dtype):
-    net, twin = (shaken(*CHAINS["three"], dtype=dtype) for _ in range(2))
+    net, twin = (shaken(*FOLDS["three"], dtype=dtype) for _ in range(2))
     X, y = examples(net, 50_000)
     for network, n_threads in ((net, 1), (twin, 4)):
         network.fit(X, y, optimizer=fg.SGD(0.01, momentum=0.5), epochs=3, n_threads=n_threads)
@@ -90,17 +90,17 @@ def test_threads_change_no_bit(dtype):
 
 
 def test_it_is_chosen_where_it_pays():
-    def chains(layers, batch):
-        return [len(chain) for chain in collapse(fg.Sequential(*layers).dense_layers, batch, 32)]
+    def folds(layers, batch):
+        return [len(fold) for fold in fold_layers(fg.Sequential(*layers).dense_layers, batch, 32)]
 
-    assert chains(CHAINS["two"], 10**5) == [2]
-    assert chains(CHAINS["two"], 4) == [1, 1]
-    assert chains(CHAINS["between activations"], 10**5) == [1, 2, 2]
+    assert folds(FOLDS["two"], 10**5) == [2]
+    assert folds(FOLDS["two"], 4) == [1, 1]
+    assert folds(FOLDS["between activations"], 10**5) == [1, 2, 2]
     # a narrow waist is cheaper as it is
-    assert chains([fg.Linear(100, 2), fg.Linear(2, 100)], 10**5) == [1, 1]
+    assert folds([fg.Linear(100, 2), fg.Linear(2, 100)], 10**5) == [1, 1]
 
 
-def test_predictions_do_not_collapse():
-    net = shaken(*CHAINS["two"], dtype="float32")
+def test_predictions_do_not_fold():
+    net = shaken(*FOLDS["two"], dtype="float32")
     X, _ = examples(net, 4000)
     np.testing.assert_array_equal(net(X)[:, :1], net(X[:, :1]))

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing with atheris: of what `fusegrad.load` reads, and of the arrays that the door judges.
+"""Coverage-guided fuzzing with atheris: of what `fusegrad.load` reads, and of the validation of arrays.
 
     python tests/reliability/fuzz.py load|arrays [minutes] [arguments of libFuzzer]
 
@@ -100,7 +100,7 @@ def draw_array(data: atheris.FuzzedDataProvider) -> np.ndarray:
 
 
 def arrays(raw: bytes) -> None:
-    """Any two arrays through every door: what their copies give, or a clear error."""
+    """Any two arrays through every public function: what their copies give, or a clear error."""
     data = atheris.FuzzedDataProvider(raw)
     way = data.ConsumeIntInRange(0, 6)
     first, second = draw_array(data), draw_array(data)

@@ -108,7 +108,7 @@ interrupted(lambda: [fg.kernels.sigmoid(z, out=out) for _ in range(100)], 0.2)
 net = fg.Sequential(fg.Linear(3000, 3000), fg.Linear(3000, 3000), fg.Linear(3000, 1), rng=0)
 optimizer = fg.SGD(lr=1e-12)
 X, y = np.ones((3000, 3300), "float32"), np.ones((1, 3300), "float32")
-assert net.plan(3300).collapsed
+assert net.plan(3300).folded
 for after in (0.3, 0.8, 1.5):
     interrupted(lambda: net.fit(X, y, optimizer=optimizer, epochs=100, moments=False), after)
 interrupted(lambda: [net.loss_and_gradient(X, y) for _ in range(100)], 1.0)

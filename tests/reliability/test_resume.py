@@ -94,7 +94,7 @@ def test_a_linear_network_that_trains_from_moments(epochs, dtype, tmp_path):
 
     whole, optimizer = make()
     X, y = examples(whole, 5000)
-    y = X.sum(axis=0) + 1e-4 * y  # nearly perfect fits, at which the examples are walked
+    y = X.sum(axis=0) + 1e-4 * y  # nearly perfect fits, at which steps are computed from the examples
     history = whole.fit(X, y, optimizer=optimizer, epochs=epochs)
     for stop in (1, epochs // 2, epochs - 1):
         part, own = make()

@@ -95,7 +95,7 @@ def test_ten_million_features_of_one_example(n):
 
 @pytest.mark.reliability
 def test_more_than_two_to_the_31_numbers():
-    """Arrays of zero strides are walked in a few bytes; zeros take no memory until they are written."""
+    """Arrays of zero strides take a few bytes; zeros take no memory until they are written."""
     m = 2**31 + 77
     net = fg.UnivariateRegression(rng=0)
     X, y = np.broadcast_to(np.float32([[2.0]]), (1, m)), np.broadcast_to(np.float32([[3.0]]), (1, m))

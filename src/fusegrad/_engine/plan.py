@@ -1,4 +1,4 @@
-"""From the shapes of a network and a batch to the plan of a walk: everything clever, before any number.
+"""From the shapes of a network and a batch to the plan of a step: everything clever, before any number.
 
 The plan decides how the gradient of each layer is summed, how many examples make a tile and a block,
 and how many threads the work is worth. Nothing in it depends on the data, and nothing but `n_threads`
@@ -30,27 +30,27 @@ LONG_RUN = 4096
 FAR_X = 4 * L2_TILE
 #: More gain nothing: the cost of a tile's start is spread thin enough.
 LARGEST_TILE = 4096
-#: Examples in a block at the least: adding up its slot then costs below 3 % of its walk ...
+#: Examples in a block at the least: adding up its partial gradient then costs below 3 % of its passes ...
 LEAST_BLOCK = 256
-#: ... and twice as many where a gradient takes more than this and the slots do not stay in the L2.
+#: ... and twice as many where a gradient takes more than this and the partial gradients do not stay in the L2.
 L2_GRADIENT = 256 * 1024
-#: Blocks at the most: enough for many threads; memory for their slots is bounded below as well.
+#: Blocks at the most: enough for many threads; memory for their partial gradients is bounded below as well.
 MOST_BLOCKS = 64
-SLOT_BYTES = 32 * 1024 * 1024
+PARTIAL_BYTES = 32 * 1024 * 1024
 #: Multiply-adds that pay for waking a thread (about 20 microseconds of work).
 THREAD_WORK = 1 << 19
 #: Multiply-adds that take a few microseconds: for less the GIL is kept, which gains 50 ns ...
-BRIEF_WORK = 3 << 16
+SMALL_WORK = 3 << 16
 #: ... those that an activation takes, and a number from outside that is not in a cache.
 UNIT_WORK = 32
 NUMBER_WORK = 64
 
 #: The columns of the layer table; `Layer` in cython_kernels/network/tiles.pxi reads them in this order.
 LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed")
-#: The columns of the chain table; `Chain` in cython_kernels/network/folding.pxi reads them in this order.
-CHAIN_TABLE = ("first", "count", "scratch")
-#: Multiply-adds that composing a chain costs beside its products.
-CHAIN_WORK = 4000
+#: The columns of the fold table; `Fold` in cython_kernels/network/folding.pxi reads them in this order.
+FOLD_TABLE = ("first", "count", "scratch")
+#: Multiply-adds that folding costs beside its products.
+FOLD_WORK = 4000
 
 Table = tuple[tuple[int, ...], ...]
 
@@ -76,27 +76,27 @@ class Dense:
 class Plan:
     """What an engine needs to know for cython_kernels/network/passes.pxi. Nothing in it can be changed."""
 
-    layers: tuple[Dense, ...]  # that are walked
+    layers: tuple[Dense, ...]  # after folding
     members: tuple[Dense, ...]  # of the network
     dtype: np.dtype[Any]
     n_parameters: int  # of the network
-    n_walked: int  # of the walk
+    n_folded: int  # parameters after folding
     batch: int  # examples in a step
-    tile: int  # examples that walk together
-    block: int  # examples whose gradient is added up in one slot
+    tile: int  # examples that go through all layers together
+    block: int  # examples whose gradients are added up in one partial gradient
     n_blocks: int  # of them, in a step
     n_threads: int
-    brief: int  # examples at the most in a call that keeps the GIL
+    small_batch: int  # examples at the most in a call that keeps the GIL
     scratch: int  # numbers that a thread needs for a tile
-    chain_scratch: int  # numbers that the chains need
+    fold_scratch: int  # numbers that the folds need
     layer_table: Table
     member_table: Table
-    chain_table: Table
+    fold_table: Table
     note: str = ""
 
     @property
-    def collapsed(self) -> bool:
-        """Whether consecutive linear layers are walked as one."""
+    def folded(self) -> bool:
+        """Whether consecutive linear layers are computed as one."""
         return len(self.layers) < len(self.members)
 
     def __str__(self) -> str:
@@ -106,11 +106,9 @@ class Plan:
             f"{self.batch} examples a step, in tiles of {self.tile} and blocks of {self.block}, "
             f"{self.n_threads} thread{'s' * (self.n_threads > 1)}, {self.scratch * self.dtype.itemsize} bytes each"
         ]
-        for layer, row, (_, count, _) in zip(self.layers, self.layer_table, self.chain_table, strict=True):
-            collapsed = f", {count} linear layers in one" if count > 1 else ""
-            lines.append(
-                f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}, gradient {ways[row[-1]]}{collapsed}"
-            )
+        for layer, row, (_, count, _) in zip(self.layers, self.layer_table, self.fold_table, strict=True):
+            folded = f", {count} linear layers in one" if count > 1 else ""
+            lines.append(f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}, gradient {ways[row[-1]]}{folded}")
         return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
 
 
@@ -146,17 +144,17 @@ def parallel_from(layers: tuple[Dense, ...]) -> int:
     return max(LEAST_BLOCK + 1, -(-2 * THREAD_WORK // step_work(layers, 1)))
 
 
-def brief_batch(layers: tuple[Dense, ...], members: tuple[Dense, ...]) -> int:
+def small_batch_of(layers: tuple[Dense, ...], members: tuple[Dense, ...]) -> int:
     """The most examples whose step takes but a few microseconds on one thread."""
     units = sum(layer.n_out for layer in members)
     numbers = members[0].n_in + members[-1].n_out
-    return BRIEF_WORK // (max(step_work(layers, 1), step_work(members, 1)) + UNIT_WORK * units + NUMBER_WORK * numbers)
+    return SMALL_WORK // (max(step_work(layers, 1), step_work(members, 1)) + UNIT_WORK * units + NUMBER_WORK * numbers)
 
 
 def moments_pay(plan: Plan, m: int, epochs: int) -> tuple[bool, str]:
     """Whether `epochs` steps over all m examples are cheaper from their moments, and why or why not.
 
-    Multiply-adds: the moments cost (n_in + n_out)^2 an example, once, in float64; a walk costs
+    Multiply-adds: the moments cost (n_in + n_out)^2 an example, once, in float64; a step from the examples costs
     2 n_in n_out an example, each step. They must pay twice over.
     """
     if len(plan.layers) > 1 or plan.layers[0].activation != "identity":
@@ -192,37 +190,37 @@ def _transposed_pays(layer: Dense, tile: int, lanes: int, shared_rows: int) -> b
     return (_up(layer.n_out, shared_rows) / per_vector + lanes / per_vector**2) * tile < lanewise
 
 
-def collapse(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple[Dense, ...]]:
-    """The chains of consecutive linear layers that are cheaper to walk as one; other layers stand alone.
+def fold_layers(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple[Dense, ...]]:
+    """The folds of consecutive linear layers that are cheaper to compute as one; other layers stand alone.
 
     Walked one by one, a layer costs n_in n_out multiply-adds for each example (three times over). As one,
-    each example costs n_in n_out of the whole chain, and the members cost what n_in + 1 examples would.
+    each example costs n_in n_out of the whole fold, and the members cost what n_in + 1 examples would.
     """
-    chains: list[list[Dense]] = []
+    folds: list[list[Dense]] = []
     for layer in layers:
-        if chains and chains[-1][-1].activation == "identity":
-            chains[-1].append(layer)
+        if folds and folds[-1][-1].activation == "identity":
+            folds[-1].append(layer)
         else:
-            chains.append([layer])
+            folds.append([layer])
     result: list[tuple[Dense, ...]] = []
-    for chain in chains:
-        weights = sum(layer.n_in * layer.n_out for layer in chain)
-        one = batch * chain[0].n_in * chain[-1].n_out + _up(chain[0].n_in + 1, panel) * weights + CHAIN_WORK
-        if len(chain) > 1 and one < batch * weights:
-            result.append(tuple(chain))
+    for fold in folds:
+        weights = sum(layer.n_in * layer.n_out for layer in fold)
+        one = batch * fold[0].n_in * fold[-1].n_out + _up(fold[0].n_in + 1, panel) * weights + FOLD_WORK
+        if len(fold) > 1 and one < batch * weights:
+            result.append(tuple(fold))
         else:
-            result.extend((layer,) for layer in chain)
+            result.extend((layer,) for layer in fold)
     return result
 
 
-def _walked(chains: list[tuple[Dense, ...]]) -> tuple[Dense, ...]:
-    """The layers of the walk: one for each chain, in a buffer of their own if any chain is longer than one."""
-    if all(len(chain) == 1 for chain in chains):
-        return tuple(chain[0] for chain in chains)
+def _folded_layers(folds: list[tuple[Dense, ...]]) -> tuple[Dense, ...]:
+    """The layers after folding: one for each fold, in a buffer of their own if any fold is longer than one."""
+    if all(len(fold) == 1 for fold in folds):
+        return tuple(fold[0] for fold in folds)
     return stack_layers(
         [
-            (chain[0].n_in, chain[-1].n_out, chain[-1].activation, any(layer.bias is not None for layer in chain))
-            for chain in chains
+            (fold[0].n_in, fold[-1].n_out, fold[-1].activation, any(layer.bias is not None for layer in fold))
+            for fold in folds
         ]
     )
 
@@ -243,23 +241,23 @@ def _table(layers: Sequence[Dense], activations: Sequence[str], transposed: Sequ
 
 @lru_cache(maxsize=1024)
 def make_plan(
-    members: tuple[Dense, ...], dtype: np.dtype[Any], batch: int, n_threads: int, collapsing: bool = True
+    members: tuple[Dense, ...], dtype: np.dtype[Any], batch: int, n_threads: int, folding: bool = True
 ) -> Plan:
     """The plan for steps of `batch` examples on at most n_threads threads."""
     kernels = by_dtype[dtype]
     lanes, panel = kernels.lanes, kernels.panel
 
     alone: list[tuple[Dense, ...]] = [(layer,) for layer in members]
-    chains = collapse(members, batch, panel) if collapsing else alone
-    layers = _walked(chains)
-    # A chain's tiles have a column for each input and one for the bias.
-    chain_table, first, chain_scratch = [], 0, 0
-    for chain in chains:
-        chain_table.append((first, len(chain), chain_scratch))
-        first += len(chain)
-        if len(chain) > 1:
-            chain_scratch += _up(chain[0].n_in + 1, panel) * sum(layer.n_out for layer in chain)
-    # Their last activation is the walk's; to each other the members of a chain are linear.
+    folds = fold_layers(members, batch, panel) if folding else alone
+    layers = _folded_layers(folds)
+    # A fold's tiles have a column for each input and one for the bias.
+    fold_table, first, fold_scratch = [], 0, 0
+    for fold in folds:
+        fold_table.append((first, len(fold), fold_scratch))
+        first += len(fold)
+        if len(fold) > 1:
+            fold_scratch += _up(fold[0].n_in + 1, panel) * sum(layer.n_out for layer in fold)
+    # Their last activation is the folded layer's; to each other the members of a fold are linear.
     linear = [replace(layer, activation="identity") for layer in members]
 
     # Activations of all layers and the targets; then room for x^T of the first layer and of the widest other.
@@ -276,7 +274,7 @@ def make_plan(
     turned = [_up(layer.n_in, panel) * turn for layer, turn in zip(layers, transposed, strict=True)]
     per_example += turned[0] + max(turned[1:], default=0)
 
-    most_blocks = max(1, min(MOST_BLOCKS, SLOT_BYTES // (layers[-1].end * dtype.itemsize)))
+    most_blocks = max(1, min(MOST_BLOCKS, PARTIAL_BYTES // (layers[-1].end * dtype.itemsize)))
     least = LEAST_BLOCK if layers[-1].end * dtype.itemsize <= L2_GRADIENT else 2 * LEAST_BLOCK
     block = _up(max(least, -(-batch // most_blocks)), tile)
     n_blocks = -(-batch // block)
@@ -287,16 +285,16 @@ def make_plan(
         members=members,
         dtype=dtype,
         n_parameters=members[-1].end,
-        n_walked=layers[-1].end,
+        n_folded=layers[-1].end,
         batch=batch,
         tile=tile,
         block=block,
         n_blocks=n_blocks,
         n_threads=n_threads,
-        brief=brief_batch(layers, members) if n_threads == 1 else 0,
+        small_batch=small_batch_of(layers, members) if n_threads == 1 else 0,
         scratch=tile * per_example,
-        chain_scratch=chain_scratch,
+        fold_scratch=fold_scratch,
         layer_table=_table(layers, kernels.ACTIVATIONS, transposed),
         member_table=_table(linear, kernels.ACTIVATIONS, [False] * len(members)),
-        chain_table=tuple(chain_table),
+        fold_table=tuple(fold_table),
     )
