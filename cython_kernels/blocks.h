@@ -40,10 +40,10 @@ enum {
 };
 
 /* ---- block sizes: by cache ------------------------------------------------------------------
-   Of a product of large matrices: a block of B (DEPTH_BLOCK x COLUMN_BLOCK), 1 MiB, lies in the L2, and ROWS of A
-   (x DEPTH_BLOCK), 8 or 16 KiB, in the L1, where panels of B pass by them. A row of a panel is asked for
+   Of a product of large matrices: a block of B (DEPTH_BLOCK x COLUMN_BLOCK), 1 MiB, is in the L2, and ROWS of A
+   (x DEPTH_BLOCK), 8 or 16 KiB, in the L1, where panels of B pass by them. A row of a panel is prefetched
    DEPTH_AHEAD rows before it is wanted: 100 to 200 cycles, where the L2 takes 15 and its buffers are shared.
-   Where A has many rows and B few columns: a panel of B (DEPTH_BLOCK x PANEL) lies in the L1, the
+   Where A has many rows and B few columns: a panel of B (DEPTH_BLOCK x PANEL) is in the L1, the
    copy of B (DEEP_BLOCK deep) and ROW_BLOCK rows of A and C, which stay until all of its depth is added, in the L2. */
 enum { LINE = 64, DEPTH_BLOCK = 256, COLUMN_BLOCK = 4096 / sizeof(real), DEPTH_AHEAD = 16, ROW_BLOCK = 120, DEEP_BLOCK = 2048 };
 

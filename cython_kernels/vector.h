@@ -181,7 +181,7 @@ FUSEGRAD_INLINE real *afresh(real *p) {
     return p;
 }
 
-/* An element of an array from outside, which may lie at any address. */
+/* An element of an array from outside, which may be at any address. */
 FUSEGRAD_INLINE real load_anywhere(const char *p) { return *(const real_anywhere *)p; }
 FUSEGRAD_INLINE void store_anywhere(char *p, real x) { *(real_anywhere *)p = x; }
 

@@ -46,8 +46,8 @@ cdef void few_rows(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, bi
 cdef void multiply_few_rows(
     Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """B is read where it lies, some of its rows at a time. The sums of a block stay in scratch, in panels."""
-    cdef Py_ssize_t j0 = 0, k0, k, p, columns, depth, few, lying, rows, tile, n_tiles = parts(a.rows, ROWS)
+    """B is read in place, some of its rows at a time. The sums of a block stay in scratch, in panels."""
+    cdef Py_ssize_t j0 = 0, k0, k, p, columns, depth, few, n_in_place, rows, tile, n_tiles = parts(a.rows, ROWS)
     cdef real* edge = scratch                   # what of B does not fill a panel
     cdef real* product = scratch + smaller(a.columns, FEW_DEPTH) * PANEL
     cdef real* place
@@ -57,7 +57,7 @@ cdef void multiply_few_rows(
     cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
     while j0 < b.columns:
         columns = smaller(FEW_COLUMNS, b.columns - j0)
-        lying = columns // PANEL
+        n_in_place = columns // PANEL
         k0 = 0
         while k0 < a.columns:
             depth = smaller(DEPTH_BLOCK, a.columns - k0)
@@ -67,12 +67,12 @@ cdef void multiply_few_rows(
                 if check_interrupt(interrupt, thread, a.rows * columns * few):
                     return
                 block = part(b, k0 + k, j0)
-                pack_right(part(block, 0, lying * PANEL), few, columns - lying * PANEL, VECTORS, edge)
+                pack_right(part(block, 0, n_in_place * PANEL), few, columns - n_in_place * PANEL, VECTORS, edge)
                 first = in_place(part(a, 0, k0 + k))
                 place = product
                 for p in range(panels(columns)):
                     right = Right(edge, PANEL)
-                    if p < lying:
+                    if p < n_in_place:
                         right = Right(<const real*>part(block, 0, p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
                     left = first
                     for tile in range(n_tiles):

@@ -13,7 +13,7 @@ cdef struct Next:
 
 
 cdef inline Next next_lines(Matrix a, Py_ssize_t k) noexcept nogil:
-    """Of the columns from k on. Past A's end nothing is lost: what is asked for need not be memory."""
+    """Of the columns from k on. Past A's end nothing is lost: what is prefetched need not be memory."""
     return Next(a.data + k * a.column, a.column if a.row == sizeof(real) else a.row)
 
 
@@ -120,29 +120,29 @@ cdef void multiply_blocks(
 
 
 cdef inline bint b_stays(Matrix a, Matrix b) noexcept nogil:
-    """Whether B is better read where it lies than copied."""
-    return lies_by_rows(b) and a.rows < (FEW_ROWS if is_far(b) else REUSED_ROWS)
+    """Whether B is better read in place than copied."""
+    return is_row_major(b) and a.rows < (FEW_ROWS if is_far(b) else REUSED_ROWS)
 
 
 cdef void multiply_in_place(
     Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """A is read where it lies; B too where a.rows is small, but for the panel that its columns do not fill."""
-    cdef Py_ssize_t i0, j0 = 0, k0, k, p, rows, columns, depth, deep, lying, edge
+    """A is read in place; B too where a.rows is small, but for the panel that its columns do not fill."""
+    cdef Py_ssize_t i0, j0 = 0, k0, k, p, rows, columns, depth, deep, n_in_place, edge
     cdef Py_ssize_t most = DEEP_BLOCK if a.rows > ROW_BLOCK else DEPTH_BLOCK     # a lone block of c stays anyway
-    cdef bint b_lies = b_stays(a, b)
+    cdef bint b_in_place = b_stays(a, b)
     cdef Left left
     cdef Right right
     cdef Matrix block
     cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
     while j0 < b.columns:
         columns = smaller(REUSED_COLUMNS, b.columns - j0)
-        lying = columns // PANEL if b_lies else 0       # panels
+        n_in_place = columns // PANEL if b_in_place else 0       # panels
         k0 = 0
         while k0 == 0 or k0 < a.columns:    # once even for an empty sum
             deep = smaller(most, a.columns - k0)
             block = part(b, k0, j0)
-            pack_right(part(block, 0, lying * PANEL), deep, columns - lying * PANEL, VECTORS, scratch)
+            pack_right(part(block, 0, n_in_place * PANEL), deep, columns - n_in_place * PANEL, VECTORS, scratch)
             i0 = 0
             while i0 < a.rows:              # here a block of c is taken up, and stays until all of `deep` is added
                 rows = smaller(ROW_BLOCK, a.rows - i0)
@@ -156,11 +156,11 @@ cdef void multiply_in_place(
                     for p in range(panels(columns)):
                         out.data = c + i0 * c_row + j0 + p * PANEL
                         out.columns = smaller(PANEL, columns - p * PANEL)
-                        if p < lying:
+                        if p < n_in_place:
                             right = Right(
                                 <const real*>part(block, k, p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
                         else:
-                            right = Right(scratch + ((p - lying) * deep + k) * PANEL, PANEL)
+                            right = Right(scratch + ((p - n_in_place) * deep + k) * PANEL, PANEL)
                         edge = out.columns - LANES
                         if 0 < edge <= HALF_LANES:      # a whole vector, and then half a one
                             out.columns = LANES

@@ -2,15 +2,15 @@
 
 Design. Large products copy both factors (`multiply_blocks`): a block of B, in panels of WIDE_VECTORS vectors,
 to the L2, where all rows of A pass by it; the few rows of A that a micro-tile takes to the L1, where all panels
-of the block pass by them. What a micro-tile will need is asked for while k runs: the panel, some rows ahead, from
-the L2; its own part of C and the next rows of A, a line of each row at a time, from wherever they are. Asked
-for all at once they would fill the L1's buffers, and the panel wait behind them. So L3 and memory, which neighbours
+of the block pass by them. What a micro-tile will need is prefetched while k runs: the panel, some rows ahead, from
+the L2; its own part of C and the next rows of A, a line of each row at a time, from wherever they are. If they were
+prefetched all at once, they would fill the L1's buffers, and the panel wait behind them. So L3 and memory, which neighbours
 share, are seldom waited for: 5 % to 17 % (512^3 to 2048^3, in quiet) and up to 40 % (in noise) over blocks of A in
 the L2 with panels of B in the L1, which come from the L3 again for each of them.
 
 Where A has few rows or B few columns, a copy does not pay (`multiply_in_place`). If B is far away too, some of its rows
-at a time are read on where they lie, as memory likes it, and the sums wait nearby meanwhile (`multiply_few_rows`): 1.1 (32 rows)
-to 1.8 times (8 rows) as fast as over a copy. Few columns from an A that lies by columns are made
+at a time are read in place, each to its end, as memory likes it, and the sums wait nearby meanwhile (`multiply_few_rows`): 1.1 (32 rows)
+to 1.8 times (8 rows) as fast as over a copy. Few columns from an A in column-major order are made
 transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector or a few: matvec.pxi;
 where the depth is small: shallow.pxi.
 
@@ -27,7 +27,7 @@ their rows of A do not leave the panel room in the L1).
 cdef enum:
     NEAR = 128              # bytes from column to column of A at which each line is read to its end;
     NEAR_COLUMNS = 128      # with longer steps more columns than these are copied
-    TURNED_COLUMNS = 16     # of B, up to which a product of an A that lies by columns is made transposed,
+    TURNED_COLUMNS = 16     # of B, up to which a product of an A in column-major order is made transposed,
     TURNED_ROWS = 512       # so many rows of A at a time, where its depth is
     TURNED_DEPTH = 4        # so many times the columns, and pays for turning the result
     SUM_DEPTH = 64 * DEPTH_BLOCK    # the longest sums that are added up in float32,
@@ -74,7 +74,7 @@ cdef void multiply_matrix(
 ) noexcept nogil:
     """`multiply` of any part of a product that is cut at panels: each sum runs over k in the same order, whatever the part.
 
-    Few columns from an A that lies by columns: the product's transpose has its lanes along A, and none idle.
+    Few columns from an A in column-major order: the product's transpose has its lanes along A, and none idle.
     """
     cdef Py_ssize_t i0 = 0, i, j, rows
     cdef real* turned = scratch

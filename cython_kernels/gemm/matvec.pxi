@@ -1,4 +1,4 @@
-"""The product of a matrix and one vector or a few: the matrix is read once, where it lies.
+"""The product of a matrix and one vector or a few: the matrix is read once, in place.
 
 Two loops go along it. By the sums (outer): one vector or two, some rows of the matrix at a time; up to 2.5 times
 as fast as down a few columns, and 1.1 to 3 times as a micro-tile of two rows. By the products (inner): its lanes run over k,
@@ -7,13 +7,13 @@ and none is idle, where those of a micro-tile would run over two to eight column
 
 The inner loop takes as many rows as fill a vector with totals. Long rows would lie in the same lines of the L1, 4 KiB apart,
 and a few of them wait for their own sums: from CHAIN_DEPTH on a row has CHAINS sums, and LANE_ROWS rows go
-together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that does not lie side by side is copied.
+together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that is not contiguous is copied.
 
 The order of the sums is these loops' own, and follows from how the matrix lies and how long its rows are. They add up sums of
 `sum_depth` at the most (`multiply_deep` the longer ones). Which factor is the vectors, if any, follows from the whole product and
 is told to each thread, whose share may look otherwise.
 
-Rejected: four rows at a time throughout (0.5 to 0.9 of the speed); rows that fit the L1 badly asked for as well (0.7).
+Rejected: four rows at a time throughout (0.5 to 0.9 of the speed); rows that fit the L1 badly prefetched as well (0.7).
 """
 
 cdef enum:
@@ -29,16 +29,16 @@ cdef enum:
     VECTOR_SIDE = LONG_COLUMNS // TWO_VECTORS   # sums of each at a time, where their totals are kept
     CHAIN_DEPTH = 1024      # of a row, from which on it has
     CHAINS = 4              # sums
-    NEXT_BYTES = 1 << 13    # of the rows to come, a part of the L1, which are asked for where m is far away,
+    NEXT_BYTES = 1 << 13    # of the rows to come, a part of the L1, which are prefetched where m is far away,
     NEXT_VECTORS = 4        # if they are so long; and as many more, to the L2, of an m of more than
     MEMORY_BYTES = 1 << 23  # which the L3 may not hold
 
 
 cdef struct Long:
-    # Rows of numbers that lie side by side and are read on.
+    # Contiguous rows.
     const real* data
     Py_ssize_t row
-    Py_ssize_t ahead        # what lies so far ahead in every second row is asked for; 0: nothing
+    Py_ssize_t ahead        # what lies so far ahead in every second row is prefetched; 0: nothing
 
 
 cdef inline void vector_sums(
@@ -113,7 +113,7 @@ cdef void add_long_rows(
 
 
 cdef enum Coming:
-    # Where the rows to come are asked for.
+    # Where the rows to come are prefetched.
     UNASKED
     FROM_L3
     FROM_MEMORY
@@ -236,7 +236,7 @@ cdef Vectors vectors_of(Matrix a, Matrix b) noexcept nogil:
 
 
 cdef inline Py_ssize_t vectors_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
-    """The reals that `multiply_vectors` needs: a block of the vectors, or sums that do not lie side by side in the product."""
+    """The reals that `multiply_vectors` needs: a block of the vectors, or sums that are not contiguous in the product."""
     return larger(FEW_VECTORS * smaller(depth, VECTOR_BLOCK), smaller(LONG_COLUMNS, TWO_VECTORS * larger(rows, columns)))
 
 
@@ -256,7 +256,7 @@ cdef void multiply_inner(
     cdef Coming coming = UNASKED
     if m.columns >= NEXT_VECTORS * LANES and LANES * m.row <= NEXT_BYTES and is_far(m):
         coming = FROM_MEMORY if m.rows * m.row > MEMORY_BYTES else FROM_L3
-    if not lies_by_rows(x):
+    if not is_row_major(x):
         p.x, p.x_row = scratch, p.depth
         for j in range(x.rows):
             for k in range(p.depth):
@@ -288,7 +288,7 @@ cdef void multiply_inner(
 cdef void multiply_outer(
     Matrix m, Matrix x, real* c, Py_ssize_t c_row, Py_ssize_t c_column, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """The same, of one or two vectors and an m that lies by columns."""
+    """The same, of one or two vectors and an m in column-major order."""
     cdef real factors[TWO_VECTORS * LONG_ROWS]
     cdef Py_ssize_t i, j = 0, k0, k, rows, columns, sums_row = smaller(LONG_COLUMNS // TWO_VECTORS, m.rows)
     cdef real* sums = scratch

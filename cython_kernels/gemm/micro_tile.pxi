@@ -3,7 +3,7 @@
 Design. The right factor comes in *panels*, some vectors wide: rows of them, one below the other.
 A micro-tile of rows x vectors sums stays in registers while k runs (an outer product for each k: the
 panel's row is loaded once, an element of the left factor is broadcast to each row). The left factor
-is any strided matrix, so W, its transpose and a tile of deltas are all read where they lie.
+is any strided matrix, so W, its transpose and a tile of deltas are all read in place.
 The same code, inlined with constant counts of rows and vectors, makes the edges.
 
 The layers hold their activations in panels of examples and call `layer_panel` and `multiply_tile`.
@@ -55,7 +55,7 @@ cdef inline void add_products(
     const int rows, const int vectors, const int level, const Py_ssize_t ahead, Py_ssize_t depth,
     Left a, Right* b, vreal sums[NARROW_ROWS][WIDE_VECTORS],
 ) noexcept nogil:
-    """sums (rows, vectors * LANES) += a (rows, depth) b. What lies `ahead` in b is asked for, see `prefetch`."""
+    """sums (rows, vectors * LANES) += a (rows, depth) b. What lies `ahead` in b is prefetched, see `prefetch`."""
     cdef vreal right[WIDE_VECTORS]
     cdef vreal left
     cdef Py_ssize_t k

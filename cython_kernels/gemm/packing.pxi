@@ -18,7 +18,7 @@ cdef inline bint in_reals(Matrix m) noexcept nogil:
     return (<Py_ssize_t>m.data | m.row | m.column) % <Py_ssize_t>sizeof(real) == 0
 
 
-cdef inline bint lies_by_rows(Matrix m) noexcept nogil:
+cdef inline bint is_row_major(Matrix m) noexcept nogil:
     return m.column == sizeof(real) and in_reals(m)
 
 
@@ -54,7 +54,7 @@ cdef inline Py_ssize_t panels(Py_ssize_t n) noexcept nogil:
 # ---- copies ------------------------------------------------------------------------------------------
 
 cdef inline void copy(const char* source, Py_ssize_t n, real* target) noexcept nogil:
-    """n numbers that lie side by side, at any address."""
+    """n contiguous elements, at any address."""
     cdef Py_ssize_t i = 0
     while i + LANES <= n:
         store(target + i, load(<const real*>source + i))
@@ -64,9 +64,9 @@ cdef inline void copy(const char* source, Py_ssize_t n, real* target) noexcept n
 
 
 cdef void pack_rows(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors, real* packed) noexcept nogil:
-    """The first rows and columns of b, whose rows lie side by side, in panels; the last one ends in zeros.
+    """The first rows and columns of a row-major b, in panels; the last one ends in zeros.
 
-    Row by row: memory likes to be read on. The next row is asked for: up to 8 % where few rows of A follow.
+    Row by row: memory likes to be read on. The next row is prefetched: up to 8 % where few rows of A follow.
     """
     cdef Py_ssize_t k, p, v, width = vectors * LANES
     cdef const char* row
@@ -89,7 +89,7 @@ cdef void pack_panel(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors
     """The first rows and columns of b as a panel; beyond them it holds zeros."""
     cdef Py_ssize_t k = 0, lane, v, width = vectors * LANES
     cdef vreal square[LANES]
-    if b.row == sizeof(real):           # b lies transposed
+    if b.row == sizeof(real):           # b is transposed
         while k + LANES <= depth:
             for v in range(vectors):
                 for lane in range(LANES):

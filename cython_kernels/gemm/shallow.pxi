@@ -21,7 +21,7 @@ cdef enum:
 # ---- few rows ------------------------------------------------------------------------------------------
 
 cdef inline bint go_along(Matrix a, Matrix b) noexcept nogil:
-    return 0 < a.columns <= SHALLOW_DEPTH and a.rows <= SHALLOW_ROWS and b.columns >= LANES and in_reals(a) and lies_by_rows(b)
+    return 0 < a.columns <= SHALLOW_DEPTH and a.rows <= SHALLOW_ROWS and b.columns >= LANES and in_reals(a) and is_row_major(b)
 
 
 cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Interrupt* interrupt, int thread) noexcept nogil:
@@ -52,10 +52,10 @@ cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Interrup
 # ---- few columns ---------------------------------------------------------------------------------------
 
 cdef inline bint are_flat(Matrix a, Matrix b, Py_ssize_t c_row) noexcept nogil:
-    """Whether the rows of a and c lie one after another, and at least two of each share a vector."""
+    """Whether the rows of a and c are contiguous, and at least two of each share a vector."""
     return (
         0 < 2 * a.columns <= LANES and 2 * b.columns <= LANES and c_row == b.columns
-        and lies_by_rows(a) and a.row == a.columns * a.column)
+        and is_row_major(a) and a.row == a.columns * a.column)
 
 
 cdef inline void flat_sums(
@@ -113,7 +113,7 @@ cdef void multiply_flat(Matrix a, Matrix b, real* c, Interrupt* interrupt, int t
 # ---- a vector ------------------------------------------------------------------------------------------
 
 cdef inline bint are_short(Matrix m) noexcept nogil:
-    """Whether the rows of m, whose numbers lie side by side, lie one after another and share a vector."""
+    """Whether m is contiguous, and some of its rows share a vector."""
     return LANES > 2 and 2 * m.columns <= LANES and m.row == m.columns * m.column
 
 
@@ -161,7 +161,7 @@ cdef inline void short_products(
 
 
 cdef void multiply_short(Matrix m, Matrix x, real* c, Py_ssize_t c_row, Interrupt* interrupt, int thread) noexcept nogil:
-    """c = m x^T of one vector, where the rows of m `are_short`; the numbers of c lie c_row apart."""
+    """c = m x^T of one vector, where the rows of m `are_short`; the elements of c are c_row apart."""
     cdef real vector[LANES]
     cdef Py_ssize_t k
     for k in range(LANES):

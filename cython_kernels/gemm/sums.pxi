@@ -67,7 +67,7 @@ cdef inline void add_lanes(vreal* sums, const int n, real* totals) noexcept nogi
 
 
 cdef inline void add_neighbours(const int n, vreal* sums) noexcept nogil:
-    """n vectors of the sums of each two lanes that lie side by side, from 2 n."""
+    """n vectors of the sums of each two neighbouring lanes, from 2 n."""
     cdef int i
     for i in range(n):
         sums[i] = even_lanes(sums[2 * i], sums[2 * i + 1]) + odd_lanes(sums[2 * i], sums[2 * i + 1])

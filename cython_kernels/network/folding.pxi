@@ -6,7 +6,7 @@ gamma = delta 1 hold all that the members need:
     E_1 = [W1 | b1],  E_l = W_l E_{l-1} + [0 | b_l];       W | b = E_k
     D_k = [G | gamma],  D_{l-1} = W_l^T D_l;               dW_l = D_l E_{l-1}^T,  db_l = the last column of D_l
 
-and dW_1 | db_1 = D_1. That is the way of n_in + 1 examples up and down through the members, so it is
+and dW_1 | db_1 = D_1. That is a forward and a backward pass of n_in + 1 examples through the members, so it is
 computed as one: E_l and D_l are tiles whose columns are the inputs and, last, the bias. Where a step has
 many more examples than inputs, a two-layer linear network costs no more than one layer.
 

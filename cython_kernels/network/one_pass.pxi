@@ -2,7 +2,7 @@
 
 cdef enum:
     MOST_INPUTS = 4         # of a layer whose forward and backward pass are one
-    AHEAD = 1024            # numbers: how far ahead of itself that pass asks for memory
+    AHEAD = 1024            # elements: how far ahead of itself that pass prefetches
 
 
 cdef inline void line_panel(
@@ -67,7 +67,7 @@ cdef inline double line_of(
 cdef double line_tile(
     Network* network, Features x, const real* y, Py_ssize_t count, real weight, Total gradient,
 ) noexcept nogil:
-    """`gradient_tile` for a single linear layer with one output and few inputs: up and down in one pass.
+    """`gradient_tile` for a single linear layer with one output and few inputs: both passes in one.
 
     There is too little to compute for a pass over a tile to hide the next one's wait for memory: half the time.
     """

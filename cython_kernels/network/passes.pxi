@@ -9,7 +9,7 @@ training/steps.pxi.
 """
 
 cdef inline bint side_by_side(Matrix m, const Py_ssize_t* order, Py_ssize_t count) noexcept nogil:
-    """Whether whole panels of examples can be read as they lie."""
+    """Whether whole panels of examples can be read in place."""
     return (
         order == NULL
         and count % PANEL == 0
@@ -19,7 +19,7 @@ cdef inline bint side_by_side(Matrix m, const Py_ssize_t* order, Py_ssize_t coun
 
 
 cdef inline Features inputs(Network* network, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
-    """X as the first layer sees it: in its tile, or where it lies if that layer has a single output.
+    """X as the first layer sees it: in its tile, or in place if that layer has a single output.
 
     Such a layer reads X but twice, at the speed of memory: to pack it costs half as much again.
     """
@@ -37,7 +37,7 @@ cdef inline Features inputs(Network* network, Py_ssize_t first, Py_ssize_t count
 cdef inline real* forward_tile(
     Network* network, const Features* lowest, Py_ssize_t first, Py_ssize_t count, real* scratch,
 ) noexcept nogil:
-    """Walks a tile up; the activations lie one after another in scratch, after room for x. Returns the last.
+    """The forward pass of a tile; the activations follow each other in scratch, after room for x. Returns the last.
 
     lowest: by its address, as README.md says of structs.
     """
@@ -57,7 +57,7 @@ cdef inline real* forward_tile(
 
 
 cdef inline const real* targets(Network* network, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
-    """y as the loss sees it: where it lies, or in a tile."""
+    """y as the loss sees it: in place, or in a tile."""
     if network.y.rows == 1 and side_by_side(network.y, network.order, count):
         return <const real*>network.y.data + first
     if not network.kept:
@@ -68,9 +68,9 @@ cdef inline const real* targets(Network* network, Py_ssize_t first, Py_ssize_t c
 cdef double gradient_tile(
     Network* network, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, Total gradient,
 ) noexcept nogil:
-    """Walks a tile up and down for its part of the gradient; returns the sum of the loss before `weight`.
+    """The forward and backward pass of a tile, for its part of the gradient; returns the sum of the loss before `weight`.
 
-    Where no gradient is wanted it goes up only.
+    Where no gradient is wanted there is no backward pass.
     """
     cdef Py_ssize_t i = network.n_layers - 1, n_panels = panels(count)
     cdef Layer* layer = &network.layers[i]

@@ -25,11 +25,11 @@ cdef struct Layer:
 
 cdef struct Features:
     # What a layer sees: feature i of panel p is PANEL numbers at data + i * feature + p * panel.
-    # A tile, or X as it lies, where its examples are side by side.
+    # A tile, or X in place, where its examples are side by side.
     const real* data
     Py_ssize_t feature
     Py_ssize_t panel
-    Py_ssize_t ahead        # from these examples to those of the next tile, which are asked for; 0: not known
+    Py_ssize_t ahead        # from these examples to those of the next tile, which are prefetched; 0: not known
 
 
 cdef inline Features of_tile(const real* tile, Py_ssize_t n_features) noexcept nogil:
@@ -53,10 +53,10 @@ cdef struct Network:
     Matrix y                    # targets; with `outputs`, the gradient on them
     Matrix outputs              # data NULL: to be computed; else given, and there is no loss
     Matrix input_gradient       # data NULL: not wanted
-    const Py_ssize_t* order     # NULL: as they lie
+    const Py_ssize_t* order     # NULL: in the order of X
     Py_ssize_t tile             # examples in a tile, a multiple of PANEL
     Py_ssize_t block            # examples in a block, a multiple of tile
-    bint kept                   # the tile is that of the step before: x, x^T and y still lie in scratch
+    bint kept                   # the tile is that of the step before: x, x^T and y are still in scratch
 
 
 cdef inline const real* weight_of(Network* network, Py_ssize_t layer) noexcept nogil:
@@ -132,7 +132,7 @@ cdef void pack_tile(
 cdef void unpack_tile(const real* tile, Matrix out, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """Columns first ... first + count of out from a tile."""
     cdef Py_ssize_t p, lane, feature, width, n = out.rows
-    cdef bint by_rows = lies_by_rows(out)
+    cdef bint by_rows = is_row_major(out)
     cdef char* place
     for p in range(panels(count)):
         width = smaller(PANEL, count - p * PANEL)

@@ -187,7 +187,7 @@ cdef inline void shared_block(
 ) noexcept nogil:
     """Some rows of delta x^T from an x^T whose vectors are shared. Past the edge the last row is computed again and dropped.
 
-    They go to the gradient, where they lie one after another, as whole vectors, which the update may read at once.
+    In the gradient they are contiguous: they are written as whole vectors, which the update may read at once.
     Against the lane-wise way, or lanes left idle: 7 to 9 % of a step of (8, 16, 32), 15 % of (4, 50, 32).
     """
     cdef vreal sums[SHARED_ROWS]
@@ -208,7 +208,7 @@ cdef inline void shared_block(
         shared += PANEL // per_vector * LANES
         for i in range(SHARED_ROWS):
             rows[i] += n_delta * PANEL
-    if per_vector >= 2:       # lanes of an element: they lie side by side, and halve as often as the rows
+    if per_vector >= 2:       # lanes of an element: they are neighbours, and halve as often as the rows
         add_neighbours(SHARED_ROWS // 2, sums)
     if per_vector >= 4:
         add_neighbours(SHARED_ROWS // 4, sums)

@@ -235,7 +235,7 @@ def is_finite(cnp.ndarray parameters not None):
 
 
 cdef enum:
-    CENTRED_EXAMPLES = 64       # at a time, where those of a feature do not lie side by side: they stay in the L1
+    CENTRED_EXAMPLES = 64       # at a time, where those of a feature are not contiguous: they stay in the L1
 
 
 def centre(cnp.ndarray X not None, const double[::1] shift not None, double[:, :] out not None):

@@ -23,8 +23,8 @@ SMALL_TILE = 64 * 1024
 LEAST_TILE = 256
 #: For these a tile may take this much of an L2 of 1 MiB (the weights stream past it).
 L2_TILE = 768 * 1024
-#: Bytes of a feature that are read on for a tile of an X from memory, where a single output reads it as it lies: half
-#: as fast again as from short runs, if that L2 holds this tile and the next one, which is asked for meanwhile ...
+#: Bytes of a feature that are read on for a tile of an X from memory, where a single output reads it in place: half
+#: as fast again as from short runs, if that L2 holds this tile and the next one, which is prefetched meanwhile ...
 LONG_RUN = 4096
 #: ... and X is larger than this, so that it does come from there, and blocks are still many.
 FAR_X = 4 * L2_TILE
