@@ -102,7 +102,7 @@ FUSEGRAD_INLINE vreal splat(real x) {
     return x - zero; /* x - 0 is x, -0 and NaN included */
 }
 
-/* The n numbers at p again and again; n, a constant, is a power of two, at least 2 and less than LANES. */
+/* The n values at p repeated; n, a constant, is a power of two, at least 2 and less than LANES. */
 FUSEGRAD_INLINE vreal splat_group(const real *p, int n) {
 #if defined(__AVX512F__)
     if (n * sizeof(real) == 32) return (vreal)_mm512_broadcast_f64x4(_mm256_loadu_pd((const double *)p));
@@ -163,7 +163,7 @@ FUSEGRAD_INLINE vreal from_half(vhalf half) {
 #endif
 }
 
-/* As many numbers as a block of the lane-wise gradient has columns. */
+/* As many values as a block of the lane-wise gradient has columns. */
 typedef real vcolumns __attribute__((vector_size(LANE_COLUMNS * sizeof(real)), aligned(sizeof(real)), may_alias));
 FUSEGRAD_INLINE void copy_columns(real *p, const real *q) { *(vcolumns *)p = *(const vcolumns *)q; }
 FUSEGRAD_INLINE void add_columns(real *p, const real *q) { *(vcolumns *)p += *(const vcolumns *)q; }
@@ -216,7 +216,7 @@ FUSEGRAD_INLINE vreal interleave_high(vreal a, vreal b) {
 FUSEGRAD_INLINE vreal even_lanes(vreal a, vreal b) { return __builtin_shufflevector(a, b, EVEN_LANES); }
 FUSEGRAD_INLINE vreal odd_lanes(vreal a, vreal b) { return __builtin_shufflevector(a, b, ODD_LANES); }
 
-/* LANES / width groups of `depth` numbers, which follow each other in v, each to `width` lanes of its own, that end in zeros. */
+/* LANES / width groups of `depth` values, which follow each other in v, each to `width` lanes of its own, that end in zeros. */
 FUSEGRAD_INLINE vreal spread_groups(vreal v, int width, Py_ssize_t depth) {
     const vbits number = {LANE_NUMBERS};
     vbits lane = number % (bits)width;

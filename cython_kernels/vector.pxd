@@ -12,13 +12,13 @@ cdef extern from "vector.h" nogil:
     const real GREATEST
 
     enum:
-        LANES           # numbers in a vector
+        LANES           # values in a vector
         ROWS            # micro-tile: ROWS x VECTORS accumulators
         VECTORS
         WIDE_VECTORS    # where matrices are large
         NARROW_ROWS     # of a micro-tile of one vector
         HALF_LANES      # columns at an edge that half a vector serves; 0: none
-        PANEL           # numbers in VECTORS vectors: the width of a panel
+        PANEL           # values in VECTORS vectors: the width of a panel
         GROUP           # vectors that go through an activation together
         ESTIMATED       # `quotient`: cheaper than a division
         LIFT            # exponent that keeps exp(z) a normal number

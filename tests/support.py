@@ -50,7 +50,7 @@ def in_a_new_process(code, *arguments, timeout=300, without=(), **environment):
     return result.stdout.strip()
 
 
-def shaken(*layers, dtype, seed=0, **options):
+def perturbed(*layers, dtype, seed=0, **options):
     """A network whose biases are not 0 either."""
     net = fg.Sequential(*layers, dtype=dtype, rng=seed, **options)
     net.parameters[:] += np.random.default_rng(seed).normal(scale=0.1, size=net.n_parameters)

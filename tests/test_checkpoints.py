@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from support import shaken
+from support import perturbed
 
 import fusegrad as fg
 
@@ -18,7 +18,7 @@ def path(tmp_path):
 
 
 def test_a_network_comes_back(path, dtype):
-    net = shaken(*LAYERS, dtype=dtype)
+    net = perturbed(*LAYERS, dtype=dtype)
     net.save(path)
     same = fg.load(path)
     assert repr(same) == repr(net)
@@ -30,7 +30,7 @@ def test_a_network_comes_back(path, dtype):
 
 
 def test_the_file_is_safetensors(path, dtype):
-    net = shaken(*LAYERS, dtype=dtype)
+    net = perturbed(*LAYERS, dtype=dtype)
     net.save(path)
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")

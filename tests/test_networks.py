@@ -16,9 +16,9 @@ from support import (
     TOLERANCE,
     examples,
     in_a_new_process,
+    perturbed,
     reference,
     relative,
-    shaken,
     within,
 )  # fmt: skip
 
@@ -51,7 +51,7 @@ def assert_matches_reference(net, X, y):
 @pytest.mark.parametrize("layers", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("m", [1, 2, 7, 97, 257, 1009, 10_007, 10**6])
 def test_gradients_match_the_reference(layers, m, dtype):
-    net = shaken(*layers, dtype=dtype)
+    net = perturbed(*layers, dtype=dtype)
     assert_matches_reference(net, *examples(net, m))
 
 
@@ -59,14 +59,14 @@ def test_gradients_match_the_reference(layers, m, dtype):
 @pytest.mark.parametrize("offset", [-1, 0, 1])
 @pytest.mark.parametrize("vectors", [1, 2, 3, 8])
 def test_batches_at_the_edge_of_vectors(layers, vectors, offset, dtype):
-    net = shaken(*layers, dtype=dtype)
+    net = perturbed(*layers, dtype=dtype)
     assert_matches_reference(net, *examples(net, vectors * LANES[dtype] + offset))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 64, 101])
 @pytest.mark.parametrize("k", [1, 2, 3, 7, 8, 9, 13, 16, 17, 33, 53])
 def test_widths_at_the_edge_of_blocks(n, k, dtype):
-    net = shaken(fg.Linear(n, k), fg.Tanh(), fg.Linear(k, n), fg.Sigmoid(), fg.Linear(n, 2), dtype=dtype)
+    net = perturbed(fg.Linear(n, k), fg.Tanh(), fg.Linear(k, n), fg.Sigmoid(), fg.Linear(n, 2), dtype=dtype)
     net.parameters[:] *= 0.5  # one saturated unit alone would test the rounding of 1 - a^2
     for m in (1, 19, 37, 130):
         assert_matches_reference(net, *examples(net, m))
@@ -82,24 +82,24 @@ def test_a_single_output_with_an_activation(n, vectors, dtype):
         (fg.Linear(n, 1), fg.Tanh(), fg.Linear(1, 3), fg.Sigmoid(), fg.Linear(3, 1)),
         (fg.Linear(n, 40), fg.Linear(40, 1), fg.Sigmoid()),
     ):
-        net = shaken(*layers, dtype=dtype)
+        net = perturbed(*layers, dtype=dtype)
         assert_matches_reference(net, *examples(net, m))
 
 
 def test_layers_without_bias(dtype):
-    net = shaken(fg.Linear(5, 9, bias=False), fg.ReLU(), fg.Linear(9, 2, bias=False), dtype=dtype)
+    net = perturbed(fg.Linear(5, 9, bias=False), fg.ReLU(), fg.Linear(9, 2, bias=False), dtype=dtype)
     assert set(net.named_parameters()) == {"W1", "W2"}
     assert_matches_reference(net, *examples(net, 41))
 
 
 def test_a_wide_net(dtype):
-    net = shaken(fg.Linear(784, 128), fg.Sigmoid(), fg.Linear(128, 10), dtype=dtype)
+    net = perturbed(fg.Linear(784, 128), fg.Sigmoid(), fg.Linear(128, 10), dtype=dtype)
     assert_matches_reference(net, *examples(net, 128))
 
 
 def test_an_activation_at_the_end(dtype):
     for activation in (fg.Sigmoid(), fg.Tanh(), fg.ReLU()):
-        net = shaken(fg.Linear(4, 3), activation, dtype=dtype)
+        net = perturbed(fg.Linear(4, 3), activation, dtype=dtype)
         assert_matches_reference(net, *examples(net, 50))
 
 
@@ -128,7 +128,7 @@ def layouts(a):
 
 @pytest.mark.parametrize("m", [1, 33, 200])
 def test_any_layout_gives_the_same_bits(m, dtype):
-    net = shaken(fg.Linear(13, 50), fg.Sigmoid(), fg.Linear(50, 2), dtype=dtype)
+    net = perturbed(fg.Linear(13, 50), fg.Sigmoid(), fg.Linear(50, 2), dtype=dtype)
     X, y = (a.astype(dtype) for a in examples(net, m))
     loss, gradient = net.loss_and_gradient(X, y)
     prediction, inputs = net(X), net.input_gradient(X, y)
@@ -148,7 +148,7 @@ def test_any_layout_gives_the_same_bits(m, dtype):
 )
 def test_x_read_as_it_lies_gives_the_same_bits(n, m, bias, dtype):
     """A single output reads X where it lies, in longer tiles where it comes from memory."""
-    net = shaken(fg.Linear(n, 1, bias=bias), dtype=dtype)
+    net = perturbed(fg.Linear(n, 1, bias=bias), dtype=dtype)
     X, y = (a.astype(dtype) for a in examples(net, m))
     loss, gradient = net.loss_and_gradient(X, y)
     prediction = net(X)
@@ -162,14 +162,14 @@ def test_x_read_as_it_lies_gives_the_same_bits(n, m, bias, dtype):
 
 
 def test_zero_strides(dtype):
-    net = shaken(fg.Linear(3, 4), fg.Tanh(), fg.Linear(4, 1), dtype=dtype)
+    net = perturbed(fg.Linear(3, 4), fg.Tanh(), fg.Linear(4, 1), dtype=dtype)
     one = np.array([[1.0], [2.0], [3.0]], dtype)
     repeated = as_strided(one, (3, 50), (one.strides[0], 0))
     np.testing.assert_array_equal(net(repeated), net(np.tile(one, 50)))
 
 
 def test_other_numbers_are_converted(dtype):
-    net = shaken(fg.Linear(2, 3), fg.Sigmoid(), fg.Linear(3, 1), dtype=dtype)
+    net = perturbed(fg.Linear(2, 3), fg.Sigmoid(), fg.Linear(3, 1), dtype=dtype)
     X, y = [[1, 2, 3], [4, 5, 6]], [1, 0, 1]
     expected = net.loss_and_gradient(np.array(X, dtype), np.array(y, dtype))[1]
     for kind in ("int8", "uint16", "int64", "float32", "float64"):
@@ -178,7 +178,7 @@ def test_other_numbers_are_converted(dtype):
 
 
 def test_out_arrays(dtype):
-    net = shaken(fg.Linear(3, 3), fg.Tanh(), dtype=dtype)
+    net = perturbed(fg.Linear(3, 3), fg.Tanh(), dtype=dtype)
     X, _ = (a.astype(dtype) for a in examples(net, 700))
     expected = net(X)
     for name, out in layouts(np.zeros_like(expected)):
@@ -195,7 +195,7 @@ def test_out_arrays(dtype):
 
 def test_the_next_prediction_is_validated_as_the_first(dtype):
     """A network goes straight to the engine of its last small batch: with what fits it, and nothing else."""
-    net = shaken(fg.Linear(3, 4), fg.Sigmoid(), fg.Linear(4, 2), dtype=dtype)
+    net = perturbed(fg.Linear(3, 4), fg.Sigmoid(), fg.Linear(4, 2), dtype=dtype)
     X, _ = (a.astype(dtype) for a in examples(net, 9))
     expected = net(X)
     out = np.zeros_like(expected)
@@ -222,7 +222,7 @@ def test_the_next_prediction_is_validated_as_the_first(dtype):
 
 
 def test_the_place_in_the_batch_does_not_matter(dtype):
-    net = shaken(*FIVE_LAYERS, dtype=dtype)
+    net = perturbed(*FIVE_LAYERS, dtype=dtype)
     X, _ = examples(net, 301)
     together = net(X)
     for i in (0, 1, 15, 16, 77, 299, 300):
@@ -232,7 +232,7 @@ def test_the_place_in_the_batch_does_not_matter(dtype):
 
 @pytest.mark.parametrize("layers", NETWORKS.values(), ids=NETWORKS)
 def test_threads_change_no_bit(layers, dtype, threads):
-    net = shaken(*layers, dtype=dtype)
+    net = perturbed(*layers, dtype=dtype)
     X, y = examples(net, 60_000)
     threads(1)
     expected = net.loss_and_gradient(X, y), net(X), net.input_gradient(X, y)
@@ -247,7 +247,7 @@ def test_threads_change_no_bit(layers, dtype, threads):
 
 def test_nan_goes_through_forward(dtype):
     for activation in (fg.Identity(), fg.Sigmoid(), fg.Tanh(), fg.ReLU()):
-        net = shaken(fg.Linear(2, 5), activation, fg.Linear(5, 1), dtype=dtype)
+        net = perturbed(fg.Linear(2, 5), activation, fg.Linear(5, 1), dtype=dtype)
         X = np.zeros((2, 40))
         X[0, 7] = np.nan
         assert np.flatnonzero(np.isnan(net(X)[0])).tolist() == [7]
@@ -259,7 +259,7 @@ def test_nan_goes_where_the_reference_lets_it(sizes, activation, dtype):
     """From X, y or a bias to the loss and each gradient, and to no other example's prediction."""
     layers = [part for pair in itertools.pairwise(sizes) for part in (fg.Linear(*pair), activation())]
     for stack in (layers, layers[:-1]):
-        net = shaken(*stack, dtype=dtype)
+        net = perturbed(*stack, dtype=dtype)
         for m in (1, LANES[dtype], 2 * LANES[dtype] + 3):
             for source in ("X", "y", "bias"):
                 X, y = (v.astype(dtype) for v in examples(net, m))
@@ -316,7 +316,7 @@ def test_a_vector_is_one_example(outputs, dtype):
     """Of a network of several features: in every method but fit, and what comes back is a vector too."""
 
     def fresh():
-        return shaken(fg.Linear(5, 4), fg.Tanh(), fg.Linear(4, outputs), dtype=dtype)
+        return perturbed(fg.Linear(5, 4), fg.Tanh(), fg.Linear(4, outputs), dtype=dtype)
 
     net = fresh()
     X, y = (a.astype(dtype) for a in examples(net, 1))
@@ -486,7 +486,7 @@ def test_work_grows_no_faster_than_the_layers(task, tmp_path):
 
 
 def test_state_dict_goes_round(dtype):
-    net = shaken(fg.Linear(3, 4), fg.Sigmoid(), fg.Linear(4, 2, bias=False), dtype=dtype)
+    net = perturbed(fg.Linear(3, 4), fg.Sigmoid(), fg.Linear(4, 2, bias=False), dtype=dtype)
     state = net.state_dict()
     assert {name: value.shape for name, value in state.items()} == {
         "0.weight": (4, 3),

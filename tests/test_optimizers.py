@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import examples, relative, shaken, within
+from support import examples, perturbed, relative, within
 
 import fusegrad as fg
 
@@ -92,8 +92,8 @@ def test_float32_is_as_near_as_its_digits(make, rng):
 @each_optimizer
 def test_train_step_takes_the_same_steps_in_the_engine(make, dtype):
     """Gradient and update in one call are, to the bit, the gradient and then the update."""
-    net = shaken(fg.Linear(3, 7), fg.Sigmoid(), fg.Linear(7, 2), dtype=dtype)
-    twin = shaken(fg.Linear(3, 7), fg.Sigmoid(), fg.Linear(7, 2), dtype=dtype)
+    net = perturbed(fg.Linear(3, 7), fg.Sigmoid(), fg.Linear(7, 2), dtype=dtype)
+    twin = perturbed(fg.Linear(3, 7), fg.Sigmoid(), fg.Linear(7, 2), dtype=dtype)
     X, y = examples(net, 29)
     one, two = make(), make()
     for _ in range(100):

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, examples, shaken, tried, within
+from support import FIVE_LAYERS, examples, perturbed, tried, within
 
 import fusegrad as fg
 
@@ -22,7 +22,7 @@ NETWORKS = {
 @pytest.mark.parametrize("layers", NETWORKS.values(), ids=NETWORKS)
 def test_central_differences(layers):
     """At most 1e-7 in float64."""
-    net = shaken(*layers, dtype="float64")
+    net = perturbed(*layers, dtype="float64")
     X, y = examples(net, 20)
     before = net.parameters.copy()
     check = fg.testing.check_gradients(net, X, y)

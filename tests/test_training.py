@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, examples, relative, shaken, within
+from support import FIVE_LAYERS, examples, perturbed, relative, within
 
 import fusegrad as fg
 
 
 def small(dtype="float64"):
-    return shaken(fg.Linear(3, 8), fg.Sigmoid(), fg.Linear(8, 1), dtype=dtype)
+    return perturbed(fg.Linear(3, 8), fg.Sigmoid(), fg.Linear(8, 1), dtype=dtype)
 
 
 def by_hand(net, X, y, optimizer, epochs, batch_size, order):
@@ -298,7 +298,7 @@ def test_threads_change_no_bit_of_a_fit(n_threads, dtype):
     X, y = examples(fg.Sequential(*FIVE_LAYERS), 9000)
 
     def fitted(n):
-        net = shaken(*FIVE_LAYERS, dtype=dtype)
+        net = perturbed(*FIVE_LAYERS, dtype=dtype)
         optimizer = fg.SGD(lr=0.01, momentum=0.9, nesterov=True)
         history = net.fit(X, y, optimizer=optimizer, epochs=3, batch_size=4000, rng=1, n_threads=n)
         return net.parameters, history.loss

@@ -9,8 +9,8 @@ share, are seldom waited for: 5 % to 17 % (512^3 to 2048^3, in quiet) and up to 
 the L2 with panels of B in the L1, which come from the L3 again for each of them.
 
 Where A has few rows or B few columns, a copy does not pay (`multiply_in_place`). If B is far away too, some of its rows
-at a time are read in place, each to its end, as memory likes it, and the sums wait nearby meanwhile (`multiply_few_rows`): 1.1 (32 rows)
-to 1.8 times (8 rows) as fast as over a copy. Few columns from an A in column-major order are made
+at a time are read in place, each to its end, as memory likes it, and the sums wait nearby meanwhile
+(`multiply_few_rows`): 1.1 (32 rows) to 1.8 times (8 rows) as fast as over a copy. Few columns from an A in column-major order are made
 transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector or a few: matvec.pxi;
 where the depth is small: shallow.pxi.
 

@@ -11,7 +11,7 @@ together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that is not 
 
 The order of the sums is these loops' own, and follows from how the matrix lies and how long its rows are. They add up sums of
 `sum_depth` at the most (`multiply_deep` the longer ones). Which factor is the vectors, if any, follows from the whole product and
-is told to each thread, whose share may look otherwise.
+is passed to each thread, whose share may look otherwise.
 
 Rejected: four rows at a time throughout (0.5 to 0.9 of the speed); rows that fit the L1 badly prefetched as well (0.7).
 """

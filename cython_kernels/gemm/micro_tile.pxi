@@ -19,7 +19,7 @@ cdef struct Left:
     Py_ssize_t step
 
 cdef struct Right:
-    # A panel of the right factor: its row k is PANEL numbers, or as many as the micro-tile is wide, at data + k * row.
+    # A panel of the right factor: its row k is PANEL elements, or as many as the micro-tile is wide, at data + k * row.
     const real* data
     Py_ssize_t row
 

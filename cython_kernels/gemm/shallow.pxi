@@ -81,7 +81,7 @@ cdef void multiply_flat(Matrix a, Matrix b, real* c, Interrupt* interrupt, int t
     cdef const real* data = <const real*>a.data
     cdef Py_ssize_t depth = a.columns, columns = b.columns, k, lane, n, round_ = 0
     cdef Py_ssize_t step = smaller(LANES // depth, LANES // columns)    # rows of the product in a vector
-    cdef Py_ssize_t left = a.rows * depth, wanted = a.rows * columns    # numbers from here on
+    cdef Py_ssize_t left = a.rows * depth, wanted = a.rows * columns    # elements from here on
     cdef Places places = places_of(columns, depth)
     cdef int v
     for k in range(depth):
@@ -120,7 +120,7 @@ cdef inline bint are_short(Matrix m) noexcept nogil:
 cdef inline vreal short_sums(
     const int width, const real* data, Py_ssize_t depth, vreal right, bint whole, Py_ssize_t left,
 ) noexcept nogil:
-    """LANES rows of `depth` numbers times `right`; if not whole, `left` numbers are left, and what is behind them is not read."""
+    """LANES rows of `depth` elements times `right`; if not complete, `left` elements are left, and no more are read."""
     cdef vreal sums[LANES]
     cdef Py_ssize_t step = LANES // width * depth
     cdef int i
@@ -141,7 +141,7 @@ cdef inline vreal short_sums(
 cdef inline void short_products(
     const int width, Matrix m, const real* x, real* c, Py_ssize_t c_row, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """c = m x of rows of at most `width` numbers, a power of two: LANES / width of them share a vector."""
+    """c = m x of rows of at most `width` elements, a power of two: LANES / width of them share a vector."""
     cdef real totals[LANES]
     cdef vreal right = splat_group(x, width)
     cdef const real* data = <const real*>m.data

@@ -85,9 +85,9 @@ cdef inline real sum_of_lanes(vreal v) noexcept nogil:
 
 
 cdef inline void transpose(const int rows, vreal* block) noexcept nogil:
-    """block (rows, LANES) to (LANES, rows), its numbers one after another; rows is a power of two.
+    """block (rows, LANES) to (LANES, rows), row by row; rows is a power of two.
 
-    To interleave two halves turns the bits of each number's place by one. After log2(rows) turns those of its row,
+    To interleave two halves rotates the bits of each element's place by one. After log2(rows) rotations those of its row,
     which came first, come last.
     """
     cdef vreal turned[NARROW_ROWS + LANES]

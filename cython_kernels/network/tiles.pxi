@@ -24,7 +24,7 @@ cdef struct Layer:
 
 
 cdef struct Features:
-    # What a layer sees: feature i of panel p is PANEL numbers at data + i * feature + p * panel.
+    # What a layer sees: feature i of panel p is PANEL values at data + i * feature + p * panel.
     # A tile, or X in place, where its examples are side by side.
     const real* data
     Py_ssize_t feature

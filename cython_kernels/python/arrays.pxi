@@ -69,7 +69,7 @@ cdef bint is_state(object a, Py_ssize_t rows, Py_ssize_t columns):
 
 
 cdef real* read_flat(str name, cnp.ndarray a, Py_ssize_t n) except NULL:
-    """The memory of a flat buffer of n numbers."""
+    """The memory of a flat buffer of n elements."""
     if not (is_own(a, 1) and cnp.PyArray_DIM(a, 0) == n and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISALIGNED(a)):
         raise unexpected(name, f"a contiguous array of shape ({n},)", a)
     return <real*>cnp.PyArray_DATA(a)

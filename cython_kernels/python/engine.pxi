@@ -51,7 +51,7 @@ cdef class Engine:
             + plan.n_blocks * sizeof(double))
 
     cdef _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters, Py_ssize_t n_examples):
-        """Fills in a job and lends it scratch: a piece a thread, parameters, gradients, partial gradients, tiles, losses.
+        """Fills in a job, with scratch memory: a piece a thread, parameters, gradients, partial gradients, tiles, losses.
 
         X has n_examples; -1: one or more, of which `batch` make a step.
         A buffer of parameters, before or after folding, has a whole `line`.

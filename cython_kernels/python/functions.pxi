@@ -180,7 +180,7 @@ cdef void activate_all(void* data, Team* team) noexcept nogil:
 
 
 def activation_direct(int kind, z, out, Py_ssize_t most):
-    """`activation` of at most `most` numbers in contiguous arrays that can be taken as they are; else None.
+    """`activation` of at most `most` elements in contiguous arrays that can be taken in place; else None.
 
     A new array is made if out is None.
     """
@@ -239,7 +239,7 @@ cdef enum:
 
 
 def centre(cnp.ndarray X not None, const double[::1] shift not None, double[:, :] out not None):
-    """out (n, m) = X - shift, a number a row, in float64; out has contiguous rows.
+    """out (n, m) = X - shift, a value a row, in float64; out has contiguous rows.
 
     NumPy converts and subtracts one after the other: a fifth of the time of the moments gained.
     """

@@ -3,7 +3,7 @@
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
 
-cdef _Scratch spare_scratch = None      # lent to one call at a time
+cdef _Scratch spare_scratch = None      # borrowed by one call at a time
 cdef object spare_guard = object()      # its lock, where there is no GIL
 
 

@@ -123,7 +123,7 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         dtype, layers = _build_dtype(metadata["dtype"]), build_layers(metadata["layers"])
         size = stack_layers(shapes_of(tuple(layers)))[-1].end  # known before any room is made
         if size != sum(array.size for array in arrays.values()):
-            raise ValueError(f"expected arrays of {size} numbers in all")
+            raise ValueError(f"expected arrays of {size} parameters in all")
         if any(array.dtype != dtype for array in (*arrays.values(), *([] if state is None else [state]))):
             raise ValueError(f"expected arrays of {dtype}")
         net = build_network(tuple(layers), dtype)

@@ -27,9 +27,9 @@ __all__ = ["apply", "dense_backward", "dense_forward", "matmul", "sigmoid"]
 
 _MODULES = tuple(by_dtype.values())
 _KINDS = {name: kind for kind, name in enumerate(_MODULES[0].ACTIVATIONS)}
-_CHUNK = 4096  # numbers that a thread takes at a time
+_CHUNK = 4096  # elements that a thread takes at a time
 _ACTIVATION_WORK = 16  # multiply-adds that an activation is worth
-_ALONE = 2 * THREAD_WORK // _ACTIVATION_WORK - 1  # numbers that are worth one thread only
+_ALONE = 2 * THREAD_WORK // _ACTIVATION_WORK - 1  # elements that are worth one thread only
 
 
 def _activation(name: Any) -> str:
@@ -149,7 +149,7 @@ def sigmoid(z: Any, out: Array | None = None) -> Array:
     -----
     Off by at most 1.5 units in the last place in float32 (all arguments tried) and 2 in float64;
     0 at -inf, 1 at inf, and NaN stays NaN. Nothing overflows. Threads share large arrays; their number changes
-    no bit. Costs about 16 multiply-adds a number.
+    no bit. Costs about 16 multiply-adds an element.
 
     References
     ----------
@@ -250,7 +250,7 @@ def dense_forward(
     -----
     2 n_in n_out m flops and n_out m activations. Threads share the examples; a column of the result does
     not depend on the columns beside it. The equation is that of every course; how the examples are
-    tiled is told in ``cython_kernels/network/tiles.pxi``.
+    tiled is described in ``cython_kernels/network/tiles.pxi``.
 
     Examples
     --------

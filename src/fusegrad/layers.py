@@ -1,4 +1,4 @@
-"""The layers: plain descriptions. A network holds the numbers."""
+"""The layers: plain descriptions. A network holds the parameters."""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Linear(Layer):
 
     Notes
     -----
-    A layer is a description and may stand in several networks; the numbers are the network's. Together
+    A layer is a description and may stand in several networks; the parameters are the network's. Together
     with the activation behind it, it is one fused kernel, `fusegrad.kernels.dense_forward`.
 
     Examples
@@ -56,7 +56,7 @@ class Linear(Layer):
 
     @property
     def in_features(self) -> int:
-        """How many numbers an example has before it."""
+        """How many values an example has before it."""
         return self._in_features
 
     @property

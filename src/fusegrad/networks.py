@@ -27,7 +27,7 @@ class Sequential:
     Shapes: X ``(n_features, m)``, y and predictions ``(n_outputs, m)``. ``(m,)`` will do for X where there
     is one feature, for y where there is one output. Where there are several features, a vector ``(n_features,)``
     is one example to every method but `fit`: its prediction is a vector too. Any strides are taken as they are:
-    hand in a scikit-learn array as ``X.T``. Other numbers (the other float type, float16, integers, bool, lists,
+    hand in a scikit-learn array as ``X.T``. Other types (the other float type, float16, integers, bool, lists,
     columns of a data frame) are converted.
 
     Parameters
@@ -48,7 +48,7 @@ class Sequential:
     layers : tuple of layers
     dtype : numpy.dtype
     n_features, n_outputs, n_parameters : int
-        What the network is made of does not change; only its numbers do.
+        What the network is made of does not change; only its parameters do.
 
     Raises
     ------
@@ -141,7 +141,7 @@ class Sequential:
 
     @property
     def dense_layers(self) -> tuple[Dense, ...]:
-        """Each `Linear` with the activation behind it, and where its numbers lie in `parameters`."""
+        """Each `Linear` with the activation behind it, and the place of its W and b in `parameters`."""
         return self._engine.layers
 
     @property
@@ -302,7 +302,7 @@ class Sequential:
             A regular file that stands there is replaced; its mode, group, ACL and attributes are kept where the system
             allows it, as root its owner too. A symbolic link stays and leads to the new file.
         optimizer : SGD, Adagrad, RMSprop or Adam, optional
-            Its numbers, its steps and its state are written too.
+            Its hyperparameters, its steps and its state are written too.
         rng : numpy.random.Generator, optional
             What the shuffling draws from; its state is written too.
 

@@ -33,7 +33,7 @@ class Optimizer:
     Attributes
     ----------
     lr : float
-        The learning rate; may be set between steps. The other numbers of a rule stay as they are.
+        The learning rate; may be set between steps. The other hyperparameters of a rule do not change.
     n_steps : int
         How many updates there have been.
     state : array (n_states, n_parameters) or None
@@ -46,7 +46,7 @@ class Optimizer:
     `fit` and `train_step` run a rule of this package in compiled code. They call Python where one of these is
     overridden, in a subclass or on the instance: `step`; `lr`, which is then read at each step; `look_ahead`
     of Nesterov's rule, whose point the gradient is taken at. Numbers and order of the examples are the same. The
-    other numbers of a rule cannot be overridden without `step`.
+    other hyperparameters of a rule cannot be overridden without `step`.
 
     An optimizer serves one network: its averages are that network's. A copy, or an optimizer that has taken over a
     state by `load_state_dict`, serves the next network that it is given.

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import LANES, TOLERANCE, examples, reference, relative, shaken
+from support import LANES, TOLERANCE, examples, perturbed, reference, relative
 
 import fusegrad as fg
 from fusegrad._engine.engine import NetworkEngine
@@ -28,7 +28,7 @@ FOLDS = {
 @pytest.mark.parametrize("layers", FOLDS.values(), ids=FOLDS)
 @pytest.mark.parametrize("m", [1, 33, 500, 20_011])
 def test_gradients(layers, m, dtype):
-    net = shaken(*layers, dtype=dtype)
+    net = perturbed(*layers, dtype=dtype)
     X, y = examples(net, m)
     expected = reference(net, X, y)
     loss, gradient = net.loss_and_gradient(X, y)
@@ -44,7 +44,7 @@ def test_gradients(layers, m, dtype):
 
 @pytest.mark.parametrize("n_in", [1, 2, 7, 8, 15, 16, 17, 31, 32, 33])
 def test_columns_at_the_edge_of_a_panel(n_in, dtype):
-    net = shaken(fg.Linear(n_in, 3 * LANES[dtype] + 1), fg.Linear(3 * LANES[dtype] + 1, 2), dtype=dtype)
+    net = perturbed(fg.Linear(n_in, 3 * LANES[dtype] + 1), fg.Linear(3 * LANES[dtype] + 1, 2), dtype=dtype)
     X, y = examples(net, 5000)
     assert net.plan(5000).folded
     assert relative(net.loss_and_gradient(X, y)[1], reference(net, X, y).gradient) <= TOLERANCE[dtype]
@@ -52,7 +52,7 @@ def test_columns_at_the_edge_of_a_panel(n_in, dtype):
 
 def test_more_inputs_than_a_lane_adds_up():
     """In float32 a gradient of a member sums over the inputs: by blocks, which 2 100 inputs fill with 4 lanes."""
-    net = shaken(fg.Linear(2100, 2), fg.Linear(2, 1), dtype="float32")
+    net = perturbed(fg.Linear(2100, 2), fg.Linear(2, 1), dtype="float32")
     rng = np.random.default_rng(0)
     X, y = rng.random((2100, 4400), dtype="float32"), rng.random((1, 4400), dtype="float32")
     assert net.plan(4400).folded
@@ -70,7 +70,7 @@ class LayerByLayer(NetworkEngine):
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_training_is_that_of_the_layers_one_by_one(optimizer, n_threads):
     layers = FOLDS["between activations"]
-    net, twin = (shaken(*layers, dtype="float64") for _ in range(2))
+    net, twin = (perturbed(*layers, dtype="float64") for _ in range(2))
     X, y = examples(net, 9000)
     twin._engine.__class__ = LayerByLayer
     options = {"epochs": 3, "batch_size": 4000, "rng": 0, "n_threads": n_threads}
@@ -82,7 +82,7 @@ def test_training_is_that_of_the_layers_one_by_one(optimizer, n_threads):
 
 
 def test_threads_change_no_bit(dtype):
-    net, twin = (shaken(*FOLDS["three"], dtype=dtype) for _ in range(2))
+    net, twin = (perturbed(*FOLDS["three"], dtype=dtype) for _ in range(2))
     X, y = examples(net, 50_000)
     for network, n_threads in ((net, 1), (twin, 4)):
         network.fit(X, y, optimizer=fg.SGD(0.01, momentum=0.5), epochs=3, n_threads=n_threads)
@@ -101,6 +101,6 @@ def test_it_is_chosen_where_it_pays():
 
 
 def test_predictions_do_not_fold():
-    net = shaken(*FOLDS["two"], dtype="float32")
+    net = perturbed(*FOLDS["two"], dtype="float32")
     X, _ = examples(net, 4000)
     np.testing.assert_array_equal(net(X)[:, :1], net(X[:, :1]))

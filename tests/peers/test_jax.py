@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, examples, relative, shaken
+from support import FIVE_LAYERS, examples, perturbed, relative
 
 pytestmark = [
     pytest.mark.peers,
@@ -18,7 +18,7 @@ def test_gradients():
     jax.config.update("jax_enable_x64", True)
     jnp = jax.numpy
     functions = {"identity": lambda z: z, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "tanh": jnp.tanh}
-    net = shaken(*FIVE_LAYERS, dtype="float64")
+    net = perturbed(*FIVE_LAYERS, dtype="float64")
     X, y = examples(net, 321)
 
     def loss(flat, X):

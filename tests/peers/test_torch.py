@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, TOLERANCE, examples, relative, shaken, within
+from support import FIVE_LAYERS, TOLERANCE, examples, perturbed, relative, within
 
 import fusegrad as fg
 
@@ -49,9 +49,9 @@ def torch_gradient(torch, twin, X, y):
     ids=["univariate", "two-layer sigmoid", "five layers"],
 )
 def test_gradients(torch, layers, m, dtype):
-    net = shaken(*layers, dtype=dtype)
+    net = perturbed(*layers, dtype=dtype)
     X, y = examples(net, m)
-    exact = shaken(*layers, dtype=dtype)
+    exact = perturbed(*layers, dtype=dtype)
     double = fg.Sequential(*layers, dtype="float64")
     double.parameters = exact.parameters.astype("float64")
     loss, gradient, inputs = torch_gradient(torch, twin_of(torch, double), X, y)
@@ -78,7 +78,7 @@ OPTIMIZERS = {
 def test_100_steps_of_training(torch, name):
     """At a constant learning rate the rules coincide; PyTorch's parameters are Nesterov's look-ahead points."""
     ours, theirs = OPTIMIZERS[name]
-    net = shaken(fg.Linear(6, 9), fg.Sigmoid(), fg.Linear(9, 2), dtype="float64")
+    net = perturbed(fg.Linear(6, 9), fg.Sigmoid(), fg.Linear(9, 2), dtype="float64")
     twin = twin_of(torch, net)
     X, y = examples(net, 50)
     optimizer, other = ours(), theirs(torch, twin.parameters())
@@ -92,7 +92,7 @@ def test_100_steps_of_training(torch, name):
 
 
 def test_state_dicts_go_both_ways(torch, dtype):
-    net = shaken(*FIVE_LAYERS, dtype=dtype)
+    net = perturbed(*FIVE_LAYERS, dtype=dtype)
     twin = twin_of(torch, net)
     X, _ = examples(net, 20)
     theirs = twin(torch.tensor(X.T.astype(dtype))).detach().numpy().T

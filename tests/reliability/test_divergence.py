@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, examples, shaken, tried
+from support import FIVE_LAYERS, examples, perturbed, tried
 
 import fusegrad as fg
 from fusegrad import training
@@ -65,7 +65,7 @@ def test_a_learning_rate_of_a_million(name, batch_size, dtype):
     for make in (lambda: fg.SGD(lr=1e6), lambda: fg.SGD(lr=1e6, momentum=0.9, nesterov=True)):
         found = []
         for at_once in (False, True):
-            net = shaken(*NETWORKS[name], dtype=dtype)
+            net = perturbed(*NETWORKS[name], dtype=dtype)
             X, y = examples(net, 300)
             error, left = diverging(net, X, y, make(), batch_size, at_once=at_once)
             found.append((error.epoch, error.history.loss, left))
@@ -75,14 +75,14 @@ def test_a_learning_rate_of_a_million(name, batch_size, dtype):
 
 @pytest.mark.parametrize("name", ["univariate", "two-layer sigmoid", "five layers"])
 def test_targets_too_large_to_square(name):
-    net = shaken(*NETWORKS[name], dtype="float32")
+    net = perturbed(*NETWORKS[name], dtype="float32")
     X, y = examples(net, 100)
     before = net.parameters.copy()
     y[0, 3] = 3e38
     error, _ = diverging(net, X, y, fg.Adam(), None)
     assert (error.epoch, error.step, error.loss) == (0, 0, np.inf)
     np.testing.assert_array_equal(net.parameters, before)
-    net64 = shaken(*NETWORKS[name], dtype="float64")
+    net64 = perturbed(*NETWORKS[name], dtype="float64")
     assert np.isfinite(net64.fit(X, y, optimizer=fg.Adam(), epochs=3).loss).all()
 
 
@@ -90,7 +90,7 @@ def test_targets_too_large_to_square(name):
 @pytest.mark.parametrize("at_once", [False, True])
 def test_born_in_step_1000(batch_size, at_once, dtype):
     """Step 999 leaves parameters so large that the loss of step 1000 is not finite."""
-    net = shaken(*NETWORKS["two-layer sigmoid"], dtype=dtype)
+    net = perturbed(*NETWORKS["two-layer sigmoid"], dtype=dtype)
     X, y = examples(net, 100)
     huge = float(np.finfo(dtype).max) / 2
     error, _ = diverging(
@@ -102,7 +102,7 @@ def test_born_in_step_1000(batch_size, at_once, dtype):
 
 @pytest.mark.parametrize("batch_size", [None, 32])
 def test_on_divergence_stop(batch_size):
-    net, twin = (shaken(*NETWORKS["two-layer sigmoid"], dtype="float32") for _ in range(2))
+    net, twin = (perturbed(*NETWORKS["two-layer sigmoid"], dtype="float32") for _ in range(2))
     X, y = examples(net, 300)
     history = net.fit(X, y, optimizer=fg.SGD(lr=1e6), epochs=1000, batch_size=batch_size, rng=0, on_divergence="stop")
     error, _ = diverging(twin, X, y, fg.SGD(lr=1e6), batch_size)
@@ -119,7 +119,7 @@ def test_the_error_does_not_keep_the_data():
     import gc
     import weakref
 
-    net = shaken(*NETWORKS["multivariate"], dtype="float32")
+    net = perturbed(*NETWORKS["multivariate"], dtype="float32")
     X, y = (array.astype("f4") for array in examples(net, 300))
     alive = weakref.ref(X)
     gc.disable()
@@ -147,7 +147,7 @@ class Momentum:
 @pytest.mark.parametrize("batch_size", [None, 32])
 def test_a_rule_of_ones_own_diverges_too(rule, batch_size):
     """It keeps what a callback saw, and the rate that a schedule had set then."""
-    net, twin = (shaken(*NETWORKS["two-layer sigmoid"], dtype="float64") for _ in range(2))
+    net, twin = (perturbed(*NETWORKS["two-layer sigmoid"], dtype="float64") for _ in range(2))
     X, y = examples(net, 100)
     seen = []
 
@@ -172,7 +172,7 @@ def test_a_rule_of_ones_own_diverges_too(rule, batch_size):
 
 def test_train_step_makes_no_step_of_a_loss_that_is_not_finite(dtype):
     for optimizer in (fg.Adam(), Signs()):
-        net = shaken(*NETWORKS["two-layer sigmoid"], dtype=dtype)
+        net = perturbed(*NETWORKS["two-layer sigmoid"], dtype=dtype)
         X, y = examples(net, 10)
         y[0, 3] = np.nan
         before = net.parameters.copy()
@@ -190,7 +190,7 @@ def test_train_step_makes_no_step_of_a_loss_that_is_not_finite(dtype):
 def test_a_bad_number_is_named_and_nothing_is_changed(name, bad, batch_size, dtype):
     for optimizer in (fg.SGD(lr=0.1), fg.Adam(), Signs()):
         for array in ("X", "y"):
-            net = shaken(*NETWORKS[name], dtype=dtype)
+            net = perturbed(*NETWORKS[name], dtype=dtype)
             data = dict(zip("Xy", examples(net, 300), strict=True))
             row = data[array].shape[0] - 1
             data[array][row, 217] = data[array][row, 218] = bad
@@ -210,7 +210,7 @@ def test_a_bad_number_is_named_and_nothing_is_changed(name, bad, batch_size, dty
 
 
 def test_nobody_sees_the_epoch_that_is_taken_back():
-    net = shaken(*NETWORKS["relu"], dtype="float32")
+    net = perturbed(*NETWORKS["relu"], dtype="float32")
     X, y = examples(net, 300)
     X[0, 5] = np.nan
     called = []
@@ -221,7 +221,7 @@ def test_nobody_sees_the_epoch_that_is_taken_back():
 
 def test_forward_lets_nan_through_as_numpy_does(dtype):
     for name, layers in NETWORKS.items():
-        net = shaken(*layers, dtype=dtype)
+        net = perturbed(*layers, dtype=dtype)
         X, _ = examples(net, 70)
         X[0, 13], X[0, 40] = np.nan, np.inf
         with np.errstate(invalid="ignore", over="ignore"):
@@ -288,7 +288,7 @@ class Finder:
 @pytest.mark.parametrize("batch_size", [None, 10])
 @pytest.mark.parametrize("make", [lambda: fg.SGD(lr=1), lambda: fg.SGD(lr=1, momentum=0.9), Signs])
 def test_a_schedule_is_asked_once_for_each_step_in_order(make, batch_size):
-    net, twin = (shaken(*NETWORKS["tanh"][:-1], dtype="float64") for _ in range(2))
+    net, twin = (perturbed(*NETWORKS["tanh"][:-1], dtype="float64") for _ in range(2))
     X, y = examples(net, 32)
     finder, rates = Finder(), {}
     history = net.fit(
@@ -307,7 +307,7 @@ def test_a_schedule_is_asked_once_for_each_step_in_order(make, batch_size):
 @pytest.mark.parametrize("last", ["loss", "parameters"])
 def test_what_diverged_late_is_made_again_in_part(last, monkeypatch):
     """At most two stretches' worth, whatever the fit has taken."""
-    net = shaken(*NETWORKS["two-layer sigmoid"], dtype="float32")
+    net = perturbed(*NETWORKS["two-layer sigmoid"], dtype="float32")
     X, y = examples(net, 3000)
     n, made = 20_000, []
     epochs = training._Run.epochs

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from support import examples, in_a_new_process, shaken, tried, within
+from support import examples, in_a_new_process, perturbed, tried, within
 
 import fusegrad as fg
 from fusegrad._engine.engine import MOST_ENGINES
@@ -16,7 +16,7 @@ LAYERS = (fg.Linear(16, 64), fg.Sigmoid(), fg.Linear(64, 1))
 
 def work(seed=0):
     """Parallel work, and what comes of it."""
-    net = shaken(*LAYERS, dtype="float32", seed=seed)
+    net = perturbed(*LAYERS, dtype="float32", seed=seed)
     X, y = examples(net, 5000)
     history = net.fit(X, y, optimizer=fg.Adam(lr=0.01), epochs=2, n_threads=2)
     return net.parameters.tobytes() + repr(history.loss).encode()
@@ -87,7 +87,7 @@ def test_nested_in_a_thread_pool():
 
 
 def test_eight_threads_predict_with_one_network(dtype):
-    net = shaken(*LAYERS, dtype=dtype)
+    net = perturbed(*LAYERS, dtype=dtype)
     batches = [np.random.default_rng(seed).normal(size=(16, 100 * seed + 7)).astype(dtype) for seed in range(30)]
     expected = [net(X) for X in batches]
     start = threading.Barrier(8)
@@ -103,7 +103,7 @@ def test_eight_threads_predict_with_one_network(dtype):
 
 
 def test_more_batch_sizes_than_a_network_remembers_in_many_threads():
-    net = shaken(fg.Linear(2, 3), fg.Tanh(), fg.Linear(3, 1), dtype="float64")
+    net = perturbed(fg.Linear(2, 3), fg.Tanh(), fg.Linear(3, 1), dtype="float64")
     X = np.random.default_rng(0).normal(size=(2, 700))
     whole = net(X)
 
@@ -117,7 +117,7 @@ def test_more_batch_sizes_than_a_network_remembers_in_many_threads():
 
 
 def test_two_trainings_of_one_network():
-    net = shaken(*LAYERS, dtype="float32")
+    net = perturbed(*LAYERS, dtype="float32")
     X, y = examples(net, 200)
     net.train_step(X, y, fg.SGD(lr=0.01))  # the next of this size goes a shorter way
     inside, go_on = threading.Event(), threading.Event()
@@ -147,7 +147,7 @@ def test_two_trainings_of_one_network():
 
 
 def test_two_trainings_of_one_network_at_any_moment():
-    net, twin = (shaken(*LAYERS, dtype="float32") for _ in range(2))
+    net, twin = (perturbed(*LAYERS, dtype="float32") for _ in range(2))
     X, y = examples(net, 2000)
     optimizer, done, refused = fg.SGD(lr=0.01), [], []
 
@@ -173,7 +173,7 @@ def test_two_trainings_of_one_network_at_any_moment():
 
 def test_a_state_is_handed_in_while_a_fit_runs():
     """The fit goes on with the one that it has."""
-    net = shaken(*LAYERS, dtype="float32")
+    net = perturbed(*LAYERS, dtype="float32")
     X, y = examples(net, 500)
     optimizer, done = fg.Adam(), threading.Event()
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, examples, in_a_new_process, shaken, tried
+from support import FIVE_LAYERS, examples, in_a_new_process, perturbed, tried
 
 import fusegrad as fg
 
@@ -51,11 +51,11 @@ def test_every_optimizer_and_generator(name, bit_generator, dtype, tmp_path):
         return np.random.Generator(getattr(np.random, bit_generator)(7))
 
     for batch_size in (32, None):
-        whole, optimizer, rng = shaken(*FIVE_LAYERS, dtype=dtype), make(), generator()
+        whole, optimizer, rng = perturbed(*FIVE_LAYERS, dtype=dtype), make(), generator()
         history = fitted(whole, optimizer, rng, batch_size)
         for epoch in (1, 5, 11):
             path = tmp_path / f"{epoch}.safetensors"
-            part, own, rng = shaken(*FIVE_LAYERS, dtype=dtype), make(), generator()
+            part, own, rng = perturbed(*FIVE_LAYERS, dtype=dtype), make(), generator()
 
             def stop(net, history, own=own, rng=rng, epoch=epoch, path=path):
                 net.save(path, optimizer=own, rng=rng)
@@ -68,10 +68,10 @@ def test_every_optimizer_and_generator(name, bit_generator, dtype, tmp_path):
 
 def test_in_a_new_process(tmp_path):
     for name, make in OPTIMIZERS.items():
-        whole, optimizer = shaken(*FIVE_LAYERS, dtype="float32"), make()
+        whole, optimizer = perturbed(*FIVE_LAYERS, dtype="float32"), make()
         history = fitted(whole, optimizer, np.random.default_rng(3), 32)
         path, rng, own = tmp_path / f"{name}.safetensors", np.random.default_rng(3), make()
-        part = shaken(*FIVE_LAYERS, dtype="float32")
+        part = perturbed(*FIVE_LAYERS, dtype="float32")
 
         def stop(net, history, own=own, rng=rng, path=path):
             net.save(path, optimizer=own, rng=rng)
@@ -89,7 +89,7 @@ def test_a_linear_network_that_trains_from_moments(epochs, dtype, tmp_path):
     path = tmp_path / "net.safetensors"
 
     def make():
-        net = shaken(fg.Linear(4, 8), fg.Linear(8, 1), dtype=dtype)
+        net = perturbed(fg.Linear(4, 8), fg.Linear(8, 1), dtype=dtype)
         return net, fg.SGD(lr=0.02, momentum=0.9)
 
     whole, optimizer = make()

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, LANES, SUM_BLOCK, examples, in_a_new_process, shaken, tried
+from support import FIVE_LAYERS, LANES, SUM_BLOCK, examples, in_a_new_process, perturbed, tried
 
 import fusegrad as fg
 
@@ -30,7 +30,7 @@ WIDE = {
 
 
 def trained(layers, dtype, m, batch_size, optimizer, n_threads, epochs=3, moments=True):
-    net = shaken(*layers, dtype=dtype)
+    net = perturbed(*layers, dtype=dtype)
     X, y = examples(net, m)
     history = net.fit(
         X, y, optimizer=optimizer(), epochs=epochs, batch_size=batch_size, rng=1, n_threads=n_threads, moments=moments
@@ -98,7 +98,7 @@ def test_wide_layers_on_any_number_of_threads(name, dtype):
 
 @pytest.mark.parametrize("name", [*NETWORKS, *WIDE])
 def test_one_examples_prediction_anywhere_in_a_batch(name, dtype):
-    net = shaken(*{**NETWORKS, **WIDE}[name], dtype=dtype)
+    net = perturbed(*{**NETWORKS, **WIDE}[name], dtype=dtype)
     X, _ = examples(net, 1)
     x = X.astype(dtype)
     alone = net(x)[:, 0]

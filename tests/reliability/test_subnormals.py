@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import TOLERANCE, examples, reference, shaken, tried
+from support import TOLERANCE, examples, perturbed, reference, tried
 
 import fusegrad as fg
 
@@ -19,7 +19,7 @@ LAYERS = {
 @pytest.mark.parametrize("m", [5, 700])
 def test_networks(name, which, m, dtype):
     tiny = 1e-40 if dtype == "float32" else 1e-310
-    net = shaken(*LAYERS[name], dtype=dtype)
+    net = perturbed(*LAYERS[name], dtype=dtype)
     X, y = examples(net, m)
     if which != "inputs":
         net.parameters[:] = net.parameters.astype("f8") * tiny

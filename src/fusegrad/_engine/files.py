@@ -1,4 +1,4 @@
-"""Saving and loading, in the safetensors format: a length, a JSON header, the numbers as they are.
+"""Saving and loading, in the safetensors format: a length, a JSON header, the arrays' bytes.
 
 The header's ``__metadata__`` holds what fusegrad adds: the layers, the dtype, the version of this
 description, and a SHA-256 over the whole file, taken with zeros in its own place. So no bit of a file

@@ -41,9 +41,9 @@ PARTIAL_BYTES = 32 * 1024 * 1024
 THREAD_WORK = 1 << 19
 #: Multiply-adds that take a few microseconds: for less the GIL is kept, which gains 50 ns ...
 SMALL_WORK = 3 << 16
-#: ... those that an activation takes, and a number from outside that is not in a cache.
+#: ... those that an activation takes, and a value from outside that is not in a cache.
 UNIT_WORK = 32
-NUMBER_WORK = 64
+VALUE_WORK = 64
 
 #: The columns of the layer table; `Layer` in cython_kernels/network/tiles.pxi reads them in this order.
 LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed")
@@ -87,8 +87,8 @@ class Plan:
     n_blocks: int  # of them, in a step
     n_threads: int
     small_batch: int  # examples at the most in a call that keeps the GIL
-    scratch: int  # numbers that a thread needs for a tile
-    fold_scratch: int  # numbers that the folds need
+    scratch: int  # values that a thread needs for a tile
+    fold_scratch: int  # values that the folds need
     layer_table: Table
     member_table: Table
     fold_table: Table
@@ -147,8 +147,8 @@ def parallel_from(layers: tuple[Dense, ...]) -> int:
 def small_batch_of(layers: tuple[Dense, ...], members: tuple[Dense, ...]) -> int:
     """The most examples whose step takes but a few microseconds on one thread."""
     units = sum(layer.n_out for layer in members)
-    numbers = members[0].n_in + members[-1].n_out
-    return SMALL_WORK // (max(step_work(layers, 1), step_work(members, 1)) + UNIT_WORK * units + NUMBER_WORK * numbers)
+    values = members[0].n_in + members[-1].n_out
+    return SMALL_WORK // (max(step_work(layers, 1), step_work(members, 1)) + UNIT_WORK * units + VALUE_WORK * values)
 
 
 def moments_pay(plan: Plan, m: int, epochs: int) -> tuple[bool, str]:
