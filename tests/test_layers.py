@@ -27,7 +27,7 @@ def test_sizes_are_at_least_one(sizes):
 
 @pytest.mark.parametrize("size", [1.0, "2", None, True])
 def test_sizes_are_whole_numbers(size):
-    with pytest.raises(TypeError, match="in_features: expected a whole number, got"):
+    with pytest.raises(TypeError, match="in_features: expected an integer, got"):
         fg.Linear(size, 1)
 
 

@@ -23,7 +23,7 @@ def test_one_that_grows_for_ever():
     [
         (lambda: fg.StepDecay(0, 1, 0.5), ValueError, "lr: expected"),
         (lambda: fg.StepDecay(1, 0, 0.5), ValueError, "step_size: expected at least 1, got 0"),
-        (lambda: fg.StepDecay(1, 1.5, 0.5), TypeError, "step_size: expected a whole number, got 1.5"),
+        (lambda: fg.StepDecay(1, 1.5, 0.5), TypeError, "step_size: expected an integer, got 1.5"),
         (lambda: fg.StepDecay(1, 1, 0), ValueError, "factor: expected"),
         (lambda: fg.ExponentialDecay(1, -1), ValueError, "rate: expected a finite number, at least 0, got -1"),
         (lambda: fg.InverseTimeDecay("a", 1), TypeError, "lr: expected a number, got 'a'"),

@@ -405,10 +405,10 @@ def test_an_interrupt_ends_a_fit_between_two_steps(n_threads):
     ("arguments", "error", "message"),
     [
         ({"epochs": -1}, ValueError, "epochs: expected at least 0, got -1"),
-        ({"epochs": 1.5}, TypeError, "epochs: expected a whole number, got 1.5"),
+        ({"epochs": 1.5}, TypeError, "epochs: expected an integer, got 1.5"),
         ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
         ({"batch_size": -4}, ValueError, "batch_size: expected at least 1, got -4"),
-        ({"batch_size": "all"}, TypeError, "batch_size: expected a whole number, got 'all'"),
+        ({"batch_size": "all"}, TypeError, "batch_size: expected an integer, got 'all'"),
         ({"n_threads": 0}, ValueError, "n_threads: expected at least 1, got 0"),
         ({"verbose": 3}, ValueError, "verbose: expected 0, 1 or 2, got 3"),
         ({"verbose": np.zeros(2)}, ValueError, "verbose: expected 0, 1 or 2"),

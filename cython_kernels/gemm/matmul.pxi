@@ -10,8 +10,8 @@ the L2 with panels of B in the L1, which come from the L3 again for each of them
 
 Where A has few rows or B few columns, a copy does not pay (`multiply_in_place`). If B is far away too, some of its rows
 at a time are read in place, each to its end, as memory likes it, and the sums wait nearby meanwhile
-(`multiply_few_rows`): 1.1 (32 rows) to 1.8 times (8 rows) as fast as over a copy. Few columns from an A in column-major order are made
-transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector or a few: matvec.pxi;
+(`multiply_few_rows`): 1.1 (32 rows) to 1.8 times (8 rows) as fast as over a copy. Few columns from an A in column-major order
+are made transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector or a few: matvec.pxi;
 where the depth is small: shallow.pxi.
 
 However matrices are cut and copied, each sum runs over k in the same order, by DEPTH_BLOCK, so that it does not depend on the
@@ -144,9 +144,9 @@ cdef void multiply_deep(
 cdef void multiply_part(
     Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """`multiply`, or a thread's share of it; which: `vectors_of` the whole.
+    """`multiply`, or a thread's share of it; which: `vectors_of` the complete product.
 
-    A few last columns, which would fill a vector badly, go along A by themselves.
+    A few last columns, which would fill a vector badly, go along A alone.
     """
     cdef Py_ssize_t edge = b.columns % LANES, depth = SUM_DEPTH
     if which == NO_VECTORS and edge > 0 and goes_along(a, edge):

@@ -10,7 +10,7 @@ and a few of them wait for their own sums: from CHAIN_DEPTH on a row has CHAINS 
 together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that is not contiguous is copied.
 
 The order of the sums is these loops' own, and follows from how the matrix lies and how long its rows are. They add up sums of
-`sum_depth` at the most (`multiply_deep` the longer ones). Which factor is the vectors, if any, follows from the whole product and
+`sum_depth` at the most (`multiply_deep` the longer ones). Which factor is the vectors, if any, follows from the complete product and
 is passed to each thread, whose share may look otherwise.
 
 Rejected: four rows at a time throughout (0.5 to 0.9 of the speed); rows that fit the L1 badly prefetched as well (0.7).
@@ -320,7 +320,7 @@ cdef void multiply_outer(
 cdef void multiply_vectors(
     Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """`multiply`, or a part of it no deeper than `sum_depth`, where `vectors_of` the whole names a factor."""
+    """`multiply`, or a part of it no deeper than `sum_depth`, where `vectors_of` the complete product names a factor."""
     cdef Matrix m = a, x = transposed(b)
     cdef Py_ssize_t m_step = c_row, x_step = 1
     if which == ROWS_OF_A:

@@ -171,7 +171,7 @@ cdef class Engine:
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, self.blank.batch)
         cdef double loss = 0
-        # First: an optimizer of one's own may do anything when it is read.
+        # First: a user-defined optimizer may do anything when it is read.
         read_matrix("y", y, self.n_outputs, job.n_examples, &job.network.y)
         cdef object _held = read_update(&job.update, optimizer, parameters, job.n_parameters, False)
         job.losses = &loss

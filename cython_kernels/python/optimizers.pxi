@@ -75,7 +75,7 @@ def optimizer_step(optimizer, cnp.ndarray parameters not None, cnp.ndarray gradi
             begin_update(&u)
             update(&u, w, g, 0, n)
     if not moderate:
-        raise ValueError("gradient: expected finite numbers, got others; parameters and state are as before")
+        raise ValueError("gradient: expected finite numbers, got others; parameters and state are unchanged")
     count_steps(optimizer, &u, u.step + 1)
 
 

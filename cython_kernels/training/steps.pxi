@@ -55,7 +55,7 @@ cdef struct Job:
     bitgen_t* bits
     PyObject* generator_lock    # NULL: nobody else has the generator
     PyObject* optimizer
-    int* half_made            # of the network's lock: what is half made; NULL: all is whole whenever handlers run
+    int* half_made            # of the network's lock: what is half made; NULL: nothing is, whenever handlers run
     double* losses          # one an epoch; the last may be that of a step that was not made
     Py_ssize_t n_steps      # finished
     Py_ssize_t finished     # epochs

@@ -31,7 +31,7 @@ class Linear(Layer):
     Raises
     ------
     TypeError, ValueError
-        If a size is not a whole number, or less than 1.
+        If a size is not an integer, or less than 1.
 
     Notes
     -----

@@ -358,7 +358,7 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            If a number is not whole, or less than 1.
+            If a number is no integer, or less than 1.
 
         Examples
         --------
@@ -636,7 +636,7 @@ class Sequential:
         ------
         TypeError, ValueError
             For arguments of the wrong kind or shape, before anything is written. For a NaN or an infinity in X or y,
-            with its first place; network, optimizer and `rng` are as before.
+            with its first place; network, optimizer and `rng` are unchanged.
         DivergenceError
             See `on_divergence`.
         RuntimeError
@@ -644,7 +644,7 @@ class Sequential:
         KeyboardInterrupt
             On Ctrl-C, within 200 ms; the parameters are then those of the last finished step.
         MemoryError
-            The epochs since the last that a callback, validation, progress or a rule of your own has seen are taken
+            The epochs since the last that a callback, validation, progress or a user-defined rule has seen are taken
             back.
 
         Notes

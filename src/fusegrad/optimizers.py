@@ -21,14 +21,14 @@ MOST_EXPONENT = 2000  # more than any of a float64
 
 
 class SupportsStep(Protocol):
-    """What a rule of your own must have to train a network; a schedule sets its ``lr``."""
+    """What a user-defined rule must have to train a network; a schedule sets its ``lr``."""
 
     def step(self, parameters: Array, gradient: Array) -> Any:
         """Update parameters in place from their gradient."""
 
 
 class Optimizer:
-    """What all optimizers share. A rule of your own needs no more than a `step` of this form.
+    """What all optimizers share. A user-defined rule needs no more than a `step` of this form.
 
     Attributes
     ----------

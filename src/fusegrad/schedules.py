@@ -12,7 +12,7 @@ from fusegrad._engine.validation import as_count, as_number
 
 
 def _whole(step: int) -> int:
-    """The step, if it is a whole number; `fit` asks for one after another, so what is an int is not asked twice."""
+    """The step, if it is an integer; `fit` asks for one after another, so what is an int is not asked twice."""
     return step if type(step) is int and 0 <= step <= sys.maxsize else as_count(step, "step", least=0)
 
 

@@ -107,7 +107,7 @@ class DivergenceError(ArithmeticError):
     """A fit whose loss, gradient, state or parameters stopped being finite.
 
     The network, the optimizer and the generator are then as they were after the last epoch that was finite from
-    end to end: its losses, and the parameters that it left. (What a rule of your own remembers is its own.)
+    end to end: its losses, and the parameters that it left. (The state of a user-defined rule is not restored.)
 
     Attributes
     ----------
@@ -481,7 +481,7 @@ def fit(
         raise TypeError(f"optimizer: expected an lr for the schedule to set, got {optimizer!r}")
     compiled_engine = engine.compiled(batches.size, n_threads)
     compiled = take(trainee, optimizer)
-    # A rule of one's own may be new, and what is no Optimizer has no count.
+    # A user-defined rule may be new, and what is no Optimizer has no count.
     n_steps = max(optimizer.n_steps if isinstance(optimizer, Optimizer) else 0, initial_epoch * batches.per_epoch)
     pays = moments and compiled and moments_pay(engine.plan(batches.size, n_threads), m, epochs)[0]
     of_data = take_moments(X, y) if pays else None
@@ -490,7 +490,7 @@ def fit(
         run.check_start()
 
     history = History()
-    # A rule that only Python knows may have a state of its own: its epochs cannot be made again, and none has to be.
+    # A rule that only Python knows may have a state of its own: its epochs cannot be repeated, and none has to be.
     one_by_one = validation is not None or bool(callbacks) or verbose == 2 or not compiled
     most = max(1, MOST_AHEAD // (1 if schedule is None else batches.per_epoch))
     epoch_work = step_work(engine.layers, m) + STEP_WORK * batches.per_epoch

@@ -55,7 +55,7 @@ def test_as_number():
 def test_as_count():
     assert as_count(np.int16(3), "n") == 3
     for value in (1.0, "1", True, np.True_, None):
-        with pytest.raises(TypeError, match="n: expected a whole number, got"):
+        with pytest.raises(TypeError, match="n: expected an integer, got"):
             as_count(value, "n")
     with pytest.raises(ValueError, match="n: expected at least 1, got 0"):
         as_count(0, "n")

@@ -360,7 +360,7 @@ def _read_entry(path: Path, name: str, entry: Any, place: int) -> tuple[np.dtype
 
 
 def load(path: str | PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
-    """Read the arrays and the metadata of a file; ValueError, with the file and the cause, if it is not whole.
+    """Read the arrays and the metadata of a file; ValueError, with the file and the cause, if it is not complete.
 
     Nothing is read or made but what the size of the file has room for.
     """

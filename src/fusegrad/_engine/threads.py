@@ -106,7 +106,7 @@ def set_num_threads(n: int | None) -> None:
     Raises
     ------
     TypeError, ValueError
-        If n is not a whole number, or less than 1.
+        If n is not an integer, or less than 1.
 
     Notes
     -----

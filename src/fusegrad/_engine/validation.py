@@ -50,9 +50,9 @@ def as_count(value: Any, name: str, least: int = 1) -> int:
     try:
         count = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: expected a whole number, got {value!r}") from None
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
     if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
     if count < least:
         raise ValueError(f"{name}: expected at least {least}, got {count}")
     if count > sys.maxsize:
