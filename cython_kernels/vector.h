@@ -83,6 +83,27 @@ FUSEGRAD_INLINE vbits lanes_below(Py_ssize_t n) {
     return number < none + (bits)n;
 }
 
+/* ---- sizes as constants --------------------------------------------------------------------- */
+
+/* f(n, ...) for 1 <= n <= most, where f is inlined for each n as a constant, since what n counts is to stay in registers.
+   most is a constant, at most 12. In Cython the macro is declared for the type of each f. */
+#define AS_CONSTANT_CASE(k, most, f, ...) case k: if ((most) >= k) f(k, __VA_ARGS__); break;
+#define AS_CONSTANT(most, f, n, ...) \
+    switch (n) { \
+        AS_CONSTANT_CASE(1, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(2, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(3, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(4, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(5, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(6, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(7, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(8, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(9, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(10, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(11, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(12, most, f, __VA_ARGS__) \
+    }
+
 /* ---- memory ------------------------------------------------------------------------------ */
 
 /* The empty barrier keeps the loaded vector in a register. Without it GCC folds the load of B into

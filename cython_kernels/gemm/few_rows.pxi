@@ -23,24 +23,14 @@ cdef inline void few_tile(
             store(product + i * PANEL + v * LANES, sums[i][v])
 
 
+ctypedef void (*FewTile)(
+    const int rows, Py_ssize_t depth, const Left* a, Right b, bint first, real* product) noexcept nogil
+cdef extern from "vector.h" nogil:
+    void few_tile_of "AS_CONSTANT"(int most, FewTile, Py_ssize_t rows, ...)
+
+
 cdef void few_rows(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, bint first, real* product) noexcept nogil:
-    if rows == 1:
-        few_tile(1, depth, a, b, first, product)
-    elif rows == 2:
-        few_tile(2, depth, a, b, first, product)
-    elif rows == 3:
-        few_tile(3, depth, a, b, first, product)
-    elif rows == 4:
-        few_tile(4, depth, a, b, first, product)
-    elif rows == 5:
-        few_tile(5, depth, a, b, first, product)
-    elif rows == 6:
-        few_tile(6, depth, a, b, first, product)
-    elif ROWS > 6:
-        if rows == 7:
-            few_tile(7, depth, a, b, first, product)
-        else:
-            few_tile(8, depth, a, b, first, product)
+    few_tile_of(ROWS, few_tile, rows, depth, a, b, first, product)
 
 
 cdef void multiply_few_rows(

@@ -18,7 +18,7 @@ cdef inline Next next_lines(Matrix a, Py_ssize_t k) noexcept nogil:
 
 
 cdef inline void block_tile(
-    const int rows, const int vectors, Py_ssize_t depth, const real* a, const real* b, Next next, Output c,
+    const int vectors, const int rows, Py_ssize_t depth, const real* a, const real* b, Next next, Output c,
 ) noexcept nogil:
     """c (rows, vectors * LANES) from packed a (rows, depth) and the panel b."""
     cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
@@ -39,38 +39,26 @@ cdef inline void block_tile(
     finish_sums(rows, vectors, sums, c)
 
 
+ctypedef void (*BlockTile)(
+    const int vectors, const int rows, Py_ssize_t depth, const real* a, const real* b, Next next, Output c) noexcept nogil
+ctypedef void (*BlockVectors)(
+    const int rows, int vectors, Py_ssize_t depth, const real* a, const real* b, Next next, Output c) noexcept nogil
+cdef extern from "vector.h" nogil:
+    void block_tile_of "AS_CONSTANT"(int most, BlockTile, int vectors, ...)
+    void block_vectors_of "AS_CONSTANT"(int most, BlockVectors, int rows, ...)
+
+
 cdef inline void block_vectors(
     const int rows, int vectors, Py_ssize_t depth, const real* a, const real* b, Next next, Output c,
 ) noexcept nogil:
-    if vectors == 1:
-        block_tile(rows, 1, depth, a, b, next, c)
-    elif vectors == 2:
-        block_tile(rows, 2, depth, a, b, next, c)
-    elif WIDE_VECTORS > 2:
-        block_tile(rows, 3, depth, a, b, next, c)
+    block_tile_of(WIDE_VECTORS, block_tile, vectors, rows, depth, a, b, next, c)
 
 
 cdef void block_rows(
     int rows, int vectors, Py_ssize_t depth, const real* a, const real* b, Next next, const Output* c,
 ) noexcept nogil:
     """c (rows <= ROWS, <= vectors * LANES) from packed a (rows, depth) and the panel b."""
-    if rows == 1:
-        block_vectors(1, vectors, depth, a, b, next, c[0])
-    elif rows == 2:
-        block_vectors(2, vectors, depth, a, b, next, c[0])
-    elif rows == 3:
-        block_vectors(3, vectors, depth, a, b, next, c[0])
-    elif rows == 4:
-        block_vectors(4, vectors, depth, a, b, next, c[0])
-    elif rows == 5:
-        block_vectors(5, vectors, depth, a, b, next, c[0])
-    elif rows == 6:
-        block_vectors(6, vectors, depth, a, b, next, c[0])
-    elif ROWS > 6:
-        if rows == 7:
-            block_vectors(7, vectors, depth, a, b, next, c[0])
-        else:
-            block_vectors(8, vectors, depth, a, b, next, c[0])
+    block_vectors_of(ROWS, block_vectors, rows, vectors, depth, a, b, next, c[0])
 
 
 cdef void multiply_blocks(

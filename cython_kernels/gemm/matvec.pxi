@@ -9,9 +9,9 @@ The inner loop takes as many rows as fill a vector with totals. Long rows would 
 and a few of them wait for their own sums: from CHAIN_DEPTH on a row has CHAINS sums, and LANE_ROWS rows go
 together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that is not contiguous is copied.
 
-The order of the sums is these loops' own, and follows from how the matrix lies and how long its rows are. They add up sums of
-`sum_depth` at the most (`multiply_deep` the longer ones). Which factor is the vectors, if any, follows from the complete product and
-is passed to each thread, whose share may look otherwise.
+The order of the sums is these loops' own, and follows from the layout of the matrix and the length of its rows. They add up
+sums of `sum_depth` at the most (`multiply_deep` the longer ones). Which factor is the vectors, if any, follows from the
+complete product and is passed to each thread, whose share may look otherwise.
 
 Rejected: four rows at a time throughout (0.5 to 0.9 of the speed); rows that fit the L1 badly prefetched as well (0.7).
 """
@@ -42,7 +42,7 @@ cdef struct Long:
 
 
 cdef inline void vector_sums(
-    const int n, const int rows, Left x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+    const int rows, const int n, Left x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil:
     """c[i * c_row + j] += sum over k < rows of x[i, k] m[k, j], i < n: outer. A start takes the place of c."""
     cdef vreal left[LONG_VECTORS * LONG_ROWS]
@@ -77,39 +77,28 @@ cdef inline void vector_sums(
             store_first(c + i * c_row + j, total[i], columns - j)
 
 
+ctypedef void (*VectorSums)(
+    const int rows, const int n, Left x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+) noexcept nogil
+ctypedef void (*AddRows)(
+    const int n, Py_ssize_t rows, Left x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+) noexcept nogil
+cdef extern from "vector.h" nogil:
+    void vector_sums_of "AS_CONSTANT"(int most, VectorSums, Py_ssize_t rows, ...)
+    void add_rows_of "AS_CONSTANT"(int most, AddRows, Py_ssize_t n, ...)
+
+
 cdef inline void add_some_rows(
     const int n, Py_ssize_t rows, Left x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil:
-    if rows == 1:
-        vector_sums(n, 1, x, m, start, c, c_row, columns)
-    elif rows == 2:
-        vector_sums(n, 2, x, m, start, c, c_row, columns)
-    elif rows == 3:
-        vector_sums(n, 3, x, m, start, c, c_row, columns)
-    elif rows == 4:
-        vector_sums(n, 4, x, m, start, c, c_row, columns)
-    elif rows == 5:
-        vector_sums(n, 5, x, m, start, c, c_row, columns)
-    elif rows == 6:
-        vector_sums(n, 6, x, m, start, c, c_row, columns)
-    elif rows == 7:
-        vector_sums(n, 7, x, m, start, c, c_row, columns)
-    else:
-        vector_sums(n, 8, x, m, start, c, c_row, columns)
+    vector_sums_of(LONG_ROWS, vector_sums, rows, n, x, m, start, c, c_row, columns)
 
 
 cdef void add_long_rows(
     Py_ssize_t n, Py_ssize_t rows, const Left* x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil:
     """`vector_sums` of n <= LONG_VECTORS vectors and rows <= LONG_ROWS."""
-    if n == 1:
-        add_some_rows(1, rows, x[0], m, start, c, c_row, columns)
-    elif n == 2:
-        add_some_rows(2, rows, x[0], m, start, c, c_row, columns)
-    elif n == 3:
-        add_some_rows(3, rows, x[0], m, start, c, c_row, columns)
-    else:
-        add_some_rows(4, rows, x[0], m, start, c, c_row, columns)
+    add_rows_of(LONG_VECTORS, add_some_rows, n, rows, x[0], m, start, c, c_row, columns)
 
 
 cdef enum Coming:

@@ -191,6 +191,13 @@ cdef inline void multiply_rows(
         micro_tile(rows, VECTORS, runs, hop, depth, a, b, c)
 
 
+ctypedef void (*MultiplyRows)(
+    const int rows, bint narrow, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
+) noexcept nogil
+cdef extern from "vector.h" nogil:
+    void multiply_n_rows "AS_CONSTANT"(int most, MultiplyRows, Py_ssize_t n, ...)
+
+
 cdef inline void multiply_all_rows(
     Py_ssize_t rows, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
@@ -199,30 +206,7 @@ cdef inline void multiply_all_rows(
     cdef Py_ssize_t n_tiles = parts(rows, NARROW_ROWS if narrow else ROWS), tile, n
     for tile in range(n_tiles):
         n = even_part(rows, n_tiles, tile)
-        if n == 1:
-            multiply_rows(1, narrow, runs, hop, depth, a, b, c)
-        elif n == 2:
-            multiply_rows(2, narrow, runs, hop, depth, a, b, c)
-        elif n == 3:
-            multiply_rows(3, narrow, runs, hop, depth, a, b, c)
-        elif n == 4:
-            multiply_rows(4, narrow, runs, hop, depth, a, b, c)
-        elif n == 5:
-            multiply_rows(5, narrow, runs, hop, depth, a, b, c)
-        elif n == 6:
-            multiply_rows(6, narrow, runs, hop, depth, a, b, c)
-        elif n == 7:
-            multiply_rows(7, narrow, runs, hop, depth, a, b, c)
-        elif n == 8:
-            multiply_rows(8, narrow, runs, hop, depth, a, b, c)
-        elif n == 9:
-            multiply_rows(9, narrow, runs, hop, depth, a, b, c)
-        elif n == 10:
-            multiply_rows(10, narrow, runs, hop, depth, a, b, c)
-        elif n == 11:
-            multiply_rows(11, narrow, runs, hop, depth, a, b, c)
-        else:
-            multiply_rows(12, narrow, runs, hop, depth, a, b, c)
+        multiply_n_rows(NARROW_ROWS, multiply_rows, n, narrow, runs, hop, depth, a, b, c)
         a.data += n * a.row
         c.data += n * c.row
         if c.bias != NULL:
