@@ -8,7 +8,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 # One core for what is timed, where the system can pin
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
-.PHONY: help demo test test-reliability test-peers test-exhaustive test-interrupts soak fuzz sanitize test-emulated \
+.PHONY: help demo test test-reliability test-peers test-exhaustive test-interrupts soak fuzz sanitize test-clang test-emulated \
   bench bench-peers bench-growth bench-promises bench-init lint annotate wheel clean
 
 help:
@@ -76,6 +76,10 @@ test-interrupts: $(VENV)/installed
 sanitize:
 	PYTHON=$(PYTHON) bash tests/reliability/sanitize.sh
 
+## make test-clang       the kernels built by clang (CLANG=clang-19, or that of ziglang), and their tests
+test-clang:
+	PYTHON=$(PYTHON) bash tests/clang.sh
+
 ## make test-emulated    the tests on emulated processors: without AVX-512, without AVX, aarch64 (needs qemu-user)
 test-emulated: $(VENV)/installed
 	bash tests/reliability/emulate.sh
@@ -127,4 +131,4 @@ wheel: $(VENV)/linters
 	$(BIN)/python tests/try_wheel.py dist/*.whl
 
 clean:
-	rm -rf build dist annotate $(VENV) $(PEERS)
+	rm -rf build dist annotate $(VENV) $(PEERS) .venv-clang
