@@ -87,22 +87,22 @@ FUSEGRAD_INLINE vbits lanes_below(Py_ssize_t n) {
 
 /* f(n, ...) for 1 <= n <= most, where f is inlined for each n as a constant, since what n counts is to stay in registers.
    most is a constant, at most 12. In Cython the macro is declared for the type of each f. */
-#define AS_CONSTANT_CASE(k, most, f, ...) case k: if ((most) >= k) f(k, __VA_ARGS__); break;
+#define AS_CONSTANT_CASE(k, n, most, f, ...) if ((most) >= k && ((n) == k || (most) == k)) f(k, __VA_ARGS__); else
 #define AS_CONSTANT(most, f, n, ...) \
-    switch (n) { \
-        AS_CONSTANT_CASE(1, most, f, __VA_ARGS__) \
-        AS_CONSTANT_CASE(2, most, f, __VA_ARGS__) \
-        AS_CONSTANT_CASE(3, most, f, __VA_ARGS__) \
-        AS_CONSTANT_CASE(4, most, f, __VA_ARGS__) \
-        AS_CONSTANT_CASE(5, most, f, __VA_ARGS__) \
-        AS_CONSTANT_CASE(6, most, f, __VA_ARGS__) \
-        AS_CONSTANT_CASE(7, most, f, __VA_ARGS__) \
-        AS_CONSTANT_CASE(8, most, f, __VA_ARGS__) \
-        AS_CONSTANT_CASE(9, most, f, __VA_ARGS__) \
-        AS_CONSTANT_CASE(10, most, f, __VA_ARGS__) \
-        AS_CONSTANT_CASE(11, most, f, __VA_ARGS__) \
-        AS_CONSTANT_CASE(12, most, f, __VA_ARGS__) \
-    }
+    do { \
+        AS_CONSTANT_CASE(1, n, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(2, n, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(3, n, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(4, n, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(5, n, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(6, n, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(7, n, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(8, n, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(9, n, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(10, n, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(11, n, most, f, __VA_ARGS__) \
+        AS_CONSTANT_CASE(12, n, most, f, __VA_ARGS__); \
+    } while (0)
 
 /* ---- memory ------------------------------------------------------------------------------ */
 

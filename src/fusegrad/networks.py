@@ -402,8 +402,9 @@ class Sequential:
         array([3.5])
         """
         engine = self._engine
-        if engine.small_predictor is not None:
-            direct: Array | None = engine.small_predictor.forward_direct(X, engine.parameters, out)
+        small = engine.small_predictor
+        if small is not None:
+            direct: Array | None = small.forward_direct(X, engine.parameters, out)
             if direct is not None:
                 return direct
         return engine.forward(X, out)
@@ -550,10 +551,9 @@ class Sequential:
         array([ 1.5, -0.5])
         """
         engine = self._engine
-        if engine.small_step is not None:
-            direct: float | None = engine.small_step.step_direct(
-                X, y, engine.parameters, optimizer, COMPILED_STEP, engine.lock
-            )
+        small = engine.small_step
+        if small is not None:
+            direct: float | None = small.step_direct(X, y, engine.parameters, optimizer, COMPILED_STEP, engine.lock)
             if direct is not None:
                 return direct
         return train_step(self._trainee(), X, y, optimizer)
