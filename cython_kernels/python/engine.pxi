@@ -178,7 +178,7 @@ cdef class Engine:
         job.n_epochs = 1
         self.make_steps(&job, optimizer, 1)
         return_scratch(scratch)
-        return INFINITY if job.immoderate else loss
+        return INFINITY if job.too_large else loss
 
     def train(
         self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None, optimizer,
@@ -227,7 +227,7 @@ cdef class Engine:
         job.interrupt.job = &job
         self.make_steps(&job, optimizer, n_steps)
         return_scratch(scratch)
-        return job.finished, job.from_moments, "gradient" if job.immoderate else "loss"
+        return job.finished, job.from_moments, "gradient" if job.too_large else "loss"
 
     cdef int make_steps(self, Job* job, optimizer, Py_ssize_t n_steps) except -1:
         """The n_steps steps of a job, or some. Counts optimizer.n_steps, also when they are interrupted."""

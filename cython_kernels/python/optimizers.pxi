@@ -64,17 +64,17 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
 def optimizer_step(optimizer, cnp.ndarray parameters not None, cnp.ndarray gradient not None):
     """One update of parameters, in place. Counts optimizer.n_steps."""
     cdef Update u
-    cdef bint moderate
+    cdef bint squarable
     cdef Py_ssize_t n = cnp.PyArray_SIZE(parameters)
     cdef real* w = read_flat("parameters", parameters, n)
     cdef const real* g = read_flat("gradient", gradient, n)
     cdef object _held = read_update(&u, optimizer, parameters, n, True)
     with nogil:
-        moderate = all_within(u.moderate, g, 0, n) or change_units(&u, g, n)
-        if moderate:
+        squarable = all_within(u.largest_gradient, g, 0, n) or change_units(&u, g, n)
+        if squarable:
             begin_update(&u)
             update(&u, w, g, 0, n)
-    if not moderate:
+    if not squarable:
         raise ValueError("gradient: expected finite numbers, got others; parameters and state are unchanged")
     count_steps(optimizer, &u, u.step + 1)
 

@@ -49,7 +49,7 @@ cdef struct Update:
     long long step          # how many updates there have been
     int exponent            # of the units of gradients in the rules with squares,
     real unit               # 2^-exponent, and
-    real moderate           # the largest element of a gradient whose square these units hold
+    real largest_gradient   # the largest element of a gradient whose square these units hold
     real* first             # the states; NULL where the rule has none
     real* second
     # What is the same for every element of one update: `begin_update`.
@@ -67,7 +67,7 @@ cdef struct Factors:
     vreal least_root
     vreal unit              # 2^-exponent
 
-cdef int MODERATE = GREATEST_EXPONENT // 2 - 14     # the exponent of a number whose square is small enough 2^28 times
+cdef int SQUARE_EXPONENT = GREATEST_EXPONENT // 2 - 14     # the exponent of a number whose square is small enough 2^28 times
 cdef double NEARLY = 0.999      # a bound is a little lower than it might be: it must not decide by its rounding
 
 
@@ -97,12 +97,12 @@ cdef inline void begin_update(Update* u) noexcept nogil:
 
 
 cdef void set_units(Update* u, int exponent) noexcept nogil:
-    cdef int most = exponent + MODERATE
+    cdef int most = exponent + SQUARE_EXPONENT
     u.exponent = exponent
     u.unit = 1 if exponent == 0 else <real>ldexp(1, -exponent)
-    u.moderate = GREATEST
+    u.largest_gradient = GREATEST
     if (u.rule == ADAGRAD or u.rule == RMSPROP or u.rule == ADAM) and most < GREATEST_EXPONENT:
-        u.moderate = <real>ldexp(1, most)
+        u.largest_gradient = <real>ldexp(1, most)
 
 
 cdef bint all_within(real limit, const real* values, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
@@ -118,7 +118,7 @@ cdef bint all_within(real limit, const real* values, Py_ssize_t start, Py_ssize_
 
 
 cdef bint change_units(Update* u, const real* g, Py_ssize_t n) noexcept nogil:
-    """For a gradient that is not moderate: chooses units in which it is. False if it is not finite."""
+    """For a gradient too large to be squared: chooses units in which it is not. False if it is not finite."""
     cdef double largest = 0
     cdef int exponent, turn
     cdef Py_ssize_t i
@@ -128,7 +128,7 @@ cdef bint change_units(Update* u, const real* g, Py_ssize_t n) noexcept nogil:
         if fabs(g[i]) > largest:
             largest = fabs(g[i])
     frexp(largest, &exponent)
-    exponent -= MODERATE - 10       # not at once again
+    exponent -= SQUARE_EXPONENT - 10       # so that this is not done at the next step again
     turn = u.exponent - exponent
     for i in range(n):
         u.first[i] = <real>ldexp(u.first[i], turn if u.rule == ADAM else 2 * turn)

@@ -62,7 +62,7 @@ cdef struct Job:
     Py_ssize_t n_seen       # where the leader returned in the middle of an epoch: the examples done,
     double seen_loss        # and the sum of their losses
     bint from_moments       # all steps were taken from the moments
-    int immoderate          # the gradient of this step: too large to be squared, or not finite
+    int too_large           # the gradient of this step: too large to be squared, or not finite
     Interrupt interrupt
 
 
@@ -118,8 +118,8 @@ cdef void check_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     """The gradient stage, for some elements: whether they may be squared."""
     cdef Job* job = <Job*>data
     cdef Py_ssize_t start = part * PART
-    if not all_within(job.update.moderate, job.gradient, start, smaller(start + PART, job.n_parameters)):
-        raise_flag(&job.immoderate)
+    if not all_within(job.update.largest_gradient, job.gradient, start, smaller(start + PART, job.n_parameters)):
+        raise_flag(&job.too_large)
 
 
 cdef void update_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
@@ -166,7 +166,7 @@ cdef double mean_loss(Job* job) noexcept nogil:
 
 cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """One step over some examples; its loss. There is no update if that, or the gradient, is not finite
-    (`job.immoderate` stays raised), or the step is interrupted."""
+    (`job.too_large` stays raised), or the step is interrupted."""
     cdef Network* network = &job.network
     cdef Update* rule = &job.update
     cdef Py_ssize_t n = job.n_parameters
@@ -194,10 +194,10 @@ cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexc
         if is_raised(&job.interrupt.stop):
             return 0
     run_stage(team, &job.interrupt, check_part, parts(n, PART))
-    if is_raised(&job.immoderate):
+    if is_raised(&job.too_large):
         if not change_units(rule, job.gradient, n):
             return loss
-        job.immoderate = 0
+        job.too_large = 0
     begin_update(rule)
     run_stage(team, &job.interrupt, update_part, parts(n, PART))
     rule.step += 1
@@ -223,7 +223,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
             loss = step(job, team, seen, count)
             if is_raised(&job.interrupt.stop):
                 return
-            if not isfinite(loss) or job.immoderate:
+            if not isfinite(loss) or job.too_large:
                 job.losses[job.finished] = loss
                 return
             total += loss * count
