@@ -704,7 +704,7 @@ def test_an_optimizer_serves_one_network(make):
     one.train_step(X, y, optimizer)
     one.fit(X, y, optimizer=optimizer, epochs=1)
     for call in (lambda o: other.train_step(X, y, o), lambda o: other.fit(X, y, optimizer=o, epochs=1)):
-        with pytest.raises(ValueError, match="optimizer: it serves another network"):
+        with pytest.raises(ValueError, match="optimizer: it is used by another network"):
             call(optimizer)
         call(copy.copy(optimizer))
         call(copy.deepcopy(optimizer))

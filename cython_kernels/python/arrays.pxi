@@ -148,7 +148,7 @@ cdef void read_extent(cnp.ndarray a, char** start, char** stop) noexcept:
 
 
 cdef bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
-    """Whether two arrays of this dtype, not empty, lie apart; no where one lies between the lines of the other."""
+    """Whether two arrays of this dtype, not empty, share no memory; no where one is between the lines of the other."""
     cdef char* a_start
     cdef char* a_stop
     cdef char* b_start

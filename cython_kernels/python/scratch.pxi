@@ -42,5 +42,5 @@ cdef Py_ssize_t size_of(reals, pieces) except -1:
     multiplied, in Python's integers, which do not wrap."""
     size = -(-reals * sizeof(real) // LINE) * LINE * pieces
     if size > PY_SSIZE_T_MAX // 2:      # room to add a few of them
-        raise MemoryError(f"{size} bytes are more than there can be")
+        raise MemoryError(f"expected at most {PY_SSIZE_T_MAX // 2} bytes of scratch memory, got {size}")
     return size

@@ -57,7 +57,7 @@ cdef class TrainingLock:
             raise RuntimeError("another thread trains this network: save it from a callback of that fit")
         if is_raised(&self.half_made) >= (HALF_EPOCH if with_optimizer else HALF_STEP):
             raise RuntimeError(
-                "this epoch is half made, and a fit that goes on from here would not end as this one does: "
+                "this epoch is not finished, and a fit resumed from here would end differently: "
                 "set a flag in the signal handler, and save in a callback of the fit")
 
 

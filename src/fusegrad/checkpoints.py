@@ -134,7 +134,7 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
             optimizer.check(net.parameters)
         rng = files.build_generator(metadata["rng"]) if "rng" in metadata else None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: what it says of itself does not fit: {str(error)[:300]}") from None
+        raise ValueError(f"{path}: its metadata and its arrays do not match: {str(error)[:300]}") from None
     return Checkpoint(net, optimizer, rng)
 
 

@@ -151,7 +151,7 @@ class Optimizer:
         if state.shape[1] != parameters.size or state.dtype != parameters.dtype:
             raise ValueError(
                 f"optimizer: its state is of {state.shape[1]} {state.dtype} parameters, "
-                f"got {parameters.size} {parameters.dtype}: take an optimizer of its own for each network"
+                f"got {parameters.size} {parameters.dtype}: use one optimizer for each network"
             )
 
     def prepare(self, parameters: Array) -> None:
@@ -315,8 +315,8 @@ def bind(optimizer: Optimizer, parameters: Array, lock: Any, layout: str, compil
         stateless = optimizer.state is None or not len(optimizer.state)
         if optimizer._owner is not None and not (stateless and not optimizer._owner.is_held):
             raise ValueError(
-                "optimizer: it serves another network, whose averages it holds: take an optimizer of its own for each "
-                "network (copy.copy(optimizer) takes the averages along)"
+                "optimizer: it is used by another network, and its averages are of that one: use an optimizer for each "
+                "network (copy.copy(optimizer) copies the averages too)"
             )
         if not stateless and optimizer._layout not in (None, layout):
             raise ValueError(f"optimizer: its state is of a network of layers {optimizer._layout}, got {layout}")

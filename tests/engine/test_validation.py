@@ -291,7 +291,7 @@ def test_as_output_refuses_what_overlaps_itself():
     memory = np.zeros(100, "f4")
     for strides in ((0, 4), (8, 4), (4, 4), (12, 2), (-8, 4)):
         out = np.lib.stride_tricks.as_strided(memory[50:], (2, 3), strides)
-        with pytest.raises(ValueError, match="out: expected an array whose elements lie apart, got strides"):
+        with pytest.raises(ValueError, match="out: expected an array whose elements do not overlap, got strides"):
             as_output(out, "out", F4, (2, 3))
     for strides in ((12, 4), (4, 8), (-40, 8), (1, 4)):
         out = np.lib.stride_tricks.as_strided(memory[50:], (1, 3) if strides[0] == 1 else (2, 3), strides)

@@ -274,7 +274,7 @@ def as_output(value: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...
     reach = array.itemsize  # of the lines so far: the next stride must lead past it
     for stride, n in sorted((abs(stride), n) for stride, n in zip(array.strides, shape, strict=True) if n > 1):
         if stride < reach and array.size:
-            raise ValueError(f"{name}: expected an array whose elements lie apart, got strides {array.strides}")
+            raise ValueError(f"{name}: expected an array whose elements do not overlap, got strides {array.strides}")
         reach = stride * (n - 1) + reach
     return array
 
