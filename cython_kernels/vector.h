@@ -137,7 +137,7 @@ FUSEGRAD_INLINE vreal splat_group(const real *p, int n) {
     return (vreal)(none + *(const pair_anywhere *)p);
 }
 
-/* The first n lanes of memory; the others are 0. Lanes past n are neither read nor written. */
+/* The first n lanes of memory, at any address; the others are 0. Lanes past n are neither read nor written. */
 FUSEGRAD_INLINE vreal load_first(const real *p, Py_ssize_t n) {
 #if defined(__AVX512F__)
     return (vreal)NATIVE(maskz_loadu)(((unsigned)1 << n) - 1, p);
@@ -145,7 +145,7 @@ FUSEGRAD_INLINE vreal load_first(const real *p, Py_ssize_t n) {
     return (vreal)NATIVE(maskload)(p, (__m256i)lanes_below(n));
 #else
     vreal v = {0};
-    for (Py_ssize_t i = 0; i < n; i++) v[i] = p[i];
+    for (Py_ssize_t i = 0; i < n; i++) v[i] = ((const real_anywhere *)p)[i];
     return v;
 #endif
 }
@@ -159,7 +159,7 @@ FUSEGRAD_INLINE void store_first(real *p, vreal v, Py_ssize_t n) {
     else
         NATIVE(maskstore)(p, (__m256i)lanes_below(n), v);
 #else
-    for (Py_ssize_t i = 0; i < n; i++) p[i] = v[i];
+    for (Py_ssize_t i = 0; i < n; i++) ((real_anywhere *)p)[i] = v[i];
 #endif
 }
 
