@@ -9,7 +9,8 @@ cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
 out=build/sanitize
 mkdir -p "$out"
-tests=(-m pytest -q -p no:cacheprovider -m "not peers and not exhaustive and not reliability" tests)
+# --capture=sys: the report of a sanitizer, which ends the process, is not caught.
+tests=(-m pytest -q --capture=sys -p no:cacheprovider -m "not peers and not exhaustive and not reliability" tests)
 
 install() { # install ENVIRONMENT SANITIZERS: a virtual environment with fusegrad built so
     test -x "$1/bin/python" || "$python" -m venv "$1"
