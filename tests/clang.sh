@@ -25,7 +25,8 @@ fi
 "$CLANG" --version | head -1
 rm -rf "$out/wheel"
 # zig's own library of such functions does not ask the processor what it has (__builtin_cpu_supports).
-LDFLAGS=$(if test $openmp = OFF; then gcc -print-libgcc-file-name; fi) CC=$CLANG $venv/bin/pip wheel -q --no-deps --wheel-dir "$out/wheel" --config-settings=build-dir="$out/build" \
+LDFLAGS=$(if test $openmp = OFF; then gcc -print-libgcc-file-name; fi) CC=$CLANG $venv/bin/pip wheel -q --no-deps \
+    --wheel-dir "$out/wheel" --config-settings=build-dir="$out/build" \
     --config-settings=cmake.define.FUSEGRAD_WERROR=ON --config-settings=cmake.define.FUSEGRAD_OPENMP=$openmp .
 $venv/bin/pip install -q --force-reinstall --no-deps "$out"/wheel/*.whl
 $venv/bin/pip install -q "$(ls "$out"/wheel/*.whl)[test]"

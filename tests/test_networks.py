@@ -671,3 +671,15 @@ def test_what_is_no_flat_buffer_or_state():
         net.load_state_dict(3)
     with pytest.raises(TypeError, match=r"state_dict\['0.weight'\]: expected an array without a mask"):
         net.load_state_dict({**net.state_dict(), "0.weight": np.ma.zeros((1, 3))})
+
+
+def test_a_gradient_set_before_the_base_is_initialised():
+    class Own(fg.Sequential):
+        def __init__(self):
+            self.loss_and_gradient = lambda X, y: (0.0, np.ones(2))
+            super().__init__(fg.Linear(1, 1), dtype="float64", rng=0)
+
+    net = Own()
+    before = net.parameters.copy()
+    assert net.train_step([1.0], [1.0], fg.SGD(lr=0.5)) == 0
+    np.testing.assert_array_equal(net.parameters, before - 0.5)

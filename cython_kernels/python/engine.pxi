@@ -190,7 +190,7 @@ cdef class Engine:
         With moments, of all examples, a network that is one linear layer, after folding, is trained from them, but for
         the steps whose loss would have too few digits. private: nobody else has the generator, and its lock is left
         alone. Returns how many epochs were finished, whether all their steps were taken from moments, and why they are
-        fewer than asked for: the "loss" or the "gradient" of a step was not finite. That step is not made, and its loss
+        fewer than requested: the "loss" or the "gradient" of a step was not finite. That step is not made, and its loss
         stands in place of its epoch's.
         """
         cdef Job job

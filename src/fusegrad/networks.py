@@ -127,7 +127,8 @@ class Sequential:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "loss_and_gradient":
-            self._engine.small_step = None  # steps have to call it
+            if "_engine" in self.__dict__:  # a subclass may set it before its base is initialised
+                self._engine.small_step = None  # steps have to call what is set
         elif type(self).__module__ in OWN_MODULES and not name.startswith("_") and not hasattr(type(self), name):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; a subclass may have its own")
         object.__setattr__(self, name, value)

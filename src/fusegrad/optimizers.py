@@ -13,7 +13,7 @@ import numpy as np
 
 from fusegrad._engine.dispatch import by_dtype
 from fusegrad._engine.files import parse_json
-from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_flat_output, as_number, copy_into
+from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_flat_output, as_number
 
 RULES = by_dtype[np.dtype("float32")].RULES
 MOST_STEPS = by_dtype[np.dtype("float32")].MOST_STEPS
@@ -322,6 +322,14 @@ def bind(optimizer: Optimizer, parameters: Array, lock: Any, layout: str, compil
             raise ValueError(f"optimizer: its state is of a network of layers {optimizer._layout}, got {layout}")
         optimizer._owner, optimizer._layout = lock, layout
     optimizer._direct_for = lock if compiled else None
+
+
+def copy_into(target: Array | None, array: Array) -> Array:
+    """A copy of an array: in `target`, of its shape and dtype, or a new one."""
+    if target is None:
+        return array.copy()
+    target[...] = array
+    return target
 
 
 class Snapshot(NamedTuple):

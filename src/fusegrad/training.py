@@ -26,8 +26,8 @@ from fusegrad._engine.engine import NetworkEngine
 from fusegrad._engine.moments import Moments
 from fusegrad._engine.moments import moments as take_moments
 from fusegrad._engine.plan import moments_pay, step_work
-from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_generator, as_number, copy_into
-from fusegrad.optimizers import SGD, Optimizer, bind, restore_snapshot, runs_compiled, take_snapshot
+from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_generator, as_number
+from fusegrad.optimizers import SGD, Optimizer, bind, copy_into, restore_snapshot, runs_compiled, take_snapshot
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
 
 LOOK_SECONDS = 0.1  # between two looks of a progress bar

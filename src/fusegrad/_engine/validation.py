@@ -88,14 +88,6 @@ def own_view(array: Array) -> Array:
     return np.ndarray.view(array, np.ndarray)
 
 
-def copy_into(target: Array | None, array: Array) -> Array:
-    """A copy of an array: in `target`, of its shape and dtype, or a new one."""
-    if target is None:
-        return array.copy()
-    target[...] = array
-    return target
-
-
 def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
     """A view of the caller's own, of `dtype`, or of the value's own float type where that is None.
 
