@@ -431,7 +431,7 @@ class _Run:
                 return loss
             total += loss * X.shape[1]
             self.n_steps += 1
-        return total / m
+        return loss if size == m else total / m
 
 
 def fit(
