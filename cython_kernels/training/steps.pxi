@@ -211,8 +211,9 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
     cdef Network* network = &job.network
     cdef Py_ssize_t count, seen = job.n_seen, work = 0, epochs_work = 0
     cdef double loss, total = job.seen_loss
+    cdef bint one_batch = job.n_examples <= job.batch      # and no mean is to be taken: 2 % of the smallest step
     # A batch that is one tile and all there is need not be packed again: 5 to 10 % of such a step.
-    cdef bint one_tile = job.order == NULL and job.n_examples <= smaller(job.batch, network.tile)
+    cdef bint one_tile = one_batch and job.order == NULL and job.n_examples <= network.tile
     while job.finished < job.n_epochs:
         if seen == 0 and job.order != NULL:
             shuffle(job.order, job.n_examples, job.bits, job.generator_lock, &job.interrupt)
@@ -226,7 +227,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
             if not isfinite(loss) or job.too_large:
                 job.losses[job.finished] = loss
                 return
-            total += loss * count
+            total += loss if one_batch else loss * count
             seen += count
             network.kept = one_tile and not job.from_moments
             work += network.n_parameters * count
@@ -237,8 +238,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
                     job.n_seen = seen
                     job.seen_loss = total
                     return
-        # One batch: its loss, as it is. The division is 2 % of the smallest step.
-        job.losses[job.finished] = loss if count == job.n_examples else total / job.n_examples
+        job.losses[job.finished] = total if one_batch else total / job.n_examples
         job.finished += 1
         seen = 0
         total = 0

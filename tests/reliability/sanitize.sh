@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The whole test suite under sanitizers: address and undefined behaviour (GCC), on each instruction set, and
 # threads (clang, whose OpenMP tells the sanitizer of its barriers through Archer).
-# Debian: apt-get install clang libomp-14-dev libclang-rt-14-dev
+# Debian: apt-get install clang-16 libomp-16-dev libclang-rt-16-dev; another one by CLANG=clang-19, say.
 #
 #   sanitize.sh [address] [threads]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
+clang=${CLANG:-clang-16}
 out=build/sanitize
 mkdir -p "$out"
 # --capture=sys: the report of a sanitizer, which ends the process, is not caught.
@@ -37,7 +38,7 @@ from fusegrad._engine.dispatch import supported_isas; print(*supported_isas())')
 
 threads() {
     echo "=== threads"
-    CC=clang install "$out/thread" thread
+    CC=$clang install "$out/thread" thread
     # The sanitizer must be there before libstdc++, so Python itself is linked with it.
     "$out/thread/bin/python" - >"$out/link" <<'END'
 import sysconfig
@@ -48,8 +49,8 @@ END
     echo '#include <Python.h>
 int main(int argc, char **argv) { return Py_BytesMain(argc, argv); }' >"$out/python.c"
     read -r -a flags <"$out/link"
-    clang -fsanitize=thread "$out/python.c" -o "$out/python" "${flags[@]}"
-    archer=$(readlink -e "$(clang -print-resource-dir)/../../libarcher.so")
+    "$clang" -fsanitize=thread "$out/python.c" -o "$out/python" "${flags[@]}"
+    archer=$(readlink -e "$("$clang" -print-resource-dir)/../../libarcher.so")
     PYTHONHOME=$("$out/thread/bin/python" -c 'import sys; print(sys.base_prefix)') \
         PYTHONPATH=$("$out/thread/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])') \
         OMP_TOOL_LIBRARIES=$archer \

@@ -56,14 +56,15 @@ def test_threads_are_really_used():
         assert plan.n_threads == 8
 
 
-def test_beside_busy_processes(dtype):
-    """There threads lose, are given up and tried again, also in the middle of an epoch."""
-    of_a_fit = (fg.Linear(32, 64), fg.Sigmoid(), fg.Linear(64, 1)), dtype, 20_000, 3_000, fg.Adam
-    expected = trained(*of_a_fit, 1, epochs=60)
+@pytest.mark.parametrize("batch_size", [3_000, None])
+def test_beside_busy_processes(batch_size, dtype):
+    """There threads lose, are given up and tried again, in the middle of an epoch and at its end."""
+    of_a_fit = (fg.Linear(32, 64), fg.Sigmoid(), fg.Linear(64, 1)), dtype, 20_000, batch_size, fg.Adam
+    expected = trained(*of_a_fit, 1, epochs=300)
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
     try:
         for n_threads in (2, 4):
-            assert trained(*of_a_fit, n_threads, epochs=60) == expected
+            assert trained(*of_a_fit, n_threads, epochs=300) == expected
             tried("fits with the same bits beside busy processes")
     finally:
         for process in busy:
