@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ACTIVATIONS: tuple[str, ...]
-RULES: tuple[str, ...]
+RULES: dict[str, int]
 MOST_STEPS: int
 lanes: int
 panel: int

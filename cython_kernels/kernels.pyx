@@ -61,8 +61,6 @@ include "python/functions.pxi"
 cnp.import_array()
 
 ACTIVATIONS = ("identity", "sigmoid", "relu", "tanh")
-RULES = ("none", "sgd", "adagrad", "rmsprop", "adam")
-MOST_STEPS = LAST_STEP
 lanes = LANES
 panel = PANEL
 shared_rows = SHARED_ROWS

@@ -2,10 +2,13 @@
 
 cdef long long LAST_STEP = 1 << 53      # of an optimizer: what a bias correction can count
 
+# The name of each `Rule`, in their order, and the number of its states.
+RULES = {name: states_of(rule) for rule, name in enumerate(("none", "sgd", "momentum", "adagrad", "rmsprop", "adam"))}
+MOST_STEPS = LAST_STEP
+
 
 cdef struct Constants:
     # What Optimizer._pack returns, as bytes: an attribute of each, or a tuple, takes 3 % of a small step to read.
-    long long n_states
     long long rule
     long long nesterov
     long long bias_correction
@@ -30,8 +33,8 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
     if packed is None or len(packed) != sizeof(Constants):
         raise TypeError(f"optimizer: expected the constants that its class packs, got {packed!r}")
     memcpy(&constants, <const char*>packed, sizeof(Constants))
-    rows = constants.n_states
     u.rule = <int>constants.rule
+    rows = states_of(u.rule)
     u.nesterov = constants.nesterov != 0
     u.bias_correction = constants.bias_correction != 0
     u.decay = constants.decay
@@ -47,11 +50,9 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
         u.step = optimizer.n_steps
         if not is_state(state, rows, columns):
             raise ValueError(f"optimizer: expected a state of {rows} rows of {columns} parameters, got {state!r}")
-    set_units(u, 0 if u.rule == SGD else optimizer._exponent)
+    set_units(u, optimizer._exponent if has_squares(u.rule) else 0)
     if not cnp.PyArray_ISWRITEABLE(parameters):
         raise ValueError("parameters: expected a writable array, got a read-only one")
-    if (u.rule == ADAM and rows < 2) or ((u.rule == ADAGRAD or u.rule == RMSPROP or u.nesterov) and rows < 1):
-        raise ValueError(f"optimizer: expected the states that its rule reads, got a state of {rows} rows")
     u.first = NULL
     u.second = NULL
     if rows > 0:

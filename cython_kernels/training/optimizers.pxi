@@ -1,7 +1,7 @@
 """The update rules, one loop over flat buffers each: W, its gradient g, up to two states.
 
-    SGD       W -= a g                                    momentum 0
-              v = mu v - a g;  W += v                     momentum mu; Nesterov: g at W + mu v
+    SGD       W -= a g
+    MOMENTUM  v = mu v - a g;  W += v                     Nesterov: g at W + mu v
     ADAGRAD   c += g^2;                     W -= a g / (sqrt c + eps)
     RMSPROP   c = d c + (1 - d) g^2;        W -= a g / (sqrt c + eps)
     ADAM      m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
@@ -28,13 +28,23 @@ nothing.
 
 from libc.math cimport expm1, fabs, frexp, ldexp, sqrt
 
-# The order is the order of kernels.RULES.
-cdef enum Rule:
+cdef enum Rule:     # `RULES` names them in this order
     NO_UPDATE
     SGD
+    MOMENTUM
     ADAGRAD
     RMSPROP
     ADAM
+
+
+cdef inline int states_of(int rule) noexcept nogil:
+    """How many states an update keeps; each is as large as the parameters."""
+    return 2 if rule == ADAM else 1 if rule > SGD else 0
+
+
+cdef inline bint has_squares(int rule) noexcept nogil:
+    return rule > MOMENTUM
+
 
 cdef struct Update:
     int rule
@@ -50,7 +60,7 @@ cdef struct Update:
     int exponent            # of the units of gradients in the rules with squares,
     real unit               # 2^-exponent, and
     real largest_gradient   # the largest element of a gradient whose square these units hold
-    real* first             # the states; NULL where the rule has none
+    real* first             # the states, as many as `states_of` says
     real* second
     # What is the same for every element of one update: `begin_update`.
     real rate
@@ -74,7 +84,7 @@ cdef double NEARLY = 0.999      # a bound is a little lower than it might be: it
 cdef inline void begin_update(Update* u) noexcept nogil:
     """The factors of the next update, number u.step + 1, from its learning rate."""
     cdef double rate = u.learning_rate, r = 1, least = 0, t = <double>(u.step + 1)
-    if u.rule == SGD:
+    if not has_squares(u.rule):
         u.rate = <real>rate
         return
     if u.rule == ADAM:
@@ -101,7 +111,7 @@ cdef void set_units(Update* u, int exponent) noexcept nogil:
     u.exponent = exponent
     u.unit = 1 if exponent == 0 else <real>ldexp(1, -exponent)
     u.largest_gradient = GREATEST
-    if (u.rule == ADAGRAD or u.rule == RMSPROP or u.rule == ADAM) and most < GREATEST_EXPONENT:
+    if has_squares(u.rule) and most < GREATEST_EXPONENT:
         u.largest_gradient = <real>ldexp(1, most)
 
 
@@ -158,7 +168,7 @@ cdef inline vreal root(Factors* f, vreal square, vreal beside) noexcept nogil:
 
 cdef inline vreal updated(const int rule, Factors* f, vreal w, vreal g, vreal* first, vreal* second) noexcept nogil:
     """w after one step; the states are changed in place."""
-    if rule != SGD:
+    if has_squares(rule):
         g = g * f.unit
     if rule == ADAGRAD:
         first[0] = multiply_add(g, g, first[0])
@@ -170,15 +180,16 @@ cdef inline vreal updated(const int rule, Factors* f, vreal w, vreal g, vreal* f
         first[0] = unless_tiny(multiply_add(f.decay, first[0], f.fresh * g), g)
         second[0] = multiply_add(f.fresh2 * g, g, unless_tiny(f.decay2 * second[0], first[0]))
         return w - f.rate * first[0] / root(f, second[0], first[0])
-    if first != NULL:       # momentum
+    if rule == MOMENTUM:
         first[0] = unless_tiny(multiply_add(f.decay, first[0], -(f.rate * g)), g)
         return w + first[0]
     return multiply_add(-f.rate, g, w)
 
 
 cdef inline void update_loop(
-    const int rule, const int n_states, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
+    const int rule, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
 ) noexcept nogil:
+    cdef int n_states = states_of(rule)
     cdef Factors f = factors(u)
     cdef real* firsts = u.first
     cdef real* seconds = u.second
@@ -191,7 +202,7 @@ cdef inline void update_loop(
             first = load(firsts + i)
         if n_states > 1:
             second = load(seconds + i)
-        store(w + i, updated(rule, &f, load(w + i), load(g + i), &first if n_states > 0 else NULL, &second))
+        store(w + i, updated(rule, &f, load(w + i), load(g + i), &first, &second))
         if n_states > 0:
             store(firsts + i, first)
         if n_states > 1:
@@ -203,8 +214,7 @@ cdef inline void update_loop(
             first = load_first(firsts + i, n)
         if n_states > 1:
             second = load_first(seconds + i, n)
-        ended = updated(
-            rule, &f, load_first(w + i, n), load_first(g + i, n), &first if n_states > 0 else NULL, &second)
+        ended = updated(rule, &f, load_first(w + i, n), load_first(g + i, n), &first, &second)
         store_first(w + i, ended, n)
         if n_states > 0:
             store_first(firsts + i, first, n)
@@ -214,16 +224,16 @@ cdef inline void update_loop(
 
 cdef void update(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """One step on the elements start ... stop, after `begin_update`. The caller counts u.step."""
-    if u.rule == SGD and u.first == NULL:
-        update_loop(SGD, 0, u, w, g, start, stop)
-    elif u.rule == SGD:
-        update_loop(SGD, 1, u, w, g, start, stop)
+    if u.rule == SGD:
+        update_loop(SGD, u, w, g, start, stop)
+    elif u.rule == MOMENTUM:
+        update_loop(MOMENTUM, u, w, g, start, stop)
     elif u.rule == ADAGRAD:
-        update_loop(ADAGRAD, 1, u, w, g, start, stop)
+        update_loop(ADAGRAD, u, w, g, start, stop)
     elif u.rule == RMSPROP:
-        update_loop(RMSPROP, 1, u, w, g, start, stop)
+        update_loop(RMSPROP, u, w, g, start, stop)
     elif u.rule == ADAM:
-        update_loop(ADAM, 2, u, w, g, start, stop)
+        update_loop(ADAM, u, w, g, start, stop)
 
 
 cdef void look_ahead(Update* u, const real* w, real* ahead, Py_ssize_t n) noexcept nogil:

@@ -15,6 +15,7 @@ from fusegrad._engine.dispatch import by_dtype
 from fusegrad._engine.files import parse_json
 from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_flat_output, as_number
 
+#: The compiled updates, and how many states each keeps.
 RULES = by_dtype[np.dtype("float32")].RULES
 MOST_STEPS = by_dtype[np.dtype("float32")].MOST_STEPS
 MOST_EXPONENT = 2000  # more than any of a float64
@@ -53,7 +54,6 @@ class Optimizer:
     """
 
     rule: ClassVar[str] = "none"
-    n_states: int = 0
     n_steps: int = 0  # also for a class whose __init__ does not call this one's
     state: Array | None = None
     _exponent: int = 0  # of the units of the state
@@ -63,8 +63,10 @@ class Optimizer:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if "step" in vars(cls):
+        if "step" in vars(cls) or _is_ours(cls):
             return
+        if vars(cls).get("rule", "none") != "none":
+            raise TypeError(f"{cls.__name__}.rule: expected a class with a step of its own, got the rule {cls.rule!r}")
         for name in vars(cls):
             if name in ("lr", "arguments"):
                 continue
@@ -99,6 +101,16 @@ class Optimizer:
         self._lr = as_number(value, "lr", least=0.0)  # a schedule may end at 0
 
     @property
+    def _update(self) -> str:
+        """The compiled update that it takes, by its name in `RULES`."""
+        return self.rule
+
+    @property
+    def n_states(self) -> int:
+        """Rows of the state. A user-defined rule sets its own."""
+        return RULES.get(self._update, 0)
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """What it was made with; the learning rate as it is now."""
         return {"lr": self.lr}
@@ -128,12 +140,10 @@ class Optimizer:
         eps: float = 0.0,
     ) -> bytes:
         """What the compiled update reads beside the learning rate: `Constants` in cython_kernels."""
-        wanted = {"sgd": int(decay > 0), "adagrad": 1, "rmsprop": 1, "adam": 2}.get(self.rule, self.n_states)
-        if self.n_states != wanted:
-            raise TypeError(f"{type(self).__name__}: expected {wanted} n_states of a {self.rule}, got {self.n_states}")
-        rule = RULES.index(self.rule) if self.rule in RULES else 0  # another name: its step is its own
+        names = list(RULES)
+        rule = names.index(self._update) if self._update in names else 0  # another name: its step is its own
         logs = _log(decay), _log(decay2)
-        return struct.pack("4q5d", self.n_states, rule, nesterov, bias_correction, decay, decay2, eps, *logs)
+        return struct.pack("3q5d", rule, nesterov, bias_correction, decay, decay2, eps, *logs)
 
     def check(self, parameters: Array) -> None:
         """Raise unless the state, if there is one, is that of such parameters, and the steps have been counted."""
@@ -192,8 +202,9 @@ class Optimizer:
         if np.may_share_memory(gradient, parameters):
             gradient = gradient.copy()
         check_initialized(self)
-        if self.rule not in RULES[1:]:
-            raise TypeError(f"{type(self).__name__}.rule: expected one of {', '.join(RULES[1:])}, got {self.rule!r}")
+        _, *rules = RULES
+        if self._update not in rules:
+            raise TypeError(f"{type(self).__name__}.rule: expected one of {', '.join(rules)}, got {self.rule!r}")
         by_dtype[dtype].optimizer_step(self, parameters, gradient)
 
     def state_dict(self) -> dict[str, Any]:
@@ -403,6 +414,7 @@ class SGD(Optimizer):
     """
 
     rule = "sgd"
+    _momentum: float = 0.0
 
     def __init__(self, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(lr)
@@ -410,8 +422,11 @@ class SGD(Optimizer):
         self._nesterov = as_flag(nesterov, "nesterov")
         if self._nesterov and not self._momentum:
             raise ValueError("nesterov: expected a momentum of more than 0, got 0")
-        self.n_states = 1 if self._momentum else 0
         self._constants = self._pack(nesterov=self._nesterov, decay=self._momentum)
+
+    @property
+    def _update(self) -> str:
+        return "momentum" if self._momentum else self.rule
 
     @property
     def momentum(self) -> float:
@@ -492,7 +507,6 @@ class Adagrad(Optimizer):
     array([0.5, 2.5])
     """
 
-    n_states = 1
     rule = "adagrad"
 
     def __init__(self, lr: float, eps: float = 1e-10) -> None:
@@ -546,7 +560,6 @@ class RMSprop(Optimizer):
     array([0., 3.])
     """
 
-    n_states = 1
     rule = "rmsprop"
 
     def __init__(self, lr: float, decay: float = 0.99, eps: float = 1e-8) -> None:
@@ -612,7 +625,6 @@ class Adam(Optimizer):
     array([0.9, 2.1])
     """
 
-    n_states = 2
     rule = "adam"
 
     def __init__(
