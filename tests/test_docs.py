@@ -33,7 +33,9 @@ def public():
                 continue
             yield prefix + name, thing
             if inspect.isclass(thing):
-                for method, member in vars(thing).items():
+                hidden = (base for base in thing.__bases__ if not hasattr(fg, base.__name__))
+                methods = {name: member for kind in (thing, *hidden) for name, member in vars(kind).items()}
+                for method, member in methods.items():
                     if not method.startswith("_") and inspect.isfunction(member):
                         yield f"{prefix}{name}.{method}", member
 

@@ -248,6 +248,53 @@ class _Snapshot(NamedTuple):
     draws: Any  # the state of the generator
 
 
+@dataclass(kw_only=True)
+class FitOptions:
+    """The arguments of `Sequential.fit` beside the data, validated as far as they can be without it."""
+
+    optimizer: Any
+    epochs: int
+    initial_epoch: int
+    batch_size: int | None
+    shuffle: bool
+    rng: Any
+    schedule: Callable[[int], float] | None
+    validation_data: tuple[Any, Any] | None
+    callbacks: Iterable[Callable[[Any, History], Any]]
+    on_divergence: str
+    verbose: int
+    n_threads: int | None
+    moments: bool
+
+    def __post_init__(self) -> None:
+        self.epochs = as_count(self.epochs, "epochs", least=0)
+        self.initial_epoch = as_count(self.initial_epoch, "initial_epoch", least=0)
+        if self.initial_epoch > self.epochs:
+            raise ValueError(
+                f"initial_epoch: expected at most {self.epochs}, the epochs in all, got {self.initial_epoch}"
+            )
+        if self.batch_size is not None:
+            self.batch_size = as_count(self.batch_size, "batch_size")
+        self.shuffle = as_flag(self.shuffle, "shuffle")
+        self.moments = as_flag(self.moments, "moments")
+        if not isinstance(self.on_divergence, str) or self.on_divergence not in ("raise", "stop"):
+            raise ValueError(f"on_divergence: expected 'raise' or 'stop', got {self.on_divergence!r}")
+        if not isinstance(self.verbose, (int, np.integer)) or self.verbose not in (0, 1, 2):
+            raise ValueError(f"verbose: expected 0, 1 or 2, got {self.verbose!r}")
+        try:
+            self.callbacks = tuple(self.callbacks)
+        except TypeError:
+            raise TypeError(f"callbacks: expected callables in a list or tuple, got {self.callbacks!r}") from None
+        for i, callback in enumerate(self.callbacks):
+            if not callable(callback):
+                raise TypeError(f"callbacks[{i}]: expected a callable, got {callback!r}")
+        if self.schedule is not None:
+            if not callable(self.schedule):
+                raise TypeError(f"schedule: expected a callable from step to learning rate, got {self.schedule!r}")
+            if not isinstance(self.optimizer, Optimizer) and not hasattr(self.optimizer, "lr"):
+                raise TypeError(f"optimizer: expected an lr for the schedule to set, got {self.optimizer!r}")
+
+
 class _Batches(NamedTuple):
     """How an epoch is cut up, and shuffled if there is a generator."""
 
@@ -257,35 +304,36 @@ class _Batches(NamedTuple):
     private: bool  # nobody else has it
 
 
-def _cut(m: int, batch_size: int | None, shuffle: bool, rng: Any) -> _Batches:
-    """The arguments of `fit` for m examples, validated."""
-    size = m if batch_size is None else min(as_count(batch_size, "batch_size"), m)
-    shuffled = as_flag(shuffle, "shuffle") and size < m
+def _cut(m: int, options: FitOptions) -> _Batches:
+    size = m if options.batch_size is None else min(options.batch_size, m)
+    shuffled, rng = options.shuffle and size < m, options.rng
     generator = as_generator(rng) if shuffled or rng is not None else None
     shared = shuffled and isinstance(rng, (np.random.Generator, np.random.BitGenerator, np.random.RandomState))
     return _Batches(size, -(-m // size), generator if shuffled else None, not shared)
 
 
-@dataclass
 class _Run:
-    """How the epochs of one fit are run, and taken back. Its arguments are validated."""
+    """How the epochs of one fit are run, and taken back. X and y are validated; nobody else can set their shapes."""
 
-    trainee: Trainee
-    X: Array
-    y: Array
-    optimizer: Any
-    batches: _Batches
-    schedule: Callable[[int], float] | None
-    compiled_engine: Any
-    compiled: bool
-    moments: Moments | None
-    n_steps: int  # made before, as schedules count them
-
-    def __post_init__(self) -> None:
-        self.net, self.engine = self.trainee.net, self.trainee.engine
-        self.from_moments = self.moments is not None
+    def __init__(self, trainee: Trainee, X: Array, y: Array, options: FitOptions) -> None:
+        self.trainee, self.net, self.engine = trainee, trainee.net, trainee.engine
+        self.X, self.y = X, y
+        self.optimizer, self.schedule = options.optimizer, options.schedule
+        m = X.shape[1]
+        self.batches = _cut(m, options)
+        self.compiled_engine = self.engine.compiled(self.batches.size, options.n_threads)
+        self.compiled = take(trainee, self.optimizer)
+        # Made before, as schedules count them. A user-defined rule may be new, and what is no Optimizer has no count.
+        known = self.optimizer.n_steps if isinstance(self.optimizer, Optimizer) else 0
+        self.n_steps: int = max(known, options.initial_epoch * self.batches.per_epoch)
+        plan = self.engine.plan(self.batches.size, options.n_threads)
+        pays = options.moments and self.compiled and moments_pay(plan, m, options.epochs)[0]
+        self.moments: Moments | None = take_moments(X, y) if pays else None
+        self.from_moments = pays
         self.rates: Array | None = None  # of the steps of this stretch
         self.lost = ("loss", 0.0)  # what was not finite, and its loss
+        if not self.compiled or options.epochs == options.initial_epoch:
+            self.check_start()
 
     def check_start(self) -> None:
         """Raise if the parameters, X or y hold what is not finite.
@@ -434,73 +482,26 @@ class _Run:
         return loss if size == m else total / m
 
 
-def fit(
-    trainee: Trainee,
-    X: Any,
-    y: Any,
-    *,
-    optimizer: Any,
-    epochs: int,
-    initial_epoch: int,
-    batch_size: int | None,
-    shuffle: bool,
-    rng: Any,
-    schedule: Callable[[int], float] | None,
-    validation_data: tuple[Any, Any] | None,
-    callbacks: Iterable[Callable[[Any, History], Any]],
-    on_divergence: str,
-    verbose: int,
-    n_threads: int | None,
-    moments: bool,
-) -> History:
+def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
     """See `Sequential.fit`."""
-    epochs = as_count(epochs, "epochs", least=0)
-    initial_epoch = as_count(initial_epoch, "initial_epoch", least=0)
-    if initial_epoch > epochs:
-        raise ValueError(f"initial_epoch: expected at most {epochs}, the epochs in all, got {initial_epoch}")
-    if not isinstance(on_divergence, str) or on_divergence not in ("raise", "stop"):
-        raise ValueError(f"on_divergence: expected 'raise' or 'stop', got {on_divergence!r}")
-    if not isinstance(verbose, (int, np.integer)) or verbose not in (0, 1, 2):
-        raise ValueError(f"verbose: expected 0, 1 or 2, got {verbose!r}")
     net, engine = trainee.net, trainee.engine
-    validation = _validation_data(engine, validation_data)
-    try:
-        callbacks = tuple(callbacks)
-    except TypeError:
-        raise TypeError(f"callbacks: expected callables in a list or tuple, got {callbacks!r}") from None
-    for i, callback in enumerate(callbacks):
-        if not callable(callback):
-            raise TypeError(f"callbacks[{i}]: expected a callable, got {callback!r}")
-    if schedule is not None and not callable(schedule):
-        raise TypeError(f"schedule: expected a callable from step to learning rate, got {schedule!r}")
+    validation = _validation_data(engine, options.validation_data)
     X, y = (array.view() for array in engine.batch(X, y))  # whose shapes nobody else can set
-    m = X.shape[1]
-    moments = as_flag(moments, "moments")
-    batches = _cut(m, batch_size, shuffle, rng)
-    if not isinstance(optimizer, Optimizer) and schedule is not None and not hasattr(optimizer, "lr"):
-        raise TypeError(f"optimizer: expected an lr for the schedule to set, got {optimizer!r}")
-    compiled_engine = engine.compiled(batches.size, n_threads)
-    compiled = take(trainee, optimizer)
-    # A user-defined rule may be new, and what is no Optimizer has no count.
-    n_steps = max(optimizer.n_steps if isinstance(optimizer, Optimizer) else 0, initial_epoch * batches.per_epoch)
-    pays = moments and compiled and moments_pay(engine.plan(batches.size, n_threads), m, epochs)[0]
-    of_data = take_moments(X, y) if pays else None
-    run = _Run(trainee, X, y, optimizer, batches, schedule, compiled_engine, compiled, of_data, n_steps)
-    if not compiled or epochs == initial_epoch:
-        run.check_start()
+    run = _Run(trainee, X, y, options)
+    initial_epoch, callbacks, verbose = options.initial_epoch, options.callbacks, options.verbose
 
     history = History()
     # A rule that only Python knows may have a state of its own: its epochs cannot be repeated, and none has to be.
-    one_by_one = validation is not None or bool(callbacks) or verbose == 2 or not compiled
-    most = max(1, MOST_AHEAD // (1 if schedule is None else batches.per_epoch))
-    epoch_work = step_work(engine.layers, m) + STEP_WORK * batches.per_epoch
+    one_by_one = validation is not None or bool(callbacks) or verbose == 2 or not run.compiled
+    most = max(1, MOST_AHEAD // (1 if run.schedule is None else run.batches.per_epoch))
+    epoch_work = step_work(engine.layers, X.shape[1]) + STEP_WORK * run.batches.per_epoch
     count = 1 if verbose or one_by_one else max(1, min(most, FIRST_WORK // epoch_work))
     seconds = LOOK_SECONDS if verbose else STRETCH_SECONDS
-    left, stopped = epochs - initial_epoch, False
+    left, stopped = options.epochs - initial_epoch, False
     here: _Snapshot | None = None
     start: _Snapshot | None = None  # where to go back to if memory runs out
     try:
-        with _Progress(initial_epoch, epochs, verbose) as progress:
+        with _Progress(initial_epoch, options.epochs, verbose) as progress:
             while left > 0 and not stopped:
                 started = time.monotonic()
                 here = run.snapshot(None if here is start else here)  # `start` must stay as it is
@@ -510,7 +511,7 @@ def fit(
                 error = _make_epochs(run, here, n, initial_epoch, history)
                 if error is not None:
                     stopped = history.stopped = True
-                    if on_divergence == "stop":
+                    if options.on_divergence == "stop":
                         history.divergence = error
                         break
                     try:

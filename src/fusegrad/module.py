@@ -1,0 +1,227 @@
+"""What every network of layers has: the layers, one flat buffer of parameters and its views, and its file."""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from fusegrad._engine import files
+from fusegrad._engine.engine import NetworkEngine
+from fusegrad._engine.plan import Dense, stack_layers
+from fusegrad._engine.validation import Array, as_flat, as_flat_output, as_floats
+from fusegrad.layers import Layer, Linear, describe_layers, shapes_of
+from fusegrad.optimizers import describe_optimizer
+
+
+class Module:
+    """Layers and their parameters, without a way to compute: the base of `Sequential`, named as in PyTorch."""
+
+    def _set_up(self, layers: tuple[Layer, ...], dtype: "np.dtype[Any]") -> None:
+        self._layers = layers
+        self._engine = NetworkEngine(stack_layers(shapes_of(layers)), dtype)
+        self._layout = describe_layers(layers)  # what an optimizer remembers its network by
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The layers, the parameters, and what others have set."""
+        others = {name: value for name, value in vars(self).items() if name not in ("_engine", "_layout")}
+        return {**others, "_dtype": self.dtype, "_parameters": self.parameters}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._set_up(state["_layers"], state["_dtype"])
+        self.parameters = state["_parameters"]
+        made = ("_dtype", "_parameters", *self.__dict__)
+        self.__dict__.update((name, value) for name, value in state.items() if name not in made)
+
+    # What the compiled code reads its sizes from cannot be assigned.
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """As they were handed in."""
+        return self._layers
+
+    @property
+    def dense_layers(self) -> tuple[Dense, ...]:
+        """Each `Linear` with the activation behind it, and the place of its W and b in `parameters`."""
+        return self._engine.layers
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """Of the parameters and of all that is computed."""
+        return self._engine.dtype
+
+    @property
+    def n_features(self) -> int:
+        """Rows of X."""
+        return self._engine.n_features
+
+    @property
+    def n_outputs(self) -> int:
+        """Rows of y."""
+        return self._engine.n_outputs
+
+    @property
+    def n_parameters(self) -> int:
+        """The size of `parameters`."""
+        return self._engine.n_parameters
+
+    @property
+    def parameters(self) -> Array:
+        """The flat buffer that is the storage of all weights; assigning copies into it.
+
+        It is the network's own: with another shape, size or dtype every call is an error until it is set back.
+        """
+        return self._engine.parameters
+
+    @parameters.setter
+    def parameters(self, flat: Any) -> None:
+        flat = as_flat(flat, "parameters", self.dtype, self.n_parameters)
+        as_flat_output(self._engine.parameters, "parameters", self.dtype, self.n_parameters)[:] = flat
+
+    def unflatten(self, flat: Array) -> dict[str, Array]:
+        """Views of a flat buffer: ``{"W1": (n_out, n_in), "b1": (n_out, 1), ...}``.
+
+        Parameters
+        ----------
+        flat : array (n_parameters,), contiguous
+            Parameters, a gradient, or a row of an optimizer's state.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no array, has another shape, or cannot be viewed so.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.TwoLayerSigmoid(13, 50, rng=0)
+        >>> {name: view.shape for name, view in net.unflatten(net.parameters).items()}
+        {'W1': (50, 13), 'b1': (50, 1), 'W2': (1, 50), 'b2': (1, 1)}
+        """
+        if not isinstance(flat, np.ndarray):
+            raise TypeError(f"flat: expected an array, got {type(flat).__name__}")
+        if flat.shape != (self.n_parameters,) or not flat.flags.c_contiguous:
+            raise ValueError(f"flat: expected a contiguous array of shape ({self.n_parameters},), got {flat.shape}")
+        views: dict[str, Array] = {}
+        for i, layer in enumerate(self.dense_layers, start=1):
+            end = layer.weight + layer.n_in * layer.n_out
+            views[f"W{i}"] = flat[layer.weight : end].reshape(layer.n_out, layer.n_in)
+            if layer.bias is not None:
+                views[f"b{i}"] = flat[layer.bias : layer.end].reshape(layer.n_out, 1)
+        return views
+
+    def named_parameters(self) -> dict[str, Array]:
+        """Views of the parameters, by name: see `unflatten`. Writing to a view changes the network.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.UnivariateRegression(dtype="float64", rng=0)
+        >>> net.named_parameters()["W1"][:] = 2.0
+        >>> net.parameters
+        array([2., 0.])
+        """
+        flat = self._engine.parameters
+        if flat.shape != (self.n_parameters,) or flat.dtype != self.dtype or not flat.flags.c_contiguous:
+            raise ValueError(
+                f"parameters: expected a contiguous array of shape ({self.n_parameters},) and {self.dtype}, "
+                f"got shape {flat.shape} and {flat.dtype}"
+            )
+        return self.unflatten(flat)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of the parameters under PyTorch's names and shapes: ``"0.weight"`` (out, in), ``"0.bias"`` (out,).
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.TwoLayerSigmoid(13, 50, rng=0)
+        >>> {name: array.shape for name, array in net.state_dict().items()}
+        {'0.weight': (50, 13), '0.bias': (50,), '2.weight': (1, 50), '2.bias': (1,)}
+        """
+        named = self.named_parameters()
+        state: dict[str, Array] = {}
+        dense = 0
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Linear):
+                dense += 1
+                state[f"{i}.weight"] = named[f"W{dense}"].copy()
+                if layer.bias:
+                    state[f"{i}.bias"] = named[f"b{dense}"].ravel().copy()
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over the parameters of a `state_dict`, fusegrad's or PyTorch's.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If names or shapes are not this network's; nothing is written then.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net, other = fg.TwoLayerSigmoid(13, 50, rng=0), fg.TwoLayerSigmoid(13, 50, rng=1)
+        >>> net.load_state_dict(other.state_dict())
+        >>> bool((net.parameters == other.parameters).all())
+        True
+        """
+        own = self.state_dict()
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict: expected a dict, got {type(state_dict).__name__}")
+        if set(own) != set(state_dict):
+            raise ValueError(f"state_dict: expected the keys {', '.join(own)}, got {', '.join(map(str, state_dict))}")
+        parts = []
+        for name, value in own.items():
+            array = as_floats(state_dict[name], f"state_dict[{name!r}]", self.dtype)
+            if array.shape != value.shape:
+                raise ValueError(f"state_dict[{name!r}]: expected shape {value.shape}, got {array.shape}")
+            parts.append(array.ravel())
+        self.parameters = np.concatenate(parts)
+
+    def save(self, path: str | PathLike[str], *, optimizer: Any = None, rng: Any = None) -> None:
+        """Write the network to a file, all of it or nothing; with the optimizer and rng, a checkpoint of a fit.
+
+        The format is safetensors: the arrays of `state_dict`, which any reader of that format loads, with
+        the layers and a checksum beside them. `fusegrad.load` reads the network and has an example, and
+        `fusegrad.load_checkpoint` all three.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A regular file that stands there is replaced; its mode, group, ACL and attributes are kept where the system
+            allows it, as root its owner too. A symbolic link stays and leads to the new file.
+        optimizer : SGD, Adagrad, RMSprop or Adam, optional
+            Its hyperparameters, its steps and its state are written too.
+        rng : numpy.random.Generator, optional
+            What the shuffling draws from; its state is written too.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no path, no such optimizer or generator; if a FIFO, a socket or a device stands there; if there are
+            so many layers (thousands) that their description would exceed 1 MiB.
+        OSError
+            If it cannot be written, or the file that stands there cannot, such as a read-only one; that file stays.
+        RuntimeError
+            If the network is being trained, and what would be saved does not belong together.
+
+        Notes
+        -----
+        Safe against being killed or interrupted at any time: either the old file stands there or the new one. A hard
+        link to the old file keeps the old content.
+
+        While another thread trains the network it is a RuntimeError: call it from a callback of that fit. A signal
+        handler may call it during a fit, but with optimizer or rng only where no epoch is half made; handlers wait up
+        to 100 ms for that. Where epochs take longer, set a flag in the handler, and save in a callback.
+        """
+        self._engine.lock.check_save(optimizer is not None or rng is not None)
+        arrays, metadata = self.state_dict(), {"layers": describe_layers(self.layers), "dtype": self.dtype.name}
+        if optimizer is not None:
+            metadata["optimizer"] = describe_optimizer(optimizer)
+            optimizer.check(self._engine.parameters)
+            if optimizer.state is not None:
+                arrays["optimizer.state"] = optimizer.state
+        if rng is not None:
+            metadata["rng"] = files.describe_generator(rng)
+        files.save(path, arrays, metadata)
