@@ -31,7 +31,7 @@ cdef struct Moments:
 
 
 cdef double moments_step(
-    Moments* moments, Layer* layer, const real* parameters, double m, real* gradient,
+    Moments* moments, Layer* layer, const real* parameters, Py_ssize_t count, real* gradient,
 ) noexcept nogil:
     """The loss, with its gradient in `gradient`; -1 where the loss would have too few digits."""
     cdef Py_ssize_t n = moments.n, n_in = layer.n_in, i, j, o
@@ -41,7 +41,7 @@ cdef double moments_step(
     cdef const real* w
     cdef real* dw
     cdef double* v = moments.work
-    cdef double e, quadratic = 0, mixed = 0, constant = 0, offset = 0, left
+    cdef double m = normaliser(count), e, quadratic = 0, mixed = 0, constant = 0, offset = 0, left
     for o in range(layer.n_out):
         w = parameters + layer.weight + o * n_in
         dw = gradient + layer.weight + o * n_in
