@@ -1,4 +1,4 @@
-"""The activations, a vector at a time.
+"""The activations, on vectors.
 
 Design. sigmoid and tanh share one exponential of a number that is never positive, so nothing
 overflows: with a = |z|, exp(-a) = s (1 + p), s = 2^n, p = exp(r) - 1 = r + r^2 q(r), |r| <= log(2) / 2,
@@ -7,23 +7,22 @@ q a minimax polynomial (docs/polynomials.py). Then
     sigmoid(-a) = e / (1 + e)             e = s + s p = exp(-a)
     tanh(a)     = -E / (2 + E)            E = (s - 1) + s p = exp(-2 a) - 1, exact where a is small
 
-The reciprocal of the denominator is a division, or of wide vectors the processor's estimate. What it and
-the rounding of the denominator are off by is known from fused multiply-adds, and given back at the end;
-1 + p is never rounded. What is left is an error of p, a part of an ulp, and the rounding of the result, half
-an ulp: the bounds measured over all float32 are printed by `make test-exhaustive`. Without an instruction
-that multiplies by any power of two, s and e are lifted by one in sigmoid, so that they stay normal numbers
-where the result is not.
+The reciprocal of the denominator is a division, or with AVX-512 the processor's estimate. The errors of the reciprocal and of
+the rounded denominator are computed by fused multiply-adds, and corrected at the end; 1 + p is never rounded. What
+remains is the error of p, a fraction of an ulp, and the rounding of the result, half an ulp: `make test-exhaustive` prints
+the bounds measured over all float32. Without an instruction that multiplies by any power of two (AVX-512 has one), s and e
+are scaled by 2^LIFT in sigmoid, so that they are normal numbers even if the result is subnormal.
 
-Rejected: 1 / (1 + exp(-z)) as it stands (3.4 ulp); tables (gathers cost more than the polynomial);
-carrying the low part of 1 + p through the quotient (no more accurate, six more additions); a cubic in place
-of the processor's estimate (the same bits on every maker's processors, which nothing else promises, but 16
-in place of 13 operations that on AMD only two of the four pipes do).
+Rejected: 1 / (1 + exp(-z)) directly (3.4 ulp); tables (gathers cost more than the polynomial); carrying the low part of
+1 + p through the quotient (no more accurate, six more additions); a cubic instead of the processor's estimate (the same
+bits on Intel and AMD, which is promised nowhere else, but 16 instead of 13 operations, which only two of AMD's four
+vector pipes execute).
 
-The derivative is a function of the activation alone, f' = a (1 - a), 1 - a^2, [a > 0], 1: the
-pre-activation is never kept.
+The derivative is a function of the activation alone, f' = a (1 - a), 1 - a^2, [a > 0], 1: the pre-activation is
+not stored. An activation without such a derivative (GELU, SiLU) has no place here.
 """
 
-# The order is the order of kernels.ACTIVATIONS.
+# In the order of kernels.ACTIVATIONS.
 cdef enum Activation:
     IDENTITY
     SIGMOID
@@ -32,11 +31,11 @@ cdef enum Activation:
 
 
 cdef inline vreal reduce(vreal a, const int lift, vreal* place) noexcept nogil:
-    """2^lift exp(-a) = 2^n exp(r) for a >= 0, n integral, |r| <= log(2) / 2: returns r, and the place of 2^n."""
+    """Range reduction: 2^lift exp(-a) = 2^n exp(r), a >= 0, |r| <= log(2) / 2, n an integer. Returns r; place: n + origin."""
     cdef vreal origin = splat(POWER_ORIGIN + lift)
     place[0] = multiply_add(a, splat(<real>-1.4426950408889634), origin)    # rounds to the nearest integer
     cdef vreal n = place[0] - origin
-    # log 2 in two parts; the first has zeros at its end, so that n times it is exact.
+    # log 2 in two parts (Cody and Waite); the first has trailing zeros, so that n times it is exact.
     if sizeof(real) == 4:
         return multiply_add(n, splat(<real>-1.42860682030941723e-6), multiply_add(n, splat(<real>-0.693145751953125), -a))
     return multiply_add(
@@ -44,7 +43,7 @@ cdef inline vreal reduce(vreal a, const int lift, vreal* place) noexcept nogil:
 
 
 cdef inline vreal curvature(vreal r, vreal square) noexcept nogil:
-    """q of exp(r) = 1 + r + r^2 q, |r| <= log(2) / 2, two terms at a time: a shorter chain than one by one."""
+    """The polynomial q of exp(r) = 1 + r + r^2 q, |r| <= log(2) / 2, by pairs of terms: a shorter chain than Horner's scheme."""
     cdef vreal q
     if sizeof(real) == 4:
         q = splat(<real>0.0013814471)
@@ -60,23 +59,23 @@ cdef inline vreal curvature(vreal r, vreal square) noexcept nogil:
 
 
 cdef inline vreal raised(vreal p, vreal place) noexcept nogil:
-    """2^n (1 + p), rounded once, and where it is lifted, a normal number."""
+    """2^n (1 + p), rounded once; with LIFT > 0 a normal number."""
     cdef vreal s
     if LIFT == 0:
         return times_power(splat(1) + p, place)
     s = power_of_two(place)
-    return fused(s, p, s)       # need not wait for 1 + p: 7 % of sigmoid with AVX2
+    return fused(s, p, s)       # does not depend on 1 + p: 7 % of sigmoid with AVX2
 
 
 cdef inline vreal all_powers(vreal d) noexcept nogil:
-    """d + d^2 + d^3 ... = 1 / (1 - d) - 1, where d is what a quotient is off by: to less than an eighth of an ulp."""
+    """d + d^2 + d^3 ... = 1 / (1 - d) - 1 for the relative error d of a quotient, to less than an eighth of an ulp."""
     if ESTIMATED and sizeof(real) == 8:
         return fused(fused(d, d, d), d, d)
     return d
 
 
-# The functions below take `group` vectors through each stage before the next. One vector alone is a
-# chain of some 20 to 30 dependent operations, about 100 cycles; side by side they fill each other's waits.
+# The functions below evaluate each stage for `group` vectors before the next stage. A single vector is a chain of 20 to
+# 30 dependent operations, about 100 cycles; several independent chains hide each other's latency.
 
 cdef inline void sigmoid_group(const int group, const real* z, real* a) noexcept nogil:
     cdef vreal one = splat(1), unit = splat(1. / (<long long>1 << LIFT)), lifted = splat(<long long>1 << LIFT)
@@ -87,7 +86,7 @@ cdef inline void sigmoid_group(const int group, const real* z, real* a) noexcept
     cdef vreal square, e, below
     cdef int i
     for i in range(group):
-        # Past the limit exp(-|z|) is 0 in the dtype.
+        # For larger |z|, exp(-|z|) is 0 in the dtype.
         p[i] = reduce(at_most(splat(104 if sizeof(real) == 4 else 746), magnitude(load(z + i * LANES))), LIFT, &place[i])
     for i in range(group):
         square = p[i] * p[i]
@@ -118,7 +117,7 @@ cdef inline void tanh_group(const int group, const real* z, real* a) noexcept no
     cdef vreal square, big, e, e_lost
     cdef int i
     for i in range(group):
-        # Past the limit tanh is 1 in the dtype.
+        # For larger |z|, tanh is 1 in the dtype.
         r[i] = reduce(two * at_most(splat(10 if sizeof(real) == 4 else 20), magnitude(load(z + i * LANES))), 0, &s[i])
         s[i] = power_of_two(s[i])
     for i in range(group):
@@ -166,7 +165,7 @@ cdef void activate(int kind, const real* z, real* a, Py_ssize_t n) noexcept nogi
 
 
 cdef inline vreal times_derivative(int kind, vreal delta, vreal a) noexcept nogil:
-    """delta f'(z), from a = f(z). ReLU: 0 where a <= 0, so that a NaN in a or delta is not lost elsewhere."""
+    """delta f'(z), from a = f(z). ReLU: 0 where a <= 0, else delta, also where a is NaN."""
     if kind == SIGMOID:
         return times_complement(delta * a, a)
     if kind == TANH:

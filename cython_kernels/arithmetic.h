@@ -1,4 +1,4 @@
-/* Arithmetic on vectors that C's operators do not give. Part of vector.h. */
+/* Vector arithmetic beyond GCC's vector operators. Included by vector.h. */
 #ifndef FUSEGRAD_ARITHMETIC_H
 #define FUSEGRAD_ARITHMETIC_H
 
@@ -38,13 +38,13 @@ FUSEGRAD_INLINE vreal reflected(vreal z, vreal v) {
 #endif
 }
 
-/* v, but 0 where a <= 0; where a is NaN v stays. */
+/* 0 where a <= 0, else v; v also where a is NaN. */
 FUSEGRAD_INLINE vreal where_positive(vreal a, vreal v) {
     vreal zero = {0};
     return (vreal)((vbits)v & ~(vbits)(a <= zero));
 }
 
-/* min and max of a constant and a vector; a NaN in the vector stays. */
+/* min(limit, v) and max(limit, v) for a constant limit; a NaN in v is returned. */
 FUSEGRAD_INLINE vreal at_most(vreal limit, vreal v) {
 #ifdef NATIVE_
     return (vreal)NATIVE(min)(limit, v);
@@ -63,7 +63,7 @@ FUSEGRAD_INLINE vreal at_least(vreal limit, vreal v) {
 #endif
 }
 
-/* v, but 0 where both v and w are smaller than all normal numbers: their exponents are 0. A NaN stays. */
+/* 0 where both v and w are zero or subnormal (exponent bits 0), else v. A NaN in v is returned. */
 FUSEGRAD_INLINE vreal unless_tiny(vreal v, vreal w) {
     vbits either = (vbits)v | (vbits)w;
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
@@ -75,8 +75,8 @@ FUSEGRAD_INLINE vreal unless_tiny(vreal v, vreal w) {
 #endif
 }
 
-/* The greatest magnitudes so far, lane by lane, as bits: as integers those of numbers are in their order, and those of
-   infinities and NaN are greater than all. */
+/* Running maximum of |v| in each lane, as integer bits: the integers have the order of the finite numbers, and infinities
+   and NaN are greater than all of them. */
 FUSEGRAD_INLINE vbits no_magnitudes(void) {
     const vbits none = {0};
     return none;
@@ -117,8 +117,8 @@ FUSEGRAD_INLINE vreal square_root(vreal v) {
 #endif
 }
 
-/* a * b + c: one rounding where the processor has such an instruction, else two. The compiler contracts nothing by itself
-   (-ffp-contract=off): it would in one loop and not in another, and a sum would depend on where it is computed. */
+/* a * b + c: with one rounding if the processor has an FMA instruction, else two. The compiler must not contract by itself
+   (-ffp-contract=off): it would in some loops only, and a sum would depend on the loop that computes it. */
 FUSEGRAD_INLINE vreal multiply_add(vreal a, vreal b, vreal c) {
 #if defined(__FMA__)
     return (vreal)NATIVE(fmadd)(a, b, c);
@@ -131,7 +131,7 @@ FUSEGRAD_INLINE vreal multiply_add(vreal a, vreal b, vreal c) {
 #endif
 }
 
-/* The same of half a vector, which only AVX-512 computes with. */
+/* `multiply_add` of half a vector; used with AVX-512 only. */
 FUSEGRAD_INLINE vhalf multiply_add_half(vhalf a, vhalf b, vhalf c) {
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
     return (vhalf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
@@ -142,7 +142,7 @@ FUSEGRAD_INLINE vhalf multiply_add_half(vhalf a, vhalf b, vhalf c) {
 #endif
 }
 
-/* The same of two numbers, in float64. */
+/* `multiply_add` of scalars in float64. */
 FUSEGRAD_INLINE double multiply_add_double(double a, double b, double c) {
 #if defined(__FMA__) || defined(__aarch64__)
     return __builtin_fma(a, b, c);
@@ -151,8 +151,8 @@ FUSEGRAD_INLINE double multiply_add_double(double a, double b, double c) {
 #endif
 }
 
-/* a * b + c, rounded once: what the error terms of the activations rest on. Without such an instruction, float32
-   goes through float64; float64 rounds twice, which its bound allows. */
+/* a * b + c with a single rounding, which the error terms of the activations require. Without an FMA instruction float32 is
+   computed in float64; float64 is rounded twice, which its error bound allows. */
 FUSEGRAD_INLINE vreal fused(vreal a, vreal b, vreal c) {
 #if defined(__FMA__) || defined(__aarch64__) || FUSEGRAD_REAL == 64
     return multiply_add(a, b, c);
@@ -163,7 +163,7 @@ FUSEGRAD_INLINE vreal fused(vreal a, vreal b, vreal c) {
 #endif
 }
 
-/* t (1 - a), near, too, where a is nearly 1. */
+/* t (1 - a), accurate also where a is close to 1. */
 FUSEGRAD_INLINE vreal times_complement(vreal t, vreal a) {
 #if defined(__FMA__)
     return NATIVE(fnmadd)(t, a, t);
@@ -172,9 +172,9 @@ FUSEGRAD_INLINE vreal times_complement(vreal t, vreal a) {
 #endif
 }
 
-/* n + POWER_ORIGIN, n integral: to add the origin rounds to an integer and puts it, biased, where a shift makes an
-   exponent of it. power_of_two is 2^n, a normal number. times_power is v 2^n, rounded once: with AVX-512 for any n, elsewhere
-   where 2^n is a normal number, so that exp(z) has to be lifted by 2^LIFT to keep it one down to the least subnormal number. */
+/* `place` is n + POWER_ORIGIN for an integer n: adding POWER_ORIGIN rounds to an integer and leaves the biased exponent of 2^n
+   in the low bits. power_of_two(place) is 2^n, if that is normal. times_power(v, place) is v 2^n, rounded once: for any n
+   with AVX-512, else only if 2^n is normal; so exp(z) is scaled by 2^LIFT there, down to the least subnormal number. */
 #define POWER_ORIGIN (ROUNDER + EXPONENT_BIAS)
 enum { LIFT = VECTOR_BYTES == 64 ? 0 : FUSEGRAD_REAL == 32 ? 24 : 54 };
 FUSEGRAD_INLINE vreal power_of_two(vreal place) { return (vreal)((vbits)place << MANTISSA); }
@@ -187,7 +187,7 @@ FUSEGRAD_INLINE vreal times_power(vreal v, vreal place) {
 #endif
 }
 
-/* a / b; of wide vectors by the processor's estimate of 1 / b, which is off by less than one part in 2^14. */
+/* a / b. With AVX-512: a times the processor's estimate of 1 / b, whose relative error is below 2^-14. */
 FUSEGRAD_INLINE vreal quotient(vreal a, vreal b) {
 #if defined(__AVX512F__)
     return a * (vreal)NATIVE(rcp14)(b);

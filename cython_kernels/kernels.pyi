@@ -1,4 +1,4 @@
-"""The face of every compiled module of kernels; the arrays are of the module's dtype."""
+"""The interface of each compiled kernel module; arrays have the module's dtype."""
 
 from typing import Any, final
 

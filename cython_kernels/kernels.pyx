@@ -1,9 +1,9 @@
 # cython: freethreading_compatible=True
-"""The compiled module of one instruction set and one dtype: what Python may call.
+"""The compiled module of one instruction set and one dtype: its Python functions and classes.
 
-Everything here takes arrays that `fusegrad._engine.validation` has validated, of this module's dtype and of shapes that
-agree, and compares what it reads with the sizes planned for (python/arrays.pxi); what ends in `_direct` or
-begins with `is_` validates its arguments itself. The algorithms are in the .pxi files; see README.md for the contract.
+Arrays have this module's dtype and matching shapes: `fusegrad._engine.validation` has validated them, and
+python/arrays.pxi compares them with the planned sizes. Functions named `*_direct` or `is_*` validate their arguments
+themselves. The algorithms are in the .pxi files; see README.md for the contract.
 """
 
 cimport cython
@@ -28,7 +28,7 @@ from vector cimport (
     times_complement, times_power, unless_tiny, vhalf, vreal, where_positive, with_sign_of,
 )
 
-# One compilation unit, so that the micro-tiles are inlined where they are used. No file calls one below it.
+# One compilation unit, so that the micro-tiles are inlined. A file calls only files above it, but matvec.pxi `multiply_short`.
 include "threads.pxi"
 include "activations.pxi"
 include "gemm/sums.pxi"

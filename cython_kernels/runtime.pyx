@@ -1,7 +1,7 @@
 # cython: freethreading_compatible=True
-"""What the process and the processor offer: instruction sets, the OpenMP runtime, the compiler.
+"""Queries of the processor, the OpenMP runtime and the compiler.
 
-Compiled once, for the oldest processor. Nothing here touches a number.
+Compiled once, for the oldest supported processor. Contains no numerical code.
 """
 
 cdef extern from * nogil:
@@ -27,15 +27,15 @@ cdef extern from * nogil:
     static int omp_get_max_threads(void) { return 1; }
     static int omp_get_num_procs(void) { return 1; }
     #endif
-    /* OpenMP 5.0; GCC has the function from release 9 on, before it claims that version. */
+    /* omp_pause_resource_all is OpenMP 5.0; GCC has it since release 9, while _OPENMP still names an older version. */
     #if FUSEGRAD_OPENMP >= 201811 || (FUSEGRAD_OPENMP && !defined(__clang__) && __GNUC__ >= 9)
     static int release_openmp(void) { return omp_pause_resource_all(omp_pause_soft); }
     #else
     static int release_openmp(void) { return 0; }
     #endif
 
-    /* Whether OMP_NUM_THREADS begins with a number of threads; the runtime ignores what does not. To ask os.environ takes
-       a microsecond. */
+    /* Whether OMP_NUM_THREADS begins with a positive number; the OpenMP runtime ignores other values. Reading os.environ
+       would take a microsecond. */
     #include <stdlib.h>
     static int asks_for_threads(void) {
         const char *asked = getenv("OMP_NUM_THREADS");
@@ -64,12 +64,12 @@ OPENMP = _FUSEGRAD_OPENMP    # the date of the OpenMP version, e.g. 201511; 0: b
 
 
 def x86_64_level():
-    """The x86-64 level (1 to 4) that the processor and its operating system run; 0 elsewhere."""
+    """The x86-64 level (1 to 4) that the processor and the operating system support; 0 on other architectures."""
     return _x86_64_level()
 
 
 def max_threads():
-    """What OpenMP would take: OMP_NUM_THREADS, threadpoolctl's limit, or the processors at load time."""
+    """The number of threads OpenMP would use: OMP_NUM_THREADS, threadpoolctl's limit, or the processors at load time."""
     return omp_get_max_threads()
 
 
@@ -79,10 +79,10 @@ def asks_for_threads():
 
 
 def processors():
-    """How many processors OpenMP may use: those of the affinity, as it was before OpenMP itself bound this thread."""
+    """The number of processors in the affinity mask, as it was before OpenMP bound this thread."""
     return omp_get_num_procs()
 
 
 def release_threads():
-    """Ends the pool of idle threads, so that a fork copies none of its locks."""
+    """Ends OpenMP's idle threads before a fork, so that the child inherits none of their locks."""
     release_openmp()

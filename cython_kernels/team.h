@@ -1,20 +1,20 @@
-/* The threads of one call: an OpenMP region with a leader, and work that is handed out piece by piece.
+/* The threads of one call: an OpenMP parallel region with a leader that publishes work in pieces.
 
-   Thread 0, the caller, leads. It runs the call from beginning to end and hands out its work in stages; a stage is a
-   number of independent pieces (blocks of a batch, tiles, columns of a product, parts of the parameters). The other
-   threads follow: they take pieces, and do nothing else until the leader closes the team. So one thread alone decides
-   what comes next and when to leave; no thread can leave while another waits for it.
+   Thread 0, the caller, is the leader. It runs the call from beginning to end and publishes its work in stages; a stage is a
+   number of independent pieces (blocks of a batch, tiles, columns of a product, parts of the parameters). The other threads
+   are followers: they only claim and run pieces until the leader closes the team. So one thread decides what runs next and
+   when the region ends; no thread can leave while another waits for it.
 
-   The leader takes pieces too, and then waits for those that somebody has begun, not for threads. A thread that the
-   system does not run, since another process has its processor, delays nobody. Who waits spins for some microseconds
-   and then sleeps, so that its processor is free for others.
+   The leader also claims pieces. It then waits for the pieces in progress, not for the threads: a thread without a piece
+   delays nobody if the system has descheduled it. A waiting thread spins for some microseconds and then sleeps, so that
+   others can use its processor.
 
-   A stage costs the leader two cache lines that come from the other processors, as a barrier does.
+   A stage costs the leader two cache-line transfers from other cores, as many as a barrier.
 
-   Rejected: OpenMP's barriers. They spin for a whole time slice if no more threads than processors are asked for: beside
-   one busy process a fit of mini-batches took 20 times as long. And what a thread reads after a barrier in order to
-   leave may change before the next thread reads it. A pool of threads of our own: OpenMP's is the one that threadpoolctl,
-   affinities and forks know. */
+   Rejected: OpenMP's barriers. They spin for a whole time slice unless there are more threads than processors: with one
+   other busy process a fit of mini-batches took 20 times as long. And a stop flag that one thread reads after a barrier may
+   change before the next thread reads it. Our own thread pool: threadpoolctl, affinity masks and fork handlers control only
+   OpenMP's. */
 #ifndef FUSEGRAD_TEAM_H
 #define FUSEGRAD_TEAM_H
 
@@ -43,18 +43,18 @@ static inline double seconds_of(clockid_t clock) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 static inline double monotonic_seconds(void) { return seconds_of(CLOCK_MONOTONIC); }
-/* For which this thread has had a processor. A system call: 0.2 to 0.6 microseconds. */
+/* The CPU time of this thread. A system call: 0.2 to 0.6 microseconds. */
 static inline double processor_seconds(void) { return seconds_of(CLOCK_THREAD_CPUTIME_ID); }
 
 /* ---- flags ------------------------------------------------------------------------------------ */
 
 static inline void raise_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
 static inline int is_raised(int *flag) { return __atomic_load_n(flag, __ATOMIC_RELAXED); }
-/* One caller has it at a time: whether it is this one. */
+/* Tries to acquire the flag; returns whether this caller has acquired it. */
 static inline int acquire_flag(int *flag) { return !__atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE); }
 static inline void set_flag(int *flag, int value) { __atomic_store_n(flag, value, __ATOMIC_RELAXED); }
 static inline void release_flag(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
-/* Of several callers one is the first to replace a value. */
+/* Compare-and-swap: returns whether this caller has replaced `old` by `value`. */
 static inline int replace(int *place, int old, int value) {
     return __atomic_compare_exchange_n(place, &old, value, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
@@ -67,27 +67,27 @@ typedef void (*Lead)(void *job, Team *team);
 
 struct Team {
     int n_threads; /* 1: the leader is alone */
-    int most_threads; /* that the system and OpenMP give */
+    int most_threads; /* the most that the system and OpenMP provide */
     void *job;
-    int timed; /* whether its stages take long enough for `processor_seconds` */
-    int again; /* the leader returned early, to be called again: see `run_team` */
-    /* What the leader writes before it hands a stage out; who has taken a piece may read it. */
+    int timed; /* the stages are long enough to read `processor_seconds` */
+    int again; /* set by a leader that returns early, to be called again: see `run_team` */
+    /* Written by the leader before it publishes a stage; read by threads that have claimed a piece. */
     Stage stage;
     Py_ssize_t n_pieces;
-    uint64_t ticket; /* the number of the stage << 32 | pieces that nobody has taken */
-    int unfinished;  /* pieces of the stage */
+    uint64_t ticket; /* the number of the stage << 32 | pieces not yet claimed */
+    int unfinished;  /* pieces of the stage that have not finished */
     int leader_asleep;
-    int bell; /* changes with each stage and at the end */
+    int bell; /* futex word of the followers; incremented for each stage and at the end */
     int n_asleep;
     int closed;
-    /* Where the leader goes in a process forked by a signal handler, which has no other threads. */
+    /* For the child of a fork in a signal handler, which has no other threads: the leader leaves the region by longjmp. */
     pid_t process;
     jmp_buf escape;
     unsigned mode; /* the leader's floating-point mode */
-    double led;    /* seconds from the leader's first act to its last */
+    double led;    /* wall-clock seconds that `lead` took */
 };
 
-/* SPIN_SECONDS covers the wait for the last piece of a stage. Sleeping and waking cost about 10 microseconds. */
+/* A typical wait for the last piece of a stage is shorter than SPIN_SECONDS. Sleeping and waking cost about 10 microseconds. */
 #define SPIN_SECONDS 50e-6
 
 static inline void relax(void) {
@@ -98,7 +98,7 @@ static inline void relax(void) {
 #endif
 }
 
-/* Sleeps while *word is value, at most so long; may return early. */
+/* Sleeps while *word == value, at most `seconds`; may return early. */
 static inline void sleep_while(int *word, int value, double seconds) {
     struct timespec most = {0, (long)(1e9 * seconds)};
 #ifdef __linux__
@@ -116,7 +116,7 @@ static inline void wake_all(int *word) {
 #endif
 }
 
-/* Spins while *word is value; whether it still is after SPIN_SECONDS. */
+/* Spins while *word == value, at most SPIN_SECONDS; returns whether that time has passed. */
 static inline int spin_while(int *word, int value) {
     double start = 0;
     for (int i = 0; __atomic_load_n(word, __ATOMIC_ACQUIRE) == value; i++) {
@@ -130,7 +130,7 @@ static inline int spin_while(int *word, int value) {
     return 0;
 }
 
-/* The number of a piece that nobody has taken; -1 if there is none. */
+/* Claims a piece and returns its number; -1 if none is left. */
 static inline Py_ssize_t take_piece(Team *team) {
     uint64_t ticket = __atomic_load_n(&team->ticket, __ATOMIC_ACQUIRE);
     while ((uint32_t)ticket > 0)
@@ -150,7 +150,7 @@ static inline void ring(Team *team) {
     if (__atomic_load_n(&team->n_asleep, __ATOMIC_SEQ_CST)) wake_all(&team->bell);
 }
 
-/* n_pieces < 2^31. The stage before it is finished. */
+/* Publishes a stage; n_pieces < 2^31, and the previous stage must be finished. */
 static inline void hand_out(Team *team, Stage stage, Py_ssize_t n_pieces) {
     uint64_t number = (__atomic_load_n(&team->ticket, __ATOMIC_RELAXED) >> 32) + 1;
     team->stage = stage;
@@ -160,7 +160,7 @@ static inline void hand_out(Team *team, Stage stage, Py_ssize_t n_pieces) {
     ring(team);
 }
 
-/* Waits for the pieces of others, at most so long; whether all are finished. */
+/* Waits for the pieces of other threads, at most `seconds`; returns whether all are finished. */
 static inline int await_pieces(Team *team, double seconds) {
     int unfinished = __atomic_load_n(&team->unfinished, __ATOMIC_ACQUIRE);
     while (unfinished && !spin_while(&team->unfinished, unfinished))
@@ -190,12 +190,12 @@ static void follow(Team *team, int thread) {
 }
 #endif
 
-/* ---- whether threads pay ------------------------------------------------------------------------- */
+/* ---- whether several threads are worthwhile ------------------------------------------------------- */
 
-/* What a thread's teams have gained lately over a leader alone, in seconds. Where that falls below zero, since others have
-   the processors, the leader works alone for a while, twice as long each time until threads pay again. A try costs more
-   than it shows: OpenMP's idle threads spin for some milliseconds after it. Threads are tried with a small credit, so that
-   one late thread does not decide. */
+/* credit: the seconds that this thread's recent teams have saved, compared with the leader alone. If it falls below 0, because
+   other processes use the processors, the leader runs alone for a pause, which doubles until threads are worthwhile again.
+   A trial costs more than is measured: OpenMP's idle threads spin for some milliseconds after it. It starts with
+   SMALL_CREDIT, so that a single late thread does not end it. */
 #define MOST_CREDIT 0.005
 #define SMALL_CREDIT 0.001
 #define FIRST_PAUSE 0.05
@@ -219,7 +219,7 @@ static inline void settle(double gain, double now) {
 
 /* ---- floating-point mode ------------------------------------------------------------------------- */
 
-/* Rounding, flushing of subnormal numbers: a thread of a pool has what was set when it was made. */
+/* Rounding and flushing of subnormal numbers: a pool thread has the mode it was created with; followers take the leader's. */
 static inline unsigned read_mode(void) {
 #if defined(__SSE__)
     return _mm_getcsr();
@@ -243,7 +243,7 @@ static inline void set_mode(unsigned mode) {
 
 /* ---- the region ------------------------------------------------------------------------------------ */
 
-static int pool_generation = 0; /* changes where the pool of idle threads is given up, at a fork */
+static int pool_generation = 0; /* incremented when OpenMP's idle threads are released, at a fork */
 static inline void change_pool(void) { __atomic_add_fetch(&pool_generation, 1, __ATOMIC_RELAXED); }
 
 #ifdef _OPENMP
@@ -253,8 +253,8 @@ static void *wait_at_gate(void *gate) {
     return NULL;
 }
 
-/* How many of n threads, the caller among them, the system lets this process have: OpenMP ends the process where it
-   cannot start one. They are started and ended again, where the region before had fewer. */
+/* How many of n threads, including the caller, the system can start: OpenMP aborts the process if it cannot start one. They
+   are started and joined as a test, if the previous region had fewer. */
 static int startable_threads(int n) {
     static __thread int had = 1, generation = 0;
     enum { MOST = 1024 };
@@ -274,8 +274,8 @@ static int startable_threads(int n) {
 }
 #endif
 
-/* Runs lead(job, team) with up to n_threads threads. -1 in a process that a signal handler has forked meanwhile: there
-   are no other threads in it, and the region cannot end. */
+/* Runs lead(job, team) with up to n_threads threads. Returns -1 in the child of a fork by a signal handler during the call:
+   it has no other threads, and the region cannot end. */
 static int lead_team(Team *team, int n_threads, Lead lead, void *job) {
     team->n_threads = 1;
     team->job = job;
@@ -313,11 +313,11 @@ static int lead_team(Team *team, int n_threads, Lead lead, void *job) {
     return 0;
 }
 
-/* Whether this process has been forked since the team began; a leader alone does not mind. */
+/* Whether this process was forked after the team started; 0 without followers, where a fork does no harm. */
 static inline int is_forked(Team *team) { return team->n_threads > 1 && getpid() != team->process; }
 
-/* Out of the region, from the leader, in a forked process; the frames between hold nothing that needs an end. OpenMP
-   takes what follows in that process for nested, and gives it one thread. */
+/* Leaves the region, in the leader of a forked child; the skipped stack frames own nothing that needs cleanup. OpenMP takes
+   later regions of that process for nested ones and gives them one thread. */
 static inline void leave_region(Team *team) { longjmp(team->escape, 1); }
 
 #endif

@@ -1,9 +1,9 @@
-"""What the threads of a call share: see team.h for how they work together; and interruption.
+"""The threads of a call, as team.h runs them, and the interruption of a call by signals.
 
-A long call runs without the GIL. Its leader, the caller's own thread, now and then takes it back to let Python's signal
-handlers run. If one raises (Ctrl-C), a flag is raised for all threads, which then cut their pieces short; the leader
-ends the call, and the exception stays set until then. In the middle of an epoch handlers run as late as the promise of
-200 ms allows; between two epochs, where a handler may save what it sees, sooner.
+A long call runs without the GIL. Its leader, the calling thread, takes the GIL at intervals to run Python's signal handlers.
+If one raises an exception (Ctrl-C), a stop flag is set, all threads cut their pieces short, the leader ends the call, and
+the exception is raised there. Within an epoch handlers run as late as the promised 200 ms allow; between two epochs, when
+a handler may save the network, they run sooner.
 """
 
 cdef extern from "team.h" nogil:
@@ -39,25 +39,25 @@ cdef extern from "team.h" nogil:
     double processor_seconds()
 
 cdef extern from "Python.h":
-    # Declared without `except`: the exception is to stay set while the parallel region ends.
+    # Declared without `except`: the exception must stay set until the parallel region has ended.
     int check_signals "PyErr_CheckSignals"() noexcept
     void set_error "PyErr_SetString"(object kind, const char* message) noexcept
     bint error_is_set "PyErr_Occurred"() noexcept
-    # Not through __setattr__ of the class, which takes 0.2 microseconds.
+    # Bypasses __setattr__ of the class, which takes 0.2 microseconds.
     int set_attribute "PyObject_GenericSetAttr"(object o, object name, object value) except -1
 
 cdef enum:
-    CHECK_WORK = 1 << 20          # multiply-adds between two looks at the clock, well under a millisecond
-cdef double TIMED_WORK = 2e6    # of a stage from which on the leader's processor time is read,
-cdef double LONG_WORK = 2e10    # and of one that is tried with threads even where they did not pay a moment ago
-cdef double SLICE_SECONDS = 0.002   # a shorter stage that takes longer has lost its processor
-cdef double CHECK_SECONDS = 0.1   # between two looks at the signals within a piece of work,
+    CHECK_WORK = 1 << 20          # multiply-adds between two readings of the clock, well under a millisecond
+cdef double TIMED_WORK = 2e6    # multiply-adds of a stage from which on the leader's CPU time is read
+cdef double LONG_WORK = 2e10    # multiply-adds of a stage from which on threads are tried even during a pause
+cdef double SLICE_SECONDS = 0.002   # a stage that is not timed and takes longer was descheduled
+cdef double CHECK_SECONDS = 0.1   # between two runs of the signal handlers within an epoch,
 cdef double REST_SECONDS = 0.04     # and between two epochs
 
-ctypedef int (*Report)(void* job) noexcept      # its exception stays set
+ctypedef int (*Report)(void* job) noexcept      # an exception stays set
 
-# What a signal handler finds: parameters, state, count and generator that belong together; those in the middle of an
-# epoch, where only the parameters are of use; and parameters in the middle of a step.
+# What a signal handler may save. WHOLE: parameters, optimizer state, step count and generator are consistent. HALF_EPOCH: only
+# the parameters can be used. HALF_STEP: the parameters are partly updated.
 cdef enum:
     WHOLE
     HALF_EPOCH
@@ -65,9 +65,9 @@ cdef enum:
 
 cdef struct Interrupt:
     int stop
-    Py_ssize_t work             # since the last look at the clock
+    Py_ssize_t work             # multiply-adds since the last reading of the clock
     double looked
-    Team* team                  # whose leader looks; NULL: no team
+    Team* team                  # whose leader runs the handlers; NULL: no team
     Report report               # brings Python's objects up to date before handlers run; NULL: there is nothing to report
     void* job
 
@@ -75,7 +75,7 @@ cdef Interrupt NO_INTERRUPT = Interrupt(0, 0, 0, NULL, NULL, NULL)        # of a
 
 
 cdef inline bint check_interrupt(Interrupt* interrupt, int thread, Py_ssize_t work) noexcept nogil:
-    """Whether to stop, after so many more multiply-adds."""
+    """Whether to stop. Adds `work` multiply-adds to the leader's count, and lets it run the signal handlers when they are due."""
     if thread == 0:
         interrupt.work += work
         if interrupt.work > CHECK_WORK:
@@ -86,7 +86,7 @@ cdef inline bint check_interrupt(Interrupt* interrupt, int thread, Py_ssize_t wo
 
 
 cdef inline bint is_due(Interrupt* interrupt, double seconds) noexcept nogil:
-    """Whether so much time has passed since the handlers ran, or since this was first asked in a call."""
+    """Whether `seconds` have passed since the handlers ran, or since the first question of a call."""
     cdef double now = monotonic_seconds()
     if interrupt.looked == 0:
         interrupt.looked = now
@@ -94,7 +94,7 @@ cdef inline bint is_due(Interrupt* interrupt, double seconds) noexcept nogil:
 
 
 cdef void run_handlers(Interrupt* interrupt) noexcept nogil:
-    """Lets Python's signal handlers run, in the leader."""
+    """Runs Python's signal handlers, in the leader."""
     cdef bint forked
     with gil:
         if (interrupt.report != NULL and interrupt.report(interrupt.job) < 0) or check_signals() < 0:
@@ -114,9 +114,9 @@ cdef const char* FORKED = (
 
 
 cdef inline void run_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssize_t n_pieces) noexcept nogil:
-    """All pieces of a stage, by the leader and whoever comes to help; to be called by the leader.
+    """Runs all pieces of a stage, on the leader and any followers; called by the leader.
 
-    Inlined, so that a leader alone calls a function that the compiler knows: 5 % of a small step.
+    Inlined, so that without followers the compiler sees which function is called: 5 % of a small step.
     """
     cdef Py_ssize_t piece
     if team.n_threads == 1 or n_pieces == 1 or not share_stage(team, interrupt, stage, n_pieces):
@@ -125,7 +125,7 @@ cdef inline void run_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssi
 
 
 cdef bint share_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssize_t n_pieces) noexcept nogil:
-    """The same with all threads; False, and nothing is done, where threads do not pay at the moment."""
+    """`run_stage` with all threads. Returns False, without running anything, if threads are not worthwhile now."""
     cdef Py_ssize_t piece, n_own = 0
     cdef double start = monotonic_seconds(), own, end
     if not threads_pay(start):
@@ -138,7 +138,7 @@ cdef bint share_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssize_t 
         finish_piece(team)
         n_own += 1
         piece = take_piece(team)
-    # Without the time when another process had its processor: alone it would most likely have kept it.
+    # Without the time in which the leader was descheduled: without followers it would most likely not have been.
     if team.timed:
         own = processor_seconds() - own
     else:
@@ -148,21 +148,21 @@ cdef bint share_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssize_t 
     while not await_pieces(team, CHECK_SECONDS):
         check_interrupt(interrupt, 0, CHECK_WORK + 1)
     end = monotonic_seconds()
-    if n_own > 0:       # against what the leader would have taken for all pieces
+    if n_own > 0:       # compared with the leader's estimated time for all pieces
         settle(own / n_own * n_pieces - (end - start), end)
     return True
 
 
 cdef inline bint should_change(Team* team) noexcept nogil:
-    """Whether threads pay where the leader is alone, or the other way round."""
+    """Whether the call should change from one thread to several, or from several to one."""
     return team.most_threads > 1 and threads_pay(monotonic_seconds()) != (team.n_threads > 1)
 
 
 cdef void run_team(Team* team, Interrupt* interrupt, int n_threads, double work, Lead lead, void* job) noexcept nogil:
-    """Runs lead(job, team), a call with stages of so many multiply-adds, with up to n_threads threads. Then: `check`.
+    """Runs lead(job, team) with up to n_threads threads; `work`: multiply-adds of a stage. The caller then calls `check`.
 
-    A leader that sees that `should_change` may set team.again and return: then it is called again, with the number of
-    threads that pays now.
+    If `should_change`, the leader may set team.again and return: it is then called again, with the number of threads that
+    is worthwhile now.
     """
     cdef double start = 0, end
     if n_threads > 1 and work > LONG_WORK:
@@ -181,7 +181,7 @@ cdef void run_team(Team* team, Interrupt* interrupt, int n_threads, double work,
                 return
             if team.n_threads > 1:
                 end = monotonic_seconds()
-                settle(team.led - (end - start), end)   # what it took to begin and to end
+                settle(team.led - (end - start), end)   # the time to start and end the region
             interrupt.team = NULL
         else:
             lead(job, team)
@@ -190,5 +190,5 @@ cdef void run_team(Team* team, Interrupt* interrupt, int n_threads, double work,
 
 
 cdef int check(Interrupt* interrupt) except -1:
-    """After a call: passes on the exception that a signal handler raised in it."""
+    """To be called after a call: propagates the exception of a signal handler."""
     return -1 if is_raised(&interrupt.stop) else 0

@@ -1,8 +1,8 @@
-/* The vector type of one instruction set and one dtype, and the few operations that C's operators
-   (+ - * / on GCC vector types) do not give. Everything that is an algorithm is written in Cython.
+/* The vector type of one instruction set and one dtype, and the operations that GCC's vector operators (+ - * /)
+   do not provide. Algorithms are written in Cython.
 
-   The build sets FUSEGRAD_REAL to float or double and -march to one x86-64 level; nothing else
-   differs between the compiled modules. Other processors take the 16-byte branch. */
+   The build sets FUSEGRAD_REAL to 32 or 64 and -march to one x86-64 level; nothing else differs between the compiled
+   modules. Other processors use the 16-byte branch. */
 #ifndef FUSEGRAD_VECTOR_H
 #define FUSEGRAD_VECTOR_H
 
@@ -29,8 +29,8 @@ typedef bits vbits __attribute__((vector_size(VECTOR_BYTES)));
 typedef real vreal_anywhere __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
 typedef real real_anywhere __attribute__((aligned(1), may_alias));
 
-/* In these kernels `cdef inline` is a promise: a micro-tile is a function of constants, which stays in
-   registers only where it is inlined with them. What should be called is declared without it. */
+/* `cdef inline` means always_inline in these kernels: the accumulators of a micro-tile stay in registers only if it is
+   inlined with constant sizes. A function that should not be inlined is declared with `cdef` alone. */
 #undef CYTHON_INLINE
 #define CYTHON_INLINE inline __attribute__((always_inline))
 
@@ -85,8 +85,8 @@ FUSEGRAD_INLINE vbits lanes_below(Py_ssize_t n) {
 
 /* ---- sizes as constants --------------------------------------------------------------------- */
 
-/* f(n, ...) for 1 <= n <= most, where f is inlined for each n as a constant, since what n counts is to stay in registers.
-   most is a constant, at most 12. In Cython the macro is declared for the type of each f. */
+/* Calls f(n, ...) for a variable n, 1 <= n <= most, as one case per n in which f is inlined for the constant n, so that its
+   n accumulators stay in registers. most is a constant, at most 12. Cython declares the macro once per type of f. */
 #define AS_CONSTANT_CASE(k, n, most, f, ...) if ((most) >= k && ((n) == k || (most) == k)) f(k, __VA_ARGS__); else
 #define AS_CONSTANT(most, f, n, ...) \
     do { \
@@ -106,8 +106,8 @@ FUSEGRAD_INLINE vbits lanes_below(Py_ssize_t n) {
 
 /* ---- memory ------------------------------------------------------------------------------ */
 
-/* The empty barrier keeps the loaded vector in a register. Without it GCC folds the load of B into
-   each multiply-add of an AVX2 micro-tile as a memory operand: 18 loads for 12 FMAs, half the speed. */
+/* The empty asm statement keeps the loaded vector in a register. Without it GCC folds the load of B into each
+   multiply-add of an AVX2 micro-tile as a memory operand: 18 loads for 12 FMAs, half the speed. */
 FUSEGRAD_INLINE vreal load(const real *p) {
     vreal v = *(const vreal_anywhere *)p;
 #if defined(__x86_64__)
@@ -123,7 +123,7 @@ FUSEGRAD_INLINE vreal splat(real x) {
     return x - zero; /* x - 0 is x, -0 and NaN included */
 }
 
-/* The n values at p repeated; n, a constant, is a power of two, at least 2 and less than LANES. */
+/* The n values at p, repeated to fill a vector; n is a constant power of two, 2 <= n < LANES. */
 FUSEGRAD_INLINE vreal splat_group(const real *p, int n) {
 #if defined(__AVX512F__)
     if (n * sizeof(real) == 32) return (vreal)_mm512_broadcast_f64x4(_mm256_loadu_pd((const double *)p));
@@ -137,7 +137,7 @@ FUSEGRAD_INLINE vreal splat_group(const real *p, int n) {
     return (vreal)(none + *(const pair_anywhere *)p);
 }
 
-/* The first n lanes of memory, at any address; the others are 0. Lanes past n are neither read nor written. */
+/* Loads n values from any address into the first n lanes and 0 into the others. Memory past them is not accessed. */
 FUSEGRAD_INLINE vreal load_first(const real *p, Py_ssize_t n) {
 #if defined(__AVX512F__)
     return (vreal)NATIVE(maskz_loadu)(((unsigned)1 << n) - 1, p);
@@ -154,7 +154,7 @@ FUSEGRAD_INLINE void store_first(real *p, vreal v, Py_ssize_t n) {
 #if defined(__AVX512F__)
     NATIVE(mask_storeu)(p, ((unsigned)1 << n) - 1, v);
 #elif defined(__AVX2__)
-    if (n == LANES / 2) /* without a mask: AMD is slow at masked stores */
+    if (n == LANES / 2) /* no mask: masked stores are slow on AMD */
         __builtin_memcpy(p, &v, VECTOR_BYTES / 2);
     else
         NATIVE(maskstore)(p, (__m256i)lanes_below(n), v);
@@ -163,7 +163,7 @@ FUSEGRAD_INLINE void store_first(real *p, vreal v, Py_ssize_t n) {
 #endif
 }
 
-/* Half a vector, for the edges of products: where a whole one takes two passes, as on AMD's Zen 4, it takes one. */
+/* A vector of half the width, for the edges of products: on Zen 4 it takes one pass, a 512-bit vector takes two. */
 typedef real vhalf __attribute__((vector_size(VECTOR_BYTES / 2)));
 typedef real vhalf_anywhere __attribute__((vector_size(VECTOR_BYTES / 2), aligned(1), may_alias));
 FUSEGRAD_INLINE vhalf load_half(const real *p) { return *(const vhalf_anywhere *)p; }
@@ -171,7 +171,7 @@ FUSEGRAD_INLINE vhalf splat_half(real x) {
     vhalf zero = {0};
     return x - zero;
 }
-/* A whole vector, whose upper half is not defined. */
+/* A full vector; its upper half is undefined. */
 FUSEGRAD_INLINE vreal from_half(vhalf half) {
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
     return (vreal)_mm512_castps256_ps512((__m256)half);
@@ -184,31 +184,31 @@ FUSEGRAD_INLINE vreal from_half(vhalf half) {
 #endif
 }
 
-/* As many values as a block of the lane-wise gradient has columns. */
+/* A vector of LANE_COLUMNS values: a row of a block of the lane-wise weight gradient. */
 typedef real vcolumns __attribute__((vector_size(LANE_COLUMNS * sizeof(real)), aligned(sizeof(real)), may_alias));
 FUSEGRAD_INLINE void copy_columns(real *p, const real *q) { *(vcolumns *)p = *(const vcolumns *)q; }
 FUSEGRAD_INLINE void add_columns(real *p, const real *q) { *(vcolumns *)p += *(const vcolumns *)q; }
 
-/* Asks for the cache line at p, which need not be memory at all, to the cache of that level: the L1, or the L2 where it
-   comes from further away. A Zen 4 brings twice as many lines at a time to the L2 as to the L1. Level 0: nothing. */
+/* Prefetches the cache line at p, which need not be a valid address, into the L1 (level 1) or the L2 (level 2: for data
+   from the L3 or memory; Zen 4 has twice as many line fills in flight for the L2 as for the L1). Level 0: nothing. */
 FUSEGRAD_INLINE void prefetch(const int level, const real *p) {
     if (level == 1) __builtin_prefetch(p, 0, 3);
     if (level == 2) __builtin_prefetch(p, 0, 2);
 }
 
-/* p, which GCC is not to know before: addresses that follow from it are computed here, not before a loop and kept over it. */
+/* Returns p, hidden from the optimizer: addresses derived from it are computed here, not before a loop and kept live over it. */
 FUSEGRAD_INLINE real *afresh(real *p) {
     __asm__("" : "+r"(p));
     return p;
 }
 
-/* An element of an array from outside, which may be at any address. */
+/* An element of a caller's array, at any alignment. */
 FUSEGRAD_INLINE real load_anywhere(const char *p) { return *(const real_anywhere *)p; }
 FUSEGRAD_INLINE void store_anywhere(char *p, real x) { *(real_anywhere *)p = x; }
 
 /* ---- lanes ------------------------------------------------------------------------------- */
 
-/* Lane i takes lane places[i] of v. */
+/* Lane i of the result is v[places[i]]. */
 FUSEGRAD_INLINE vreal shuffled(vreal v, vbits places) {
 #if defined(__clang__)
     vreal result = v;
@@ -219,13 +219,13 @@ FUSEGRAD_INLINE vreal shuffled(vreal v, vbits places) {
 #endif
 }
 
-/* Lane i takes what lane i ^ step had; step, a constant, is a power of two. */
+/* Lane i of the result is v[i ^ step]; step is a constant power of two. */
 FUSEGRAD_INLINE vreal exchange(vreal v, int step) {
     const vbits number = {LANE_NUMBERS};
     return shuffled(v, number ^ (bits)step);
 }
 
-/* (a0, b0, a1, b1, ...) of the lower and of the upper halves. */
+/* (a0, b0, a1, b1, ...) of the lower halves of a and b, and of the upper halves. */
 FUSEGRAD_INLINE vreal interleave_low(vreal a, vreal b) {
     return __builtin_shufflevector(a, b, LOW_HALVES);
 }
@@ -233,11 +233,11 @@ FUSEGRAD_INLINE vreal interleave_high(vreal a, vreal b) {
     return __builtin_shufflevector(a, b, HIGH_HALVES);
 }
 
-/* Every second lane of a, then of b. */
+/* The even (odd) lanes of a, followed by those of b. */
 FUSEGRAD_INLINE vreal even_lanes(vreal a, vreal b) { return __builtin_shufflevector(a, b, EVEN_LANES); }
 FUSEGRAD_INLINE vreal odd_lanes(vreal a, vreal b) { return __builtin_shufflevector(a, b, ODD_LANES); }
 
-/* LANES / width groups of `depth` values, which follow each other in v, each to `width` lanes of its own, that end in zeros. */
+/* v holds LANES / width consecutive groups of `depth` values; each group is moved to `width` lanes and padded with zeros. */
 FUSEGRAD_INLINE vreal spread_groups(vreal v, int width, Py_ssize_t depth) {
     const vbits number = {LANE_NUMBERS};
     vbits lane = number % (bits)width;
@@ -245,7 +245,7 @@ FUSEGRAD_INLINE vreal spread_groups(vreal v, int width, Py_ssize_t depth) {
     return (vreal)((vbits)shuffled(v, place) & (lane < (bits)depth));
 }
 
-/* Lane i of take_lanes(v, places_of(n, step), k) is lane i / n * step + k of v. */
+/* Lane i of take_lanes(v, places_of(n, step), k) is v[i / n * step + k]. */
 FUSEGRAD_INLINE vbits places_of(Py_ssize_t n, Py_ssize_t step) {
     vbits places;
     for (int i = 0; i < LANES; i++) places[i] = (bits)(i / n * step);
@@ -255,7 +255,7 @@ FUSEGRAD_INLINE vreal take_lanes(vreal v, vbits places, Py_ssize_t k) { return s
 
 FUSEGRAD_INLINE real first_lane(vreal v) { return v[0]; }
 
-/* v in the first n lanes, 0 in the others, whatever stands there. */
+/* v with the lanes from n on set to 0, even if they hold NaN or infinity. */
 FUSEGRAD_INLINE vreal first_lanes(vreal v, Py_ssize_t n) { return (vreal)((vbits)v & lanes_below(n)); }
 
 #include "arithmetic.h"

@@ -1,7 +1,7 @@
 """The vector type of the module being compiled; see vector.h."""
 
 cdef extern from "vector.h" nogil:
-    # To Cython a vector is a number: it writes out C's operators and the compiler does the rest.
+    # Vector types are declared as scalars: Cython emits C operators, which the compiler applies to vectors.
     ctypedef float real
     ctypedef float vreal
     ctypedef float vhalf
@@ -15,19 +15,19 @@ cdef extern from "vector.h" nogil:
         LANES           # values in a vector
         ROWS            # micro-tile: ROWS x VECTORS accumulators
         VECTORS
-        WIDE_VECTORS    # where matrices are large
-        NARROW_ROWS     # of a micro-tile of one vector
-        HALF_LANES      # columns at an edge that half a vector serves; 0: none
+        WIDE_VECTORS    # vectors of a micro-tile for large matrices
+        NARROW_ROWS     # most rows of a micro-tile that is one vector wide
+        HALF_LANES      # most columns of an edge for which half a vector is used; 0: never
         PANEL           # values in VECTORS vectors: the width of a panel
-        GROUP           # vectors that go through an activation together
-        ESTIMATED       # `quotient`: cheaper than a division
-        LIFT            # exponent that keeps exp(z) a normal number
+        GROUP           # vectors of an activation that are evaluated together
+        ESTIMATED       # 1: `quotient` multiplies by the reciprocal estimate, 0: it divides
+        LIFT            # exp(z) is scaled by 2^LIFT, so that it is a normal number
         GREATEST_EXPONENT
         LANE_ROWS       # block of the lane-wise weight gradient
         LANE_COLUMNS
         LANE_BLOCK      # LANE_ROWS x LANE_COLUMNS
-        ROW_SUMS        # rows summed over examples side by side
-        LINE            # bytes that the caches move together
+        ROW_SUMS        # rows of a tile that `add_examples` sums at a time
+        LINE            # bytes of a cache line
         DEPTH_BLOCK     # blocks of a product of large matrices
         COLUMN_BLOCK
         DEPTH_AHEAD

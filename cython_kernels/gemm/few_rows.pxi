@@ -1,15 +1,15 @@
-"""The product of a matrix of few rows and one that comes from far away, which is read on as memory likes it. See matmul.pxi."""
+"""The product of an A of few rows and a B larger than the L2, which is read in long contiguous runs. See matmul.pxi."""
 
 cdef enum:
-    FEW_DEPTH = 64          # rows of B that are read on side by side (with fewer of them the sums come and go too often),
-    FEW_COLUMNS = 1024      # so many columns of each at a time,
-    FEW_AHEAD = 128         # and prefetched so many columns ahead
+    FEW_DEPTH = 64          # rows of B that are read concurrently (with fewer, sums are loaded and stored too often),
+    FEW_COLUMNS = 1024      # columns of B in a block,
+    FEW_AHEAD = 128         # prefetch distance in columns
 
 
 cdef inline void few_tile(
     const int rows, Py_ssize_t depth, const Left* a, Right b, bint first, real* product,
 ) noexcept nogil:
-    """product (rows, PANEL) from a (rows, depth) and b (depth, PANEL): the first rows of b store it, the others add."""
+    """product (rows, PANEL) += a (rows, depth) b (depth, PANEL); `first`: stored, not added."""
     cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
     cdef int i, v
     start_sums(rows, VECTORS, NULL, sums)
@@ -36,9 +36,9 @@ cdef void few_rows(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, bi
 cdef void multiply_few_rows(
     Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """B is read in place, some of its rows at a time. The sums of a block stay in scratch, in panels."""
+    """`multiply` with B read in place, some rows at a time; the sums of a block of columns stay in scratch, in panels."""
     cdef Py_ssize_t j0 = 0, k0, k, p, columns, depth, few, n_in_place, rows, tile, n_tiles = parts(a.rows, ROWS)
-    cdef real* edge = scratch                   # what of B does not fill a panel
+    cdef real* edge = scratch                   # the last, partial panel of B, packed
     cdef real* product = scratch + smaller(a.columns, FEW_DEPTH) * PANEL
     cdef real* place
     cdef Left left, first

@@ -1,19 +1,19 @@
-"""The products of large matrices, over copies of both factors, and over B in place. See matmul.pxi."""
+"""Products of large matrices: with both factors packed, or with A, and perhaps B, read in place. See matmul.pxi."""
 
 cdef enum:
-    REUSED_ROWS = 128       # of A, from which on B is copied to panels; measured, as is
-    REUSED_COLUMNS = 256    # of B, from which on A is copied
-    FEW_ROWS = 64           # of A, from which on even a B that comes from far away is copied: see few_rows.pxi
+    REUSED_ROWS = 128       # rows of A from which on B is packed; measured, as is
+    REUSED_COLUMNS = 256    # columns of B from which on A is packed; also the width of a block of `multiply_in_place`
+    FEW_ROWS = 64           # rows of A from which on a B larger than the L2 is packed, too: see few_rows.pxi
 
 
 cdef struct Next:
-    # What the tile after this one reads of A: a line at each of data + i * row (bytes).
+    # What the next tile reads of A, to be prefetched: a cache line at each of data + i * row (bytes).
     const char* data
     Py_ssize_t row
 
 
 cdef inline Next next_lines(Matrix a, Py_ssize_t k) noexcept nogil:
-    """Of the columns from k on. Past A's end nothing is lost: what is prefetched need not be memory."""
+    """The lines of the columns of a from k on. An address past its end is harmless: a prefetch needs no valid address."""
     return Next(a.data + k * a.column, a.column if a.row == sizeof(real) else a.row)
 
 
@@ -27,7 +27,7 @@ cdef inline void block_tile(
     cdef real* place = c.data
     cdef int v
     start_sums(rows, vectors, NULL, sums)
-    while k < depth:        # once for each row, unless there are few k: its part of c and of the next rows of A
+    while k < depth:        # each round (at most one per row) prefetches a row of c and one of the next rows of A
         for v in range(vectors):
             prefetch(1, place + v * LANES)
         prefetch(1, <const real*>next.data)
@@ -64,7 +64,7 @@ cdef void block_rows(
 cdef void multiply_blocks(
     Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """Both factors are copied: a block of B to the L2, the rows of a tile to the L1."""
+    """`multiply` with both factors packed: a block of B in the L2, the rows of a tile in the L1."""
     cdef Py_ssize_t i0, j0 = 0, k0, p, tile, columns, width, wider, depth, n_vectors, n_panels
     cdef Py_ssize_t n_tiles = parts(a.rows, ROWS)
     cdef int rows, vectors
@@ -77,9 +77,9 @@ cdef void multiply_blocks(
         n_vectors = parts(columns, LANES)
         n_panels = parts(n_vectors, WIDE_VECTORS)
         vectors = <int>(n_vectors // n_panels)
-        wider = n_vectors % n_panels * (vectors + 1) * LANES     # columns in panels of one vector more, which come first
+        wider = n_vectors % n_panels * (vectors + 1) * LANES     # columns in the first panels, which are one vector wider
         k0 = 0
-        while k0 == 0 or k0 < a.columns:    # once even for an empty sum
+        while k0 == 0 or k0 < a.columns:    # once even if A has no columns
             depth = smaller(DEPTH_BLOCK, a.columns - k0)
             out.finish = STORE if k0 == 0 else ADD
             block = part(b, k0, j0)
@@ -108,16 +108,16 @@ cdef void multiply_blocks(
 
 
 cdef inline bint b_stays(Matrix a, Matrix b) noexcept nogil:
-    """Whether B is better read in place than copied."""
+    """Whether reading B in place is faster than packing it."""
     return is_row_major(b) and a.rows < (FEW_ROWS if is_far(b) else REUSED_ROWS)
 
 
 cdef void multiply_in_place(
     Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """A is read in place; B too where a.rows is small, but for the panel that its columns do not fill."""
+    """`multiply` with A read in place; B, too, if A has few rows, but for a last, partial panel."""
     cdef Py_ssize_t i0, j0 = 0, k0, k, p, rows, columns, depth, deep, n_in_place, edge
-    cdef Py_ssize_t most = DEEP_BLOCK if a.rows > ROW_BLOCK else DEPTH_BLOCK     # a lone block of c stays anyway
+    cdef Py_ssize_t most = DEEP_BLOCK if a.rows > ROW_BLOCK else DEPTH_BLOCK     # a single block of c stays in the cache anyway
     cdef bint b_in_place = b_stays(a, b)
     cdef Left left
     cdef Right right
@@ -127,12 +127,12 @@ cdef void multiply_in_place(
         columns = smaller(REUSED_COLUMNS, b.columns - j0)
         n_in_place = columns // PANEL if b_in_place else 0       # panels
         k0 = 0
-        while k0 == 0 or k0 < a.columns:    # once even for an empty sum
+        while k0 == 0 or k0 < a.columns:    # once even if A has no columns
             deep = smaller(most, a.columns - k0)
             block = part(b, k0, j0)
             pack_right(part(block, 0, n_in_place * PANEL), deep, columns - n_in_place * PANEL, VECTORS, scratch)
             i0 = 0
-            while i0 < a.rows:              # here a block of c is taken up, and stays until all of `deep` is added
+            while i0 < a.rows:              # a block of c stays in the cache until all of `deep` is added
                 rows = smaller(ROW_BLOCK, a.rows - i0)
                 if check_interrupt(interrupt, thread, rows * columns * deep):
                     return
@@ -150,7 +150,7 @@ cdef void multiply_in_place(
                         else:
                             right = Right(scratch + ((p - n_in_place) * deep + k) * PANEL, PANEL)
                         edge = out.columns - LANES
-                        if 0 < edge <= HALF_LANES:      # a whole vector, and then half a one
+                        if 0 < edge <= HALF_LANES:      # a full vector, then half a vector
                             out.columns = LANES
                             multiply_panel(rows, depth, &left, right, &out)
                             right.data += LANES

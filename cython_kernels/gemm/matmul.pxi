@@ -1,48 +1,47 @@
-"""The product of two matrices from outside, of any strides.
+"""The product of two caller's matrices, of any strides: the choice of the algorithm.
 
-Design. Large products copy both factors (`multiply_blocks`): a block of B, in panels of WIDE_VECTORS vectors,
-to the L2, where all rows of A pass by it; the few rows of A that a micro-tile takes to the L1, where all panels
-of the block pass by them. What a micro-tile will need is prefetched while k runs: the panel, some rows ahead, from
-the L2; its own part of C and the next rows of A, a line of each row at a time, from wherever they are. If they were
-prefetched all at once, they would fill the L1's buffers, and the panel wait behind them. So L3 and memory, which neighbours
-share, are seldom waited for: 5 % to 17 % (512^3 to 2048^3, in quiet) and up to 40 % (in noise) over blocks of A in
-the L2 with panels of B in the L1, which come from the L3 again for each of them.
+Design. Large products pack both factors (`multiply_blocks`): a block of B, in panels of WIDE_VECTORS vectors, into
+the L2, where it is reused for all rows of A; the few rows of A of a micro-tile into the L1, where they are reused for all
+panels of the block. The loop on k prefetches what a micro-tile will need: the panel, some rows ahead, from the L2; its
+part of C and the next rows of A, a line of each row at a time, from any level. Prefetched all at once, they would fill the
+L1's fill buffers and delay the panel. So the L3 and memory, which other cores share, seldom stall it: 5 % to 17 % (512^3 to
+2048^3, on an idle machine) and up to 40 % (on a busy one) faster than blocks of A in the L2 with panels of B in the L1,
+which are read from the L3 again for each of those blocks.
 
-Where A has few rows or B few columns, a copy does not pay (`multiply_in_place`). If B is far away too, some of its rows
-at a time are read in place, each to its end, as memory likes it, and the sums wait nearby meanwhile
-(`multiply_few_rows`): 1.1 (32 rows) to 1.8 times (8 rows) as fast as over a copy. Few columns from an A in column-major order
-are made transposed, with the lanes along A (1.5 to 3 times as fast). Where a factor is a vector or a few: matvec.pxi;
-where the depth is small: shallow.pxi.
+If A has few rows or B few columns, packing does not pay (`multiply_in_place`). If B is also larger than the L2, some of its
+rows at a time are read in place, in long contiguous runs, and the sums stay in the cache (`multiply_few_rows`): 1.1
+(32 rows) to 1.8 times (8 rows) as fast as with a packed B. A column-major A times few columns is computed transposed, with
+the lanes along the rows of A (1.5 to 3 times as fast). A factor of one vector or a few: matvec.pxi; a small depth: shallow.pxi.
 
-However matrices are cut and copied, each sum runs over k in the same order, by DEPTH_BLOCK, so that it does not depend on the
-number of threads; nor do those of a few vectors, which have an order of their own. Sums longer than SUM_DEPTH, or along a
-vector than `sum_depth`, are cut into pieces of that length, whose totals are added up in float64 (`multiply_deep`): in float32
-alone 10^6 terms of one sign err by 2e-6, along a vector by 2e-4.
+However matrices are blocked and packed, each sum runs over k in the same order, by DEPTH_BLOCK, so that it does not depend on
+the number of threads; nor do the sums of matvec.pxi, which have their own order. Sums longer than SUM_DEPTH (of matvec.pxi:
+than `sum_depth`) are divided into pieces of that length, whose totals are added in float64 (`multiply_deep`): in float32
+alone 10^6 terms of one sign have a relative error of 2e-6, in matvec.pxi of 2e-4.
 
-Rejected: copying always (four times the time of NumPy for 16 x 16); reading B in place for up to 1 000 rows (5 to 10 %
-slower: its rows lie askew to the cache's lines); micro-tiles of 14 x 2 vectors (as fast in float32, 2 to 5 % slower in float64:
-their rows of A do not leave the panel room in the L1).
+Rejected: always packing (four times the time of NumPy for 16 x 16); reading B in place for up to 1 000 rows (5 to 10 %
+slower: its rows are not aligned to cache lines); micro-tiles of 14 x 2 vectors (as fast in float32, 2 to 5 % slower in float64:
+their rows of A leave no room in the L1 for the panel).
 """
 
 cdef enum:
-    NEAR = 128              # bytes from column to column of A at which each line is read to its end;
-    NEAR_COLUMNS = 128      # with longer steps more columns than these are copied
-    TURNED_COLUMNS = 16     # of B, up to which a product of an A in column-major order is made transposed,
-    TURNED_ROWS = 512       # so many rows of A at a time, where its depth is
-    TURNED_DEPTH = 4        # so many times the columns, and pays for turning the result
-    SUM_DEPTH = 64 * DEPTH_BLOCK    # the longest sums that are added up in float32,
-    SUM_SIDE = 1024                 # and the largest part of C, a square, whose totals are kept
+    NEAR = 128              # column stride of A, in bytes, up to which all of each cache line is used
+    NEAR_COLUMNS = 128      # with a larger stride, an A of more columns is packed
+    TURNED_COLUMNS = 16     # columns of B up to which a product with a column-major A is computed transposed,
+    TURNED_ROWS = 512       # for so many rows of A at a time,
+    TURNED_DEPTH = 4        # if the depth is so many times the columns: it pays for transposing the result
+    SUM_DEPTH = 64 * DEPTH_BLOCK    # the longest sums that are added in the dtype
+    SUM_SIDE = 1024                 # rows and columns of C whose float64 totals are kept at a time
 
 
 cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
-    """The reals that `multiply` needs for its copies, of these sizes or any part of them: blocks, or vectors."""
+    """The scratch of `multiply`, in reals, for a product of these sizes or any part of it: packed blocks, or vectors."""
     cdef Py_ssize_t turned = 0, totals = 0
     cdef Py_ssize_t blocks = smaller(depth, DEPTH_BLOCK) * (
         PACKED_ROWS + parts(smaller(columns, COLUMN_BLOCK), LANES) * LANES)
     cdef Py_ssize_t lone = smaller(depth, DEEP_BLOCK) * panels(smaller(columns, REUSED_COLUMNS)) * PANEL
     cdef Py_ssize_t few = (
         smaller(depth, FEW_DEPTH) + smaller(rows, FEW_ROWS) * panels(smaller(columns, FEW_COLUMNS))) * PANEL
-    if rows >= TURNED_COLUMNS * PANEL:     # TURNED_COLUMNS rows, fewer than ROW_BLOCK: its depth goes by DEPTH_BLOCK
+    if rows >= TURNED_COLUMNS * PANEL:     # it has fewer rows than ROW_BLOCK, so its depth goes by DEPTH_BLOCK
         turned = (TURNED_COLUMNS + smaller(depth, DEPTH_BLOCK)) * TURNED_ROWS
     if depth > SUM_BLOCK:
         totals = FEW_VECTORS * smaller(larger(rows, columns), VECTOR_SIDE)
@@ -72,9 +71,9 @@ cdef void multiply_as_is(
 cdef void multiply_matrix(
     Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """`multiply` of any part of a product that is cut at panels: each sum runs over k in the same order, whatever the part.
+    """`multiply` of any part of a product that starts at a panel: the order of each sum does not depend on the part.
 
-    Few columns from an A in column-major order: the product's transpose has its lanes along A, and none idle.
+    A column-major A times few columns is computed transposed: the lanes run along the rows of A, and none is idle.
     """
     cdef Py_ssize_t i0 = 0, i, j, rows
     cdef real* turned = scratch
@@ -112,7 +111,7 @@ cdef void multiply_deep(
     Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, Py_ssize_t depth, real* scratch,
     Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """A part of C at a time, from pieces of A and B that are `depth` deep: the totals of their products in float64."""
+    """`multiply` for sums longer than `depth`: for a part of C at a time, products `depth` deep are added in float64."""
     cdef Py_ssize_t side = SUM_SIDE if which == NO_VECTORS else VECTOR_SIDE
     cdef Py_ssize_t i0 = 0, j0, k0, i, rows, columns
     cdef Py_ssize_t n = smaller(a.rows, side) * smaller(b.columns, side)
@@ -146,7 +145,7 @@ cdef void multiply_part(
 ) noexcept nogil:
     """`multiply`, or a thread's share of it; which: `vectors_of` the complete product.
 
-    A few last columns, which would fill a vector badly, go along A alone.
+    The last columns, if they do not fill a vector, are multiplied as vectors by matvec.pxi, if the layout of A suits it.
     """
     cdef Py_ssize_t edge = b.columns % LANES, depth = SUM_DEPTH
     if which == NO_VECTORS and edge > 0 and goes_along(a, edge):

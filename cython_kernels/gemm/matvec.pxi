@@ -1,50 +1,50 @@
-"""The product of a matrix and one vector or a few: the matrix is read once, in place.
+"""A matrix times one vector or a few (at most FEW_VECTORS): the matrix is read once, in place.
 
-Two loops go along it. By the sums (outer): one vector or two, some rows of the matrix at a time; up to 2.5 times
-as fast as down a few columns, and 1.1 to 3 times as a micro-tile of two rows. By the products (inner): its lanes run over k,
-and none is idle, where those of a micro-tile would run over two to eight columns; 1.8 and 2.6 times as fast at
-200 x 200 x 6 and x 2. A layer with a single output reads X by the first.
+There are two loop orders. Outer (axpy): some rows of the matrix at a time are added to the sums of one or two vectors; up to
+2.5 times as fast as going down a few columns, and 1.1 to 3 times as fast as a micro-tile of two rows. Inner (dot products):
+the lanes run over k, and none is idle, while the lanes of a micro-tile would run over two to eight columns; 1.8 and 2.6
+times as fast at 200 x 200 x 6 and x 2. A layer with a single output reads X in the outer order.
 
-The inner loop takes as many rows as fill a vector with totals. Long rows would lie in the same lines of the L1, 4 KiB apart,
-and a few of them wait for their own sums: from CHAIN_DEPTH on a row has CHAINS sums, and LANE_ROWS rows go
-together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that is not contiguous is copied.
+The inner loop takes as many rows as fill a vector with totals. Long rows, 4 KiB apart, would map to the same sets of the L1,
+and a few rows alone are latency-bound: from CHAIN_DEPTH on a row has CHAINS accumulators, and LANE_ROWS rows are
+computed together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that is not contiguous is copied.
 
-The order of the sums is these loops' own, and follows from the layout of the matrix and the length of its rows. They add up
-sums of `sum_depth` at the most (`multiply_deep` the longer ones). Which factor is the vectors, if any, follows from the
-complete product and is passed to each thread, whose share may look otherwise.
+The order of the sums is specific to these loops: it depends on the layout of the matrix and the length of its rows. A loop adds
+at most `sum_depth` terms (`multiply_deep` divides longer sums). Which factor is a few vectors, if any, is decided from the
+complete product and passed to each thread, since a thread's share alone could decide otherwise.
 
-Rejected: four rows at a time throughout (0.5 to 0.9 of the speed); rows that fit the L1 badly prefetched as well (0.7).
+Rejected: always four rows at a time (0.5 to 0.9 of the speed); prefetching rows that conflict in the L1, too (0.7).
 """
 
 cdef enum:
     # outer
-    LONG_VECTORS = 4        # most vectors,
-    LONG_ROWS = 8           # most rows of the matrix in one pass, and
-    LONG_COLUMNS = 4096     # sums, which stay in the L1, from pass to pass,
-    TWO_VECTORS = 2         # of so many vectors at most; of more, one pass has to do (shallow.pxi)
+    LONG_VECTORS = 4        # most vectors of one pass
+    LONG_ROWS = 8           # most rows of the matrix in one pass
+    LONG_COLUMNS = 4096     # sums, of all vectors together, that stay in the L1 between passes
+    TWO_VECTORS = 2         # most vectors of `multiply_outer`; more are worthwhile in a single pass only (shallow.pxi)
     # inner
-    FEW_VECTORS = 8         # that go along a matrix together, but not more than half the lanes, where
-    VECTOR_DEPTH = 3        # the sums are as long as so many times n^2, and pay for adding up lanes;
-    VECTOR_BLOCK = 4096     # elements of each at a time; a vector of sums adds up CHAINS times fewer in each lane
-    VECTOR_SIDE = LONG_COLUMNS // TWO_VECTORS   # sums of each at a time, where their totals are kept
-    CHAIN_DEPTH = 1024      # of a row, from which on it has
-    CHAINS = 4              # sums
-    NEXT_BYTES = 1 << 13    # of the rows to come, a part of the L1, which are prefetched where m is far away,
-    NEXT_VECTORS = 4        # if they are so long; and as many more, to the L2, of an m of more than
-    MEMORY_BYTES = 1 << 23  # which the L3 may not hold
+    FEW_VECTORS = 8         # most vectors of the inner loop, and at most half the lanes
+    VECTOR_DEPTH = 3        # n vectors need rows of VECTOR_DEPTH * n^2 elements, for which adding the lanes is cheap
+    VECTOR_BLOCK = 4096     # the longest sums of the inner loop: CHAINS accumulators share those of a long row
+    VECTOR_SIDE = LONG_COLUMNS // TWO_VECTORS   # sums of each vector at a time in `multiply_deep`, which keeps their totals
+    CHAIN_DEPTH = 1024      # length of a row from which on it has CHAINS accumulators
+    CHAINS = 4              # accumulators of a long row, as independent dependency chains
+    NEXT_BYTES = 1 << 13    # bytes of the next rows that are prefetched to the L1 if m is larger than the L2,
+    NEXT_VECTORS = 4        # and if its rows have at least so many vectors
+    MEMORY_BYTES = 1 << 23  # bytes of m from which on as many more are prefetched to the L2: m may not fit the L3
 
 
 cdef struct Long:
-    # Contiguous rows.
+    # A matrix with contiguous rows.
     const real* data
     Py_ssize_t row
-    Py_ssize_t ahead        # what lies so far ahead in every second row is prefetched; 0: nothing
+    Py_ssize_t ahead        # prefetch distance, used in every second row; 0: no prefetch
 
 
 cdef inline void vector_sums(
     const int rows, const int n, Left x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil:
-    """c[i * c_row + j] += sum over k < rows of x[i, k] m[k, j], i < n: outer. A start takes the place of c."""
+    """Outer: c[i * c_row + j] += sum over k < rows of x[i, k] m[k, j], i < n. Sums start at start[0], unless NULL."""
     cdef vreal left[LONG_VECTORS * LONG_ROWS]
     cdef vreal total[LONG_VECTORS]
     cdef vreal right
@@ -102,14 +102,14 @@ cdef void add_long_rows(
 
 
 cdef enum Coming:
-    # Where the rows to come are prefetched.
+    # Where the next rows are prefetched from.
     UNASKED
     FROM_L3
     FROM_MEMORY
 
 
 cdef struct Inner:
-    # Some rows of a matrix, x^T beside them, and where their products go: element (i, j) to c[i * c_row + j * c_column].
+    # Some rows of a matrix, the vectors x, and the product, whose element (i, j) is c[i * c_row + j * c_column].
     const real* m
     Py_ssize_t m_row
     const real* x
@@ -123,7 +123,7 @@ cdef struct Inner:
 cdef inline void add_vector_products(
     const int rows, const int n, const Coming coming, Py_ssize_t k, Inner p, vreal* sums,
 ) noexcept nogil:
-    """sums[i * n + j] += m[i, k:] x[j, k:], a vector of each."""
+    """sums[i * n + j] += m[i, k : k + LANES] x[j, k : k + LANES], lane by lane."""
     cdef vreal right[FEW_VECTORS]
     cdef vreal left
     cdef const real* m
@@ -131,7 +131,7 @@ cdef inline void add_vector_products(
     cdef int i, j
     for j in range(n):
         right[j] = load(p.x + j * p.x_row + k)
-    # From here on all rows have one address and multiples of their step: addresses of each would not stay in registers.
+    # All rows are addressed by one base and multiples of the stride: a pointer to each row would not fit in registers.
     m = afresh(<real*>p.m + k)
     if coming != UNASKED:
         ahead = afresh(<real*>m + rows * p.m_row)
@@ -146,9 +146,9 @@ cdef inline void add_vector_products(
 
 
 cdef inline void vector_products(const int rows, const int n, const int chains, const Coming coming, Inner p) noexcept nogil:
-    """c (rows, n) = m x^T: inner."""
+    """Inner: c (rows, n) = m x^T."""
     cdef int count = (rows * n + LANES - 1) // LANES * LANES
-    cdef vreal sums[CHAINS][FEW_VECTORS + LANES]    # of `chains` vectors one after another, each goes to its own
+    cdef vreal sums[CHAINS][FEW_VECTORS + LANES]    # `chains` consecutive vectors of a row are added to different accumulators
     cdef real totals[FEW_VECTORS + LANES]
     cdef vreal right[FEW_VECTORS]
     cdef vreal left
@@ -208,7 +208,7 @@ cdef enum Vectors:
 
 
 cdef inline bint goes_along(Matrix m, Py_ssize_t n) noexcept nogil:
-    """Whether m lies so that n vectors go along its rows."""
+    """Whether n vectors times m, in its layout, are computed by the loops of this file."""
     if m.columns == 0 or not in_reals(m):
         return False
     if m.column == sizeof(real):
@@ -217,7 +217,7 @@ cdef inline bint goes_along(Matrix m, Py_ssize_t n) noexcept nogil:
 
 
 cdef Vectors vectors_of(Matrix a, Matrix b) noexcept nogil:
-    """Which factor, if any, is one vector or a few, in whose way the other lies; of both, the one of fewer vectors."""
+    """Which factor, if any, is a few vectors that suit the layout of the other; if both do, the factor of fewer vectors."""
     cdef bint rows = goes_along(transposed(b), a.rows), columns = goes_along(a, b.columns)
     if columns and not (rows and a.rows < b.columns):
         return COLUMNS_OF_B
@@ -225,12 +225,12 @@ cdef Vectors vectors_of(Matrix a, Matrix b) noexcept nogil:
 
 
 cdef inline Py_ssize_t vectors_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
-    """The reals that `multiply_vectors` needs: a block of the vectors, or sums that are not contiguous in the product."""
+    """The scratch of `multiply_vectors`, in reals: a copy of the vectors, or sums that are not contiguous in the product."""
     return larger(FEW_VECTORS * smaller(depth, VECTOR_BLOCK), smaller(LONG_COLUMNS, TWO_VECTORS * larger(rows, columns)))
 
 
 cdef inline Py_ssize_t sum_depth(Matrix m) noexcept nogil:
-    """The longest sums that the loops along m add up."""
+    """The longest sum that the loop for m adds up."""
     return VECTOR_BLOCK if m.column == sizeof(real) else SUM_BLOCK
 
 
@@ -277,7 +277,7 @@ cdef void multiply_inner(
 cdef void multiply_outer(
     Matrix m, Matrix x, real* c, Py_ssize_t c_row, Py_ssize_t c_column, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """The same, of one or two vectors and an m in column-major order."""
+    """The product of `multiply_inner` in the outer order, for one or two vectors and a column-major m."""
     cdef real factors[TWO_VECTORS * LONG_ROWS]
     cdef Py_ssize_t i, j = 0, k0, k, rows, columns, sums_row = smaller(LONG_COLUMNS // TWO_VECTORS, m.rows)
     cdef real* sums = scratch
@@ -309,7 +309,7 @@ cdef void multiply_outer(
 cdef void multiply_vectors(
     Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """`multiply`, or a part of it no deeper than `sum_depth`, where `vectors_of` the complete product names a factor."""
+    """`multiply`, or a part of it at most `sum_depth` deep; which: `vectors_of` the complete product, not NO_VECTORS."""
     cdef Matrix m = a, x = transposed(b)
     cdef Py_ssize_t m_step = c_row, x_step = 1
     if which == ROWS_OF_A:

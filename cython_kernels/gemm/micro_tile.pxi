@@ -1,15 +1,14 @@
-"""The micro-tile: the loop that all products are made of, in the layers and in `matmul`.
+"""The micro-tile (the micro-kernel of BLIS): the inner loop of all matrix products, in the layers and in `matmul`.
 
-Design. The right factor comes in *panels*, some vectors wide: rows of them, one below the other.
-A micro-tile of rows x vectors sums stays in registers while k runs (an outer product for each k: the
-panel's row is loaded once, an element of the left factor is broadcast to each row). The left factor
-is any strided matrix, so W, its transpose and a tile of deltas are all read in place.
-The same code, inlined with constant counts of rows and vectors, makes the edges.
+Design. The right factor is stored in *panels*, which are a few vectors wide, row after row. A micro-tile of rows x vectors
+accumulators stays in registers over the loop on k (an outer product for each k: the panel's row is loaded once, and an element
+of the left factor is broadcast for each row). The left factor is any strided matrix, so W, its transpose and a tile of
+deltas are all read in place. Edges use the same code, inlined with other constant numbers of rows and vectors.
 
-The layers hold their activations in panels of examples and call `layer_panel` and `multiply_tile`.
+The layers store their activations in panels of examples and call `layer_panel` and `multiply_tile`.
 
-Rejected: inner products throughout (a horizontal sum for each output); a scalar path for edges (it would round
-otherwise than the vectors).
+Rejected: inner products throughout (a horizontal sum for each output); a scalar path for edges (it would round differently
+from the vectors).
 """
 
 cdef struct Left:
@@ -19,23 +18,23 @@ cdef struct Left:
     Py_ssize_t step
 
 cdef struct Right:
-    # A panel of the right factor: its row k is PANEL elements, or as many as the micro-tile is wide, at data + k * row.
+    # A panel of the right factor: row k, PANEL elements or as many as the micro-tile is wide, starts at data + k * row.
     const real* data
     Py_ssize_t row
 
 cdef enum Finish:
     STORE               # c = sum
     ADD                 # c = c + sum
-    DERIVATIVE          # c = sum f'(c): a delta takes the place of its activation; whole panels only
+    DERIVATIVE          # c = sum f'(c): a delta overwrites its activation; full panels only
 
 cdef struct Output:
-    # The product, rows `row` apart, `columns` of them wanted; each sum starts at its bias if there is one.
+    # The product, with row stride `row`; `columns` columns are stored. The sum of row i starts at bias[i], unless bias is NULL.
     real* data
     Py_ssize_t row
     Py_ssize_t columns
     const real* bias
     int finish
-    int activation      # whose derivative, with DERIVATIVE
+    int activation      # for DERIVATIVE: the activation whose derivative is taken
 
 
 # ---- a micro-tile --------------------------------------------------------------------------------------
@@ -55,7 +54,7 @@ cdef inline void add_products(
     const int rows, const int vectors, const int level, const Py_ssize_t ahead, Py_ssize_t depth,
     Left a, Right* b, vreal sums[NARROW_ROWS][WIDE_VECTORS],
 ) noexcept nogil:
-    """sums (rows, vectors * LANES) += a (rows, depth) b. What lies `ahead` in b is prefetched, see `prefetch`."""
+    """sums (rows, vectors * LANES) += a (rows, depth) b. b is prefetched `ahead` elements before its use, see `prefetch`."""
     cdef vreal right[WIDE_VECTORS]
     cdef vreal left
     cdef Py_ssize_t k
@@ -74,7 +73,7 @@ cdef inline void add_products(
 
 
 cdef void finish_edge(Py_ssize_t rows, int vectors, const real* sums, const Output* c) noexcept nogil:
-    """STORE or ADD of sums that lie one row after another, where c may end within a vector."""
+    """STORE or ADD of sums that are stored row by row; c may end within a vector."""
     cdef Py_ssize_t i, n
     cdef int v
     cdef real* place
@@ -82,7 +81,7 @@ cdef void finish_edge(Py_ssize_t rows, int vectors, const real* sums, const Outp
         for v in range(vectors):
             n = c.columns - v * LANES
             place = c.data + i * c.row + v * LANES
-            if n >= LANES:      # without a mask: AMD is slow at masked stores of AVX2
+            if n >= LANES:      # no mask: masked stores of AVX2 are slow on AMD
                 store(place, load(place) + load(sums) if c.finish == ADD else load(sums))
             elif n > 0:
                 store_first(place, load_first(place, n) + load(sums) if c.finish == ADD else load(sums), n)
@@ -109,7 +108,7 @@ cdef inline void finish_sums(const int rows, const int vectors, vreal sums[NARRO
         for i in range(rows):
             for v in range(vectors):
                 store(spilled + (i * vectors + v) * LANES, sums[i][v])
-        edge = c        # c itself stays in registers
+        edge = c        # a copy, so that c itself stays in registers
         finish_edge(rows, vectors, spilled, &edge)
     elif c.finish == STORE:
         for i in range(rows):
@@ -134,13 +133,13 @@ cdef inline void finish_sums(const int rows, const int vectors, vreal sums[NARRO
 cdef inline void micro_tile(
     const int rows, const int vectors, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
-    """c (rows, vectors * LANES) from `runs` pieces of a (rows, depth), `hop` apart, and the panel b (runs x depth, PANEL)."""
+    """c (rows, vectors * LANES) = a b; a: `runs` segments (rows, depth), `hop` apart; b: a panel (runs * depth, PANEL)."""
     cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
     cdef real* place = afresh(c.data)
     cdef Py_ssize_t run
     cdef int i, v
     start_sums(rows, vectors, c.bias, sums)
-    if c.finish == ADD:     # by the time that they are wanted they are there
+    if c.finish == ADD:     # c is read after the loop
         for i in range(rows):
             for v in range(vectors):
                 prefetch(1, place + v * LANES)
@@ -154,7 +153,7 @@ cdef inline void micro_tile(
 cdef inline void half_tile(
     const int rows, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
-    """`micro_tile` of no more columns than half a vector has."""
+    """`micro_tile` for at most HALF_LANES columns."""
     cdef vhalf sums[NARROW_ROWS]
     cdef vhalf right
     cdef vreal total
@@ -187,7 +186,7 @@ cdef inline void multiply_rows(
             half_tile(rows, runs, hop, depth, a, b, c)
         else:
             micro_tile(rows, 1, runs, hop, depth, a, b, c)
-    elif rows <= ROWS:      # never more of them: a constant, which leaves the larger tiles out
+    elif rows <= ROWS:      # always true here; a constant, so that larger tiles are not compiled
         micro_tile(rows, VECTORS, runs, hop, depth, a, b, c)
 
 
@@ -214,17 +213,17 @@ cdef inline void multiply_all_rows(
 
 
 cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
-    """c (rows, <= PANEL) from a (rows, depth) and the panel b, all k one after another."""
+    """c (rows, <= PANEL) = a (rows, depth) b for a panel b; k runs sequentially, without blocks."""
     multiply_all_rows(rows, 1, 0, depth, a[0], b, c[0])
 
 
 cdef void layer_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
-    """`multiply_panel` in the order of a layer's sums, for a panel of a tile: its rows are PANEL apart; STORE or DERIVATIVE."""
+    """`multiply_panel` in the order of a layer's sums (sums.pxi); c is a panel of a tile, of row stride PANEL; no ADD."""
     cdef Left left
     cdef Output out
     if depth <= SUM_BLOCK:
         multiply_panel(rows, depth, a, b, c)
-    elif depth <= 2 * SUM_BLOCK and c.finish == STORE:      # a sum of two, rounded once, is the same in either dtype
+    elif depth <= 2 * SUM_BLOCK and c.finish == STORE:      # the float64 sum of two, rounded, is their sum in the dtype
         multiply_panel(rows, SUM_BLOCK, a, b, c)
         left, out = a[0], c[0]
         left.data += SUM_BLOCK * left.step
@@ -235,7 +234,7 @@ cdef void layer_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b,
 
 
 cdef void deep_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
-    """`layer_panel` of more than one block: some rows at a time, whose totals stay in the L1."""
+    """`layer_panel` for a depth of several blocks: some rows at a time, so that their totals stay in the L1."""
     cdef real sums[ROWS * PANEL]
     cdef double totals[ROWS * PANEL]
     cdef Py_ssize_t n_tiles = parts(rows, ROWS), tile, n, first = 0, i, k
@@ -271,6 +270,6 @@ cdef void deep_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, 
 cdef void multiply_tile(Py_ssize_t rows, const real* a, Py_ssize_t n_panels, const real* b, const Output* c) noexcept nogil:
     """`multiply_panel` with a tile of `rows` features as the left factor: k runs over the examples of its panels.
 
-    All strides are constants here, and no register holds them: 3 to 8 % of a small step.
+    All strides are compile-time constants here and need no registers: 3 to 8 % of a small step.
     """
     multiply_all_rows(rows, n_panels, rows * PANEL, PANEL, Left(a, PANEL, 1), Right(b, PANEL), c[0])

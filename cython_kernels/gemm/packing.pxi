@@ -1,7 +1,7 @@
-"""Matrices from outside, of any strides, and their copies: panels of a right factor, rows of a left one."""
+"""A caller's matrices, of any strides, and their packed copies: panels of a right factor, rows of a left one."""
 
 cdef struct Matrix:
-    # A matrix from outside: element (i, j) at data + i * row + j * column, strides in bytes, any address.
+    # A caller's matrix: element (i, j) is at data + i * row + j * column, with strides in bytes and any alignment.
     char* data
     Py_ssize_t rows
     Py_ssize_t columns
@@ -9,12 +9,12 @@ cdef struct Matrix:
     Py_ssize_t column
 
 cdef enum:
-    PACKED_ROWS = 8         # rows of A that are copied together: a power of two, at least ROWS
-    NEAR_BYTES = 1 << 20    # the L2: of more, the step from row to row of a panel costs too much
+    PACKED_ROWS = 8         # rows of A that are packed together: a power of two, at least ROWS
+    NEAR_BYTES = 1 << 20    # the L2: in a larger matrix the step from row to row of a panel is slow
 
 
 cdef inline bint in_reals(Matrix m) noexcept nogil:
-    """Whether its elements lie a whole number of reals apart, at their natural alignment."""
+    """Whether the data pointer and the strides are multiples of sizeof(real)."""
     return (<Py_ssize_t>m.data | m.row | m.column) % <Py_ssize_t>sizeof(real) == 0
 
 
@@ -31,7 +31,7 @@ cdef inline bint is_far(Matrix m) noexcept nogil:
 
 
 cdef inline Matrix part(Matrix m, Py_ssize_t row, Py_ssize_t column) noexcept nogil:
-    """m from a row and a column on."""
+    """The submatrix of m that starts at a row and a column."""
     m.data += row * m.row + column * m.column
     m.rows -= row
     m.columns -= column
@@ -54,7 +54,7 @@ cdef inline Py_ssize_t panels(Py_ssize_t n) noexcept nogil:
 # ---- copies ------------------------------------------------------------------------------------------
 
 cdef inline void copy(const char* source, Py_ssize_t n, real* target) noexcept nogil:
-    """n contiguous elements, at any address."""
+    """Copies n contiguous elements from any address."""
     cdef Py_ssize_t i = 0
     while i + LANES <= n:
         store(target + i, load(<const real*>source + i))
@@ -64,9 +64,9 @@ cdef inline void copy(const char* source, Py_ssize_t n, real* target) noexcept n
 
 
 cdef void pack_rows(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors, real* packed) noexcept nogil:
-    """The first rows and columns of a row-major b, in panels; the last one ends in zeros.
+    """Packs the first `depth` rows and `columns` columns of a row-major b in panels; the last panel is padded with zeros.
 
-    Row by row: memory likes to be read on. The next row is prefetched: up to 8 % where few rows of A follow.
+    b is read in long contiguous runs, row by row. The next row is prefetched: up to 8 % if A has few rows.
     """
     cdef Py_ssize_t k, p, v, width = vectors * LANES
     cdef const char* row
@@ -86,10 +86,10 @@ cdef void pack_rows(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors,
 
 
 cdef void pack_panel(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors, real* packed) noexcept nogil:
-    """The first rows and columns of b as a panel; beyond them it holds zeros."""
+    """Packs the first `depth` rows and `columns` columns of b as one panel, padded with zeros."""
     cdef Py_ssize_t k = 0, lane, v, width = vectors * LANES
     cdef vreal square[LANES]
-    if b.row == sizeof(real):           # b is transposed
+    if b.row == sizeof(real):           # b is column-major
         while k + LANES <= depth:
             for v in range(vectors):
                 for lane in range(LANES):
@@ -109,7 +109,7 @@ cdef void pack_panel(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors
 
 
 cdef void pack_left(Matrix a, int rows, Py_ssize_t depth, real* packed) noexcept nogil:
-    """The first rows and columns of a, its columns side by side, PACKED_ROWS apart."""
+    """Packs the first `rows` rows and `depth` columns of a, column after column, PACKED_ROWS elements apart."""
     cdef Py_ssize_t k = 0, i
     cdef vreal block[LANES + PACKED_ROWS]
     if a.column == sizeof(real):
@@ -131,7 +131,7 @@ cdef void pack_left(Matrix a, int rows, Py_ssize_t depth, real* packed) noexcept
 
 
 cdef void pack_right(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors, real* packed) noexcept nogil:
-    """The first rows and columns of b in panels, one after another."""
+    """Packs the first `depth` rows and `columns` columns of b in panels, one after another."""
     cdef Py_ssize_t j = 0, width = vectors * LANES
     if b.column == sizeof(real):
         pack_rows(b, depth, columns, vectors, packed)

@@ -1,21 +1,21 @@
-"""Products of a small depth or of short rows: loads and stores limit them, not multiply-adds. No copy and no tile.
+"""Products of a small depth or of short rows, which loads and stores limit, not multiply-adds. Nothing is packed.
 
-Few rows times a long matrix (`multiply_along`): some rows of the result go along all columns at once, the left factor in
-registers; up to 2.3 times as fast as micro-tiles (0.9 to 1.1 with 64 rows, 13 deep, where it ends). A tall matrix times
-few columns (`multiply_flat`): a vector holds as many whole rows of the result as it can, 1.2 to 5 times as fast as a row
-each. Their sums are those of a micro-tile, in the same order. A tall matrix of short rows times a vector
-(`multiply_short`): rows share a vector; 2 to 6 times as fast in float32, up to 3 in float64, as a row each.
+Few rows times a wide matrix (`multiply_along`): some rows of the result are computed over all columns, with the left factor
+in registers; up to 2.3 times as fast as micro-tiles (0.9 to 1.1 at the limit, 64 rows 13 deep). A tall matrix times
+few columns (`multiply_flat`): a vector holds as many whole rows of the result as fit, 1.2 to 5 times as fast as one row
+per vector. Both add in the order of a micro-tile. A tall matrix of short rows times a vector (`multiply_short`): several
+rows share a vector; 2 to 6 times as fast in float32, up to 3 in float64, as one row per vector.
 
-The bounds below are measured. Rejected for short rows: neighbours added by exchanges within a vector (half the
+The bounds below are measured. Rejected for short rows: adding adjacent lanes by exchanges within a vector (half the
 shuffles, the same time).
 """
 
 cdef enum:
-    SHALLOW_DEPTH = 16      # up to which
-    SHALLOW_ROWS = 64       # so many rows go along
-    SHALLOW_COLUMNS = 1024  # at a time: they come again for each LONG_VECTORS rows
-    FLAT_VECTORS = 4        # at a time: alone, each would wait for its own sums
-    SHORT_ROWS = 1024       # between two looks at the clock
+    SHALLOW_DEPTH = 16      # greatest depth and
+    SHALLOW_ROWS = 64       # most rows of `multiply_along`,
+    SHALLOW_COLUMNS = 1024  # which takes so many columns at a time: they are read once for each LONG_VECTORS rows
+    FLAT_VECTORS = 4        # vectors that are computed together: a single one would be latency-bound
+    SHORT_ROWS = 1024       # rows, or rounds of a loop, between two calls of `check_interrupt`
 
 
 # ---- few rows ------------------------------------------------------------------------------------------
@@ -25,7 +25,7 @@ cdef inline bint go_along(Matrix a, Matrix b) noexcept nogil:
 
 
 cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Interrupt* interrupt, int thread) noexcept nogil:
-    """`multiply`, where they `go_along`."""
+    """`multiply`, if `go_along`."""
     cdef Py_ssize_t i, j = 0, k, n, columns, tile, n_tiles = parts(a.rows, LONG_VECTORS)
     cdef real zero = 0
     cdef Left left
@@ -52,7 +52,7 @@ cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Interrup
 # ---- few columns ---------------------------------------------------------------------------------------
 
 cdef inline bint are_flat(Matrix a, Matrix b, Py_ssize_t c_row) noexcept nogil:
-    """Whether the rows of a and c are contiguous, and at least two of each share a vector."""
+    """Whether a and c are contiguous, and at least two rows of each fit in a vector."""
     return (
         0 < 2 * a.columns <= LANES and 2 * b.columns <= LANES and c_row == b.columns
         and is_row_major(a) and a.row == a.columns * a.column)
@@ -61,7 +61,7 @@ cdef inline bint are_flat(Matrix a, Matrix b, Py_ssize_t c_row) noexcept nogil:
 cdef inline void flat_sums(
     const int n, Py_ssize_t depth, const real* patterns, Places places, const vreal* rows, vreal* sums,
 ) noexcept nogil:
-    """sums: n vectors of whole rows of the product, from `rows` of the left factor and patterns of the right one."""
+    """sums: n vectors, each of some whole rows of the product; rows: vectors of rows of A; patterns: the rows of B, repeated."""
     cdef Py_ssize_t k
     cdef vreal right
     cdef int i
@@ -74,14 +74,14 @@ cdef inline void flat_sums(
 
 
 cdef void multiply_flat(Matrix a, Matrix b, real* c, Interrupt* interrupt, int thread) noexcept nogil:
-    """`multiply`, where they `are_flat`. What a vector has beyond its last whole row is written, and then written over."""
+    """`multiply`, if `are_flat`. Lanes past the last whole row of a vector are stored, too; the next store overwrites them."""
     cdef real patterns[LANES * LANES]
     cdef vreal rows[FLAT_VECTORS]
     cdef vreal sums[FLAT_VECTORS]
     cdef const real* data = <const real*>a.data
     cdef Py_ssize_t depth = a.columns, columns = b.columns, k, lane, n, round_ = 0
     cdef Py_ssize_t step = smaller(LANES // depth, LANES // columns)    # rows of the product in a vector
-    cdef Py_ssize_t left = a.rows * depth, wanted = a.rows * columns    # elements from here on
+    cdef Py_ssize_t left = a.rows * depth, wanted = a.rows * columns    # elements of a and of c that are left
     cdef Places places = places_of(columns, depth)
     cdef int v
     for k in range(depth):
@@ -113,14 +113,14 @@ cdef void multiply_flat(Matrix a, Matrix b, real* c, Interrupt* interrupt, int t
 # ---- a vector ------------------------------------------------------------------------------------------
 
 cdef inline bint are_short(Matrix m) noexcept nogil:
-    """Whether m is contiguous, and some of its rows share a vector."""
+    """Whether m is contiguous, and at least two of its rows fit in a vector."""
     return LANES > 2 and 2 * m.columns <= LANES and m.row == m.columns * m.column
 
 
 cdef inline vreal short_sums(
     const int width, const real* data, Py_ssize_t depth, vreal right, bint whole, Py_ssize_t left,
 ) noexcept nogil:
-    """LANES rows of `depth` elements times `right`; if not complete, `left` elements are left, and no more are read."""
+    """LANES rows of `depth` elements times `right`. Unless `whole`, only `left` elements of m are left, and no more are read."""
     cdef vreal sums[LANES]
     cdef Py_ssize_t step = LANES // width * depth
     cdef int i
@@ -141,7 +141,7 @@ cdef inline vreal short_sums(
 cdef inline void short_products(
     const int width, Matrix m, const real* x, real* c, Py_ssize_t c_row, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """c = m x of rows of at most `width` elements, a power of two: LANES / width of them share a vector."""
+    """c = m x for rows of at most `width` elements, a power of two: LANES / width rows share a vector."""
     cdef real totals[LANES]
     cdef vreal right = splat_group(x, width)
     cdef const real* data = <const real*>m.data
@@ -161,7 +161,7 @@ cdef inline void short_products(
 
 
 cdef void multiply_short(Matrix m, Matrix x, real* c, Py_ssize_t c_row, Interrupt* interrupt, int thread) noexcept nogil:
-    """c = m x^T of one vector, where the rows of m `are_short`; the elements of c are c_row apart."""
+    """c = m x^T for one vector, if `are_short(m)`; the elements of c are c_row apart."""
     cdef real vector[LANES]
     cdef Py_ssize_t k
     for k in range(LANES):

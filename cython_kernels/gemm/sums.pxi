@@ -1,24 +1,24 @@
-"""Sums: of the lanes of vectors, and of long sums by blocks; and the sizes that are cut up.
+"""Sums of the lanes of vectors, and long sums in blocks; helpers that divide a size into parts.
 
-The order of a sum. A layer sums over its inputs k (the delta below it: over its outputs) in one order, whatever the
-layout, the path and the number of examples:
+The order of a sum. A layer sums over its inputs k (in the backward pass: over its outputs) in one order, independent of
+layout, code path and number of examples:
 
-    block_j = the sum over SUM_BLOCK j <= k < SUM_BLOCK (j + 1), one after another, each by `multiply_add`;
+    block_j = the sum over SUM_BLOCK j <= k < SUM_BLOCK (j + 1), added sequentially by `multiply_add`;
               block_0 starts at the bias, the others at 0
-    sum     = block_0 + block_1 + ..., one after another in float64, rounded once
+    sum     = block_0 + block_1 + ..., added sequentially in float64, rounded once
 
-Every path that sums over inputs must follow it to the bit: an example's prediction then has the same bits in a
-batch of any size. A sum of no more than SUM_BLOCK terms is block_0 itself. One after another, a float32 sum of 10^6
-terms of one sign errs by 1e-4, of 2^25 ones it is 2^24; by blocks it errs by what they do, less than 1e-6, at any length.
-Other sums go by blocks as well: over outputs (`loss_of`), over examples (backward.pxi), of `matmul` (matmul.pxi).
+Every code path that sums over inputs must produce the bits of this order: then the prediction of an example has the same
+bits in a batch of any size. A sum of at most SUM_BLOCK terms is block_0 itself. Added sequentially in float32, 10^6 terms of
+one sign have a relative error of 1e-4, and 2^25 ones give 2^24; in blocks the error is that of one block, below 1e-6, at any
+length. Other sums are made in blocks, too: over outputs (`loss_of`), over examples (weight_gradient.pxi), in `matmul`.
 
-Rejected: float32 totals of blocks (10^-6 at 10^6 terms, and growing; as much work); compensated
-totals (inf - inf makes NaN of an infinite sum); pairwise sums (a stack of partial sums for each micro-tile).
+Rejected: block totals in float32 (an error of 1e-6 at 10^6 terms, and growing; the same work); compensated
+totals (inf - inf makes an infinite sum NaN); pairwise sums (a stack of partial sums for each micro-tile).
 """
 
 cdef enum:
-    SUM_BLOCK = 512             # terms of a sum that are added one after another
-    TOTAL_REALS = 1 + sizeof(double) // sizeof(real)    # that hold a sum of a block and its total
+    SUM_BLOCK = 512             # terms of a sum that are added sequentially
+    TOTAL_REALS = 1 + sizeof(double) // sizeof(real)    # reals that hold the sum of a block and a float64 total
 
 
 cdef inline Py_ssize_t smaller(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -30,12 +30,12 @@ cdef inline Py_ssize_t larger(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
 
 
 cdef inline Py_ssize_t parts(Py_ssize_t n, Py_ssize_t most) noexcept nogil:
-    """How many parts of at most `most` n makes."""
+    """The number of parts of at most `most` elements that n elements make: n / most, rounded up."""
     return (n + most - 1) // most
 
 
 cdef inline Py_ssize_t even_part(Py_ssize_t n, Py_ssize_t n_parts, Py_ssize_t i) noexcept nogil:
-    """How much of n is in part i of n_parts. Even: a last tile of one row would wait for its own sums."""
+    """The size of part i of n in n_parts nearly equal parts. A last tile of a single row would be latency-bound."""
     return n // n_parts + (i < n % n_parts)
 
 
@@ -51,7 +51,7 @@ cdef inline void add_lanes(vreal* sums, const int n, real* totals) noexcept nogi
     """totals[i] = the sum of the lanes of sums[i], i < n, n a multiple of LANES. Destroys sums.
 
     Halves are interleaved and added: LANES vectors become LANES / 2, then LANES / 4, ... and in the
-    end one vector that holds the LANES totals in order. Written out: in a loop GCC would keep sums in memory.
+    end one vector that holds the LANES totals in order. Unrolled by hand: in a loop GCC would spill sums to memory.
     """
     cdef int group
     for group in range(n // LANES):
@@ -67,14 +67,14 @@ cdef inline void add_lanes(vreal* sums, const int n, real* totals) noexcept nogi
 
 
 cdef inline void add_neighbours(const int n, vreal* sums) noexcept nogil:
-    """n vectors of the sums of each two neighbouring lanes, from 2 n."""
+    """Adds each pair of adjacent lanes: 2 n vectors become n."""
     cdef int i
     for i in range(n):
         sums[i] = even_lanes(sums[2 * i], sums[2 * i + 1]) + odd_lanes(sums[2 * i], sums[2 * i + 1])
 
 
 cdef inline real sum_of_lanes(vreal v) noexcept nogil:
-    """In the order of `add_lanes`."""
+    """The sum of the lanes of v, in the order of `add_lanes`."""
     if LANES == 16:
         v = v + exchange(v, 8)
     if LANES >= 8:
@@ -85,10 +85,10 @@ cdef inline real sum_of_lanes(vreal v) noexcept nogil:
 
 
 cdef inline void transpose(const int rows, vreal* block) noexcept nogil:
-    """block (rows, LANES) to (LANES, rows), row by row; rows is a power of two.
+    """Transposes block (rows, LANES) to (LANES, rows), both stored row by row; rows is a power of two.
 
-    To interleave two halves rotates the bits of each element's place by one. After log2(rows) rotations those of its row,
-    which came first, come last.
+    Interleaving two halves rotates the bits of each element's index by one. After log2(rows) rotations the bits of the row,
+    which were the highest, are the lowest.
     """
     cdef vreal turned[NARROW_ROWS + LANES]
     cdef int i, stage = 1
@@ -104,7 +104,7 @@ cdef inline void transpose(const int rows, vreal* block) noexcept nogil:
 # ---- totals of blocks ----------------------------------------------------------------------------------
 
 cdef void add_block(const real* sums, Py_ssize_t n, bint first, double* totals) noexcept nogil:
-    """totals += the sums of a block; = those of the first."""
+    """totals += the sums of a block; the first block is stored, not added."""
     cdef Py_ssize_t i
     if first:
         for i in range(n):

@@ -1,8 +1,7 @@
 """Backward through a dense layer, on one tile of examples: its gradients, and the delta of the layer below.
 
-The delta of a layer takes the place of its activation: the activation is last needed for
-the gradient of the layer above and for its own derivative, and both come before. So a tile costs one
-buffer a layer.
+The delta of a layer overwrites its activation: the activation is last needed for the gradient of the layer above and for
+its own derivative, and both are computed before. So a tile needs one buffer per layer.
 """
 
 # ---- the gradient of b ------------------------------------------------------------------------------
@@ -33,7 +32,7 @@ cdef inline void add_rows(
 
 
 cdef void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panels, Total gradient) noexcept nogil:
-    """The sums over examples of delta_i."""
+    """Adds the sums of delta_i over examples to the gradient of b."""
     cdef Py_ssize_t i = 0
     while i + ROW_SUMS <= n_delta:
         add_rows(ROW_SUMS, delta, n_delta, n_panels, gradient, i)
@@ -43,13 +42,13 @@ cdef void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panel
         i += 1
 
 
-# ---- through a single output ------------------------------------------------------------------------
+# ---- through a layer with a single output -----------------------------------------------------------
 
 cdef inline void rows_below_one(
     const int rows, const int activation, const real* delta, const real* weight, real* x, Py_ssize_t n_x,
     Py_ssize_t n_panels, vreal* weight_sums, vreal* delta_sums,
 ) noexcept nogil:
-    """`below_one` for some rows of x: the lanes of their two sums each."""
+    """`below_one` for some rows of x: two vectors of partial sums for each row, their lanes not yet added."""
     cdef vreal ws[LANE_ROWS]
     cdef vreal ds[LANE_ROWS]
     cdef vreal w[LANE_ROWS]
@@ -66,11 +65,11 @@ cdef inline void rows_below_one(
         for v in range(VECTORS):
             upper = load(delta + p * PANEL + v * LANES)
             place = x + p * n_x * PANEL + v * LANES
-            for i in range(rows):       # before the first store: 2 % of a small step
+            for i in range(rows):       # all loads before the first store: 2 % of a small step
                 a[i] = load(place + i * PANEL)
             for i in range(rows):
                 lower = w[i] * times_derivative(activation, upper, a[i])
-                # sigmoid's derivative has this product, too
+                # sigmoid: upper * a[i] is also computed in its derivative, so it is a common subexpression
                 ws[i] = ws[i] + upper * a[i] if activation == SIGMOID else multiply_add(upper, a[i], ws[i])
                 ds[i] = ds[i] + lower
                 store(place + i * PANEL, lower)
@@ -83,15 +82,15 @@ cdef inline void sums_below_one(
     const bint whole, const int activation, const real* delta, const real* weight, real* x, Py_ssize_t count, Py_ssize_t n_x,
     Py_ssize_t n_panels, real* totals,
 ) noexcept nogil:
-    """The sums of `count` rows of x. Half of them are of the weight above, half of the bias below; added up together.
+    """The sums of `count` rows of x, with their lanes added: first of the weight, from LANES / 2 on of the bias below.
 
-    whole: count is LANES / 2; then all is done by constants, and the sums stay in registers (1 to 5 % of a small step).
+    whole: count is LANES / 2; then all sizes are constants, and the sums stay in registers (1 to 5 % of a small step).
     """
     cdef vreal sums[LANES]
     cdef int i, step = LANE_ROWS if LANE_ROWS <= LANES // 2 else 1
     if whole:
         rows_below_one(step, activation, delta, weight, x, n_x, n_panels, sums, sums + LANES // 2)
-        if LANES // 2 > step:       # twice as many: no table has less
+        if LANES // 2 > step:       # then it is 2 * step, for all sizes in blocks.h
             rows_below_one(
                 step, activation, delta, weight + step, x + step * PANEL, n_x, n_panels,
                 sums + step, sums + LANES // 2 + step)
@@ -133,9 +132,9 @@ cdef void below_one(
     Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t n_panels, int activation,
     Total weight_gradient, Total bias_gradient,
 ) noexcept nogil:
-    """Down through a layer with a single output: all that is to be had from one pass over x.
+    """Backward through a layer with a single output, in one pass over x.
 
-    Its own weight's gradient, delta x^T; the delta of the layer below, which takes the place of x; and the
+    It computes the gradient of the weight, delta x^T; the delta of the layer below, which overwrites x; and the
     gradient of that layer's bias. 6 % of a step of a two-layer network.
     """
     if activation == SIGMOID:
@@ -153,12 +152,12 @@ cdef void below_one(
 cdef void dense_backward(
     Layer* layer, const Features* x, const real* delta, Py_ssize_t n_panels, Total weight_gradient, const real* transposed,
 ) noexcept nogil:
-    """The gradient of W, delta x^T. transposed: x^T, if the layer asks for it. The bias's is `add_examples`."""
+    """The gradient of W, delta x^T; that of b is `add_examples`. transposed: x^T, if layer.transposed."""
     cdef Features d = of_tile(delta, layer.n_out)
     if layer.transposed:
         weight_gradient_transposed(delta, layer.n_out, transposed, layer.n_in, n_panels, weight_gradient)
     elif layer.n_in == 1 and layer.n_out > 1:
-        # One input, many outputs is the mirror image of many inputs, one output.
+        # One input, many outputs: as many inputs, one output, with x and delta exchanged.
         weight_gradient_lanewise(x, 1, &d, layer.n_out, n_panels, weight_gradient)
     else:
         weight_gradient_lanewise(&d, layer.n_out, x, layer.n_in, n_panels, weight_gradient)
@@ -167,7 +166,7 @@ cdef void dense_backward(
 cdef void delta_below(
     Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t n_panels, int activation,
 ) noexcept nogil:
-    """x = f'(x) * W^T delta: the delta of the layer below takes the place of its activation x."""
+    """x = f'(x) * W^T delta: the delta of the layer below overwrites its activation x."""
     cdef Py_ssize_t p, i = 0, rows = weight_rows(layer.n_in, layer.n_out)
     cdef Left left = Left(weight, 1, layer.n_in)
     cdef Output out

@@ -1,29 +1,29 @@
-"""Consecutive linear layers as one: w2 (W1 x + b1) + b2 is a single layer W x + b to every example.
+"""Consecutive linear layers, folded into one: w2 (W1 x + b1) + b2 is a single layer W x + b.
 
-Design. A step over m examples computes only the folded layer. Its exact gradients G = delta x^T and
-gamma = delta 1 hold all that the members need:
+Design. A step over m examples computes only the folded layer. The gradients of the members follow from its gradients
+G = delta x^T and gamma = delta 1:
 
     E_1 = [W1 | b1],  E_l = W_l E_{l-1} + [0 | b_l];       W | b = E_k
     D_k = [G | gamma],  D_{l-1} = W_l^T D_l;               dW_l = D_l E_{l-1}^T,  db_l = the last column of D_l
 
-and dW_1 | db_1 = D_1. That is a forward and a backward pass of n_in + 1 examples through the members, so it is
-computed as one: E_l and D_l are tiles whose columns are the inputs and, last, the bias. Where a step has
+and dW_1 | db_1 = D_1. This has the form of a forward and a backward pass of n_in + 1 examples through the members, and is
+computed by the same kernels: E_l and D_l are tiles whose columns are the inputs and, last, the bias. If a step has
 many more examples than inputs, a two-layer linear network costs no more than one layer.
 
-The plan decides where this pays (`_engine.plan.fold_layers`), and gives the folded layer its place in a
-buffer of its own.
+The plan decides which layers are folded (`_engine.plan.fold_layers`). The folded parameters are in a buffer of
+their own.
 """
 
-# The fields are those of the rows of _engine.plan.FOLD_TABLE.
+# The fields have the order of the columns of _engine.plan.FOLD_TABLE.
 cdef struct Fold:
-    int64 first             # member
-    int64 count             # of members; 1: the layer as it is
-    int64 scratch           # where its tiles start
+    int64 first             # index of the first member
+    int64 count             # number of members; 1: not folded
+    int64 scratch           # offset of its tiles in the scratch of the folds
 
 
 cdef enum:
-    FOLD_PANELS = 4        # that go through a member between two looks at the signals,
-    FOLD_ROWS = 64         # and rows of its gradient
+    FOLD_PANELS = 4        # panels of a member's tile,
+    FOLD_ROWS = 64         # and rows of its gradient, between two calls of `check_interrupt`
 
 
 cdef Matrix dense_matrix(const real* data, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:

@@ -1,9 +1,9 @@
 """Forward through a dense layer, a = f(W x + b), on one tile of examples."""
 
 cdef enum:
-    ROW_PANELS = 4
-    SINGLE_PANELS = 64              # whose totals of a single output, 16 KiB at most, stay in the L1
-    WEIGHT_BLOCK = 128 * 1024       # bytes of W that all panels of a tile pass by, so that it comes from the L2
+    ROW_PANELS = 4  # panels of a single output that are computed together
+    SINGLE_PANELS = 64              # panels of a single output whose totals, at most 16 KiB, stay in the L1
+    WEIGHT_BLOCK = 128 * 1024       # bytes of W that are reused for all panels of a tile, so that they are read from the L2
 
 
 cdef inline Py_ssize_t weight_rows(Py_ssize_t n_rows, Py_ssize_t depth) noexcept nogil:
@@ -15,8 +15,8 @@ cdef inline Py_ssize_t weight_rows(Py_ssize_t n_rows, Py_ssize_t depth) noexcept
 cdef inline void forward_row(
     const int n_panels, Py_ssize_t depth, const real* weight, const real* bias, Features x, real* a,
 ) noexcept nogil:
-    """a = w x + b for a single output and n_panels panels: one row alone has too few sums to hide the
-    latency of its additions, several panels of it have enough."""
+    """a = w x + b for a single output and n_panels panels: a single panel has too few accumulators to hide the
+    latency of the additions, several panels have enough."""
     cdef vreal sums[ROW_PANELS][VECTORS]
     cdef vreal w
     cdef int p, v
@@ -37,8 +37,8 @@ cdef inline void forward_row(
 cdef void forward_long(
     Py_ssize_t depth, const real* weight, const real* bias, const Features* x, real* a, Py_ssize_t n_panels,
 ) noexcept nogil:
-    """The same, in the same order, of X in place: some features at a time are read on for the whole tile, as memory
-    likes it."""
+    """`forward_row` for X in place, in the same order of sums: some features at a time are read in long contiguous
+    runs, for the whole tile."""
     cdef real zero = 0
     cdef const real* start = bias
     cdef Long rows = Long(x.data, x.feature, x.ahead)
@@ -57,7 +57,7 @@ cdef void forward_long(
 cdef inline void forward_block(
     bint in_place, Py_ssize_t depth, const real* weight, const real* bias, const Features* inputs, real* a, Py_ssize_t n_panels,
 ) noexcept nogil:
-    """The same of any number of panels, of a tile or of X in place, all features one after another."""
+    """`forward_row` for any number of panels of a tile, or of X in place; all features sequentially, without blocks."""
     cdef Features x = inputs[0]
     cdef Py_ssize_t p = 0
     if in_place:
@@ -77,7 +77,7 @@ cdef void forward_deep(
     bint in_place, Py_ssize_t depth, const real* weight, const real* bias, const Features* inputs, real* a,
     Py_ssize_t n_panels,
 ) noexcept nogil:
-    """The same of more than one block: some panels at a time, whose totals stay in the L1."""
+    """`forward_block` for a depth of several blocks: some panels at a time, so that their totals stay in the L1."""
     cdef double totals[SINGLE_PANELS * PANEL]
     cdef Features x = inputs[0]
     cdef Py_ssize_t p = 0, k, count
@@ -99,7 +99,7 @@ cdef void forward_deep(
 cdef void dense_forward(
     Layer* layer, const real* weight, const real* bias, const Features* inputs, real* a, Py_ssize_t n_panels,
 ) noexcept nogil:
-    """a = f(W x + b); bias may be NULL. x is a tile unless there is a single output."""
+    """a = f(W x + b); bias may be NULL. inputs: a tile, or perhaps X in place if there is a single output."""
     cdef Features x = inputs[0]
     cdef Py_ssize_t p = 0, i = 0, n_in = layer.n_in, rows
     cdef bint in_place

@@ -1,17 +1,17 @@
-"""The loss of a tile, and its gradient on the outputs.
+"""The loss of a tile, and its gradient with respect to the outputs.
 
-A loss is one function of the form of `squared_error`: for a vector of outputs and their targets it returns the gradient on the
-outputs, and adds the loss to a total. It knows neither the batch nor the last activation: `loss_panel` multiplies by the
-normaliser's reciprocal and by f', and leaves padding lanes out.
+A loss is one function with the signature of `squared_error`: for a vector of outputs and their targets it returns the gradient
+with respect to the outputs and adds the loss to a total. It depends neither on the batch nor on the last activation:
+`loss_panel` multiplies by 1 / normaliser and by f', and masks the padding lanes.
 """
 
 cdef inline double normaliser(Py_ssize_t count) noexcept nogil:
-    """What the sums over a batch of so many examples are divided by, the loss and its gradient."""
+    """The divisor of the sums over a batch of `count` examples, of the loss and of its gradient."""
     return count
 
 
 cdef inline vreal squared_error(vreal prediction, vreal y, vreal* total) noexcept nogil:
-    """A loss for one vector of outputs: its gradient on the prediction; its value is added to the total."""
+    """The squared error of one vector of outputs: returns its gradient with respect to the outputs, adds its value to total."""
     cdef vreal difference = prediction - y
     total[0] = multiply_add(difference, difference, total[0])
     return difference + difference
@@ -20,7 +20,7 @@ cdef inline vreal squared_error(vreal prediction, vreal y, vreal* total) noexcep
 cdef inline void loss_panel(
     const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y, vreal* total,
 ) noexcept nogil:
-    """`loss_stage` of some outputs of one panel, of which `count` examples are real."""
+    """`loss_stage` of some outputs of one panel; only its first `count` examples are not padding."""
     cdef vreal gradient, loss
     cdef Py_ssize_t i, place
     cdef int v
@@ -41,7 +41,7 @@ cdef inline double loss_of(
     const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
 ) noexcept nogil:
     cdef Py_ssize_t n, left = n_outputs, terms = 0
-    cdef vreal total[VECTORS]       # a single sum would wait for itself
+    cdef vreal total[VECTORS]       # a single accumulator would be latency-bound
     cdef double loss = 0
     cdef int v
     for v in range(VECTORS):
@@ -70,9 +70,9 @@ cdef inline double loss_of(
 cdef double loss_stage(
     int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
 ) noexcept nogil:
-    """The end of the forward pass: the sum of the loss over a tile, before the factor `weight`.
+    """The loss of a tile, summed over its examples, without the factor `weight`.
 
-    outputs: activations in, deltas out (weight * gradient * f'). Spare lanes weigh nothing.
+    outputs: activations on entry, deltas on return (weight * gradient * f'). Padding lanes contribute nothing.
     """
     if activation == SIGMOID:
         return loss_of(SIGMOID, n_outputs, count, weight, outputs, y)
@@ -86,7 +86,7 @@ cdef double loss_stage(
 cdef void given_stage(
     int activation, Py_ssize_t n_outputs, Py_ssize_t count, real* outputs, const real* gradient,
 ) noexcept nogil:
-    """In place of a loss, a gradient on the outputs from outside: outputs in, deltas out."""
+    """Replaces the loss by the caller's gradient with respect to the outputs: activations on entry, deltas on return."""
     cdef Py_ssize_t p, i, v, place
     cdef vreal delta
     for p in range(panels(count)):

@@ -1,8 +1,8 @@
 """A network of a single linear layer with one output and few inputs: forward and backward in one pass over a tile."""
 
 cdef enum:
-    MOST_INPUTS = 4         # of a layer whose forward and backward pass are one
-    AHEAD = 1024            # elements: how far ahead of itself that pass prefetches
+    MOST_INPUTS = 4         # most inputs of a layer that is computed in one pass
+    AHEAD = 1024            # prefetch distance of that pass, in elements
 
 
 cdef inline void line_panel(
@@ -69,7 +69,7 @@ cdef double line_tile(
 ) noexcept nogil:
     """`gradient_tile` for a single linear layer with one output and few inputs: both passes in one.
 
-    There is too little to compute for a pass over a tile to hide the next one's wait for memory: half the time.
+    Two passes would compute too little to hide the memory latency of the next tile: one pass takes half the time.
     """
     if network.layers[0].n_in == 1:
         return line_of(1, network, x, y, count, weight, gradient)

@@ -3,8 +3,8 @@
     X ──pack──▶ x ──▶ a1 ──▶ a2 ──▶ ... ──▶ ŷ ──loss──▶ δL ──▶ ... ──▶ δ1 ──▶ (input gradient)
                  └──────┴───── in the core's own cache ─────┘   └─ each adds to the gradient
 
-A tile keeps all its activations in the L2 cache (the plan chooses its size), so Z, A and delta never exist for
-the whole batch and X is read from memory once. Which tiles a thread takes, and what becomes of their gradients:
+All activations of a tile stay in the L2 cache (the plan chooses its size): Z, A and delta are never stored for the whole
+batch, and X is read from memory once. Which tiles a thread computes, and how their gradients are added:
 training/steps.pxi.
 """
 
@@ -19,9 +19,9 @@ cdef inline bint side_by_side(Matrix m, const Py_ssize_t* order, Py_ssize_t coun
 
 
 cdef inline Features inputs(Network* network, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
-    """X as the first layer sees it: in its tile, or in place if that layer has a single output.
+    """The input of the first layer: X in a tile, or in place if that layer has a single output.
 
-    Such a layer reads X but twice, at the speed of memory: to pack it costs half as much again.
+    Such a layer reads X only twice and is limited by memory bandwidth: packing X would take half as long again.
     """
     cdef Features x
     if network.layers[0].n_out == 1 and network.input_gradient.data == NULL and side_by_side(network.x, network.order, count):
@@ -37,9 +37,9 @@ cdef inline Features inputs(Network* network, Py_ssize_t first, Py_ssize_t count
 cdef inline real* forward_tile(
     Network* network, const Features* lowest, Py_ssize_t first, Py_ssize_t count, real* scratch,
 ) noexcept nogil:
-    """The forward pass of a tile; the activations follow each other in scratch, after room for x. Returns the last.
+    """The forward pass of a tile. scratch: x, then the activations of each layer. Returns those of the last layer.
 
-    lowest: by its address, as README.md says of structs.
+    lowest: the input of the first layer, by its address, see README.md on structs.
     """
     cdef Py_ssize_t i
     cdef real* a = scratch
@@ -57,7 +57,7 @@ cdef inline real* forward_tile(
 
 
 cdef inline const real* targets(Network* network, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
-    """y as the loss sees it: in place, or in a tile."""
+    """The targets of a tile: y in place, or packed."""
     if network.y.rows == 1 and side_by_side(network.y, network.order, count):
         return <const real*>network.y.data + first
     if not network.kept:
@@ -68,9 +68,9 @@ cdef inline const real* targets(Network* network, Py_ssize_t first, Py_ssize_t c
 cdef double gradient_tile(
     Network* network, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, Total gradient,
 ) noexcept nogil:
-    """The forward and backward pass of a tile, for its part of the gradient; returns the sum of the loss before `weight`.
+    """The forward and backward pass of a tile: adds its gradient, and returns the sum of its loss, without the factor `weight`.
 
-    Where no gradient is wanted there is no backward pass.
+    If gradient.data is NULL, there is no backward pass.
     """
     cdef Py_ssize_t i = network.n_layers - 1, n_panels = panels(count)
     cdef Layer* layer = &network.layers[i]
@@ -78,7 +78,7 @@ cdef double gradient_tile(
     cdef real* delta
     cdef const real* y
     cdef real* x
-    cdef real* transposed           # x^T of the first layer, which may be kept, or of another
+    cdef real* transposed           # scratch for x^T of a layer; that of the first layer has its own, and may be kept
     cdef real* first_transposed
     cdef Total here, below          # the gradients of a layer's W, and of the bias of the layer below
     cdef double loss = 0

@@ -1,35 +1,34 @@
-"""One dense layer a = f(W x + b) on one tile of examples: the tile, and forward. Backward: backward.pxi.
+"""Tiles: the layout of some examples that go through the layers together, and packing them.
 
-A *tile* is some panels of examples. A panel holds PANEL examples in its lanes, feature after feature:
+A *tile* consists of panels. A panel holds PANEL examples, one in each lane, feature after feature:
 
     tile[(panel * n_features + feature) * PANEL + lane]
 
-so each panel is the packed right factor of the next product, and one vector operation serves LANES
-examples. Where the first layer has a single output, X itself is read in place of a tile (see Features).
-A panel that is not full repeats the last example in its padding lanes: they compute what a real example
-computes, never a stray infinity; the loss gives them the weight 0.
+So each panel is already the packed right factor of the next product, and one vector operation computes LANES examples. If the
+first layer has a single output, X may be read in place of a tile (see Features). The padding lanes of a panel that is not
+full repeat the last example, so that they never produce an infinity of their own; the loss and its gradient are 0 there.
 """
 
 ctypedef long long int64
 
 
-# The fields are those of the rows of _engine.plan.LAYER_TABLE.
+# The fields have the order of the columns of _engine.plan.LAYER_TABLE.
 cdef struct Layer:
     int64 n_in
     int64 n_out
     int64 activation
-    int64 weight            # where W and b start in the flat parameters; b: -1 if there is none
+    int64 weight            # offsets of W and b in the flat parameters; b: -1 if there is none
     int64 bias
-    int64 transposed        # which way the gradient of W is summed
+    int64 transposed        # the gradient of W is summed 1: transposed, 0: lane-wise (weight_gradient.pxi)
 
 
 cdef struct Features:
-    # What a layer sees: feature i of panel p is PANEL values at data + i * feature + p * panel.
-    # A tile, or X in place, where its examples are side by side.
+    # The input of a layer: feature i of panel p is PANEL values at data + i * feature + p * panel.
+    # It is a tile, or X in place if its examples are contiguous.
     const real* data
     Py_ssize_t feature
     Py_ssize_t panel
-    Py_ssize_t ahead        # from these examples to those of the next tile, which are prefetched; 0: not known
+    Py_ssize_t ahead        # prefetch distance to the examples of the next tile; 0: no prefetch
 
 
 cdef inline Features of_tile(const real* tile, Py_ssize_t n_features) noexcept nogil:
@@ -37,7 +36,7 @@ cdef inline Features of_tile(const real* tile, Py_ssize_t n_features) noexcept n
 
 
 cdef inline real* at(real* buffer, int64 place) noexcept nogil:
-    """A place in a flat buffer; NULL for a bias that is not there."""
+    """A pointer to an offset in a flat buffer; NULL if the offset is negative (no bias)."""
     if place < 0:
         return NULL
     return buffer + place
@@ -50,13 +49,13 @@ cdef struct Network:
     const real* parameters
     Py_ssize_t n_parameters
     Matrix x
-    Matrix y                    # targets; with `outputs`, the gradient on them
-    Matrix outputs              # data NULL: to be computed; else given, and there is no loss
+    Matrix y                    # targets; if `outputs` are given, the gradient with respect to them
+    Matrix outputs              # data NULL: computed by the forward pass; else given by the caller, and there is no loss
     Matrix input_gradient       # data NULL: not wanted
     const Py_ssize_t* order     # NULL: in the order of X
     Py_ssize_t tile             # examples in a tile, a multiple of PANEL
     Py_ssize_t block            # examples in a block, a multiple of tile
-    bint kept                   # the tile is that of the step before: x, x^T and y are still in scratch
+    bint kept                   # the tile is the same as in the previous step: x, x^T and y are still in scratch
 
 
 cdef inline const real* weight_of(Network* network, Py_ssize_t layer) noexcept nogil:
@@ -67,10 +66,10 @@ cdef inline const real* bias_of(Network* network, Py_ssize_t layer) noexcept nog
     return at(<real*>network.parameters, network.layers[layer].bias)
 
 
-# ---- between arrays from outside and tiles -----------------------------------------------------------
+# ---- packing and unpacking ---------------------------------------------------------------------------
 
 cdef enum:
-    PACKED_FEATURES = 128       # at a time, which the L1 holds of a panel: a sixth of a shuffled step of 784 features
+    PACKED_FEATURES = 128       # features packed at a time, to stay in the L1: a sixth of a shuffled step of 784 features
 
 
 cdef inline Py_ssize_t example_at(const Py_ssize_t* order, Py_ssize_t place) noexcept nogil:
@@ -80,15 +79,15 @@ cdef inline Py_ssize_t example_at(const Py_ssize_t* order, Py_ssize_t place) noe
 cdef void pack_tile(
     Matrix x, const Py_ssize_t* order, Py_ssize_t first, Py_ssize_t count, real* tile,
 ) noexcept nogil:
-    """Examples (columns) first ... first + count of x, taken through `order` if there is one.
+    """Packs the examples (columns) first ... first + count of x, or of its permutation by `order`, into a tile.
 
-    What is left of the last panel is filled up with the last example.
+    The rest of the last panel is filled with the last example.
     """
     cdef Py_ssize_t p = 0, start, stop, lane, v, feature, width, whole = count // PANEL, n = x.rows
     cdef const char* column
     cdef real* place
     if order == NULL and x.column == sizeof(real):
-        # Feature by feature: memory likes a row read on for the whole tile better than rows in turn. The next
+        # Feature by feature: a contiguous run for the whole tile is faster than a short run of each row in turn. The next
         # tile is prefetched: 2 % of a step of (8, 32, 10^5).
         if whole > 0:
             for feature in range(n):
@@ -130,7 +129,7 @@ cdef void pack_tile(
 
 
 cdef void unpack_tile(const real* tile, Matrix out, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
-    """Columns first ... first + count of out from a tile."""
+    """Copies a tile to the columns first ... first + count of out."""
     cdef Py_ssize_t p, lane, feature, width, n = out.rows
     cdef bint by_rows = is_row_major(out)
     cdef char* place

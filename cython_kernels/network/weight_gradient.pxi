@@ -1,22 +1,22 @@
-"""The gradient of W of a dense layer, on one tile of examples, and where it is added up.
+"""The gradient of W of a dense layer, on one tile of examples, and its sum over tiles.
 
-The gradient of W sums over examples, that is over lanes. Two ways, chosen for each layer by the plan:
+The gradient of W is a sum over examples, that is over lanes. The plan chooses one of two ways for each layer:
   lane-wise   a vector of partial sums for each weight, its lanes added at the end of the tile.
               For narrow layers: no transposition, and no lane is idle.
   transposed  x is transposed (x^T in panels of features) and delta x^T is an ordinary product.
-              For wide layers: no sums over lanes. Where few features would leave lanes idle, 2, 4 or 8
-              examples share a vector, and that many lanes are added up: narrow layers, small tiles.
+              For wide layers: no sums over lanes. If few features would leave lanes idle, 2, 4 or 8 examples share
+              a vector, and their lanes are added at the end: for narrow layers and small tiles.
 
-Sums over examples are short. A lane adds up SUM_BLOCK of them at the most, or in the loops that are not cut (shared vectors,
-`add_examples`, `below_one`) its part of a tile of at most 4 096 (_engine.plan.LARGEST_TILE): 1 366 in float32. The sums of tiles
-are added to the gradient of their block, those of blocks to each other.
+Sums over examples are short. A lane adds at most SUM_BLOCK terms, or, in the loops without blocks (shared vectors,
+`add_examples`, `below_one`), its part of a tile of at most 4 096 examples (_engine.plan.LARGEST_TILE): 1 366 terms in float32.
+The sums of tiles are added to the gradient of their block, those of blocks to each other.
 """
 
 cdef struct Total:
-    # Where sums over examples go: element (i, j) at data + i * row + j; NULL where they are not wanted.
+    # The destination of sums over examples: element (i, j) at data + i * row + j; data NULL: not wanted.
     real* data
     Py_ssize_t row
-    bint fresh              # the first tile of a block stores its sums, the others add theirs
+    bint fresh              # 1: sums are stored (first tile of a block), 0: they are added
 
 
 cdef inline void add_to(Total total, Py_ssize_t i, Py_ssize_t j, real value) noexcept nogil:
@@ -27,10 +27,10 @@ cdef inline void add_to(Total total, Py_ssize_t i, Py_ssize_t j, real value) noe
 cdef inline void add_all_to(
     Total total, Py_ssize_t i, Py_ssize_t j, const real* values, Py_ssize_t count,
 ) noexcept nogil:
-    """To (i, j), (i, j + 1) ... by whole vectors, then some at a time: 1 to 5 % of a small step.
+    """Adds to (or stores at) (i, j), (i, j + 1) ...: whole vectors, then LANE_COLUMNS at a time: 1 to 5 % of a small step.
 
-    Reads no more than `count` values: of vectors that have just been stored, what lies within one is read before it
-    is in the cache, what goes past its end is not.
+    Loads exactly `count` values: a load within a vector just stored is forwarded from the store buffer, one that goes
+    past its end has to wait.
     """
     cdef real* place = total.data + i * total.row + j
     cdef Py_ssize_t n = 0
@@ -56,9 +56,9 @@ cdef inline void lane_products(
 ) noexcept nogil:
     """The sums over examples of delta_i x_j, for a block at (i0, j0).
 
-    Past the edge the last row or column is computed again and dropped. ahead: prefetch what is x.ahead.
+    Past the edge the last row or column is computed again and dropped. ahead: prefetch x at distance x.ahead.
     """
-    # A single sum would wait for itself: it is kept in as many pieces as a panel has vectors.
+    # A single accumulator would be latency-bound: it is split into as many as a panel has vectors.
     cdef int pieces = VECTORS if rows * columns == 1 else 1
     cdef vreal sums[LANE_BLOCK]
     cdef real totals[LANE_BLOCK]
@@ -103,7 +103,7 @@ cdef inline void lane_products(
 cdef void lanewise_block(
     const Features* deltas, Py_ssize_t n_delta, const Features* inputs, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
 ) noexcept nogil:
-    """`weight_gradient_lanewise`, all examples of a lane one after another."""
+    """`weight_gradient_lanewise` for at most SUM_PANELS panels: the examples of a lane are added sequentially."""
     cdef Features delta = deltas[0], x = inputs[0]
     cdef Py_ssize_t i0 = 0, j0
     if n_delta == 1 and n_x == 1:
@@ -129,7 +129,7 @@ cdef void lanewise_block(
 
 
 cdef enum:
-    SUM_PANELS = SUM_BLOCK // VECTORS      # of which a lane adds up SUM_BLOCK examples
+    SUM_PANELS = SUM_BLOCK // VECTORS      # panels of which a lane adds SUM_BLOCK examples
 
 
 cdef void weight_gradient_lanewise(
@@ -152,11 +152,11 @@ cdef void weight_gradient_lanewise(
 # ---- the gradient of W, transposed ------------------------------------------------------------------
 
 cdef enum:
-    SHARED_ROWS = 8         # sums that hide each other's latency; a multiple of each number of examples that share a vector
+    SHARED_ROWS = 8         # accumulators, enough to hide the latency of an addition; a multiple of 2, 4 and 8
 
 
 cdef inline int examples_per_vector(Py_ssize_t n) noexcept nogil:
-    """How many examples of n features share a vector of x^T: a power of two; 1 from more than LANES / 2 features on."""
+    """How many examples of n features share a vector of x^T: a power of two; 1 if n > LANES / 2."""
     cdef int per_vector = 1
     while 2 * per_vector * n <= LANES:
         per_vector = 2 * per_vector
@@ -166,7 +166,7 @@ cdef inline int examples_per_vector(Py_ssize_t n) noexcept nogil:
 cdef inline void share_panels(
     const int per_vector, const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* shared,
 ) noexcept nogil:
-    """x^T of a tile with `per_vector` examples a vector: example e of the vector has feature f in lane f * per_vector + e.
+    """Packs x^T of a tile with `per_vector` examples in each vector: feature f of example e is lane f * per_vector + e.
 
     Feature lanes past the end repeat the last feature, as in `transpose_tile`.
     """
@@ -185,10 +185,10 @@ cdef inline void shared_block(
     const int per_vector, const real* delta, Py_ssize_t n_delta, Py_ssize_t i0, const real* shared, Py_ssize_t n_x,
     Py_ssize_t n_panels, Total gradient,
 ) noexcept nogil:
-    """Some rows of delta x^T from an x^T whose vectors are shared. Past the edge the last row is computed again and dropped.
+    """SHARED_ROWS rows of delta x^T, from an x^T of `share_panels`. Past the edge the last row is computed again and dropped.
 
-    In the gradient they are contiguous: they are written as whole vectors, which the update may read at once.
-    Against the lane-wise way, or lanes left idle: 7 to 9 % of a step of (8, 16, 32), 15 % of (4, 50, 32).
+    The rows are contiguous in the gradient and stored as whole vectors, which the update can load without waiting.
+    Compared with the lane-wise way, or with idle lanes: 7 to 9 % of a step of (8, 16, 32), 15 % of (4, 50, 32).
     """
     cdef vreal sums[SHARED_ROWS]
     cdef real totals[SHARED_ROWS * LANES]
@@ -208,7 +208,7 @@ cdef inline void shared_block(
         shared += PANEL // per_vector * LANES
         for i in range(SHARED_ROWS):
             rows[i] += n_delta * PANEL
-    if per_vector >= 2:       # lanes of an element: they are neighbours, and halve as often as the rows
+    if per_vector >= 2:       # adjacent lanes belong to one element: each addition halves them, and the number of vectors
         add_neighbours(SHARED_ROWS // 2, sums)
     if per_vector >= 4:
         add_neighbours(SHARED_ROWS // 4, sums)
@@ -219,7 +219,7 @@ cdef inline void shared_block(
     if n_x == LANES // per_vector:
         add_all_to(gradient, i0, 0, totals, count * n_x)
         return
-    for i in range(SHARED_ROWS):    # each row covers the padding lanes of the one before
+    for i in range(SHARED_ROWS):    # each row overwrites the padding lanes of the previous one
         memcpy(compact + i * n_x, totals + i * (LANES // per_vector), LANES // per_vector * sizeof(real))
     add_all_to(gradient, i0, 0, compact, count * n_x)
 
@@ -235,10 +235,10 @@ cdef inline void shared_gradient(
 
 
 cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real* transposed) noexcept nogil:
-    """x^T in panels of features: transposed[(block * n_examples + example) * PANEL + feature lane].
+    """Packs x^T in panels of features: transposed[(panel * n_examples + example) * PANEL + feature lane].
 
-    Feature lanes past the end repeat the last feature; what is computed from them is dropped.
-    Where `examples_per_vector` says so, some examples share a vector.
+    Feature lanes past the end repeat the last feature; results computed from them are dropped.
+    If `examples_per_vector` is more than 1, so many examples share a vector.
     """
     cdef vreal square[LANES]
     cdef Py_ssize_t block, p, v, i, feature, n_examples = n_panels * PANEL
@@ -268,7 +268,7 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
 cdef void weight_gradient_transposed(
     const real* delta, Py_ssize_t n_delta, const real* transposed, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
 ) noexcept nogil:
-    """As many panels as a block of a sum has are summed in registers before the gradient is read and written: 10 % of a
+    """Up to SUM_BLOCK examples are summed in registers before the gradient is read and written: 10 % of a
     step."""
     cdef Py_ssize_t block, p, n
     cdef Output out

@@ -1,18 +1,18 @@
-"""Arrays and optimizers as the kernels take them: NumPy's own struct read, and which arrays need no conversion.
+"""Reading NumPy's array structs for the kernels, and deciding which arrays need no conversion.
 
-Here it is decided whether an array can be taken in place, without a conversion; everything else goes through
+Functions `is_...` decide whether an array can be used in place, without a conversion; all other arrays go through
 `fusegrad._engine.validation`.
 
-Between that and the kernel, another thread or a finalizer may set the shape of an array. So `read_matrix` and `read_flat`,
-where a struct is read for a kernel, compare it with the sizes that the call was planned for. The kernel gets what was read,
-not the array.
+Between that decision and the kernel, another thread or a finalizer may change the shape of an array. So `read_matrix` and
+`read_flat`, which read a struct for a kernel, compare it with the planned sizes. The kernel is given the values that were
+read, not the array.
 """
 
 cdef int REAL_TYPE = cnp.NPY_FLOAT64 if sizeof(real) == 8 else cnp.NPY_FLOAT32
 
 
-# NumPy's own struct is read in place of a memoryview: a memoryview costs 0.25 microseconds an
-# argument, as much as the arithmetic of a whole step of a small network.
+# NumPy's struct is read directly: a memoryview costs 0.25 microseconds per argument, as much as the arithmetic of a whole
+# step of a small network.
 
 cdef inline bint is_own(object a, int ndim) noexcept:
     """Whether a is an array of this module's dtype, in the processor's byte order."""
@@ -25,7 +25,7 @@ cdef inline bint is_own(object a, int ndim) noexcept:
 
 
 cdef object mismatch(str name, Py_ssize_t rows, Py_ssize_t columns, object a):
-    """The error for an array that is no matrix of this shape; -1: of any."""
+    """The error for an array that is not a matrix of this shape; -1: any size."""
     shape = f"({rows if rows >= 0 else 'n'}, {columns if columns >= 0 else 'm'})"
     return unexpected(name, f"shape {shape}", a)
 
@@ -39,7 +39,7 @@ cdef object unexpected(str name, str expected, object a):
 
 
 cdef int read_matrix(str name, cnp.ndarray a, Py_ssize_t rows, Py_ssize_t columns, Matrix* m) except -1:
-    """The struct of a matrix of so many rows and columns; -1: of any number."""
+    """Reads the struct of an array into m, and checks that it is a (rows, columns) matrix; -1: any size."""
     if not is_own(a, 2):
         raise mismatch(name, rows, columns, a)
     m.data = cnp.PyArray_BYTES(a)
@@ -47,7 +47,7 @@ cdef int read_matrix(str name, cnp.ndarray a, Py_ssize_t rows, Py_ssize_t column
     m.columns = cnp.PyArray_DIM(a, 1)
     m.row = cnp.PyArray_STRIDE(a, 0)
     m.column = cnp.PyArray_STRIDE(a, 1)
-    if m.columns == 1:      # the stride of a single one says nothing, and NumPy may give any
+    if m.columns == 1:      # the stride of a dimension of size 1 is arbitrary in NumPy
         m.column = sizeof(real)
     if m.rows == 1:
         m.row = m.columns * m.column
@@ -69,14 +69,14 @@ cdef bint is_state(object a, Py_ssize_t rows, Py_ssize_t columns):
 
 
 cdef real* read_flat(str name, cnp.ndarray a, Py_ssize_t n) except NULL:
-    """The memory of a flat buffer of n elements."""
+    """The data of a contiguous array, which is checked to have n elements."""
     if not (is_own(a, 1) and cnp.PyArray_DIM(a, 0) == n and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISALIGNED(a)):
         raise unexpected(name, f"a contiguous array of shape ({n},)", a)
     return <real*>cnp.PyArray_DATA(a)
 
 
 cpdef bint is_input(X, Py_ssize_t n_features):
-    """Whether X (n_features, m), m >= 1, can be taken in place."""
+    """Whether X (n_features, m), m >= 1, can be used in place."""
     return (
         is_own(X, 2)
         and type(X) is cnp.ndarray
@@ -86,9 +86,9 @@ cpdef bint is_input(X, Py_ssize_t n_features):
 
 
 cpdef bint is_batch(X, y, parameters, Py_ssize_t n_features, Py_ssize_t n_outputs):
-    """Whether X (n_features, m) and y (n_outputs, m), m >= 1, can be taken in place.
+    """Whether X (n_features, m) and y (n_outputs, m), m >= 1, can be used in place.
 
-    Not if they share memory with the parameters, which a step writes to.
+    They cannot if they share memory with the parameters, which a step overwrites.
     """
     return (
         is_own(X, 2)
@@ -117,7 +117,7 @@ cpdef bint is_target(out, X, parameters, Py_ssize_t n_outputs):
 
 
 cdef bint is_output(object out, bint contiguous):
-    """Whether a result can be written to an array as it is."""
+    """Whether a result can be written to `out` without a conversion."""
     return (
         type(out) is cnp.ndarray
         and cnp.PyArray_TYPE(<cnp.ndarray>out) == REAL_TYPE
@@ -129,12 +129,12 @@ cdef bint is_output(object out, bint contiguous):
 
 
 cdef bint owns_its_data(cnp.ndarray a) noexcept:
-    """Then no other array's memory is its own; asked first, since it is answered at once."""
+    """If so, the memory belongs to no other array; asked first, since it is cheap."""
     return cnp.PyArray_CHKFLAGS(a, cnp.NPY_ARRAY_OWNDATA)
 
 
 cdef void read_extent(cnp.ndarray a, char** start, char** stop) noexcept:
-    """The memory from the first to past the last byte of an array that is not empty."""
+    """The addresses of the first byte, and past the last byte, of an array that is not empty."""
     cdef int i
     cdef Py_ssize_t reach
     start[0] = stop[0] = cnp.PyArray_BYTES(a)
@@ -148,7 +148,7 @@ cdef void read_extent(cnp.ndarray a, char** start, char** stop) noexcept:
 
 
 cdef bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
-    """Whether two arrays of this dtype, not empty, share no memory; no where one is between the lines of the other."""
+    """Whether the address ranges of two arrays of this dtype, not empty, are disjoint; False for interleaved arrays, too."""
     cdef char* a_start
     cdef char* a_stop
     cdef char* b_start

@@ -1,28 +1,28 @@
-"""A plan made ready to run: predictions, gradients, steps, epochs."""
+"""The engine, which runs a plan: predictions, gradients, steps, epochs."""
 
 
 @cython.final
 cdef class Engine:
-    """A plan made ready to run: see fusegrad._engine.plan.Plan, whose fields it takes over.
+    """Runs a plan: see fusegrad._engine.plan.Plan, whose fields it copies.
 
-    Every call borrows scratch memory, so that calls from several Python threads do not meet.
+    Every call has scratch memory of its own, so that calls from several Python threads do not interfere.
     """
     cdef int64[:, ::1] layers
     cdef int64[:, ::1] members
     cdef int64[:, ::1] folds
     cdef Job blank
-    cdef Py_ssize_t line            # bytes of a gradient, before or after folding
+    cdef Py_ssize_t line            # bytes of a buffer for all parameters, before or after folding
     cdef Py_ssize_t n_blocks
-    cdef Py_ssize_t tiles_bytes     # of the folds
+    cdef Py_ssize_t tiles_bytes     # bytes of the tiles of the folds
     cdef Py_ssize_t scratch_bytes
     cdef readonly int n_threads
     cdef double work                # multiply-adds of a step for each example
     cdef Py_ssize_t n_features
     cdef Py_ssize_t n_outputs
-    cdef Py_ssize_t small_batch         # so many examples take but a few microseconds: the GIL is kept
+    cdef Py_ssize_t small_batch         # most examples of a call that takes only a few microseconds: it keeps the GIL
 
     def __cinit__(self, plan):
-        # Copies of the engine's own: what steers a kernel cannot be reached from Python.
+        # Copies: Python code must not be able to change the tables that a kernel reads.
         self.layers = np.array(plan.layer_table, dtype=np.int64)
         self.members = np.array(plan.member_table, dtype=np.int64)
         self.folds = np.array(plan.fold_table, dtype=np.int64)
@@ -39,7 +39,7 @@ cdef class Engine:
         self.n_threads = plan.n_threads
         self.n_features = self.blank.network.layers[0].n_in
         self.n_outputs = self.blank.network.layers[self.blank.network.n_layers - 1].n_out
-        # A fold may have a bias where its last member has none: there may be more parameters than the network's.
+        # A folded layer has a bias if any of its members has one: there may be more parameters after folding than before.
         longest = max(plan.n_parameters, plan.n_folded)
         self.small_batch = plan.small_batch
         self.line = size_of(longest, 1)
@@ -51,10 +51,10 @@ cdef class Engine:
             + plan.n_blocks * sizeof(double))
 
     cdef _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters, Py_ssize_t n_examples):
-        """Fills in a job, with scratch memory: a piece a thread, parameters, gradients, partial gradients, tiles, losses.
+        """Fills in a job; divides its scratch memory: a part per thread, parameters, gradients, partial gradients, tiles, losses.
 
-        X has n_examples; -1: one or more, of which `batch` make a step.
-        A buffer of parameters, before or after folding, has a whole `line`.
+        X must have n_examples examples; -1: one or more. Each buffer of parameters, before or after folding, takes `line`
+        bytes.
         """
         cdef _Scratch scratch = borrow_scratch(self.scratch_bytes)
         cdef char* place = scratch.data
@@ -86,7 +86,7 @@ cdef class Engine:
         return scratch
 
     def forward_direct(self, X, cnp.ndarray parameters not None, out=None):
-        """`forward`; None, and nothing is done, unless X is of this engine's size and all can be taken as it is."""
+        """`forward` if X has this engine's batch size and all arrays can be used in place; else None, and nothing is done."""
         if not (
             is_input(X, self.n_features)
             and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == self.blank.batch
@@ -96,7 +96,7 @@ cdef class Engine:
         return self.forward(X, parameters, out)
 
     cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None):
-        """out (n_outputs, m), a new one if there is none, = the network's prediction for X (n_features, m)."""
+        """Writes the prediction for X (n_features, m) to out (n_outputs, m), or to a new array, and returns it."""
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, self.blank.batch)
         cdef cnp.npy_intp shape[2]
@@ -114,13 +114,13 @@ cdef class Engine:
         self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None,
         cnp.ndarray gradient=None, cnp.ndarray input_gradient=None, cnp.ndarray outputs=None,
     ):
-        """The loss; gradient (n_parameters,) and with it input_gradient (n_features, m) are filled, unless None.
+        """Returns the loss; fills gradient (n_parameters,) and, only with it, input_gradient (n_features, m), unless None.
 
-        With outputs, f(W X + b) of a single layer, y is the gradient on them and the loss is 0.
+        If outputs = f(W X + b) of a single layer are given, y is the gradient with respect to them, and the loss is 0.
         """
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
-        if job.n_examples > self.blank.batch:       # an epoch's last batch has fewer
+        if job.n_examples > self.blank.batch:       # the last batch of an epoch may have fewer
             raise unexpected("X", f"at most {self.blank.batch} examples", X)
         read_matrix("y", y, self.n_outputs, job.n_examples, &job.network.y)
         job.gradient = NULL
@@ -138,7 +138,7 @@ cdef class Engine:
         return mean_loss(&job)
 
     cdef void run(self, Job* job, Lead lead, Py_ssize_t n_examples, Py_ssize_t n_together) noexcept:
-        """Runs a call over n_examples in all, n_together at a time; a short one keeps the GIL."""
+        """Runs lead on n_examples in all, n_together in a step; a short call keeps the GIL."""
         cdef Team team
         if n_examples <= self.small_batch:
             run_team(&team, &job.interrupt, 1, 0, lead, job)
@@ -147,11 +147,10 @@ cdef class Engine:
                 run_team(&team, &job.interrupt, self.n_threads, self.work * n_together, lead, job)
 
     def step_direct(self, X, y, cnp.ndarray parameters not None, optimizer, compiled_step, TrainingLock lock not None):
-        """`step` under the network's lock; None, and nothing is done, unless the optimizer serves this network and its
-        step is the one that is compiled here, X and y are a batch of this engine's size that can be taken as it is, and
-        the lock is free.
+        """`step` under the network's lock; None, and nothing is done, unless the optimizer belongs to this network and its
+        `step` is not overridden, X and y are a batch of this engine's size that can be used in place, and the lock is free.
 
-        To find that out from Python takes 0.25 microseconds longer, as long as three steps of the smallest network.
+        The same checks in Python take 0.25 microseconds longer, as long as three steps of the smallest network.
         """
         if not (
             getattr(type(optimizer), "step", None) is compiled_step
@@ -167,11 +166,11 @@ cdef class Engine:
             lock.release()
 
     cpdef step(self, cnp.ndarray X, cnp.ndarray y, cnp.ndarray parameters, optimizer):
-        """One step over all of X and y; returns the loss before the update, of which there is none if it is not finite."""
+        """One step over all of X and y; returns the loss before the update. There is no update if the loss is not finite."""
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, self.blank.batch)
         cdef double loss = 0
-        # First: a user-defined optimizer may do anything when it is read.
+        # Before the optimizer is read, which may run a user's code.
         read_matrix("y", y, self.n_outputs, job.n_examples, &job.network.y)
         cdef object _held = read_update(&job.update, optimizer, parameters, job.n_parameters, False)
         job.losses = &loss
@@ -185,13 +184,13 @@ cdef class Engine:
         TrainingLock lock not None, double[::1] losses, const double[::1] rates=None, bit_generator=None,
         bint private=False, moments=None,
     ):
-        """len(losses) epochs of mini-batches, a learning rate a step, shuffled if there is a generator.
+        """len(losses) epochs of mini-batches, with one learning rate per step, shuffled if there is a bit_generator.
 
-        With moments, of all examples, a network that is one linear layer, after folding, is trained from them, but for
-        the steps whose loss would have too few digits. private: nobody else has the generator, and its lock is left
-        alone. Returns how many epochs were finished, whether all their steps were taken from moments, and why they are
-        fewer than requested: the "loss" or the "gradient" of a step was not finite. That step is not made, and its loss
-        stands in place of its epoch's.
+        moments: of all examples, for a network that is one linear layer after folding. Steps are computed from them, unless
+        the loss would have too few correct digits. private: no other code uses the generator, and its lock is not acquired.
+        Returns the number of finished epochs, whether all steps were computed from the moments, and, if there are fewer
+        epochs than requested, what was not finite in a step: its "loss" or its "gradient". That step is not made, and
+        its loss is stored as the loss of its epoch.
         """
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
@@ -230,8 +229,8 @@ cdef class Engine:
         return job.finished, job.from_moments, "gradient" if job.too_large else "loss"
 
     cdef int make_steps(self, Job* job, optimizer, Py_ssize_t n_steps) except -1:
-        """The n_steps steps of a job, or some. Counts optimizer.n_steps, also when they are interrupted."""
-        cdef object all_made = job.update.step + n_steps    # while there is memory for a number
+        """Makes the n_steps steps of a job, or some of them. Updates optimizer.n_steps, also if they are interrupted."""
+        cdef object all_made = job.update.step + n_steps    # before the steps: after them, allocating it might fail
         cdef Py_ssize_t count = smaller(job.batch, job.n_examples)
         if job.update.nesterov and job.folds == NULL:
             job.network.parameters = job.ahead

@@ -1,8 +1,8 @@
-"""Kernels as functions of their own, of arrays from outside: matrix product, activations, and what _engine/moments.py and
+"""Kernels as Python functions: matrix product, activations, and what _engine/moments.py and
 training.py need.
 
-Product and activations have a direct form, for small arrays that can be taken in place: it asks nothing of Python
-but the result's memory. It returns None for everything else, and `fusegrad.kernels` validates and converts.
+`matmul` and `activation` have a `_direct` form for small arrays that can be used in place: it calls Python only to allocate
+the result. It returns None for all other arguments, which `fusegrad.kernels` then validates and converts.
 """
 
 cdef struct Product:
@@ -12,7 +12,7 @@ cdef struct Product:
     Matrix out
     bint by_columns
     Py_ssize_t n_shares
-    char* scratch           # one piece a thread
+    char* scratch           # a part of scratch_size bytes per thread
     Py_ssize_t scratch_size
     Interrupt interrupt
 
@@ -20,7 +20,7 @@ cdef struct Product:
 def matmul(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray out not None, int n_threads):
     """out (n, k) = a (n, d) b (d, k). out has contiguous rows and shares no memory with a and b.
 
-    The threads share the columns, or the rows if there are more of them; each sum is one thread's.
+    The threads share the columns, or the rows if there are more of them; each element is computed by one thread.
     """
     cdef Product product
     read_matrix("a", a, -1, -1, &product.a)
@@ -30,7 +30,7 @@ def matmul(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray out not N
 
 
 cdef int run_product(Product* product, int n_threads) except -1:
-    """The product of its matrices, which fit."""
+    """The product of its matrices, whose shapes have been checked."""
     cdef Team team
     cdef double work = <double>product.a.rows * product.a.columns * product.b.columns
     product.interrupt = NO_INTERRUPT
@@ -52,7 +52,7 @@ cdef void multiply_all(void* data, Team* team) noexcept nogil:
 
 
 def matmul_direct(a, b, out, Py_ssize_t most, int n_threads):
-    """`matmul` of at most `most` multiply-adds, of arrays that can be taken as they are; else None.
+    """`matmul`, if it takes at most `most` multiply-adds and the arrays can be used in place; else None.
 
     A new array is made if out is None.
     """
@@ -119,13 +119,13 @@ cdef void multiply_share(void* data, int thread, Py_ssize_t number) noexcept nog
 
 
 cdef Py_ssize_t panel_share(Py_ssize_t n, Py_ssize_t number, Py_ssize_t n_shares) noexcept nogil:
-    """Where a share of n rows or columns starts: at a whole panel."""
+    """The first of n rows or columns of a share, a multiple of PANEL."""
     return smaller(n, panels(n) * number // n_shares * PANEL)
 
 
 cdef enum:
-    CHUNK = 4096                # elements that a thread takes at a time
-    ACTIVATION_WORK = 16        # multiply-adds in whose time a sigmoid is done
+    CHUNK = 4096                # elements of a row that make a chunk
+    ACTIVATION_WORK = 16        # multiply-adds that take as long as a sigmoid
 
 
 cdef void activate_chunk(int kind, Matrix z, Matrix out, Py_ssize_t chunk) noexcept nogil:
@@ -141,7 +141,7 @@ cdef void activate_chunk(int kind, Matrix z, Matrix out, Py_ssize_t chunk) noexc
         activate(kind, <const real*>source, <real*>target, n)
     else:
         n = 0
-    while n < count:            # the rest, or all of it, through a vector at a time
+    while n < count:            # the rest, or all elements if they are strided, one vector at a time
         for lane in range(smaller(LANES, count - n)):
             lanes[lane] = load_anywhere(source + (n + lane) * z.column)
         for lane in range(smaller(LANES, count - n), LANES):
@@ -180,7 +180,7 @@ cdef void activate_all(void* data, Team* team) noexcept nogil:
 
 
 def activation_direct(int kind, z, out, Py_ssize_t most):
-    """`activation` of at most `most` elements in contiguous arrays that can be taken in place; else None.
+    """`activation` of at most `most` elements, if the arrays are contiguous and can be used in place; else None.
 
     A new array is made if out is None.
     """
@@ -194,7 +194,7 @@ def activation_direct(int kind, z, out, Py_ssize_t most):
         and 0 < cnp.PyArray_SIZE(<cnp.ndarray>z) <= most
     ):
         return None
-    # Nothing of Python runs from here to the kernel: an array is no object that the garbage collector tracks.
+    # No Python code runs from here to the kernel: allocating an array does not start the garbage collector.
     if out is None:
         out = cnp.PyArray_SimpleNew(cnp.PyArray_NDIM(<cnp.ndarray>z), cnp.PyArray_DIMS(<cnp.ndarray>z), REAL_TYPE)
     elif not (
@@ -229,19 +229,19 @@ def activation(int kind, cnp.ndarray z not None, cnp.ndarray out not None, int n
 
 
 def is_finite(cnp.ndarray parameters not None):
-    """Whether all of them are."""
+    """Whether all elements are finite."""
     cdef Py_ssize_t n = cnp.PyArray_SIZE(parameters)
     return all_within(GREATEST, read_flat("parameters", parameters, n), 0, n)
 
 
 cdef enum:
-    CENTRED_EXAMPLES = 64       # at a time, where those of a feature are not contiguous: they stay in the L1
+    CENTRED_EXAMPLES = 64       # examples at a time, if those of a feature are not contiguous: they stay in the L1
 
 
 def centre(cnp.ndarray X not None, const double[::1] shift not None, double[:, :] out not None):
-    """out (n, m) = X - shift, a value a row, in float64; out has contiguous rows.
+    """out (n, m) = X - shift, one value per row, in float64; out has contiguous rows.
 
-    NumPy converts and subtracts one after the other: a fifth of the time of the moments gained.
+    NumPy would convert and subtract in two passes: one pass saves a fifth of the time of the moments.
     """
     cdef Matrix x
     cdef Py_ssize_t i, j, start = 0, stop
@@ -258,7 +258,7 @@ def centre(cnp.ndarray X not None, const double[::1] shift not None, double[:, :
                 row = x.data + i * x.row
                 place = &out[i, 0]
                 s = shift[i]
-                if x.column == sizeof(real):        # a constant, so that vectors are made of it
+                if x.column == sizeof(real):        # a constant stride, so that the loop is vectorized
                     for j in range(start, stop):
                         place[j] = load_anywhere(row + j * sizeof(real)) - s
                 else:
@@ -268,7 +268,7 @@ def centre(cnp.ndarray X not None, const double[::1] shift not None, double[:, :
 
 
 def permutation(bit_generator, Py_ssize_t n):
-    """The order of n examples that an epoch of `Engine.train` draws."""
+    """The permutation of n examples that an epoch of `Engine.train` draws."""
     cdef Py_ssize_t[::1] order = np.empty(n, dtype=np.intp)
     cdef bitgen_t* bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
     cdef object lock = bit_generator.lock

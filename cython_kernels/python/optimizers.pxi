@@ -1,14 +1,14 @@
-"""An optimizer as the kernels take it, and its update of parameters from outside."""
+"""A Python optimizer as an `Update` struct, and the functions that Python's optimizers call."""
 
-cdef long long LAST_STEP = 1 << 53      # of an optimizer: what a bias correction can count
+cdef long long LAST_STEP = 1 << 53      # most steps of an optimizer: float64, as in the bias correction, is exact up to it
 
-# The name of each `Rule`, in their order, and the number of its states.
+# The name and the number of states of each `Rule`, in the order of that enum.
 RULES = {name: states_of(rule) for rule, name in enumerate(("none", "sgd", "momentum", "adagrad", "rmsprop", "adam"))}
 MOST_STEPS = LAST_STEP
 
 
 cdef struct Constants:
-    # What Optimizer._pack returns, as bytes: an attribute of each, or a tuple, takes 3 % of a small step to read.
+    # The bytes that Optimizer._pack returns: reading an attribute for each, or a tuple, takes 3 % of a small step.
     long long rule
     long long nesterov
     long long bias_correction
@@ -20,9 +20,9 @@ cdef struct Constants:
 
 
 cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t columns, bint honour_lr):
-    """The C form of a fusegrad.optimizers.Optimizer, whose state (rows, columns) is made or checked.
+    """Fills in u from a fusegrad.optimizers.Optimizer, and makes or checks its state (rows, columns).
 
-    Returns the state, to be held for as long as the update points into it: another thread may hand in a new one.
+    Returns the state, which must be held while u points into it: another thread may replace the optimizer's state.
     honour_lr: read the learning rate through `lr`, which a subclass may have overridden.
     """
     cdef object state = optimizer.state, n_steps = optimizer.n_steps
@@ -63,7 +63,7 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
 
 
 def optimizer_step(optimizer, cnp.ndarray parameters not None, cnp.ndarray gradient not None):
-    """One update of parameters, in place. Counts optimizer.n_steps."""
+    """One update of parameters, in place. Increments optimizer.n_steps."""
     cdef Update u
     cdef bint squarable
     cdef Py_ssize_t n = cnp.PyArray_SIZE(parameters)

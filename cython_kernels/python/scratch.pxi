@@ -1,15 +1,15 @@
-"""Scratch memory, which a call borrows from its module."""
+"""Scratch memory of a call. A module keeps one buffer, for the next call."""
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
 
 cdef _Scratch spare_scratch = None      # borrowed by one call at a time
-cdef object spare_guard = object()      # its lock, where there is no GIL
+cdef object spare_guard = object()      # its lock in free-threaded Python
 
 
 @cython.final
 cdef class _Scratch:
-    """Uninitialised memory, at a cache line; given back to the module for the next call."""
+    """Uninitialised memory, aligned to a cache line; returned to the module for the next call."""
     cdef unsigned char[::1] memory
     cdef char* data
 
@@ -30,7 +30,7 @@ cdef _Scratch borrow_scratch(Py_ssize_t size):
 
 
 cdef void return_scratch(_Scratch scratch):
-    """Allocates nothing: it comes after the parameters were written."""
+    """Allocates nothing, so that it cannot fail after the parameters were written."""
     global spare_scratch
     if scratch.memory.shape[0] <= 1 << 26:
         with cython.critical_section(spare_guard):
@@ -38,9 +38,9 @@ cdef void return_scratch(_Scratch scratch):
 
 
 cdef Py_ssize_t size_of(reals, pieces) except -1:
-    """The bytes of so many pieces of so many reals, each of whole cache lines: the one place where sizes are
-    multiplied, in Python's integers, which do not wrap."""
+    """The bytes of `pieces` buffers of `reals` reals, each of whole cache lines. Computed with Python's integers, which do
+    not overflow."""
     size = -(-reals * sizeof(real) // LINE) * LINE * pieces
-    if size > PY_SSIZE_T_MAX // 2:      # room to add a few of them
+    if size > PY_SSIZE_T_MAX // 2:      # so that a few sizes can be added without overflow
         raise MemoryError(f"expected at most {PY_SSIZE_T_MAX // 2} bytes of scratch memory, got {size}")
     return size

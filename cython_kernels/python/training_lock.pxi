@@ -1,22 +1,22 @@
-"""One training of a network at a time, and what a fork leaves behind."""
+"""The lock that allows one training of a network at a time; the state of locks after a fork."""
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
 
-cdef int n_births = 0           # of this process: it rises in each child of a fork,
-cdef unsigned long survivor = 0     # whose only thread this is
+cdef int n_births = 0           # forks that led to this process: incremented in each child,
+cdef unsigned long survivor = 0     # whose only thread is this one
 
 
 @cython.final
 cdef class TrainingLock:
-    """The right to train a network: `with lock:` for one at a time. Others are refused, they do not wait.
+    """A lock on the training of a network, `with lock:`, that never waits: if it is held, it raises a RuntimeError.
 
-    In place of a threading.Lock, which takes 80 ns longer: it asks the clock even where nobody is to wait. In the child
-    of a fork, the lock of a thread that is not there is free.
+    A threading.Lock would take 80 ns longer: it reads the clock even if it need not wait. In the child of a fork, a lock is
+    free if the thread that held it does not exist there.
     """
     cdef int held
-    cdef int births                 # of the process when it was acquired
-    cdef unsigned long holder       # thread
+    cdef int births                 # n_births when it was acquired
+    cdef unsigned long holder       # identifier of the thread that holds it
     cdef int half_made              # WHOLE, HALF_EPOCH, HALF_STEP
 
     cdef bint acquire(self) noexcept:
@@ -42,15 +42,15 @@ cdef class TrainingLock:
 
     @property
     def is_held(self):
-        """Whether somebody trains, in this process."""
+        """Whether a training runs in this process."""
         return is_raised(&self.held) and (self.births == n_births or self.holder == survivor)
 
     def set_half_made(self, what):
-        """Says what is half made from here on: "nothing", "an epoch" or "a step"."""
+        """Sets what is incomplete from here on: "nothing", "an epoch" or "a step"."""
         set_flag(&self.half_made, ("nothing", "an epoch", "a step").index(what))
 
     def check_save(self, bint with_optimizer):
-        """Raises unless network, optimizer and generator belong together, as seen by this thread."""
+        """Raises a RuntimeError unless this thread finds network, optimizer and generator consistent."""
         if not self.is_held:
             return
         if self.holder != PyThread_get_thread_ident():
@@ -62,7 +62,7 @@ cdef class TrainingLock:
 
 
 def note_birth():
-    """To be called in the child of a fork: no thread but this one is there."""
+    """To be called in the child of a fork, where the calling thread is the only one."""
     global n_births, survivor
     n_births += 1
     survivor = PyThread_get_thread_ident()
@@ -72,5 +72,5 @@ def note_birth():
 
 
 def note_fork():
-    """To be called before a fork, which gives up the pool of idle threads."""
+    """To be called before a fork, which releases OpenMP's idle threads."""
     change_pool()

@@ -1,4 +1,4 @@
-"""A linear network, trained on all examples at once, from the moments of the data.
+"""Full-batch training of a linear network from the moments of the data.
 
 Design. The loss of a single linear layer W x + b and all its gradients follow from sums that do not
 change from step to step. With examples centred, x' = x - mean x and y' = y - mean y, and
@@ -7,18 +7,17 @@ e = W mean x + b - mean y,
     m L = tr(W Sxx W^T) - 2 tr(W Sxy^T) + tr Syy + m |e|^2      Sxx = X' X'^T, Sxy = Y' X'^T, Syy = Y' Y'^T
     dW  = (2/m) (W Sxx - Sxy) + 2 e (mean x)^T,   db = 2 e
 
-so a step costs n_out n_in^2, the same for a thousand examples and ten million. Consecutive linear layers
-are folded into one (network/folding.pxi), so this serves three of the four networks. All of it is in
-float64; being centred, nothing cancels in the gradient, whatever the means.
+So a step costs n_out n_in^2, independent of the number of examples. Consecutive linear layers are folded into one
+(network/folding.pxi), so this serves three of the four networks of course.py. All of it is in float64; since the moments are
+centred, nothing cancels in the gradient, whatever the means are.
 
-In the loss the first three terms cancel where the fit is nearly perfect. When what is left of them is
-less than LEAST_LEFT of their size, fewer than ten digits of the loss would be right: `moments_step` says
-no, and that step is computed from the examples. The parameters alone decide, so a fit that is stopped and
-taken up again goes the same way.
+The first three terms of the loss cancel if the fit is nearly perfect. If less than LEAST_LEFT of their size remains, fewer
+than ten digits of the loss would be right: `moments_step` returns -1, and the step is computed from the examples. This
+depends on the parameters alone, so that a fit which is stopped and resumed makes the same choices.
 
 Rejected: moments that are not centred (raw columns with a mean of 1000 times their spread lose six digits
-of the gradient); an eigenbasis of Sxx, in which a step is O(n) (other rounding than from the examples, and no gain
-until n is in the hundreds).
+of the gradient); an eigenbasis of Sxx, in which a step is O(n) (it rounds differently from a step on the examples, and
+gains nothing until n is in the hundreds).
 """
 
 cdef double LEAST_LEFT = 1e-5
@@ -33,7 +32,7 @@ cdef struct Moments:
 cdef double moments_step(
     Moments* moments, Layer* layer, const real* parameters, Py_ssize_t count, real* gradient,
 ) noexcept nogil:
-    """The loss, with its gradient in `gradient`; -1 where the loss would have too few digits."""
+    """Returns the loss, and writes its gradient to `gradient`; -1 if the loss would have too few correct digits."""
     cdef Py_ssize_t n = moments.n, n_in = layer.n_in, i, j, o
     cdef const double* products = moments.products
     cdef const double* row
@@ -65,8 +64,8 @@ cdef double moments_step(
         constant += cross[n_in + o]
         offset = multiply_add_double(e, e, offset)
     left = quadratic - 2 * mixed + constant
-    if not left >= LEAST_LEFT * (quadratic + 2 * (mixed if mixed > 0 else -mixed) + constant):     # NaN included
+    if not left >= LEAST_LEFT * (quadratic + 2 * (mixed if mixed > 0 else -mixed) + constant):     # NaN, too
         return -1
-    if not isfinite(<real>(left / m + offset)):     # from the examples it is inf, in their dtype
+    if not isfinite(<real>(left / m + offset)):     # the loss from the examples is inf, in their dtype
         return -1
     return left / m + offset

@@ -1,4 +1,4 @@
-"""The update rules, one loop over flat buffers each: W, its gradient g, up to two states.
+"""The update rules, one loop over flat buffers each: W, its gradient g, the learning rate a, up to two states.
 
     SGD       W -= a g
     MOMENTUM  v = mu v - a g;  W += v                     Nesterov: g at W + mu v
@@ -10,25 +10,24 @@
 The arithmetic is in the dtype of the parameters, the factors are computed in float64. With r = sqrt(1 - b2^t), Adam's
 sqrt v' + eps is (sqrt v + eps r) / r: r goes into the factors.
 
-Averages that have decayed below the smallest normal number are set to 0: where no gradient comes any more (a ReLU that
-never fires) they would stay subnormal for ever, and processors take a hundred cycles over each such number. Only old averages
-are, where the gradient is as small, and a second average only together with the first: else a weight would be moved by
-what is left of the first, divided by eps.
+Averages that have decayed below the smallest normal number are set to 0: if the gradient stays 0 (a dead ReLU) they would
+remain subnormal, and an operation on a subnormal number takes a hundred cycles. This is done only if the gradient is as
+small, and for a second average only together with the first: else the rest of the first average, divided by eps, would
+move a weight.
 
-A square overflows where its root does not. The rules with squares are the same for gradients, states and eps in other
-units. So where an element of a gradient is too large for the sum of 2^28 of its squares, the states are rescaled to
-units of 2^exponent (first averages) and of its square (averages of squares). The exponent is the optimizer's, and 0
-but for such gradients.
+Overflow: a square overflows where its root does not. The rules with squares do not change if gradients, states and eps are
+scaled by one factor. So if the sum of 2^28 squares of an element of the gradient would overflow, the states are rescaled by
+2^-exponent (first averages) and by its square (averages of squares). The optimizer stores the exponent, which is 0
+unless there have been such gradients.
 
-A square underflows where its root does not. In exact arithmetic the root of an average of squares is never smaller than
-a known part of |g|, or of |m| (by the inequality of Cauchy and Schwarz). That bound is taken where the root falls below
-it, so that a step is never longer than the rule allows, whatever eps is; where squares are normal numbers it changes
-nothing.
+Underflow: a square underflows where its root does not. In exact arithmetic the root of an average of squares is at least a
+known fraction of |g|, or of |m| (Cauchy and Schwarz). A root below that bound is replaced by it, so that no step is longer
+than the rule allows, for any eps; if the squares are normal numbers, it changes nothing.
 """
 
 from libc.math cimport expm1, fabs, frexp, ldexp, sqrt
 
-cdef enum Rule:     # `RULES` names them in this order
+cdef enum Rule:     # in the order of `RULES`; `states_of` and `has_squares` depend on it
     NO_UPDATE
     SGD
     MOMENTUM
@@ -54,18 +53,18 @@ cdef struct Update:
     double decay            # momentum, or the decay of the (first) average
     double decay2           # of the second average
     double eps
-    double log_decay        # their logarithms: 1 - decay^t by pow would lose digits where decay is near 1
+    double log_decay        # logarithms of the decays: 1 - decay^t by pow would lose digits where decay is near 1
     double log_decay2
-    long long step          # how many updates there have been
-    int exponent            # of the units of gradients in the rules with squares,
-    real unit               # 2^-exponent, and
-    real largest_gradient   # the largest element of a gradient whose square these units hold
+    long long step          # updates made so far
+    int exponent            # the rules with squares scale gradients by 2^-exponent
+    real unit               # 2^-exponent
+    real largest_gradient   # the largest element of a gradient that can be squared at this scale
     real* first             # the states, as many as `states_of` says
     real* second
-    # What is the same for every element of one update: `begin_update`.
+    # Constants of one update, set by `begin_update`.
     real rate
-    real root_eps           # what is added to the root of the average of squares
-    real least_root         # that root, over |m| or |g|
+    real root_eps           # eps at the scale of the root of the average of squares
+    real least_root         # lower bound of that root, divided by |m| or |g|
 
 cdef struct Factors:
     vreal rate
@@ -77,12 +76,12 @@ cdef struct Factors:
     vreal least_root
     vreal unit              # 2^-exponent
 
-cdef int SQUARE_EXPONENT = GREATEST_EXPONENT // 2 - 14     # the exponent of a number whose square is small enough 2^28 times
-cdef double NEARLY = 0.999      # a bound is a little lower than it might be: it must not decide by its rounding
+cdef int SQUARE_EXPONENT = GREATEST_EXPONENT // 2 - 14     # of a number, 2^28 squares of which can be added without overflow
+cdef double NEARLY = 0.999      # lowers a bound a little: a rounding error alone must not make it effective
 
 
 cdef inline void begin_update(Update* u) noexcept nogil:
-    """The factors of the next update, number u.step + 1, from its learning rate."""
+    """Computes the constants of the next update, number u.step + 1, from its learning rate."""
     cdef double rate = u.learning_rate, r = 1, least = 0, t = <double>(u.step + 1)
     if not has_squares(u.rule):
         u.rate = <real>rate
@@ -101,7 +100,7 @@ cdef inline void begin_update(Update* u) noexcept nogil:
         least = 1
     u.rate = <real>rate
     u.root_eps = <real>(u.eps * r * u.unit)
-    if u.root_eps < SMALLEST_NORMAL:    # where no gradient has come, 0 / 0 would be NaN
+    if u.root_eps < SMALLEST_NORMAL:    # if all gradients so far were 0, 0 / 0 would be NaN
         u.root_eps = SMALLEST_NORMAL
     u.least_root = <real>(NEARLY * least)
 
@@ -128,7 +127,7 @@ cdef bint all_within(real limit, const real* values, Py_ssize_t start, Py_ssize_
 
 
 cdef bint change_units(Update* u, const real* g, Py_ssize_t n) noexcept nogil:
-    """For a gradient too large to be squared: chooses units in which it is not. False if it is not finite."""
+    """Rescales the states for a gradient that is too large to be squared. False if it is not finite."""
     cdef double largest = 0
     cdef int exponent, turn
     cdef Py_ssize_t i
@@ -138,7 +137,7 @@ cdef bint change_units(Update* u, const real* g, Py_ssize_t n) noexcept nogil:
         if fabs(g[i]) > largest:
             largest = fabs(g[i])
     frexp(largest, &exponent)
-    exponent -= SQUARE_EXPONENT - 10       # so that this is not done at the next step again
+    exponent -= SQUARE_EXPONENT - 10       # a margin, so that the next step need not rescale again
     turn = u.exponent - exponent
     for i in range(n):
         u.first[i] = <real>ldexp(u.first[i], turn if u.rule == ADAM else 2 * turn)
@@ -162,7 +161,7 @@ cdef inline Factors factors(const Update* u) noexcept nogil:
 
 
 cdef inline vreal root(Factors* f, vreal square, vreal beside) noexcept nogil:
-    """sqrt(square) + eps; `beside` is what the root is measured by where the square underflows."""
+    """sqrt(square) + eps; the root is at least least_root * |beside|, in case the square has underflowed."""
     return at_least(f.least_root * magnitude(beside), square_root(square)) + f.root_eps
 
 
@@ -223,7 +222,7 @@ cdef inline void update_loop(
 
 
 cdef void update(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """One step on the elements start ... stop, after `begin_update`. The caller counts u.step."""
+    """One step on the elements start ... stop, after `begin_update`. The caller increments u.step."""
     if u.rule == SGD:
         update_loop(SGD, u, w, g, start, stop)
     elif u.rule == MOMENTUM:
@@ -237,7 +236,7 @@ cdef void update(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t
 
 
 cdef void look_ahead(Update* u, const real* w, real* ahead, Py_ssize_t n) noexcept nogil:
-    """ahead = w + mu v, where Nesterov's rule wants the gradient."""
+    """ahead = w + mu v, the point at which Nesterov's rule takes the gradient."""
     cdef vreal mu = splat(<real>u.decay)
     cdef Py_ssize_t i = 0
     while i + LANES <= n:

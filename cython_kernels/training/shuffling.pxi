@@ -1,4 +1,4 @@
-"""The order of the examples of an epoch, drawn from a NumPy generator whose lock is held meanwhile."""
+"""The random order of the examples of an epoch, drawn from a NumPy generator while its lock is held."""
 
 cdef extern from "numpy/random/bitgen.h":
     # Not cimported: that would load np.random, 10 ms, whenever fusegrad is imported.
@@ -9,7 +9,7 @@ cdef extern from "numpy/random/bitgen.h":
 
 
 cdef uint64_t below(bitgen_t* bits, uint64_t n) noexcept nogil:
-    """A uniform integer in [0, n): Lemire's multiplication, without bias."""
+    """A uniform integer in [0, n), without bias: Lemire's multiplication, from 2^32 on rejection and a remainder."""
     cdef uint64_t wide, threshold
     if n >> 32:
         threshold = (0 - n) % n
@@ -26,13 +26,13 @@ cdef uint64_t below(bitgen_t* bits, uint64_t n) noexcept nogil:
 
 
 cdef enum:
-    DRAW_WORK = 64              # multiply-adds in whose time a place in the order is drawn and fetched
+    DRAW_WORK = 64              # multiply-adds that take as long as drawing one element of the order
 
 
 cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits, PyObject* lock, Interrupt* interrupt) noexcept nogil:
-    """Fisher and Yates, from the identity: the order depends on the generator alone.
+    """The shuffle of Fisher and Yates ("inside-out"), which starts at the identity: the order depends on the generator alone.
 
-    Its lock is held meanwhile, but not while signal handlers run: they may draw, too.
+    The generator's lock is held, but not while signal handlers run: they may draw, too.
     """
     cdef Py_ssize_t i, j
     if not acquire_lock(lock, interrupt):
@@ -52,10 +52,10 @@ cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits, PyObject* loc
     release_lock(lock, interrupt)
 
 
-# A lock that is held while another thread forks would be held for ever in the child: see `renew_locks`.
+# A lock that is held while another thread forks would be held for ever in the child: `note_birth` renews these.
 cdef set held_locks = set()
 
-ctypedef int (*LockCall)(object lock) noexcept      # its exception stays set
+ctypedef int (*LockCall)(object lock) noexcept      # an exception stays set
 
 
 cdef int acquire_held(object lock) except -1:
@@ -71,7 +71,7 @@ cdef int release_held(object lock) except -1:
 
 
 cdef bint acquire_lock(PyObject* lock, Interrupt* interrupt) noexcept nogil:
-    """Of a generator; NULL is none. False if a signal handler raised meanwhile."""
+    """Acquires the lock of a generator, unless NULL. False if a signal handler raised an exception meanwhile."""
     if lock != NULL:
         with gil:
             if (<LockCall>acquire_held)(<object>lock) < 0:

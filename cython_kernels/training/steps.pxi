@@ -1,67 +1,67 @@
-"""The steps of a call, shared by its threads: the blocks of a batch, their gradients, the update, the epochs.
+"""The steps of a fit on several threads: gradients of the blocks of a batch, their sum, the update; epochs; predictions.
 
-Design. A batch is cut into *blocks*, a block into tiles, which go through network/passes.pxi. A block adds up a partial
-gradient of its own; partial gradients are added in order. Where blocks begin depends on the shapes alone, never on the threads,
-so any number of threads gives the same bits.
+Design. A batch is divided into *blocks*, a block into tiles, which network/passes.pxi computes. Each block has a partial
+gradient of its own; partial gradients are added in a fixed order. The bounds of blocks depend on the shapes alone, never on
+the threads, so any number of threads gives the same bits.
 
-A step is a pipeline of stages, each with one function:
+A step consists of these parts. All but `unfold_layers`, which the leader runs alone, are stages of team.h:
 
     gradient_block   input tile, forward pass, loss, backward pass: the partial gradient of a block
     reduce_part      the sum of the partial gradients, in a fixed order
-    unfold_layers    where layers are folded, the gradients of their members
-    check_part       the gradient stage
+    unfold_layers    if layers are folded, the gradients of their members
+    check_part       whether the gradient is finite, and its elements can be squared
     update_part      the optimizer's update
 
-A fit is one parallel region. Its leader runs `train_steps` from beginning to end and hands out the stages (team.h), in
-blocks or in parts of the parameters; each element of a part is one thread's. All else is the leader's alone:
-the order of the examples, Nesterov's look-ahead, folded layers, moments, and every decision. Nothing is written from a
-gradient that is not finite: the sum is checked before the update begins.
+A fit is one parallel region. Its leader runs `train_steps` from beginning to end and publishes the stages (team.h), whose
+pieces are blocks, or parts of the parameters; each element is computed by one thread. The leader alone does all else: the
+order of the examples, Nesterov's look-ahead, folded layers, moments, and every decision. A gradient that is not finite
+changes nothing: it is checked before the update begins.
 
-Between two epochs parameters, states, n_steps and generator belong together, and signal handlers may save them. In the
-middle of an epoch they do not (`TrainingLock`), and handlers run there only where an epoch takes long.
+Between two epochs parameters, states, n_steps and generator are consistent, and signal handlers may save them. Within an
+epoch they are not (`TrainingLock` refuses to save them), and handlers run only if the epoch takes long.
 
 Rejected: a region for each layer or step (fork and join cost more than a small step); a partial gradient for each
-thread (other bits for other thread counts); sums by atomics (the same, and slow).
+thread (the bits would depend on the number of threads); atomic additions (the same, and slow).
 """
 
 cdef struct Job:
     # What the threads of one call share.
     Network network
     Update update
-    Fold* folds             # one a layer after folding; NULL: nothing is folded
+    Fold* folds             # one per layer after folding; NULL: nothing is folded
     Layer* members          # the network's layers
-    Py_ssize_t n_parameters     # before folding; network.n_parameters after it
+    Py_ssize_t n_parameters     # before folding; network.n_parameters: after folding
     real* parameters
-    real* ahead             # Nesterov: where the gradient is taken
-    real* folded_parameters     # where layers are folded
+    real* ahead             # Nesterov's look-ahead point, at which the gradient is taken
+    real* folded_parameters     # parameters after folding
     real* gradient
-    real* folded_gradient       # `gradient` where nothing is folded
-    real* tiles             # scratch of the folds
-    Moments moments         # means NULL: from the examples
-    real* partial_gradients     # one a block, but for the first, which adds up in `folded_gradient`
+    real* folded_gradient       # the gradient after folding; `gradient` if nothing is folded
+    real* tiles             # scratch for the tiles of the folds
+    Moments moments         # means NULL: steps are computed from the examples
+    real* partial_gradients     # one per block, except for the first block, which adds to `folded_gradient`
     double* block_losses
-    char* scratch           # one piece a thread
+    char* scratch           # a part of scratch_size bytes per thread
     Py_ssize_t scratch_size
-    Py_ssize_t first        # of the batch: its examples
+    Py_ssize_t first        # first example of the batch
     Py_ssize_t count
     Py_ssize_t n_blocks
-    Matrix out              # of a prediction
+    Matrix out              # destination of a prediction
     # a fit
     Py_ssize_t n_examples
     Py_ssize_t batch
     Py_ssize_t n_epochs
-    const double* rates     # learning rates, one a step; NULL: that of the update
+    const double* rates     # learning rates, one per step; NULL: update.learning_rate
     Py_ssize_t* order       # the shuffled examples; NULL: in the order of X
     bitgen_t* bits
-    PyObject* generator_lock    # NULL: nobody else has the generator
+    PyObject* generator_lock    # NULL: no other code uses the generator
     PyObject* optimizer
-    int* half_made            # of the network's lock: what is half made; NULL: nothing is, whenever handlers run
-    double* losses          # one an epoch; the last may be that of a step that was not made
-    Py_ssize_t n_steps      # finished
-    Py_ssize_t finished     # epochs
-    Py_ssize_t n_seen       # where the leader returned in the middle of an epoch: the examples done,
+    int* half_made            # half_made of the network's TrainingLock; NULL: whenever handlers run, all is consistent
+    double* losses          # one per epoch; if a step failed, the last one is its loss
+    Py_ssize_t n_steps      # finished steps
+    Py_ssize_t finished     # finished epochs
+    Py_ssize_t n_seen       # if the leader returned within an epoch: examples done in it,
     double seen_loss        # and the sum of their losses
-    bint from_moments       # all steps were taken from the moments
+    bint from_moments       # all steps were computed from the moments
     int too_large           # the gradient of this step: too large to be squared, or not finite
     Interrupt interrupt
 
@@ -71,12 +71,12 @@ cdef inline real* own_scratch(Job* job, int thread) noexcept nogil:
 
 
 cdef inline real* partial_gradient_of(Job* job, Py_ssize_t block) noexcept nogil:
-    """Where a block adds up its gradient: the first one where the sum of all is to be."""
+    """The buffer of a block's partial gradient; the first block uses that of the sum."""
     return job.folded_gradient if block == 0 else job.partial_gradients + (block - 1) * job.network.n_parameters
 
 
 cdef inline Py_ssize_t blocks_of(Network* network, Py_ssize_t count) noexcept nogil:
-    """How many blocks hold `count` examples; for one it spares a division."""
+    """The number of blocks of `count` examples; a single one needs no division."""
     return 1 if count <= network.block else (count + network.block - 1) // network.block
 
 
@@ -86,7 +86,7 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
     cdef Network* network = &job.network
     cdef Py_ssize_t place = job.first + block * network.block
     cdef Py_ssize_t stop = job.first + smaller(job.count, (block + 1) * network.block)
-    cdef Total partial = Total(NULL, 0, True)      # only the loss is wanted
+    cdef Total partial = Total(NULL, 0, True)      # NULL: only the loss is computed
     cdef real weight = <real>(1.0 / normaliser(job.count))
     cdef double loss = 0
     if job.gradient != NULL:
@@ -100,11 +100,11 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
 
 
 cdef enum:
-    PART = 1 << 13              # elements of the parameters that a thread takes at a time: whole vectors
+    PART = 1 << 13              # parameters in a part, a multiple of the lanes
 
 
 cdef void reduce_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
-    """The reduction, for some elements: partial gradient 0, in folded_gradient, + partial gradient 1 + ..., in this order."""
+    """The reduction of one part of the parameters: folded_gradient += partial gradient 1, then 2, ...; 0 is in it already."""
     cdef Job* job = <Job*>data
     cdef Py_ssize_t start = part * PART, stop = smaller(start + PART, job.network.n_parameters), i, block
     cdef const real* partial
@@ -115,7 +115,7 @@ cdef void reduce_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
 
 
 cdef void check_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
-    """The gradient stage, for some elements: whether they may be squared."""
+    """Sets too_large if one part of the gradient has elements that cannot be squared, or are not finite."""
     cdef Job* job = <Job*>data
     cdef Py_ssize_t start = part * PART
     if not all_within(job.update.largest_gradient, job.gradient, start, smaller(start + PART, job.n_parameters)):
@@ -123,13 +123,13 @@ cdef void check_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
 
 
 cdef void update_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
-    """The update of some parameters."""
+    """The update of one part of the parameters."""
     cdef Job* job = <Job*>data
     update(&job.update, job.parameters, job.gradient, part * PART, smaller((part + 1) * PART, job.n_parameters))
 
 
 cdef inline void run_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
-    """The blocks of some examples: their losses, and the sum of their gradients if one is wanted. May be interrupted."""
+    """The losses of `count` examples from `first` on, and the sum of their gradients if one is wanted. May be interrupted."""
     job.first = first
     job.count = count
     job.n_blocks = blocks_of(&job.network, count)
@@ -165,8 +165,8 @@ cdef double mean_loss(Job* job) noexcept nogil:
 # ---- a step ------------------------------------------------------------------------------------------
 
 cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
-    """One step over some examples; its loss. There is no update if that, or the gradient, is not finite
-    (`job.too_large` stays raised), or the step is interrupted."""
+    """One step over `count` examples from `first` on; returns its loss. There is no update if the loss or the gradient is not
+    finite (then `job.too_large` stays set), or the step is interrupted."""
     cdef Network* network = &job.network
     cdef Update* rule = &job.update
     cdef Py_ssize_t n = job.n_parameters
@@ -206,13 +206,13 @@ cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexc
 
 
 cdef void train_steps(void* data, Team* team) noexcept nogil:
-    """The epochs of a fit, from where they were left: what the leader does in `Engine.train`."""
+    """The epochs of a fit, continued where the leader left them: the leader's function in `Engine.train` and `Engine.step`."""
     cdef Job* job = <Job*>data
     cdef Network* network = &job.network
     cdef Py_ssize_t count, seen = job.n_seen, work = 0, epochs_work = 0
     cdef double loss, total = job.seen_loss
-    cdef bint one_batch = job.n_examples <= job.batch      # and no mean is to be taken: 2 % of the smallest step
-    # A batch that is one tile and all there is need not be packed again: 5 to 10 % of such a step.
+    cdef bint one_batch = job.n_examples <= job.batch      # no mean over batches is needed: 2 % of the smallest step
+    # If the whole data set is one tile, it stays packed from step to step: 5 to 10 % of such a step.
     cdef bint one_tile = one_batch and job.order == NULL and job.n_examples <= network.tile
     while job.finished < job.n_epochs:
         if seen == 0 and job.order != NULL:
@@ -251,7 +251,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
 
 
 cdef void rest(Job* job) noexcept nogil:
-    """Between two epochs: lets signal handlers run, unless they did a moment ago."""
+    """Between two epochs: runs the signal handlers, unless they ran in the last REST_SECONDS."""
     if is_due(&job.interrupt, REST_SECONDS):
         if job.half_made != NULL and all_within(GREATEST, job.parameters, 0, job.n_parameters):
             set_flag(job.half_made, WHOLE)
@@ -261,7 +261,7 @@ cdef void rest(Job* job) noexcept nogil:
 
 
 cdef int report_steps(void* data) except -1:
-    """The optimizer's count, and the units of its states, as of the last finished step."""
+    """Writes the number of steps, and the exponent of the states, after the last finished step to the optimizer."""
     cdef Job* job = <Job*>data
     return count_steps(<object>job.optimizer, &job.update, job.update.step)
 
@@ -290,13 +290,13 @@ cdef void predict_tile(void* data, int thread, Py_ssize_t tile) noexcept nogil:
 
 
 cdef void predict(void* data, Team* team) noexcept nogil:
-    """What the leader does in `Engine.forward`."""
+    """The leader's function in `Engine.forward`."""
     cdef Job* job = <Job*>data
     run_stage(team, &job.interrupt, predict_tile, parts(job.n_examples, job.network.tile))
 
 
 cdef void differentiate(void* data, Team* team) noexcept nogil:
-    """What the leader does in `Engine.gradient`."""
+    """The leader's function in `Engine.gradient`."""
     cdef Job* job = <Job*>data
     if job.folds != NULL:
         fold_layers(job, job.parameters)
