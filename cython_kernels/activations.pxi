@@ -22,12 +22,14 @@ The derivative is a function of the activation alone, f' = a (1 - a), 1 - a^2, [
 not stored. An activation without such a derivative (GELU, SiLU) has no place here.
 """
 
-# In the order of kernels.ACTIVATIONS.
 cdef enum Activation:
     IDENTITY
     SIGMOID
     RELU
     TANH
+    N_ACTIVATIONS
+
+ACTIVATIONS = ("identity", "sigmoid", "relu", "tanh")     # their names, in this order
 
 
 cdef inline vreal reduce(vreal a, const int lift, vreal* place) noexcept nogil:

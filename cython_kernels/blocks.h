@@ -38,6 +38,8 @@ enum {
     ROW_SUMS = LANE_BLOCK / VECTORS < LANES ? LANE_BLOCK / VECTORS : LANES
 };
 
+_Static_assert(VECTORS == 2, "sums over a panel add two vectors: backward.pxi, loss.pxi, one_pass.pxi");
+
 /* ---- block sizes: by cache ------------------------------------------------------------------
    Large matrices: a block of B (DEPTH_BLOCK x COLUMN_BLOCK, 1 MiB) stays in the L2, ROWS rows of A (x DEPTH_BLOCK, 8 or
    16 KiB) in the L1 while the panels of B are streamed past them. A row of a panel is prefetched DEPTH_AHEAD rows before

@@ -28,7 +28,7 @@ from vector cimport (
     times_complement, times_power, unless_tiny, vhalf, vreal, where_positive, with_sign_of,
 )
 
-# One compilation unit, so that the micro-tiles are inlined. A file calls only files above it, but matvec.pxi `multiply_short`.
+# One compilation unit, so that the micro-tiles are inlined. A file calls only files above it.
 include "threads.pxi"
 include "activations.pxi"
 include "gemm/sums.pxi"
@@ -60,7 +60,6 @@ include "python/functions.pxi"
 
 cnp.import_array()
 
-ACTIVATIONS = ("identity", "sigmoid", "relu", "tanh")
 lanes = LANES
 panel = PANEL
 shared_rows = SHARED_ROWS

@@ -39,7 +39,7 @@ typedef real real_anywhere __attribute__((aligned(1), may_alias));
 /* The processor's own instruction for one vector, e.g. NATIVE(sqrt) = _mm512_sqrt_ps. */
 #if defined(__AVX512F__)
 #define NATIVE_(op, suffix) _mm512_##op##_##suffix
-#elif defined(__AVX__)
+#elif defined(__AVX2__)
 #define NATIVE_(op, suffix) _mm256_##op##_##suffix
 #elif defined(__SSE4_2__)
 #define NATIVE_(op, suffix) _mm_##op##_##suffix
@@ -102,6 +102,12 @@ FUSEGRAD_INLINE vbits lanes_below(Py_ssize_t n) {
         AS_CONSTANT_CASE(10, n, most, f, __VA_ARGS__) \
         AS_CONSTANT_CASE(11, n, most, f, __VA_ARGS__) \
         AS_CONSTANT_CASE(12, n, most, f, __VA_ARGS__); \
+    } while (0)
+
+/* The same for an activation, of n_activations numbered from 0. */
+#define AS_ACTIVATION(n_activations, f, activation, ...) \
+    do { \
+        if ((activation) == 0) f(0, __VA_ARGS__); else AS_CONSTANT((n_activations) - 1, f, activation, __VA_ARGS__); \
     } while (0)
 
 /* ---- memory ------------------------------------------------------------------------------ */

@@ -304,20 +304,3 @@ cdef void multiply_outer(
                 for k in range(columns):
                     c[(j + k) * c_row + i * c_column] = sums[i * sums_row + k]
         j += columns
-
-
-cdef void multiply_vectors(
-    Vectors which, Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
-) noexcept nogil:
-    """`multiply`, or a part of it at most `sum_depth` deep; which: `vectors_of` the complete product, not NO_VECTORS."""
-    cdef Matrix m = a, x = transposed(b)
-    cdef Py_ssize_t m_step = c_row, x_step = 1
-    if which == ROWS_OF_A:
-        m, x = transposed(b), a
-        m_step, x_step = 1, c_row
-    if m.column != sizeof(real):
-        multiply_outer(m, x, c, m_step, x_step, scratch, interrupt, thread)
-    elif x.rows == 1 and are_short(m):
-        multiply_short(m, x, c, m_step, interrupt, thread)
-    else:
-        multiply_inner(m, x, c, m_step, x_step, scratch, interrupt, thread)

@@ -99,6 +99,12 @@ cdef inline void finish_derivative(
         place += c.row
 
 
+ctypedef void (*FinishDerivative)(
+    const int activation, const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c) noexcept nogil
+cdef extern from "vector.h" nogil:
+    void finish_derivative_of "AS_ACTIVATION"(int n_activations, FinishDerivative, int activation, ...)
+
+
 cdef inline void finish_sums(const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c) noexcept nogil:
     cdef real spilled[NARROW_ROWS * WIDE_VECTORS * LANES]
     cdef real* place = afresh(c.data)
@@ -120,14 +126,8 @@ cdef inline void finish_sums(const int rows, const int vectors, vreal sums[NARRO
             for v in range(vectors):
                 store(place + v * LANES, load(place + v * LANES) + sums[i][v])
             place += c.row
-    elif c.activation == SIGMOID:
-        finish_derivative(SIGMOID, rows, vectors, sums, c)
-    elif c.activation == TANH:
-        finish_derivative(TANH, rows, vectors, sums, c)
-    elif c.activation == RELU:
-        finish_derivative(RELU, rows, vectors, sums, c)
     else:
-        finish_derivative(IDENTITY, rows, vectors, sums, c)
+        finish_derivative_of(N_ACTIVATIONS, finish_derivative, c.activation, rows, vectors, sums, c)
 
 
 cdef inline void micro_tile(

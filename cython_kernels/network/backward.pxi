@@ -128,6 +128,13 @@ cdef inline void below_one_by(
         j += count
 
 
+ctypedef void (*BelowOneBy)(
+    const int activation, const real* weight, const real* delta, real* x, Py_ssize_t n_x, Py_ssize_t n_panels,
+    Total weight_gradient, Total bias_gradient) noexcept nogil
+cdef extern from "vector.h" nogil:
+    void below_one_of "AS_ACTIVATION"(int n_activations, BelowOneBy, int activation, ...)
+
+
 cdef void below_one(
     Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t n_panels, int activation,
     Total weight_gradient, Total bias_gradient,
@@ -137,14 +144,8 @@ cdef void below_one(
     It computes the gradient of the weight, delta x^T; the delta of the layer below, which overwrites x; and the
     gradient of that layer's bias. 6 % of a step of a two-layer network.
     """
-    if activation == SIGMOID:
-        below_one_by(SIGMOID, weight, delta, x, layer.n_in, n_panels, weight_gradient, bias_gradient)
-    elif activation == TANH:
-        below_one_by(TANH, weight, delta, x, layer.n_in, n_panels, weight_gradient, bias_gradient)
-    elif activation == RELU:
-        below_one_by(RELU, weight, delta, x, layer.n_in, n_panels, weight_gradient, bias_gradient)
-    else:
-        below_one_by(IDENTITY, weight, delta, x, layer.n_in, n_panels, weight_gradient, bias_gradient)
+    below_one_of(
+        N_ACTIVATIONS, below_one_by, activation, weight, delta, x, layer.n_in, n_panels, weight_gradient, bias_gradient)
 
 
 # ---- through any layer ------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ cdef inline void loss_panel(
             store(outputs + place, gradient)
 
 
-cdef inline double loss_of(
-    const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
+cdef inline void loss_by(
+    const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y, double* loss_sum,
 ) noexcept nogil:
     cdef Py_ssize_t n, left = n_outputs, terms = 0
     cdef vreal total[VECTORS]       # a single accumulator would be latency-bound
@@ -64,7 +64,14 @@ cdef inline double loss_of(
         if left == 0:
             left = n_outputs
             count -= PANEL
-    return loss + sum_of_lanes(total[0] + total[1])
+    loss_sum[0] = loss + sum_of_lanes(total[0] + total[1])
+
+
+ctypedef void (*LossBy)(
+    const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y, double* loss_sum,
+) noexcept nogil
+cdef extern from "vector.h" nogil:
+    void loss_of "AS_ACTIVATION"(int n_activations, LossBy, int activation, ...)
 
 
 cdef double loss_stage(
@@ -74,13 +81,9 @@ cdef double loss_stage(
 
     outputs: activations on entry, deltas on return (weight * gradient * f'). Padding lanes contribute nothing.
     """
-    if activation == SIGMOID:
-        return loss_of(SIGMOID, n_outputs, count, weight, outputs, y)
-    if activation == TANH:
-        return loss_of(TANH, n_outputs, count, weight, outputs, y)
-    if activation == RELU:
-        return loss_of(RELU, n_outputs, count, weight, outputs, y)
-    return loss_of(IDENTITY, n_outputs, count, weight, outputs, y)
+    cdef double loss
+    loss_of(N_ACTIVATIONS, loss_by, activation, n_outputs, count, weight, outputs, y, &loss)
+    return loss
 
 
 cdef void given_stage(

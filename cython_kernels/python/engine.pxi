@@ -134,8 +134,9 @@ cdef class Engine:
             read_matrix("outputs", outputs, self.n_outputs, job.n_examples, &job.network.outputs)
         self.run(&job, differentiate, job.n_examples, job.n_examples)
         check(&job.interrupt)
+        cdef double loss = mean_loss(&job)      # from scratch memory, which another thread may borrow next
         return_scratch(scratch)
-        return mean_loss(&job)
+        return loss
 
     cdef void run(self, Job* job, Lead lead, Py_ssize_t n_examples, Py_ssize_t n_together) noexcept:
         """Runs lead on n_examples in all, n_together in a step; a short call keeps the GIL."""
