@@ -96,10 +96,10 @@ cdef inline void sigmoid_group(const int group, const real* z, real* a) noexcept
     for i in range(group):
         e = raised(p[i], place[i])
         if LIFT == 0:
-            inverse[i] = quotient(one, one + e)
+            inverse[i] = approximate_quotient(one, one + e)
             error[i] = all_powers(fused(inverse[i], -e, one - inverse[i]))
         else:       # unit and lifted are powers of two: their products are exact
-            inverse[i] = quotient(unit, multiply_add(e, unit, one))
+            inverse[i] = approximate_quotient(unit, multiply_add(e, unit, one))
             error[i] = all_powers(fused(inverse[i], -e, multiply_add(-inverse[i], lifted, one)))
         # Now unit / (1 + e unit) = inverse (1 + error).
         error[i] = fused(error[i], one + p[i], p[i])
@@ -129,7 +129,7 @@ cdef inline void tanh_group(const int group, const real* z, real* a) noexcept no
         big = s[i] - one
         e = fused(s[i], w[i], fused(s[i], r[i], big))
         e_lost = fused(s[i], w[i], fused(s[i], r[i], big - e))
-        inverse[i] = quotient(one, two + e)
+        inverse[i] = approximate_quotient(one, two + e)
         if ESTIMATED:
             inverse[i] = fused(fused(-inverse[i], two + e, one), inverse[i], inverse[i])
         p[i] = -e * inverse[i]

@@ -188,7 +188,7 @@ FUSEGRAD_INLINE vreal times_power(vreal v, vreal place) {
 }
 
 /* a / b. With AVX-512: a times the processor's estimate of 1 / b, whose relative error is below 2^-14. */
-FUSEGRAD_INLINE vreal quotient(vreal a, vreal b) {
+FUSEGRAD_INLINE vreal approximate_quotient(vreal a, vreal b) {
 #if defined(__AVX512F__)
     return a * (vreal)NATIVE(rcp14)(b);
 #else

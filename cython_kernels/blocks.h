@@ -34,7 +34,7 @@ enum {
     NARROW_ROWS = 12,
     HALF_LANES = VECTOR_BYTES == 64 ? VECTOR_BYTES / sizeof(real) / 2 : 0, /* most columns of half a vector; 0: not used */
     LANE_BLOCK = LANE_ROWS * LANE_COLUMNS,
-    ESTIMATED = VECTOR_BYTES == 64, /* 1: `quotient` multiplies by the reciprocal estimate, 0: it divides */
+    ESTIMATED = VECTOR_BYTES == 64, /* 1: `approximate_quotient` multiplies by the reciprocal estimate, 0: it divides */
     ROW_SUMS = LANE_BLOCK / VECTORS < LANES ? LANE_BLOCK / VECTORS : LANES
 };
 

@@ -20,7 +20,7 @@ cdef extern from "vector.h" nogil:
         HALF_LANES      # most columns of an edge for which half a vector is used; 0: never
         PANEL           # values in VECTORS vectors: the width of a panel
         GROUP           # vectors of an activation that are evaluated together
-        ESTIMATED       # 1: `quotient` multiplies by the reciprocal estimate, 0: it divides
+        ESTIMATED       # 1: `approximate_quotient` multiplies by the reciprocal estimate, 0: it divides
         LIFT            # exp(z) is scaled by 2^LIFT, so that it is a normal number
         GREATEST_EXPONENT
         LANE_ROWS       # block of the lane-wise weight gradient
@@ -79,4 +79,4 @@ cdef extern from "vector.h" nogil:
     vreal times_complement(vreal t, vreal a)
     vreal power_of_two(vreal place)
     vreal times_power(vreal v, vreal place)
-    vreal quotient(vreal a, vreal b)
+    vreal approximate_quotient(vreal a, vreal b)
