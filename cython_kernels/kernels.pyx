@@ -22,9 +22,9 @@ from vector cimport (
     LANES, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LIFT, LINE, NARROW_ROWS, PANEL, POWER_ORIGIN, ROWS, ROW_BLOCK, ROW_SUMS,
     SMALLEST_NORMAL, VECTORS, WIDE_VECTORS, Magnitudes, Places, add_columns, afresh, any_beyond, at_least, at_most,
     copy_columns, even_lanes, exchange, first_lane, first_lanes, from_half, fused, greatest, interleave_high,
-    interleave_low, load, load_anywhere, load_first, load_half, magnitude, multiply_add, multiply_add_double,
+    interleave_low, load, load_unaligned, load_first, load_half, magnitude, multiply_add, multiply_add_double,
     multiply_add_half, no_magnitudes, odd_lanes, places_of, power_of_two, prefetch, approximate_quotient, real, reflected, splat,
-    splat_group, splat_half, spread_groups, square_root, store, store_anywhere, store_first, take_lanes,
+    splat_group, splat_half, spread_groups, square_root, store, store_unaligned, store_first, take_lanes,
     times_complement, times_power, unless_tiny, vhalf, vreal, where_positive, with_sign_of,
 )
 

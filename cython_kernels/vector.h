@@ -26,8 +26,8 @@ typedef int64_t bits;
 
 typedef real vreal __attribute__((vector_size(VECTOR_BYTES)));
 typedef bits vbits __attribute__((vector_size(VECTOR_BYTES)));
-typedef real vreal_anywhere __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
-typedef real real_anywhere __attribute__((aligned(1), may_alias));
+typedef real vreal_unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
+typedef real real_unaligned __attribute__((aligned(1), may_alias));
 
 /* `cdef inline` means always_inline in these kernels: the accumulators of a micro-tile stay in registers only if it is
    inlined with constant sizes. A function that should not be inlined is declared with `cdef` alone. */
@@ -115,14 +115,14 @@ FUSEGRAD_INLINE vbits lanes_below(Py_ssize_t n) {
 /* The empty asm statement keeps the loaded vector in a register. Without it GCC folds the load of B into each
    multiply-add of an AVX2 micro-tile as a memory operand: 18 loads for 12 FMAs, half the speed. */
 FUSEGRAD_INLINE vreal load(const real *p) {
-    vreal v = *(const vreal_anywhere *)p;
+    vreal v = *(const vreal_unaligned *)p;
 #if defined(__x86_64__)
     __asm__("" : "+v"(v));
 #endif
     return v;
 }
 
-FUSEGRAD_INLINE void store(real *p, vreal v) { *(vreal_anywhere *)p = v; }
+FUSEGRAD_INLINE void store(real *p, vreal v) { *(vreal_unaligned *)p = v; }
 
 FUSEGRAD_INLINE vreal splat(real x) {
     vreal zero = {0};
@@ -137,10 +137,10 @@ FUSEGRAD_INLINE vreal splat_group(const real *p, int n) {
 #elif defined(__AVX2__)
     if (n * sizeof(real) == 16) return (vreal)_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p));
 #endif
-    typedef int64_t pair_anywhere __attribute__((aligned(1), may_alias));
+    typedef int64_t pair_unaligned __attribute__((aligned(1), may_alias));
     typedef int64_t pairs __attribute__((vector_size(VECTOR_BYTES)));
     const pairs none = {0};
-    return (vreal)(none + *(const pair_anywhere *)p);
+    return (vreal)(none + *(const pair_unaligned *)p);
 }
 
 /* Loads n values from any address into the first n lanes and 0 into the others. Memory past them is not accessed. */
@@ -151,7 +151,7 @@ FUSEGRAD_INLINE vreal load_first(const real *p, Py_ssize_t n) {
     return (vreal)NATIVE(maskload)(p, (__m256i)lanes_below(n));
 #else
     vreal v = {0};
-    for (Py_ssize_t i = 0; i < n; i++) v[i] = ((const real_anywhere *)p)[i];
+    for (Py_ssize_t i = 0; i < n; i++) v[i] = ((const real_unaligned *)p)[i];
     return v;
 #endif
 }
@@ -165,14 +165,14 @@ FUSEGRAD_INLINE void store_first(real *p, vreal v, Py_ssize_t n) {
     else
         NATIVE(maskstore)(p, (__m256i)lanes_below(n), v);
 #else
-    for (Py_ssize_t i = 0; i < n; i++) ((real_anywhere *)p)[i] = v[i];
+    for (Py_ssize_t i = 0; i < n; i++) ((real_unaligned *)p)[i] = v[i];
 #endif
 }
 
 /* A vector of half the width, for the edges of products: on Zen 4 it takes one pass, a 512-bit vector takes two. */
 typedef real vhalf __attribute__((vector_size(VECTOR_BYTES / 2)));
-typedef real vhalf_anywhere __attribute__((vector_size(VECTOR_BYTES / 2), aligned(1), may_alias));
-FUSEGRAD_INLINE vhalf load_half(const real *p) { return *(const vhalf_anywhere *)p; }
+typedef real vhalf_unaligned __attribute__((vector_size(VECTOR_BYTES / 2), aligned(1), may_alias));
+FUSEGRAD_INLINE vhalf load_half(const real *p) { return *(const vhalf_unaligned *)p; }
 FUSEGRAD_INLINE vhalf splat_half(real x) {
     vhalf zero = {0};
     return x - zero;
@@ -209,8 +209,8 @@ FUSEGRAD_INLINE real *afresh(real *p) {
 }
 
 /* An element of a caller's array, at any alignment. */
-FUSEGRAD_INLINE real load_anywhere(const char *p) { return *(const real_anywhere *)p; }
-FUSEGRAD_INLINE void store_anywhere(char *p, real x) { *(real_anywhere *)p = x; }
+FUSEGRAD_INLINE real load_unaligned(const char *p) { return *(const real_unaligned *)p; }
+FUSEGRAD_INLINE void store_unaligned(char *p, real x) { *(real_unaligned *)p = x; }
 
 /* ---- lanes ------------------------------------------------------------------------------- */
 

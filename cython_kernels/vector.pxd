@@ -46,8 +46,8 @@ cdef extern from "vector.h" nogil:
     vreal exchange(vreal v, const int step)
     real* afresh(real* p)
     void prefetch(const int level, const real* p)
-    real load_anywhere(const char* p)
-    void store_anywhere(char* p, real x)
+    real load_unaligned(const char* p)
+    void store_unaligned(char* p, real x)
 
     vreal splat(real x)
     vhalf load_half(const real* p)

@@ -249,7 +249,7 @@ cdef void multiply_inner(
         p.x, p.x_row = scratch, p.depth
         for j in range(x.rows):
             for k in range(p.depth):
-                scratch[j * p.depth + k] = load_anywhere(x.data + j * x.row + k * x.column)
+                scratch[j * p.depth + k] = load_unaligned(x.data + j * x.row + k * x.column)
     if x.rows == 1 and m.columns >= CHAIN_DEPTH:
         all_products(LANE_ROWS, 1, CHAINS, UNASKED, m.rows, p, interrupt, thread)
     elif x.rows == 1 and coming == FROM_MEMORY:
@@ -295,7 +295,7 @@ cdef void multiply_outer(
                 return
             for i in range(x.rows):
                 for k in range(rows):
-                    factors[i * LONG_ROWS + k] = load_anywhere(x.data + i * x.row + (k0 + k) * x.column)
+                    factors[i * LONG_ROWS + k] = load_unaligned(x.data + i * x.row + (k0 + k) * x.column)
             long_rows = Long(<const real*>(m.data + k0 * m.column) + j, m.column // <Py_ssize_t>sizeof(real), 0)
             add_long_rows(x.rows, rows, &left, &long_rows, &zero if k0 == 0 else NULL, sums, sums_row, columns)
             k0 += LONG_ROWS

@@ -102,7 +102,7 @@ cdef void pack_panel(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors
             k += LANES
     while k < depth:
         for lane in range(columns):
-            packed[k * width + lane] = load_anywhere(b.data + k * b.row + lane * b.column)
+            packed[k * width + lane] = load_unaligned(b.data + k * b.row + lane * b.column)
         for lane in range(columns, width):
             packed[k * width + lane] = 0
         k += 1
@@ -126,7 +126,7 @@ cdef void pack_left(Matrix a, int rows, Py_ssize_t depth, real* packed) noexcept
             k += 1
     while k < depth:
         for i in range(rows):
-            packed[k * PACKED_ROWS + i] = load_anywhere(a.data + i * a.row + k * a.column)
+            packed[k * PACKED_ROWS + i] = load_unaligned(a.data + i * a.row + k * a.column)
         k += 1
 
 

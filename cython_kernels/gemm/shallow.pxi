@@ -86,7 +86,7 @@ cdef void multiply_flat(Matrix a, Matrix b, real* c, Interrupt* interrupt, int t
     cdef int v
     for k in range(depth):
         for lane in range(LANES):
-            patterns[k * LANES + lane] = load_anywhere(b.data + k * b.row + lane % columns * b.column)
+            patterns[k * LANES + lane] = load_unaligned(b.data + k * b.row + lane % columns * b.column)
     while wanted > 0:
         if round_ % SHORT_ROWS == 0 and check_interrupt(interrupt, thread, SHORT_ROWS * FLAT_VECTORS * LANES * depth):
             return
@@ -165,7 +165,7 @@ cdef void multiply_short(Matrix m, Matrix x, real* c, Py_ssize_t c_row, Interrup
     cdef real vector[LANES]
     cdef Py_ssize_t k
     for k in range(LANES):
-        vector[k] = load_anywhere(x.data + k * x.column) if k < m.columns else 0
+        vector[k] = load_unaligned(x.data + k * x.column) if k < m.columns else 0
     if m.columns <= 2:
         short_products(2, m, vector, c, c_row, interrupt, thread)
     elif m.columns <= 4 and LANES > 4:

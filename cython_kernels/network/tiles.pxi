@@ -103,7 +103,7 @@ cdef void pack_tile(
             column = x.data + (first + count - 1) * x.column
             for feature in range(n):
                 for v in range(VECTORS):
-                    store(place + feature * PANEL + v * LANES, splat(load_anywhere(column + feature * x.row)))
+                    store(place + feature * PANEL + v * LANES, splat(load_unaligned(column + feature * x.row)))
         if width > 1:
             column = x.data + (first + whole * PANEL) * x.column
             for feature in range(n):
@@ -119,11 +119,11 @@ cdef void pack_tile(
                 column = x.data + example_at(order, first + count - 1) * x.column
                 for feature in range(start, stop):
                     for v in range(VECTORS):
-                        store(place + feature * PANEL + v * LANES, splat(load_anywhere(column + feature * x.row)))
+                        store(place + feature * PANEL + v * LANES, splat(load_unaligned(column + feature * x.row)))
             for lane in range(width):
                 column = x.data + example_at(order, first + p * PANEL + lane) * x.column
                 for feature in range(start, stop):
-                    place[feature * PANEL + lane] = load_anywhere(column + feature * x.row)
+                    place[feature * PANEL + lane] = load_unaligned(column + feature * x.row)
             start = stop
         p += 1
 
@@ -141,5 +141,5 @@ cdef void unpack_tile(const real* tile, Matrix out, Py_ssize_t first, Py_ssize_t
                 copy(<const char*>(tile + feature * PANEL), width, <real*>place)
                 continue
             for lane in range(width):
-                store_anywhere(place + lane * out.column, tile[feature * PANEL + lane])
+                store_unaligned(place + lane * out.column, tile[feature * PANEL + lane])
         tile += n * PANEL

@@ -143,12 +143,12 @@ cdef void activate_chunk(int kind, Matrix z, Matrix out, Py_ssize_t chunk) noexc
         n = 0
     while n < count:            # the rest, or all elements if they are strided, one vector at a time
         for lane in range(smaller(LANES, count - n)):
-            lanes[lane] = load_anywhere(source + (n + lane) * z.column)
+            lanes[lane] = load_unaligned(source + (n + lane) * z.column)
         for lane in range(smaller(LANES, count - n), LANES):
             lanes[lane] = 0
         activate(kind, lanes, lanes, LANES)
         for lane in range(smaller(LANES, count - n)):
-            store_anywhere(target + (n + lane) * out.column, lanes[lane])
+            store_unaligned(target + (n + lane) * out.column, lanes[lane])
         n += LANES
 
 
@@ -260,10 +260,10 @@ def centre(cnp.ndarray X not None, const double[::1] shift not None, double[:, :
                 s = shift[i]
                 if x.column == sizeof(real):        # a constant stride, so that the loop is vectorized
                     for j in range(start, stop):
-                        place[j] = load_anywhere(row + j * sizeof(real)) - s
+                        place[j] = load_unaligned(row + j * sizeof(real)) - s
                 else:
                     for j in range(start, stop):
-                        place[j] = load_anywhere(row + j * x.column) - s
+                        place[j] = load_unaligned(row + j * x.column) - s
             start = stop
 
 
