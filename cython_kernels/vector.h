@@ -203,7 +203,7 @@ FUSEGRAD_INLINE void prefetch(const int level, const real *p) {
 }
 
 /* Returns p, hidden from the optimizer: addresses derived from it are computed here, not before a loop and kept live over it. */
-FUSEGRAD_INLINE real *afresh(real *p) {
+FUSEGRAD_INLINE real *opaque(real *p) {
     __asm__("" : "+r"(p));
     return p;
 }

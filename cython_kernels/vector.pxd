@@ -44,7 +44,7 @@ cdef extern from "vector.h" nogil:
     void copy_columns(real* p, const real* q)
     void add_columns(real* p, const real* q)
     vreal exchange(vreal v, const int step)
-    real* afresh(real* p)
+    real* opaque(real* p)
     void prefetch(const int level, const real* p)
     real load_unaligned(const char* p)
     void store_unaligned(char* p, real x)

@@ -132,9 +132,9 @@ cdef inline void add_vector_products(
     for j in range(n):
         right[j] = load(p.x + j * p.x_row + k)
     # All rows are addressed by one base and multiples of the stride: a pointer to each row would not fit in registers.
-    m = afresh(<real*>p.m + k)
+    m = opaque(<real*>p.m + k)
     if coming != UNASKED:
-        ahead = afresh(<real*>m + rows * p.m_row)
+        ahead = opaque(<real*>m + rows * p.m_row)
     for i in range(rows):
         left = load(m + i * p.m_row)
         if coming != UNASKED:

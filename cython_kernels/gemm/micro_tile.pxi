@@ -91,7 +91,7 @@ cdef void finish_edge(Py_ssize_t rows, int vectors, const real* sums, const Outp
 cdef inline void finish_derivative(
     const int activation, const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c,
 ) noexcept nogil:
-    cdef real* place = afresh(c.data)
+    cdef real* place = opaque(c.data)
     cdef int i, v
     for i in range(rows):
         for v in range(vectors):
@@ -107,7 +107,7 @@ cdef extern from "vector.h" nogil:
 
 cdef inline void finish_sums(const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c) noexcept nogil:
     cdef real spilled[NARROW_ROWS * WIDE_VECTORS * LANES]
-    cdef real* place = afresh(c.data)
+    cdef real* place = opaque(c.data)
     cdef Output edge
     cdef int i, v
     if c.columns < vectors * LANES:
@@ -135,7 +135,7 @@ cdef inline void micro_tile(
 ) noexcept nogil:
     """c (rows, vectors * LANES) = a b; a: `runs` segments (rows, depth), `hop` apart; b: a panel (runs * depth, PANEL)."""
     cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
-    cdef real* place = afresh(c.data)
+    cdef real* place = opaque(c.data)
     cdef Py_ssize_t run
     cdef int i, v
     start_sums(rows, vectors, c.bias, sums)
@@ -159,7 +159,7 @@ cdef inline void half_tile(
     cdef vreal total
     cdef const real* left
     cdef Py_ssize_t run, k
-    cdef real* place = afresh(c.data)
+    cdef real* place = opaque(c.data)
     cdef int i
     for i in range(rows):
         sums[i] = splat_half(0) if c.bias == NULL else splat_half(c.bias[i])
