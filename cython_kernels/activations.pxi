@@ -105,7 +105,7 @@ cdef inline void sigmoid_group(const int group, const real* z, real* a) noexcept
         error[i] = fused(error[i], one + p[i], p[i])
     for i in range(group):
         below = times_power(fused(inverse[i], error[i], inverse[i]), place[i])
-        store(a + i * LANES, reflected(load(z + i * LANES), below))
+        store(a + i * LANES, complement_if_positive(load(z + i * LANES), below))
 
 
 cdef inline void tanh_group(const int group, const real* z, real* a) noexcept nogil:

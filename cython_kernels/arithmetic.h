@@ -29,7 +29,7 @@ FUSEGRAD_INLINE vreal with_sign_of(vreal v, vreal sign) {
 }
 
 /* v where z has its sign bit set, else 1 - v. */
-FUSEGRAD_INLINE vreal reflected(vreal z, vreal v) {
+FUSEGRAD_INLINE vreal complement_if_positive(vreal z, vreal v) {
     vbits negative = (vbits)z >> SIGN_SHIFT;
 #if defined(__AVX512F__)
     return (vreal)_mm512_ternarylogic_epi64((__m512i)negative, (__m512i)v, (__m512i)(1 - v), 0xca);

@@ -63,7 +63,7 @@ cdef extern from "vector.h" nogil:
 
     vreal magnitude(vreal v)
     vreal with_sign_of(vreal v, vreal sign)
-    vreal reflected(vreal z, vreal v)
+    vreal complement_if_positive(vreal z, vreal v)
     vreal where_positive(vreal a, vreal v)
     vreal at_most(vreal limit, vreal v)
     vreal at_least(vreal limit, vreal v)
