@@ -64,7 +64,7 @@ FUSEGRAD_INLINE vreal at_least(vreal limit, vreal v) {
 }
 
 /* 0 where both v and w are zero or subnormal (exponent bits 0), else v. A NaN in v is returned. */
-FUSEGRAD_INLINE vreal unless_tiny(vreal v, vreal w) {
+FUSEGRAD_INLINE vreal flush_if_subnormal(vreal v, vreal w) {
     vbits either = (vbits)v | (vbits)w;
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
     return (vreal)_mm512_maskz_mov_epi32(_mm512_test_epi32_mask((__m512i)either, _mm512_set1_epi32(EXPONENT_BITS)), (__m512i)v);

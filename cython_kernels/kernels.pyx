@@ -25,7 +25,7 @@ from vector cimport (
     interleave_low, load, load_unaligned, load_first, load_half, magnitude, multiply_add, multiply_add_double,
     multiply_add_half, no_magnitudes, odd_lanes, places_of, power_of_two, prefetch, approximate_quotient, real, complement_if_positive, splat,
     splat_group, splat_half, spread_groups, square_root, store, store_unaligned, store_first, take_lanes,
-    times_complement, times_power, unless_tiny, vhalf, vreal, where_positive, with_sign_of,
+    times_complement, times_power, flush_if_subnormal, vhalf, vreal, where_positive, with_sign_of,
 )
 
 # One compilation unit, so that the micro-tiles are inlined. A file calls only files above it.

@@ -67,7 +67,7 @@ cdef extern from "vector.h" nogil:
     vreal where_positive(vreal a, vreal v)
     vreal at_most(vreal limit, vreal v)
     vreal at_least(vreal limit, vreal v)
-    vreal unless_tiny(vreal v, vreal w)
+    vreal flush_if_subnormal(vreal v, vreal w)
     Magnitudes no_magnitudes()
     Magnitudes greatest(Magnitudes so_far, vreal v)
     bint any_beyond(Magnitudes found, real limit)

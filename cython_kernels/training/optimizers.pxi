@@ -173,14 +173,14 @@ cdef inline vreal updated(const int rule, Factors* f, vreal w, vreal g, vreal* f
         first[0] = multiply_add(g, g, first[0])
         return w - f.rate * g / root(f, first[0], g)
     if rule == RMSPROP:
-        first[0] = multiply_add(f.fresh * g, g, unless_tiny(f.decay * first[0], g))
+        first[0] = multiply_add(f.fresh * g, g, flush_if_subnormal(f.decay * first[0], g))
         return w - f.rate * g / root(f, first[0], g)
     if rule == ADAM:
-        first[0] = unless_tiny(multiply_add(f.decay, first[0], f.fresh * g), g)
-        second[0] = multiply_add(f.fresh2 * g, g, unless_tiny(f.decay2 * second[0], first[0]))
+        first[0] = flush_if_subnormal(multiply_add(f.decay, first[0], f.fresh * g), g)
+        second[0] = multiply_add(f.fresh2 * g, g, flush_if_subnormal(f.decay2 * second[0], first[0]))
         return w - f.rate * first[0] / root(f, second[0], first[0])
     if rule == MOMENTUM:
-        first[0] = unless_tiny(multiply_add(f.decay, first[0], -(f.rate * g)), g)
+        first[0] = flush_if_subnormal(multiply_add(f.decay, first[0], -(f.rate * g)), g)
         return w + first[0]
     return multiply_add(-f.rate, g, w)
 
