@@ -262,7 +262,7 @@ FUSEGRAD_INLINE vreal take_lanes(vreal v, vbits places, Py_ssize_t k) { return s
 FUSEGRAD_INLINE real first_lane(vreal v) { return v[0]; }
 
 /* v with the lanes from n on set to 0, even if they hold NaN or infinity. */
-FUSEGRAD_INLINE vreal first_lanes(vreal v, Py_ssize_t n) { return (vreal)((vbits)v & lanes_below(n)); }
+FUSEGRAD_INLINE vreal keep_first_lanes(vreal v, Py_ssize_t n) { return (vreal)((vbits)v & lanes_below(n)); }
 
 #include "arithmetic.h"
 

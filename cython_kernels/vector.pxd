@@ -59,7 +59,7 @@ cdef extern from "vector.h" nogil:
     Places places_of(Py_ssize_t n, Py_ssize_t step)
     vreal take_lanes(vreal v, Places places, Py_ssize_t k)
     real first_lane(vreal v)
-    vreal first_lanes(vreal v, Py_ssize_t n)
+    vreal keep_first_lanes(vreal v, Py_ssize_t n)
 
     vreal magnitude(vreal v)
     vreal with_sign_of(vreal v, vreal sign)

@@ -31,8 +31,8 @@ cdef inline void loss_panel(
             gradient = squared_error(load(outputs + place), load(y + place), &loss)
             gradient = times_derivative(activation, splat(weight) * gradient, load(outputs + place))
             if count < PANEL:
-                loss = total[v] + first_lanes(loss, count - v * LANES)
-                gradient = first_lanes(gradient, count - v * LANES)
+                loss = total[v] + keep_first_lanes(loss, count - v * LANES)
+                gradient = keep_first_lanes(gradient, count - v * LANES)
             total[v] = loss
             store(outputs + place, gradient)
 
@@ -97,4 +97,4 @@ cdef void given_stage(
             for v in range(VECTORS):
                 place = (p * n_outputs + i) * PANEL + v * LANES
                 delta = times_derivative(activation, load(gradient + place), load(outputs + place))
-                store(outputs + place, first_lanes(delta, count - p * PANEL - v * LANES))
+                store(outputs + place, keep_first_lanes(delta, count - p * PANEL - v * LANES))

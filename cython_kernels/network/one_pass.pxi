@@ -24,8 +24,8 @@ cdef inline void line_panel(
         value = loss[v] if count == PANEL else splat(0)
         gradient = weight * squared_error(prediction, load(y + v * LANES), &value)
         if count < PANEL:
-            value = loss[v] + first_lanes(value, count - v * LANES)
-            gradient = first_lanes(gradient, count - v * LANES)
+            value = loss[v] + keep_first_lanes(value, count - v * LANES)
+            gradient = keep_first_lanes(gradient, count - v * LANES)
         loss[v] = value
         db[v] = db[v] + gradient
         for i in range(n):
