@@ -92,7 +92,7 @@ FUSEGRAD_INLINE vbits greatest(vbits so_far, vreal v) {
     return (so_far & less) | (found & ~less);
 #endif
 }
-FUSEGRAD_INLINE int any_beyond(vbits greatest, real limit) {
+FUSEGRAD_INLINE int any_exceeds(vbits greatest, real limit) {
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
     return _mm512_cmpgt_epi32_mask((__m512i)greatest, (__m512i)splat(limit)) != 0;
 #elif defined(__AVX512F__)

@@ -70,7 +70,7 @@ cdef extern from "vector.h" nogil:
     vreal flush_if_subnormal(vreal v, vreal w)
     Magnitudes no_magnitudes()
     Magnitudes greatest(Magnitudes so_far, vreal v)
-    bint any_beyond(Magnitudes found, real limit)
+    bint any_exceeds(Magnitudes found, real limit)
     vreal square_root(vreal v)
     vreal multiply_add(vreal a, vreal b, vreal c)
     vhalf multiply_add_half(vhalf a, vhalf b, vhalf c)

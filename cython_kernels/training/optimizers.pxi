@@ -123,7 +123,7 @@ cdef bint all_within(real limit, const real* values, Py_ssize_t start, Py_ssize_
         i += LANES
     if i < stop:
         found = greatest(found, load_first(values + i, stop - i))
-    return not any_beyond(found, limit)
+    return not any_exceeds(found, limit)
 
 
 cdef bint change_units(Update* u, const real* g, Py_ssize_t n) noexcept nogil:
