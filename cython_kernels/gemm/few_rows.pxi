@@ -39,21 +39,21 @@ cdef void multiply_few_rows(
     """`multiply` with B read in place, some rows at a time; the sums of a block of columns stay in scratch, in panels."""
     cdef Py_ssize_t j0 = 0, k0, k, p, columns, depth, few, n_in_place, rows, tile, n_tiles = parts(a.rows, ROWS)
     cdef real* edge = scratch                   # the last, partial panel of B, packed
-    cdef real* product = scratch + smaller(a.columns, FEW_DEPTH) * PANEL
+    cdef real* product = scratch + minimum(a.columns, FEW_DEPTH) * PANEL
     cdef real* place
     cdef Left left, first
     cdef Right right
     cdef Matrix block
     cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
     while j0 < b.columns:
-        columns = smaller(FEW_COLUMNS, b.columns - j0)
+        columns = minimum(FEW_COLUMNS, b.columns - j0)
         n_in_place = columns // PANEL
         k0 = 0
         while k0 < a.columns:
-            depth = smaller(DEPTH_BLOCK, a.columns - k0)
+            depth = minimum(DEPTH_BLOCK, a.columns - k0)
             k = 0
             while k < depth:
-                few = smaller(FEW_DEPTH, depth - k)
+                few = minimum(FEW_DEPTH, depth - k)
                 if check_interrupt(interrupt, thread, a.rows * columns * few):
                     return
                 block = part(b, k0 + k, j0)

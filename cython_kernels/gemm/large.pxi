@@ -33,7 +33,7 @@ cdef inline void block_tile(
         prefetch(1, <const real*>next.data)
         place += c.row
         next.data += next.row
-        n = smaller(n, depth - k)
+        n = minimum(n, depth - k)
         add_products(rows, vectors, 1, DEPTH_AHEAD * vectors * LANES, n, Left(a + k * PACKED_ROWS, 1, PACKED_ROWS), &right, sums)
         k += n
     finish_sums(rows, vectors, sums, c)
@@ -68,19 +68,19 @@ cdef void multiply_blocks(
     cdef Py_ssize_t i0, j0 = 0, k0, p, tile, columns, width, wider, depth, n_vectors, n_panels
     cdef Py_ssize_t n_tiles = parts(a.rows, ROWS)
     cdef int rows, vectors
-    cdef real* left = scratch + smaller(a.columns, DEPTH_BLOCK) * parts(smaller(b.columns, COLUMN_BLOCK), LANES) * LANES
+    cdef real* left = scratch + minimum(a.columns, DEPTH_BLOCK) * parts(minimum(b.columns, COLUMN_BLOCK), LANES) * LANES
     cdef real* panel
     cdef Matrix block
     cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
     while j0 < b.columns:
-        columns = smaller(COLUMN_BLOCK, b.columns - j0)
+        columns = minimum(COLUMN_BLOCK, b.columns - j0)
         n_vectors = parts(columns, LANES)
         n_panels = parts(n_vectors, WIDE_VECTORS)
         vectors = <int>(n_vectors // n_panels)
         wider = n_vectors % n_panels * (vectors + 1) * LANES     # columns in the first panels, which are one vector wider
         k0 = 0
         while k0 == 0 or k0 < a.columns:    # once even if A has no columns
-            depth = smaller(DEPTH_BLOCK, a.columns - k0)
+            depth = minimum(DEPTH_BLOCK, a.columns - k0)
             out.finish = STORE if k0 == 0 else ADD
             block = part(b, k0, j0)
             pack_right(block, depth, wider, vectors + 1, scratch)
@@ -124,26 +124,26 @@ cdef void multiply_in_place(
     cdef Matrix block
     cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
     while j0 < b.columns:
-        columns = smaller(REUSED_COLUMNS, b.columns - j0)
+        columns = minimum(REUSED_COLUMNS, b.columns - j0)
         n_in_place = columns // PANEL if b_in_place else 0       # panels
         k0 = 0
         while k0 == 0 or k0 < a.columns:    # once even if A has no columns
-            deep = smaller(most, a.columns - k0)
+            deep = minimum(most, a.columns - k0)
             block = part(b, k0, j0)
             pack_right(part(block, 0, n_in_place * PANEL), deep, columns - n_in_place * PANEL, VECTORS, scratch)
             i0 = 0
             while i0 < a.rows:              # a block of c stays in the cache until all of `deep` is added
-                rows = smaller(ROW_BLOCK, a.rows - i0)
+                rows = minimum(ROW_BLOCK, a.rows - i0)
                 if check_interrupt(interrupt, thread, rows * columns * deep):
                     return
                 k = 0
                 while k == 0 or k < deep:
-                    depth = smaller(DEPTH_BLOCK, deep - k)
+                    depth = minimum(DEPTH_BLOCK, deep - k)
                     left = in_place(part(a, i0, k0 + k))
                     out.finish = STORE if k0 + k == 0 else ADD
                     for p in range(panels(columns)):
                         out.data = c + i0 * c_row + j0 + p * PANEL
-                        out.columns = smaller(PANEL, columns - p * PANEL)
+                        out.columns = minimum(PANEL, columns - p * PANEL)
                         if p < n_in_place:
                             right = Right(
                                 <const real*>part(block, k, p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))

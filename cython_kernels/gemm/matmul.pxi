@@ -36,18 +36,18 @@ cdef enum:
 cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
     """The scratch of `multiply`, in reals, for a product of these sizes or any part of it: packed blocks, or vectors."""
     cdef Py_ssize_t turned = 0, totals = 0
-    cdef Py_ssize_t blocks = smaller(depth, DEPTH_BLOCK) * (
-        PACKED_ROWS + parts(smaller(columns, COLUMN_BLOCK), LANES) * LANES)
-    cdef Py_ssize_t lone = smaller(depth, DEEP_BLOCK) * panels(smaller(columns, REUSED_COLUMNS)) * PANEL
+    cdef Py_ssize_t blocks = minimum(depth, DEPTH_BLOCK) * (
+        PACKED_ROWS + parts(minimum(columns, COLUMN_BLOCK), LANES) * LANES)
+    cdef Py_ssize_t lone = minimum(depth, DEEP_BLOCK) * panels(minimum(columns, REUSED_COLUMNS)) * PANEL
     cdef Py_ssize_t few = (
-        smaller(depth, FEW_DEPTH) + smaller(rows, FEW_ROWS) * panels(smaller(columns, FEW_COLUMNS))) * PANEL
+        minimum(depth, FEW_DEPTH) + minimum(rows, FEW_ROWS) * panels(minimum(columns, FEW_COLUMNS))) * PANEL
     if rows >= TURNED_COLUMNS * PANEL:     # it has fewer rows than ROW_BLOCK, so its depth goes by DEPTH_BLOCK
-        turned = (TURNED_COLUMNS + smaller(depth, DEPTH_BLOCK)) * TURNED_ROWS
+        turned = (TURNED_COLUMNS + minimum(depth, DEPTH_BLOCK)) * TURNED_ROWS
     if depth > SUM_BLOCK:
-        totals = FEW_VECTORS * smaller(larger(rows, columns), VECTOR_SIDE)
+        totals = FEW_VECTORS * minimum(maximum(rows, columns), VECTOR_SIDE)
     if depth > SUM_DEPTH:
-        totals = larger(totals, smaller(rows, SUM_SIDE) * smaller(columns, SUM_SIDE))
-    return totals * TOTAL_REALS + larger(vectors_scratch(rows, depth, columns), turned + larger(larger(blocks, lone), few))
+        totals = maximum(totals, minimum(rows, SUM_SIDE) * minimum(columns, SUM_SIDE))
+    return totals * TOTAL_REALS + maximum(vectors_scratch(rows, depth, columns), turned + maximum(maximum(blocks, lone), few))
 
 
 cdef void multiply_as_is(
@@ -85,7 +85,7 @@ cdef void multiply_matrix(
         multiply_as_is(a, b, c, c_row, scratch, interrupt, thread)
         return
     while i0 < a.rows:
-        rows = smaller(TURNED_ROWS, a.rows - i0)
+        rows = minimum(TURNED_ROWS, a.rows - i0)
         a_turned.columns = rows
         multiply_as_is(
             transposed(b), a_turned, turned, TURNED_ROWS, scratch + TURNED_COLUMNS * TURNED_ROWS, interrupt, thread)
@@ -131,20 +131,20 @@ cdef void multiply_deep(
     """`multiply` for sums longer than `depth`: for a part of C at a time, products `depth` deep are added in float64."""
     cdef Py_ssize_t side = SUM_SIDE if which == NO_VECTORS else VECTOR_SIDE
     cdef Py_ssize_t i0 = 0, j0, k0, i, rows, columns
-    cdef Py_ssize_t n = smaller(a.rows, side) * smaller(b.columns, side)
+    cdef Py_ssize_t n = minimum(a.rows, side) * minimum(b.columns, side)
     cdef double* totals = <double*>scratch
     cdef real* product = scratch + n * (TOTAL_REALS - 1)
     cdef Matrix left, right
     while i0 < a.rows:
-        rows = smaller(side, a.rows - i0)
+        rows = minimum(side, a.rows - i0)
         j0 = 0
         while j0 < b.columns:
-            columns = smaller(side, b.columns - j0)
+            columns = minimum(side, b.columns - j0)
             k0 = 0
             while k0 < a.columns:
                 left, right = part(a, i0, k0), part(b, k0, j0)
                 left.rows, right.columns = rows, columns
-                left.columns = right.rows = smaller(depth, a.columns - k0)
+                left.columns = right.rows = minimum(depth, a.columns - k0)
                 multiply_piece(which, left, right, product, columns, product + n, interrupt, thread)
                 if is_raised(&interrupt.stop):
                     return

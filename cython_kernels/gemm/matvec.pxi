@@ -212,7 +212,7 @@ cdef inline bint goes_along(Matrix m, Py_ssize_t n) noexcept nogil:
     if m.columns == 0 or not in_reals(m):
         return False
     if m.column == sizeof(real):
-        return n == 1 or (n <= smaller(FEW_VECTORS, LANES // 2) and m.columns >= VECTOR_DEPTH * n * n)
+        return n == 1 or (n <= minimum(FEW_VECTORS, LANES // 2) and m.columns >= VECTOR_DEPTH * n * n)
     return n <= TWO_VECTORS and m.row == sizeof(real)
 
 
@@ -226,7 +226,7 @@ cdef Vectors vectors_of(Matrix a, Matrix b) noexcept nogil:
 
 cdef inline Py_ssize_t vectors_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
     """The scratch of `multiply_vectors`, in reals: a copy of the vectors, or sums that are not contiguous in the product."""
-    return larger(FEW_VECTORS * smaller(depth, VECTOR_BLOCK), smaller(LONG_COLUMNS, TWO_VECTORS * larger(rows, columns)))
+    return maximum(FEW_VECTORS * minimum(depth, VECTOR_BLOCK), minimum(LONG_COLUMNS, TWO_VECTORS * maximum(rows, columns)))
 
 
 cdef inline Py_ssize_t sum_depth(Matrix m) noexcept nogil:
@@ -279,18 +279,18 @@ cdef void multiply_outer(
 ) noexcept nogil:
     """The product of `multiply_inner` in the outer order, for one or two vectors and a column-major m."""
     cdef real factors[TWO_VECTORS * LONG_ROWS]
-    cdef Py_ssize_t i, j = 0, k0, k, rows, columns, sums_row = smaller(LONG_COLUMNS // TWO_VECTORS, m.rows)
+    cdef Py_ssize_t i, j = 0, k0, k, rows, columns, sums_row = minimum(LONG_COLUMNS // TWO_VECTORS, m.rows)
     cdef real* sums = scratch
     cdef real zero = 0
     cdef Left left = Left(&factors[0], LONG_ROWS, 1)
     cdef Long long_rows
     while j < m.rows:
-        columns = smaller(LONG_COLUMNS // TWO_VECTORS, m.rows - j)
+        columns = minimum(LONG_COLUMNS // TWO_VECTORS, m.rows - j)
         if c_row == 1:
             sums, sums_row = c + j, c_column
         k0 = 0
         while k0 < m.columns:
-            rows = smaller(LONG_ROWS, m.columns - k0)
+            rows = minimum(LONG_ROWS, m.columns - k0)
             if check_interrupt(interrupt, thread, rows * columns * x.rows):
                 return
             for i in range(x.rows):

@@ -249,7 +249,7 @@ cdef void deep_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, 
         k = 0
         while k < depth:
             left = Left(a.data + first * a.row + k * a.step, a.row, a.step)
-            multiply_panel(n, smaller(SUM_BLOCK, depth - k), &left, Right(b.data + k * b.row, b.row), &block)
+            multiply_panel(n, minimum(SUM_BLOCK, depth - k), &left, Right(b.data + k * b.row, b.row), &block)
             block.bias = NULL
             if k + SUM_BLOCK < depth:
                 add_block(sums, n * PANEL, k == 0, totals)

@@ -137,5 +137,5 @@ cdef void pack_right(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors
         pack_rows(b, depth, columns, vectors, packed)
         return
     while j < columns:
-        pack_panel(part(b, 0, j), depth, smaller(width, columns - j), vectors, packed + j * depth)
+        pack_panel(part(b, 0, j), depth, minimum(width, columns - j), vectors, packed + j * depth)
         j += width

@@ -31,7 +31,7 @@ cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Interrup
     cdef Left left
     cdef Long rows
     while j < b.columns:
-        columns = smaller(SHALLOW_COLUMNS, b.columns - j)
+        columns = minimum(SHALLOW_COLUMNS, b.columns - j)
         if check_interrupt(interrupt, thread, a.rows * columns * a.columns):
             return
         i = 0
@@ -42,7 +42,7 @@ cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Interrup
                 left = in_place(part(a, i, k))
                 rows = Long(<const real*>part(b, k, j).data, b.row // <Py_ssize_t>sizeof(real), 0)
                 add_long_rows(
-                    n, smaller(LONG_ROWS, a.columns - k), &left, &rows, &zero if k == 0 else NULL,
+                    n, minimum(LONG_ROWS, a.columns - k), &left, &rows, &zero if k == 0 else NULL,
                     c + i * c_row + j, c_row, columns)
                 k += LONG_ROWS
             i += n
@@ -80,7 +80,7 @@ cdef void multiply_flat(Matrix a, Matrix b, real* c, Interrupt* interrupt, int t
     cdef vreal sums[FLAT_VECTORS]
     cdef const real* data = <const real*>a.data
     cdef Py_ssize_t depth = a.columns, columns = b.columns, k, lane, n, round_ = 0
-    cdef Py_ssize_t step = smaller(LANES // depth, LANES // columns)    # rows of the product in a vector
+    cdef Py_ssize_t step = minimum(LANES // depth, LANES // columns)    # rows of the product in a vector
     cdef Py_ssize_t left = a.rows * depth, wanted = a.rows * columns    # elements of a and of c that are left
     cdef Places places = places_of(columns, depth)
     cdef int v
@@ -100,9 +100,9 @@ cdef void multiply_flat(Matrix a, Matrix b, real* c, Interrupt* interrupt, int t
                 store(c + v * step * columns, sums[v])
             n = FLAT_VECTORS * step
         else:
-            rows[0] = load_first(data, smaller(LANES, left))
+            rows[0] = load_first(data, minimum(LANES, left))
             flat_sums(1, depth, patterns, places, rows, sums)
-            store_first(c, sums[0], smaller(step * columns, wanted))
+            store_first(c, sums[0], minimum(step * columns, wanted))
             n = step
         data += n * depth
         left -= n * depth
@@ -128,7 +128,7 @@ cdef inline vreal short_sums(
         if whole:
             sums[i] = load(data + i * step)
         else:
-            sums[i] = load_first(data + i * step, larger(0, smaller(LANES, left - i * step)))
+            sums[i] = load_first(data + i * step, maximum(0, minimum(LANES, left - i * step)))
         sums[i] = spread_groups(sums[i], width, depth) * right
     if width >= 8:
         add_neighbours(4, sums)
@@ -154,7 +154,7 @@ cdef inline void short_products(
             store(c + i, short_sums(width, data, m.columns, right, True, 0))
         else:
             store(totals, short_sums(width, data, m.columns, right, False, n - i * m.columns))
-            for j in range(smaller(LANES, m.rows - i)):
+            for j in range(minimum(LANES, m.rows - i)):
                 c[(i + j) * c_row] = totals[j]
         data += LANES * m.columns
         i += LANES

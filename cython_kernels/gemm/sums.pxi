@@ -21,11 +21,11 @@ cdef enum:
     TOTAL_REALS = 1 + sizeof(double) // sizeof(real)    # reals that hold the sum of a block and a float64 total
 
 
-cdef inline Py_ssize_t smaller(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+cdef inline Py_ssize_t minimum(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return a if a < b else b
 
 
-cdef inline Py_ssize_t larger(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+cdef inline Py_ssize_t maximum(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return a if a > b else b
 
 

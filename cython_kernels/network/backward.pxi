@@ -117,7 +117,7 @@ cdef inline void below_one_by(
             add_to(bias_gradient, 0, 0, sum_of_lanes(sums[1]))
         return
     while j < n_x:
-        count = smaller(LANES // 2, n_x - j)
+        count = minimum(LANES // 2, n_x - j)
         if count == LANES // 2:
             sums_below_one(True, activation, delta, weight + j, x + j * PANEL, count, n_x, n_panels, totals)
         else:
@@ -177,7 +177,7 @@ cdef void delta_below(
     out.finish = DERIVATIVE
     out.activation = activation
     while i < layer.n_in:
-        rows = smaller(rows, layer.n_in - i)
+        rows = minimum(rows, layer.n_in - i)
         for p in range(n_panels):
             out.data = x + (p * layer.n_in + i) * PANEL
             layer_panel(rows, layer.n_out, &left, Right(delta + p * layer.n_out * PANEL, PANEL), &out)

@@ -84,7 +84,7 @@ cdef void fold_parameters(
         above = tile + member.n_in * n_panels * PANEL
         p = 0
         while p < n_panels:
-            count = smaller(FOLD_PANELS, n_panels - p)
+            count = minimum(FOLD_PANELS, n_panels - p)
             inputs = of_tile(tile + p * member.n_in * PANEL, member.n_in)
             dense_forward(
                 member, parameters + member.weight, NULL, &inputs, above + p * member.n_out * PANEL, count)
@@ -127,7 +127,7 @@ cdef void unfold_gradient(
         inputs = of_tile(below, member.n_in)
         i = 0
         while i < member.n_out:
-            count = smaller(FOLD_ROWS, member.n_out - i)
+            count = minimum(FOLD_ROWS, member.n_out - i)
             weight_gradient_lanewise(
                 &delta, count, &inputs, member.n_in, n_panels,
                 Total(gradient + member.weight + i * member.n_in, member.n_in, True))
@@ -141,7 +141,7 @@ cdef void unfold_gradient(
                 gradient[member.bias + i] = last[i * PANEL]
         p = 0
         while p < n_panels:
-            count = smaller(FOLD_PANELS, n_panels - p)
+            count = minimum(FOLD_PANELS, n_panels - p)
             delta_below(
                 member, parameters + member.weight, tile + p * member.n_out * PANEL, below + p * member.n_in * PANEL,
                 count, IDENTITY)

@@ -9,7 +9,7 @@ cdef enum:
 cdef inline Py_ssize_t weight_rows(Py_ssize_t n_rows, Py_ssize_t depth) noexcept nogil:
     """How many rows of W make a block: whole micro-tiles, at least one."""
     cdef Py_ssize_t micro_tiles = WEIGHT_BLOCK // (ROWS * depth * <Py_ssize_t>sizeof(real))
-    return smaller(n_rows, ROWS * micro_tiles if micro_tiles > 1 else ROWS)
+    return minimum(n_rows, ROWS * micro_tiles if micro_tiles > 1 else ROWS)
 
 
 cdef inline void forward_row(
@@ -49,7 +49,7 @@ cdef void forward_long(
     while k < depth:
         rows.data = x.data + k * x.feature
         left = Left(weight + k, 0, 1)
-        add_long_rows(1, smaller(LONG_ROWS, depth - k), &left, &rows, start, a, 0, n_panels * PANEL)
+        add_long_rows(1, minimum(LONG_ROWS, depth - k), &left, &rows, start, a, 0, n_panels * PANEL)
         start = NULL
         k += LONG_ROWS
 
@@ -82,12 +82,12 @@ cdef void forward_deep(
     cdef Features x = inputs[0]
     cdef Py_ssize_t p = 0, k, count
     while p < n_panels:
-        count = smaller(SINGLE_PANELS, n_panels - p)
+        count = minimum(SINGLE_PANELS, n_panels - p)
         k = 0
         while k < depth:
             x.data = inputs.data + p * x.panel + k * x.feature
             forward_block(
-                in_place, smaller(SUM_BLOCK, depth - k), weight + k, bias if k == 0 else NULL, &x, a, count)
+                in_place, minimum(SUM_BLOCK, depth - k), weight + k, bias if k == 0 else NULL, &x, a, count)
             if k + SUM_BLOCK < depth:
                 add_block(a, count * PANEL, k == 0, totals)
             k += SUM_BLOCK
@@ -122,7 +122,7 @@ cdef void dense_forward(
     out.finish = STORE
     out.activation = 0
     while i < layer.n_out:
-        rows = smaller(rows, layer.n_out - i)
+        rows = minimum(rows, layer.n_out - i)
         for p in range(n_panels):
             out.data = a + (p * layer.n_out + i) * PANEL
             layer_panel(rows, n_in, &left, Right(x.data + p * x.panel, PANEL), &out)

@@ -47,7 +47,7 @@ cdef inline void loss_by(
     for v in range(VECTORS):
         total[v] = splat(0)
     while count > 0:
-        n = smaller(left, SUM_BLOCK)
+        n = minimum(left, SUM_BLOCK)
         if terms + n > SUM_BLOCK:
             loss += sum_of_lanes(total[0] + total[1])
             for v in range(VECTORS):

@@ -111,10 +111,10 @@ cdef void pack_tile(
         return
     while p < panels(count):
         place = tile + p * n * PANEL
-        width = smaller(PANEL, count - p * PANEL)
+        width = minimum(PANEL, count - p * PANEL)
         start = 0
         while start < n:
-            stop = smaller(n, start + PACKED_FEATURES)
+            stop = minimum(n, start + PACKED_FEATURES)
             if width < PANEL:
                 column = x.data + example_at(order, first + count - 1) * x.column
                 for feature in range(start, stop):
@@ -134,7 +134,7 @@ cdef void unpack_tile(const real* tile, Matrix out, Py_ssize_t first, Py_ssize_t
     cdef bint by_rows = is_row_major(out)
     cdef char* place
     for p in range(panels(count)):
-        width = smaller(PANEL, count - p * PANEL)
+        width = minimum(PANEL, count - p * PANEL)
         for feature in range(n):
             place = out.data + (first + p * PANEL) * out.column + feature * out.row
             if by_rows:

@@ -69,9 +69,9 @@ cdef inline void lane_products(
     cdef int i, j, v, place
     cdef Py_ssize_t p
     for i in range(rows):
-        di[i] = delta.data + smaller(i0 + i, n_delta - 1) * delta.feature
+        di[i] = delta.data + minimum(i0 + i, n_delta - 1) * delta.feature
     for j in range(columns):
-        xj[j] = x.data + smaller(j0 + j, n_x - 1) * x.feature
+        xj[j] = x.data + minimum(j0 + j, n_x - 1) * x.feature
     for i in range(pieces if rows * columns == 1 else LANE_BLOCK):
         sums[i] = splat(0)
     for p in range(n_panels):
@@ -96,8 +96,8 @@ cdef inline void lane_products(
         add_to(gradient, i0, j0, sum_of_lanes(sums[0]))
         return
     add_lanes(sums, LANE_BLOCK, totals)
-    for i in range(<int>smaller(rows, n_delta - i0)):
-        add_all_to(gradient, i0 + i, j0, totals + i * columns, smaller(columns, n_x - j0))
+    for i in range(<int>minimum(rows, n_delta - i0)):
+        add_all_to(gradient, i0 + i, j0, totals + i * columns, minimum(columns, n_x - j0))
 
 
 cdef void lanewise_block(
@@ -142,7 +142,7 @@ cdef void weight_gradient_lanewise(
     delta = deltas[0]
     x = inputs[0]
     while n_panels > 0:
-        lanewise_block(&delta, n_delta, &x, n_x, smaller(n_panels, SUM_PANELS), gradient)
+        lanewise_block(&delta, n_delta, &x, n_x, minimum(n_panels, SUM_PANELS), gradient)
         gradient.fresh = False
         delta.data += SUM_PANELS * delta.panel
         x.data += SUM_PANELS * x.panel
@@ -174,7 +174,7 @@ cdef inline void share_panels(
     cdef const real* source
     for p in range(n_panels):
         for feature in range(LANES // per_vector):
-            source = x + smaller(feature, n - 1) * PANEL
+            source = x + minimum(feature, n - 1) * PANEL
             for group in range(PANEL // per_vector):
                 memcpy(shared + group * LANES + feature * per_vector, source + group * per_vector, per_vector * sizeof(real))
         x += n * PANEL
@@ -195,10 +195,10 @@ cdef inline void shared_block(
     cdef real compact[SHARED_ROWS * LANES]
     cdef const real* rows[SHARED_ROWS]
     cdef vreal right
-    cdef Py_ssize_t p, group, count = smaller(SHARED_ROWS, n_delta - i0)
+    cdef Py_ssize_t p, group, count = minimum(SHARED_ROWS, n_delta - i0)
     cdef int i
     for i in range(SHARED_ROWS):
-        rows[i] = delta + smaller(i0 + i, n_delta - 1) * PANEL
+        rows[i] = delta + minimum(i0 + i, n_delta - 1) * PANEL
         sums[i] = splat(0)
     for p in range(n_panels):
         for group in range(PANEL // per_vector):
@@ -257,7 +257,7 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
         for p in range(n_panels):
             for v in range(VECTORS):
                 for i in range(LANES):
-                    feature = smaller(block * LANES + i, n - 1)
+                    feature = minimum(block * LANES + i, n - 1)
                     square[i] = load(x + (p * n + feature) * PANEL + v * LANES)
                 transpose(LANES, square)
                 place = transposed + ((block // VECTORS) * n_examples + p * PANEL + v * LANES) * PANEL + (block % VECTORS) * LANES
@@ -287,11 +287,11 @@ cdef void weight_gradient_transposed(
     out.activation = 0
     for block in range(panels(n_x)):
         out.data = gradient.data + block * PANEL
-        out.columns = smaller(PANEL, n_x - block * PANEL)
+        out.columns = minimum(PANEL, n_x - block * PANEL)
         out.finish = STORE if gradient.fresh else ADD
         p = 0
         while p < n_panels:
-            n = smaller(n_panels - p, SUM_BLOCK // PANEL)
+            n = minimum(n_panels - p, SUM_BLOCK // PANEL)
             multiply_tile(
                 n_delta, delta + p * n_delta * PANEL, n, transposed + (block * n_panels + p) * PANEL * PANEL, &out)
             out.finish = ADD

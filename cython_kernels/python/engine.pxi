@@ -232,7 +232,7 @@ cdef class Engine:
     cdef int make_steps(self, Job* job, optimizer, Py_ssize_t n_steps) except -1:
         """Makes the n_steps steps of a job, or some of them. Updates optimizer.n_steps, also if they are interrupted."""
         cdef object all_made = job.update.step + n_steps    # before the steps: after them, allocating it might fail
-        cdef Py_ssize_t count = smaller(job.batch, job.n_examples)
+        cdef Py_ssize_t count = minimum(job.batch, job.n_examples)
         if job.update.nesterov and job.folds == NULL:
             job.network.parameters = job.ahead
         if job.half_made != NULL:

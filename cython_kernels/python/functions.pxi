@@ -120,7 +120,7 @@ cdef void multiply_share(void* data, int thread, Py_ssize_t number) noexcept nog
 
 cdef Py_ssize_t panel_share(Py_ssize_t n, Py_ssize_t number, Py_ssize_t n_shares) noexcept nogil:
     """The first of n rows or columns of a share, a multiple of PANEL."""
-    return smaller(n, panels(n) * number // n_shares * PANEL)
+    return minimum(n, panels(n) * number // n_shares * PANEL)
 
 
 cdef enum:
@@ -132,7 +132,7 @@ cdef void activate_chunk(int kind, Matrix z, Matrix out, Py_ssize_t chunk) noexc
     """Chunk number `chunk` of out = f(z), row by row."""
     cdef Py_ssize_t a_row = (z.columns + CHUNK - 1) // CHUNK
     cdef Py_ssize_t i = chunk // a_row, j = chunk % a_row * CHUNK, lane, n
-    cdef Py_ssize_t count = smaller(CHUNK, z.columns - j)
+    cdef Py_ssize_t count = minimum(CHUNK, z.columns - j)
     cdef const char* source = z.data + i * z.row + j * z.column
     cdef char* target = out.data + i * out.row + j * out.column
     cdef real lanes[PANEL]
@@ -142,12 +142,12 @@ cdef void activate_chunk(int kind, Matrix z, Matrix out, Py_ssize_t chunk) noexc
     else:
         n = 0
     while n < count:            # the rest, or all elements if they are strided, one vector at a time
-        for lane in range(smaller(LANES, count - n)):
+        for lane in range(minimum(LANES, count - n)):
             lanes[lane] = load_unaligned(source + (n + lane) * z.column)
-        for lane in range(smaller(LANES, count - n), LANES):
+        for lane in range(minimum(LANES, count - n), LANES):
             lanes[lane] = 0
         activate(kind, lanes, lanes, LANES)
-        for lane in range(smaller(LANES, count - n)):
+        for lane in range(minimum(LANES, count - n)):
             store_unaligned(target + (n + lane) * out.column, lanes[lane])
         n += LANES
 
@@ -166,7 +166,7 @@ cdef void activate_piece(void* data, int thread, Py_ssize_t piece) noexcept nogi
     """A stage: some chunks."""
     cdef Activated* job = <Activated*>data
     cdef Py_ssize_t chunk
-    for chunk in range(piece * job.piece, smaller((piece + 1) * job.piece, job.n_chunks)):
+    for chunk in range(piece * job.piece, minimum((piece + 1) * job.piece, job.n_chunks)):
         if check_interrupt(&job.interrupt, thread, ACTIVATION_WORK * CHUNK):
             return
         activate_chunk(job.kind, job.z, job.out, chunk)
@@ -253,7 +253,7 @@ def centre(cnp.ndarray X not None, const double[::1] shift not None, double[:, :
         raise ValueError(f"out: expected contiguous rows, shape ({x.rows}, {x.columns})")
     with nogil:
         while start < x.columns:
-            stop = x.columns if x.column == sizeof(real) else smaller(start + CENTRED_EXAMPLES, x.columns)
+            stop = x.columns if x.column == sizeof(real) else minimum(start + CENTRED_EXAMPLES, x.columns)
             for i in range(x.rows):
                 row = x.data + i * x.row
                 place = &out[i, 0]

@@ -85,14 +85,14 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
     cdef Job* job = <Job*>data
     cdef Network* network = &job.network
     cdef Py_ssize_t place = job.first + block * network.block
-    cdef Py_ssize_t stop = job.first + smaller(job.count, (block + 1) * network.block)
+    cdef Py_ssize_t stop = job.first + minimum(job.count, (block + 1) * network.block)
     cdef Total partial = Total(NULL, 0, True)      # NULL: only the loss is computed
     cdef real weight = <real>(1.0 / normaliser(job.count))
     cdef double loss = 0
     if job.gradient != NULL:
         partial.data = partial_gradient_of(job, block)
     while place < stop and not is_raised(&job.interrupt.stop):
-        loss += gradient_tile(network, place, smaller(network.tile, stop - place), weight, own_scratch(job, thread), partial)
+        loss += gradient_tile(network, place, minimum(network.tile, stop - place), weight, own_scratch(job, thread), partial)
         partial.fresh = False
         check_interrupt(&job.interrupt, thread, 3 * network.n_parameters * network.tile)
         place += network.tile
@@ -106,7 +106,7 @@ cdef enum:
 cdef void reduce_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     """The reduction of one part of the parameters: folded_gradient += partial gradient 1, then 2, ...; 0 is in it already."""
     cdef Job* job = <Job*>data
-    cdef Py_ssize_t start = part * PART, stop = smaller(start + PART, job.network.n_parameters), i, block
+    cdef Py_ssize_t start = part * PART, stop = minimum(start + PART, job.network.n_parameters), i, block
     cdef const real* partial
     for block in range(1, job.n_blocks):
         partial = partial_gradient_of(job, block)
@@ -118,14 +118,14 @@ cdef void check_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     """Sets too_large if one part of the gradient has elements that cannot be squared, or are not finite."""
     cdef Job* job = <Job*>data
     cdef Py_ssize_t start = part * PART
-    if not all_within(job.update.largest_gradient, job.gradient, start, smaller(start + PART, job.n_parameters)):
+    if not all_within(job.update.largest_gradient, job.gradient, start, minimum(start + PART, job.n_parameters)):
         raise_flag(&job.too_large)
 
 
 cdef void update_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     """The update of one part of the parameters."""
     cdef Job* job = <Job*>data
-    update(&job.update, job.parameters, job.gradient, part * PART, smaller((part + 1) * PART, job.n_parameters))
+    update(&job.update, job.parameters, job.gradient, part * PART, minimum((part + 1) * PART, job.n_parameters))
 
 
 cdef inline void run_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
@@ -218,7 +218,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
         if seen == 0 and job.order != NULL:
             shuffle(job.order, job.n_examples, job.bits, job.generator_lock, &job.interrupt)
         while seen < job.n_examples:
-            count = smaller(job.batch, job.n_examples - seen)
+            count = minimum(job.batch, job.n_examples - seen)
             if job.rates != NULL:
                 job.update.learning_rate = job.rates[job.n_steps]
             loss = step(job, team, seen, count)
@@ -279,7 +279,7 @@ cdef void predict_tile(void* data, int thread, Py_ssize_t tile) noexcept nogil:
     """A stage: the prediction for one tile of X."""
     cdef Job* job = <Job*>data
     cdef Network* network = &job.network
-    cdef Py_ssize_t place = tile * network.tile, count = smaller(network.tile, job.n_examples - place)
+    cdef Py_ssize_t place = tile * network.tile, count = minimum(network.tile, job.n_examples - place)
     cdef real* scratch = own_scratch(job, thread)
     cdef Features lowest
     if is_raised(&job.interrupt.stop):
