@@ -37,7 +37,7 @@ cdef void multiply_few_rows(
     Matrix a, Matrix b, real* c, Py_ssize_t c_row, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """`multiply` with B read in place, some rows at a time; the sums of a block of columns stay in scratch, in panels."""
-    cdef Py_ssize_t j0 = 0, k0, k, p, columns, depth, few, n_in_place, rows, tile, n_tiles = parts(a.rows, ROWS)
+    cdef Py_ssize_t j0 = 0, k0, k, p, columns, depth, few, n_in_place, rows, tile, n_tiles = ceil_div(a.rows, ROWS)
     cdef real* edge = scratch                   # the last, partial panel of B, packed
     cdef real* product = scratch + minimum(a.columns, FEW_DEPTH) * PANEL
     cdef real* place
@@ -66,7 +66,7 @@ cdef void multiply_few_rows(
                         right = Right(<const real*>part(block, 0, p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
                     left = first
                     for tile in range(n_tiles):
-                        rows = even_part(a.rows, n_tiles, tile)
+                        rows = balanced_part(a.rows, n_tiles, tile)
                         few_rows(rows, few, &left, right, k == 0, place)
                         left.data += rows * left.row
                         place += rows * PANEL

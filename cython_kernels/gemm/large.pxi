@@ -66,16 +66,16 @@ cdef void multiply_blocks(
 ) noexcept nogil:
     """`multiply` with both factors packed: a block of B in the L2, the rows of a tile in the L1."""
     cdef Py_ssize_t i0, j0 = 0, k0, p, tile, columns, width, wider, depth, n_vectors, n_panels
-    cdef Py_ssize_t n_tiles = parts(a.rows, ROWS)
+    cdef Py_ssize_t n_tiles = ceil_div(a.rows, ROWS)
     cdef int rows, vectors
-    cdef real* left = scratch + minimum(a.columns, DEPTH_BLOCK) * parts(minimum(b.columns, COLUMN_BLOCK), LANES) * LANES
+    cdef real* left = scratch + minimum(a.columns, DEPTH_BLOCK) * ceil_div(minimum(b.columns, COLUMN_BLOCK), LANES) * LANES
     cdef real* panel
     cdef Matrix block
     cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
     while j0 < b.columns:
         columns = minimum(COLUMN_BLOCK, b.columns - j0)
-        n_vectors = parts(columns, LANES)
-        n_panels = parts(n_vectors, WIDE_VECTORS)
+        n_vectors = ceil_div(columns, LANES)
+        n_panels = ceil_div(n_vectors, WIDE_VECTORS)
         vectors = <int>(n_vectors // n_panels)
         wider = n_vectors % n_panels * (vectors + 1) * LANES     # columns in the first panels, which are one vector wider
         k0 = 0
@@ -87,7 +87,7 @@ cdef void multiply_blocks(
             pack_right(part(block, 0, wider), depth, columns - wider, vectors, scratch + wider * depth)
             i0 = 0
             for tile in range(n_tiles):
-                rows = <int>even_part(a.rows, n_tiles, tile)
+                rows = <int>balanced_part(a.rows, n_tiles, tile)
                 if check_interrupt(interrupt, thread, rows * columns * depth):
                     return
                 block = part(a, i0, k0)
@@ -97,7 +97,7 @@ cdef void multiply_blocks(
                 out.columns = columns
                 panel = scratch
                 for p in range(n_panels):
-                    width = even_part(n_vectors, n_panels, p)
+                    width = balanced_part(n_vectors, n_panels, p)
                     block_rows(rows, <int>width, depth, left, panel, next_lines(block, p * depth // n_panels), &out)
                     panel += width * LANES * depth
                     out.data += width * LANES

@@ -37,7 +37,7 @@ cdef Py_ssize_t multiply_scratch(Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t c
     """The scratch of `multiply`, in reals, for a product of these sizes or any part of it: packed blocks, or vectors."""
     cdef Py_ssize_t turned = 0, totals = 0
     cdef Py_ssize_t blocks = minimum(depth, DEPTH_BLOCK) * (
-        PACKED_ROWS + parts(minimum(columns, COLUMN_BLOCK), LANES) * LANES)
+        PACKED_ROWS + ceil_div(minimum(columns, COLUMN_BLOCK), LANES) * LANES)
     cdef Py_ssize_t lone = minimum(depth, DEEP_BLOCK) * panels(minimum(columns, REUSED_COLUMNS)) * PANEL
     cdef Py_ssize_t few = (
         minimum(depth, FEW_DEPTH) + minimum(rows, FEW_ROWS) * panels(minimum(columns, FEW_COLUMNS))) * PANEL

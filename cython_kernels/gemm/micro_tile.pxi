@@ -202,9 +202,9 @@ cdef inline void multiply_all_rows(
 ) noexcept nogil:
     """`micro_tile` for any number of rows."""
     cdef bint narrow = c.columns <= LANES
-    cdef Py_ssize_t n_tiles = parts(rows, NARROW_ROWS if narrow else ROWS), tile, n
+    cdef Py_ssize_t n_tiles = ceil_div(rows, NARROW_ROWS if narrow else ROWS), tile, n
     for tile in range(n_tiles):
-        n = even_part(rows, n_tiles, tile)
+        n = balanced_part(rows, n_tiles, tile)
         multiply_n_rows(NARROW_ROWS, multiply_rows, n, narrow, runs, hop, depth, a, b, c)
         a.data += n * a.row
         c.data += n * c.row
@@ -237,14 +237,14 @@ cdef void deep_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, 
     """`layer_panel` for a depth of several blocks: some rows at a time, so that their totals stay in the L1."""
     cdef real sums[ROWS * PANEL]
     cdef double totals[ROWS * PANEL]
-    cdef Py_ssize_t n_tiles = parts(rows, ROWS), tile, n, first = 0, i, k
+    cdef Py_ssize_t n_tiles = ceil_div(rows, ROWS), tile, n, first = 0, i, k
     cdef Left left
     cdef const real* bias = c.bias
     cdef real* place = c.data
     cdef vreal value
     cdef Output block = Output(&sums[0], PANEL, PANEL, NULL, STORE, 0)
     for tile in range(n_tiles):
-        n = even_part(rows, n_tiles, tile)
+        n = balanced_part(rows, n_tiles, tile)
         block.bias = bias
         k = 0
         while k < depth:

@@ -48,7 +48,7 @@ cdef inline Left in_place(Matrix a) noexcept nogil:
 
 cdef inline Py_ssize_t panels(Py_ssize_t n) noexcept nogil:
     """How many panels hold n columns."""
-    return parts(n, PANEL)
+    return ceil_div(n, PANEL)
 
 
 # ---- copies ------------------------------------------------------------------------------------------

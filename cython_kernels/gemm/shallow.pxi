@@ -26,7 +26,7 @@ cdef inline bint go_along(Matrix a, Matrix b) noexcept nogil:
 
 cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Interrupt* interrupt, int thread) noexcept nogil:
     """`multiply`, if `go_along`."""
-    cdef Py_ssize_t i, j = 0, k, n, columns, tile, n_tiles = parts(a.rows, LONG_VECTORS)
+    cdef Py_ssize_t i, j = 0, k, n, columns, tile, n_tiles = ceil_div(a.rows, LONG_VECTORS)
     cdef real zero = 0
     cdef Left left
     cdef Long rows
@@ -36,7 +36,7 @@ cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Interrup
             return
         i = 0
         for tile in range(n_tiles):
-            n = even_part(a.rows, n_tiles, tile)
+            n = balanced_part(a.rows, n_tiles, tile)
             k = 0
             while k < a.columns:
                 left = in_place(part(a, i, k))

@@ -29,12 +29,12 @@ cdef inline Py_ssize_t maximum(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return a if a > b else b
 
 
-cdef inline Py_ssize_t parts(Py_ssize_t n, Py_ssize_t most) noexcept nogil:
+cdef inline Py_ssize_t ceil_div(Py_ssize_t n, Py_ssize_t most) noexcept nogil:
     """The number of parts of at most `most` elements that n elements make: n / most, rounded up."""
     return (n + most - 1) // most
 
 
-cdef inline Py_ssize_t even_part(Py_ssize_t n, Py_ssize_t n_parts, Py_ssize_t i) noexcept nogil:
+cdef inline Py_ssize_t balanced_part(Py_ssize_t n, Py_ssize_t n_parts, Py_ssize_t i) noexcept nogil:
     """The size of part i of n in n_parts nearly equal parts. A last tile of a single row would be latency-bound."""
     return n // n_parts + (i < n % n_parts)
 

@@ -253,7 +253,7 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
     if per_vector == 8 and LANES > 8:
         share_panels(8, x, n, n_panels, transposed)
         return
-    for block in range(parts(n, LANES)):
+    for block in range(ceil_div(n, LANES)):
         for p in range(n_panels):
             for v in range(VECTORS):
                 for i in range(LANES):

@@ -206,7 +206,7 @@ cdef class Engine:
         job.losses = &losses[0]
         job.n_epochs = losses.shape[0]
         job.from_moments = moments is not None
-        n_steps = job.n_epochs * parts(job.n_examples, job.batch)
+        n_steps = job.n_epochs * ceil_div(job.n_examples, job.batch)
         if rates is not None:
             job.rates = &rates[0]
         if moments is not None:

@@ -174,9 +174,9 @@ cdef void activate_piece(void* data, int thread, Py_ssize_t piece) noexcept nogi
 
 cdef void activate_all(void* data, Team* team) noexcept nogil:
     cdef Activated* job = <Activated*>data
-    job.n_chunks = job.z.rows * parts(job.z.columns, CHUNK)
-    job.piece = parts(job.n_chunks, 8 * team.n_threads)
-    run_stage(team, &job.interrupt, activate_piece, parts(job.n_chunks, job.piece))
+    job.n_chunks = job.z.rows * ceil_div(job.z.columns, CHUNK)
+    job.piece = ceil_div(job.n_chunks, 8 * team.n_threads)
+    run_stage(team, &job.interrupt, activate_piece, ceil_div(job.n_chunks, job.piece))
 
 
 def activation_direct(int kind, z, out, Py_ssize_t most):

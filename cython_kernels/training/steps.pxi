@@ -135,7 +135,7 @@ cdef inline void run_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t co
     job.n_blocks = blocks_of(&job.network, count)
     run_stage(team, &job.interrupt, gradient_block, job.n_blocks)
     if job.n_blocks > 1 and job.gradient != NULL and not is_raised(&job.interrupt.stop):
-        run_stage(team, &job.interrupt, reduce_part, parts(job.network.n_parameters, PART))
+        run_stage(team, &job.interrupt, reduce_part, ceil_div(job.network.n_parameters, PART))
 
 
 cdef void fold_layers(Job* job, const real* parameters) noexcept nogil:
@@ -193,13 +193,13 @@ cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexc
         unfold_layers(job, parameters)
         if is_raised(&job.interrupt.stop):
             return 0
-    run_stage(team, &job.interrupt, check_part, parts(n, PART))
+    run_stage(team, &job.interrupt, check_part, ceil_div(n, PART))
     if is_raised(&job.too_large):
         if not change_units(rule, job.gradient, n):
             return loss
         job.too_large = 0
     begin_update(rule)
-    run_stage(team, &job.interrupt, update_part, parts(n, PART))
+    run_stage(team, &job.interrupt, update_part, ceil_div(n, PART))
     rule.step += 1
     job.n_steps += 1
     return loss
@@ -292,7 +292,7 @@ cdef void predict_tile(void* data, int thread, Py_ssize_t tile) noexcept nogil:
 cdef void predict(void* data, Team* team) noexcept nogil:
     """The leader's function in `Engine.forward`."""
     cdef Job* job = <Job*>data
-    run_stage(team, &job.interrupt, predict_tile, parts(job.n_examples, job.network.tile))
+    run_stage(team, &job.interrupt, predict_tile, ceil_div(job.n_examples, job.network.tile))
 
 
 cdef void differentiate(void* data, Team* team) noexcept nogil:
