@@ -71,11 +71,11 @@ cdef void multiply_few_rows(
                         left.data += rows * left.row
                         place += rows * PANEL
                 k += FEW_DEPTH
-            out.finish = STORE if k0 == 0 else ADD
+            out.epilogue = STORE if k0 == 0 else ADD
             out.columns = columns
             for p in range(panels(columns)):
                 out.data = c + j0 + p * PANEL
-                finish_edge(a.rows, VECTORS, product + p * a.rows * PANEL, &out)
+                store_edge(a.rows, VECTORS, product + p * a.rows * PANEL, &out)
                 out.columns -= PANEL
             k0 += DEPTH_BLOCK
         j0 += FEW_COLUMNS

@@ -36,7 +36,7 @@ cdef inline void block_tile(
         n = minimum(n, depth - k)
         add_products(rows, vectors, 1, DEPTH_AHEAD * vectors * LANES, n, Left(a + k * PACKED_ROWS, 1, PACKED_ROWS), &right, sums)
         k += n
-    finish_sums(rows, vectors, sums, c)
+    store_tile(rows, vectors, sums, c)
 
 
 ctypedef void (*BlockTile)(
@@ -81,7 +81,7 @@ cdef void multiply_blocks(
         k0 = 0
         while k0 == 0 or k0 < a.columns:    # once even if A has no columns
             depth = minimum(DEPTH_BLOCK, a.columns - k0)
-            out.finish = STORE if k0 == 0 else ADD
+            out.epilogue = STORE if k0 == 0 else ADD
             block = part(b, k0, j0)
             pack_right(block, depth, wider, vectors + 1, scratch)
             pack_right(part(block, 0, wider), depth, columns - wider, vectors, scratch + wider * depth)
@@ -140,7 +140,7 @@ cdef void multiply_in_place(
                 while k == 0 or k < deep:
                     depth = minimum(DEPTH_BLOCK, deep - k)
                     left = in_place(part(a, i0, k0 + k))
-                    out.finish = STORE if k0 + k == 0 else ADD
+                    out.epilogue = STORE if k0 + k == 0 else ADD
                     for p in range(panels(columns)):
                         out.data = c + i0 * c_row + j0 + p * PANEL
                         out.columns = minimum(PANEL, columns - p * PANEL)

@@ -22,7 +22,7 @@ cdef struct Right:
     const real* data
     Py_ssize_t row
 
-cdef enum Finish:
+cdef enum Epilogue:
     STORE               # c = sum
     ADD                 # c = c + sum
     DERIVATIVE          # c = sum f'(c): a delta overwrites its activation; full panels only
@@ -33,7 +33,7 @@ cdef struct Output:
     Py_ssize_t row
     Py_ssize_t columns
     const real* bias
-    int finish
+    int epilogue
     int activation      # for DERIVATIVE: the activation whose derivative is taken
 
 
@@ -72,7 +72,7 @@ cdef inline void add_products(
         b.data += b.row
 
 
-cdef void finish_edge(Py_ssize_t rows, int vectors, const real* sums, const Output* c) noexcept nogil:
+cdef void store_edge(Py_ssize_t rows, int vectors, const real* sums, const Output* c) noexcept nogil:
     """STORE or ADD of sums that are stored row by row; c may end within a vector."""
     cdef Py_ssize_t i, n
     cdef int v
@@ -82,13 +82,13 @@ cdef void finish_edge(Py_ssize_t rows, int vectors, const real* sums, const Outp
             n = c.columns - v * LANES
             place = c.data + i * c.row + v * LANES
             if n >= LANES:      # no mask: masked stores of AVX2 are slow on AMD
-                store(place, load(place) + load(sums) if c.finish == ADD else load(sums))
+                store(place, load(place) + load(sums) if c.epilogue == ADD else load(sums))
             elif n > 0:
-                store_first(place, load_first(place, n) + load(sums) if c.finish == ADD else load(sums), n)
+                store_first(place, load_first(place, n) + load(sums) if c.epilogue == ADD else load(sums), n)
             sums += LANES
 
 
-cdef inline void finish_derivative(
+cdef inline void store_derivative(
     const int activation, const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c,
 ) noexcept nogil:
     cdef real* place = opaque(c.data)
@@ -99,13 +99,13 @@ cdef inline void finish_derivative(
         place += c.row
 
 
-ctypedef void (*FinishDerivative)(
+ctypedef void (*StoreDerivative)(
     const int activation, const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c) noexcept nogil
 cdef extern from "vector.h" nogil:
-    void finish_derivative_of "AS_ACTIVATION"(int n_activations, FinishDerivative, int activation, ...)
+    void store_derivative_of "AS_ACTIVATION"(int n_activations, StoreDerivative, int activation, ...)
 
 
-cdef inline void finish_sums(const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c) noexcept nogil:
+cdef inline void store_tile(const int rows, const int vectors, vreal sums[NARROW_ROWS][WIDE_VECTORS], Output c) noexcept nogil:
     cdef real spilled[NARROW_ROWS * WIDE_VECTORS * LANES]
     cdef real* place = opaque(c.data)
     cdef Output edge
@@ -115,19 +115,19 @@ cdef inline void finish_sums(const int rows, const int vectors, vreal sums[NARRO
             for v in range(vectors):
                 store(spilled + (i * vectors + v) * LANES, sums[i][v])
         edge = c        # a copy, so that c itself stays in registers
-        finish_edge(rows, vectors, spilled, &edge)
-    elif c.finish == STORE:
+        store_edge(rows, vectors, spilled, &edge)
+    elif c.epilogue == STORE:
         for i in range(rows):
             for v in range(vectors):
                 store(place + v * LANES, sums[i][v])
             place += c.row
-    elif c.finish == ADD:
+    elif c.epilogue == ADD:
         for i in range(rows):
             for v in range(vectors):
                 store(place + v * LANES, load(place + v * LANES) + sums[i][v])
             place += c.row
     else:
-        finish_derivative_of(N_ACTIVATIONS, finish_derivative, c.activation, rows, vectors, sums, c)
+        store_derivative_of(N_ACTIVATIONS, store_derivative, c.activation, rows, vectors, sums, c)
 
 
 cdef inline void micro_tile(
@@ -139,7 +139,7 @@ cdef inline void micro_tile(
     cdef Py_ssize_t run
     cdef int i, v
     start_sums(rows, vectors, c.bias, sums)
-    if c.finish == ADD:     # c is read after the loop
+    if c.epilogue == ADD:     # c is read after the loop
         for i in range(rows):
             for v in range(vectors):
                 prefetch(1, place + v * LANES)
@@ -147,7 +147,7 @@ cdef inline void micro_tile(
     for run in range(runs):
         add_products(rows, vectors, 0, 0, depth, a, &b, sums)
         a.data += hop
-    finish_sums(rows, vectors, sums, c)
+    store_tile(rows, vectors, sums, c)
 
 
 cdef inline void half_tile(
@@ -174,7 +174,7 @@ cdef inline void half_tile(
         a.data += hop
     for i in range(rows):
         total = from_half(sums[i])
-        store_first(place, load_first(place, c.columns) + total if c.finish == ADD else total, c.columns)
+        store_first(place, load_first(place, c.columns) + total if c.epilogue == ADD else total, c.columns)
         place += c.row
 
 
@@ -223,11 +223,11 @@ cdef void layer_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b,
     cdef Output out
     if depth <= SUM_BLOCK:
         multiply_panel(rows, depth, a, b, c)
-    elif depth <= 2 * SUM_BLOCK and c.finish == STORE:      # the float64 sum of two, rounded, is their sum in the dtype
+    elif depth <= 2 * SUM_BLOCK and c.epilogue == STORE:      # the float64 sum of two, rounded, is their sum in the dtype
         multiply_panel(rows, SUM_BLOCK, a, b, c)
         left, out = a[0], c[0]
         left.data += SUM_BLOCK * left.step
-        out.bias, out.finish = NULL, ADD
+        out.bias, out.epilogue = NULL, ADD
         multiply_panel(rows, depth - SUM_BLOCK, &left, Right(b.data + SUM_BLOCK * b.row, b.row), &out)
     else:
         deep_panel(rows, depth, a, b, c)
@@ -254,7 +254,7 @@ cdef void deep_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, 
             if k + SUM_BLOCK < depth:
                 add_block(sums, n * PANEL, k == 0, totals)
             k += SUM_BLOCK
-        if c.finish == STORE:
+        if c.epilogue == STORE:
             round_totals(totals, sums, n * PANEL, place)
         else:
             round_totals(totals, sums, n * PANEL, sums)

@@ -174,7 +174,7 @@ cdef void delta_below(
     out.row = PANEL
     out.columns = PANEL
     out.bias = NULL
-    out.finish = DERIVATIVE
+    out.epilogue = DERIVATIVE
     out.activation = activation
     while i < layer.n_in:
         rows = minimum(rows, layer.n_in - i)

@@ -119,7 +119,7 @@ cdef void dense_forward(
     out.row = PANEL
     out.columns = PANEL
     out.bias = bias
-    out.finish = STORE
+    out.epilogue = STORE
     out.activation = 0
     while i < layer.n_out:
         rows = minimum(rows, layer.n_out - i)

@@ -288,11 +288,11 @@ cdef void weight_gradient_transposed(
     for block in range(panels(n_x)):
         out.data = gradient.data + block * PANEL
         out.columns = minimum(PANEL, n_x - block * PANEL)
-        out.finish = STORE if gradient.fresh else ADD
+        out.epilogue = STORE if gradient.fresh else ADD
         p = 0
         while p < n_panels:
             n = minimum(n_panels - p, SUM_BLOCK // PANEL)
             multiply_tile(
                 n_delta, delta + p * n_delta * PANEL, n, transposed + (block * n_panels + p) * PANEL * PANEL, &out)
-            out.finish = ADD
+            out.epilogue = ADD
             p += n
