@@ -101,11 +101,11 @@ cdef void add_long_rows(
     add_rows_of(LONG_VECTORS, add_some_rows, n, rows, x[0], m, start, c, c_row, columns)
 
 
-cdef enum Coming:
+cdef enum Prefetching:
     # Where the next rows are prefetched from.
-    UNASKED
-    FROM_L3
-    FROM_MEMORY
+    NO_PREFETCH
+    PREFETCH_L3
+    PREFETCH_MEMORY
 
 
 cdef struct Inner:
@@ -121,7 +121,7 @@ cdef struct Inner:
 
 
 cdef inline void add_vector_products(
-    const int rows, const int n, const Coming coming, Py_ssize_t k, Inner p, vreal* sums,
+    const int rows, const int n, const Prefetching prefetching, Py_ssize_t k, Inner p, vreal* sums,
 ) noexcept nogil:
     """sums[i * n + j] += m[i, k : k + LANES] x[j, k : k + LANES], lane by lane."""
     cdef vreal right[FEW_VECTORS]
@@ -133,19 +133,19 @@ cdef inline void add_vector_products(
         right[j] = load(p.x + j * p.x_row + k)
     # All rows are addressed by one base and multiples of the stride: a pointer to each row would not fit in registers.
     m = opaque(<real*>p.m + k)
-    if coming != UNASKED:
+    if prefetching != NO_PREFETCH:
         ahead = opaque(<real*>m + rows * p.m_row)
     for i in range(rows):
         left = load(m + i * p.m_row)
-        if coming != UNASKED:
+        if prefetching != NO_PREFETCH:
             prefetch(1, ahead + i * p.m_row)
-        if coming == FROM_MEMORY:
+        if prefetching == PREFETCH_MEMORY:
             prefetch(2, ahead + i * p.m_row + NEXT_BYTES // sizeof(real))
         for j in range(n):
             sums[i * n + j] = multiply_add(left, right[j], sums[i * n + j])
 
 
-cdef inline void vector_products(const int rows, const int n, const int chains, const Coming coming, Inner p) noexcept nogil:
+cdef inline void vector_products(const int rows, const int n, const int chains, const Prefetching prefetching, Inner p) noexcept nogil:
     """Inner: c (rows, n) = m x^T."""
     cdef int count = (rows * n + LANES - 1) // LANES * LANES
     cdef vreal sums[CHAINS][FEW_VECTORS + LANES]    # `chains` consecutive vectors of a row are added to different accumulators
@@ -159,11 +159,11 @@ cdef inline void vector_products(const int rows, const int n, const int chains, 
             sums[u][i] = splat(0)
     while k + chains * LANES <= p.depth:
         for u in range(chains):
-            add_vector_products(rows, n, coming, k + u * LANES, p, sums[u])
+            add_vector_products(rows, n, prefetching, k + u * LANES, p, sums[u])
         k += chains * LANES
     if chains > 1:
         while k + LANES <= p.depth:
-            add_vector_products(rows, n, coming, k, p, sums[0])
+            add_vector_products(rows, n, prefetching, k, p, sums[0])
             k += LANES
     if k < p.depth:
         for j in range(n):
@@ -182,7 +182,7 @@ cdef inline void vector_products(const int rows, const int n, const int chains, 
 
 
 cdef inline void all_products(
-    const int rows, const int n, const int chains, const Coming coming, Py_ssize_t n_rows, Inner p,
+    const int rows, const int n, const int chains, const Prefetching prefetching, Py_ssize_t n_rows, Inner p,
     Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """`vector_products` of n_rows of m, `rows` at a time."""
@@ -190,12 +190,12 @@ cdef inline void all_products(
         if check_interrupt(interrupt, thread, rows * n * p.depth):
             return
         if n_rows >= rows:
-            vector_products(rows, n, chains, coming, p)
+            vector_products(rows, n, chains, prefetching, p)
             n_rows -= rows
             p.m += rows * p.m_row
             p.c += rows * p.c_row
         else:
-            vector_products(1, n, chains, UNASKED, p)
+            vector_products(1, n, chains, NO_PREFETCH, p)
             n_rows -= 1
             p.m += p.m_row
             p.c += p.c_row
@@ -242,36 +242,36 @@ cdef void multiply_inner(
     cdef Inner p = Inner(
         <const real*>m.data, m.row // <Py_ssize_t>sizeof(real), <const real*>x.data, x.row // <Py_ssize_t>sizeof(real),
         m.columns, c, c_row, c_column)
-    cdef Coming coming = UNASKED
+    cdef Prefetching prefetching = NO_PREFETCH
     if m.columns >= NEXT_VECTORS * LANES and LANES * m.row <= NEXT_BYTES and is_far(m):
-        coming = FROM_MEMORY if m.rows * m.row > MEMORY_BYTES else FROM_L3
+        prefetching = PREFETCH_MEMORY if m.rows * m.row > MEMORY_BYTES else PREFETCH_L3
     if not is_row_major(x):
         p.x, p.x_row = scratch, p.depth
         for j in range(x.rows):
             for k in range(p.depth):
                 scratch[j * p.depth + k] = load_unaligned(x.data + j * x.row + k * x.column)
     if x.rows == 1 and m.columns >= CHAIN_DEPTH:
-        all_products(LANE_ROWS, 1, CHAINS, UNASKED, m.rows, p, interrupt, thread)
-    elif x.rows == 1 and coming == FROM_MEMORY:
-        all_products(LANES, 1, 1, FROM_MEMORY, m.rows, p, interrupt, thread)
-    elif x.rows == 1 and coming == FROM_L3:
-        all_products(LANES, 1, 1, FROM_L3, m.rows, p, interrupt, thread)
+        all_products(LANE_ROWS, 1, CHAINS, NO_PREFETCH, m.rows, p, interrupt, thread)
+    elif x.rows == 1 and prefetching == PREFETCH_MEMORY:
+        all_products(LANES, 1, 1, PREFETCH_MEMORY, m.rows, p, interrupt, thread)
+    elif x.rows == 1 and prefetching == PREFETCH_L3:
+        all_products(LANES, 1, 1, PREFETCH_L3, m.rows, p, interrupt, thread)
     elif x.rows == 1:
-        all_products(LANES, 1, 1, UNASKED, m.rows, p, interrupt, thread)
+        all_products(LANES, 1, 1, NO_PREFETCH, m.rows, p, interrupt, thread)
     elif x.rows == 2 and LANES >= 4:
-        all_products(LANES // 2, 2, 1, UNASKED, m.rows, p, interrupt, thread)
+        all_products(LANES // 2, 2, 1, NO_PREFETCH, m.rows, p, interrupt, thread)
     elif x.rows == 3 and LANES >= 8:
-        all_products(LANES // 3, 3, 1, UNASKED, m.rows, p, interrupt, thread)
+        all_products(LANES // 3, 3, 1, NO_PREFETCH, m.rows, p, interrupt, thread)
     elif x.rows == 4 and LANES >= 8:
-        all_products(LANES // 4, 4, 1, UNASKED, m.rows, p, interrupt, thread)
+        all_products(LANES // 4, 4, 1, NO_PREFETCH, m.rows, p, interrupt, thread)
     elif x.rows == 5 and LANES >= 16:
-        all_products(LANES // 5, 5, 1, UNASKED, m.rows, p, interrupt, thread)
+        all_products(LANES // 5, 5, 1, NO_PREFETCH, m.rows, p, interrupt, thread)
     elif x.rows == 6 and LANES >= 16:
-        all_products(LANES // 6, 6, 1, UNASKED, m.rows, p, interrupt, thread)
+        all_products(LANES // 6, 6, 1, NO_PREFETCH, m.rows, p, interrupt, thread)
     elif x.rows == 7 and LANES >= 16:
-        all_products(LANES // 7, 7, 1, UNASKED, m.rows, p, interrupt, thread)
+        all_products(LANES // 7, 7, 1, NO_PREFETCH, m.rows, p, interrupt, thread)
     elif LANES >= 16:
-        all_products(LANES // 8, 8, 1, UNASKED, m.rows, p, interrupt, thread)
+        all_products(LANES // 8, 8, 1, NO_PREFETCH, m.rows, p, interrupt, thread)
 
 
 cdef void multiply_outer(
