@@ -44,11 +44,11 @@ cdef void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panel
 
 # ---- through a layer with a single output -----------------------------------------------------------
 
-cdef inline void rows_below_one(
+cdef inline void single_output_rows(
     const int rows, const int activation, const real* delta, const real* weight, real* x, Py_ssize_t n_x,
     Py_ssize_t n_panels, vreal* weight_sums, vreal* delta_sums,
 ) noexcept nogil:
-    """`below_one` for some rows of x: two vectors of partial sums for each row, their lanes not yet added."""
+    """`backward_single_output` for some rows of x: two vectors of partial sums for each row, their lanes not yet added."""
     cdef vreal ws[LANE_ROWS]
     cdef vreal ds[LANE_ROWS]
     cdef vreal w[LANE_ROWS]
@@ -78,7 +78,7 @@ cdef inline void rows_below_one(
         delta_sums[i] = ds[i]
 
 
-cdef inline void sums_below_one(
+cdef inline void single_output_sums(
     const bint whole, const int activation, const real* delta, const real* weight, real* x, Py_ssize_t count, Py_ssize_t n_x,
     Py_ssize_t n_panels, real* totals,
 ) noexcept nogil:
@@ -89,21 +89,21 @@ cdef inline void sums_below_one(
     cdef vreal sums[LANES]
     cdef int i, step = LANE_ROWS if LANE_ROWS <= LANES // 2 else 1
     if whole:
-        rows_below_one(step, activation, delta, weight, x, n_x, n_panels, sums, sums + LANES // 2)
+        single_output_rows(step, activation, delta, weight, x, n_x, n_panels, sums, sums + LANES // 2)
         if LANES // 2 > step:       # then it is 2 * step, for all sizes in blocks.h
-            rows_below_one(
+            single_output_rows(
                 step, activation, delta, weight + step, x + step * PANEL, n_x, n_panels,
                 sums + step, sums + LANES // 2 + step)
     else:
         for i in range(LANES):
             sums[i] = splat(0)
         for i in range(count):
-            rows_below_one(
+            single_output_rows(
                 1, activation, delta, weight + i, x + i * PANEL, n_x, n_panels, sums + i, sums + LANES // 2 + i)
     add_lanes(sums, LANES, totals)
 
 
-cdef inline void below_one_by(
+cdef inline void single_output_by(
     const int activation, const real* weight, const real* delta, real* x, Py_ssize_t n_x, Py_ssize_t n_panels,
     Total weight_gradient, Total bias_gradient,
 ) noexcept nogil:
@@ -111,7 +111,7 @@ cdef inline void below_one_by(
     cdef real totals[LANES]
     cdef Py_ssize_t j = 0, count
     if n_x == 1:
-        rows_below_one(1, activation, delta, weight, x, 1, n_panels, sums, sums + 1)
+        single_output_rows(1, activation, delta, weight, x, 1, n_panels, sums, sums + 1)
         add_to(weight_gradient, 0, 0, sum_of_lanes(sums[0]))
         if bias_gradient.data != NULL:
             add_to(bias_gradient, 0, 0, sum_of_lanes(sums[1]))
@@ -119,23 +119,23 @@ cdef inline void below_one_by(
     while j < n_x:
         count = minimum(LANES // 2, n_x - j)
         if count == LANES // 2:
-            sums_below_one(True, activation, delta, weight + j, x + j * PANEL, count, n_x, n_panels, totals)
+            single_output_sums(True, activation, delta, weight + j, x + j * PANEL, count, n_x, n_panels, totals)
         else:
-            sums_below_one(False, activation, delta, weight + j, x + j * PANEL, count, n_x, n_panels, totals)
+            single_output_sums(False, activation, delta, weight + j, x + j * PANEL, count, n_x, n_panels, totals)
         add_all_to(weight_gradient, 0, j, totals, count)
         if bias_gradient.data != NULL:
             add_all_to(bias_gradient, 0, j, totals + LANES // 2, count)
         j += count
 
 
-ctypedef void (*BelowOneBy)(
+ctypedef void (*SingleOutputBy)(
     const int activation, const real* weight, const real* delta, real* x, Py_ssize_t n_x, Py_ssize_t n_panels,
     Total weight_gradient, Total bias_gradient) noexcept nogil
 cdef extern from "vector.h" nogil:
-    void below_one_of "AS_ACTIVATION"(int n_activations, BelowOneBy, int activation, ...)
+    void single_output_of "AS_ACTIVATION"(int n_activations, SingleOutputBy, int activation, ...)
 
 
-cdef void below_one(
+cdef void backward_single_output(
     Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t n_panels, int activation,
     Total weight_gradient, Total bias_gradient,
 ) noexcept nogil:
@@ -144,8 +144,8 @@ cdef void below_one(
     It computes the gradient of the weight, delta x^T; the delta of the layer below, which overwrites x; and the
     gradient of that layer's bias. 6 % of a step of a two-layer network.
     """
-    below_one_of(
-        N_ACTIVATIONS, below_one_by, activation, weight, delta, x, layer.n_in, n_panels, weight_gradient, bias_gradient)
+    single_output_of(
+        N_ACTIVATIONS, single_output_by, activation, weight, delta, x, layer.n_in, n_panels, weight_gradient, bias_gradient)
 
 
 # ---- through any layer ------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ cdef double gradient_tile(
         if i > 0:
             below.data = at(gradient.data, network.layers[i - 1].bias)
         if i > 0 and layer.n_out == 1:
-            below_one(
+            backward_single_output(
                 layer, weight_of(network, i), delta, x, n_panels, <int>network.layers[i - 1].activation, here, below)
             delta = x
             i -= 1

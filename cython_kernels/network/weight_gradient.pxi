@@ -8,7 +8,7 @@ The gradient of W is a sum over examples, that is over lanes. The plan chooses o
               a vector, and their lanes are added at the end: for narrow layers and small tiles.
 
 Sums over examples are short. A lane adds at most SUM_BLOCK terms, or, in the loops without blocks (shared vectors,
-`add_examples`, `below_one`), its part of a tile of at most 4 096 examples (_engine.plan.LARGEST_TILE): 1 366 terms in float32.
+`add_examples`, `backward_single_output`), its part of a tile of at most 4 096 examples (_engine.plan.LARGEST_TILE): 1 366 terms in float32.
 The sums of tiles are added to the gradient of their block, those of blocks to each other.
 """
 
