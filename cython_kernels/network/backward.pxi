@@ -7,7 +7,7 @@ its own derivative, and both are computed before. So a tile needs one buffer per
 # ---- the gradient of b ------------------------------------------------------------------------------
 
 cdef inline void add_rows(
-    const int n_rows, const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panels, Total gradient, Py_ssize_t first,
+    const int n_rows, const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panels, GradientSum gradient, Py_ssize_t first,
 ) noexcept nogil:
     """`add_examples` for n_rows of a tile's n_delta rows, from `first` on."""
     cdef vreal sums[LANES][VECTORS]
@@ -31,7 +31,7 @@ cdef inline void add_rows(
     add_all_to(gradient, 0, first, totals, n_rows)
 
 
-cdef void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panels, Total gradient) noexcept nogil:
+cdef void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panels, GradientSum gradient) noexcept nogil:
     """Adds the sums of delta_i over examples to the gradient of b."""
     cdef Py_ssize_t i = 0
     while i + ROW_SUMS <= n_delta:
@@ -105,7 +105,7 @@ cdef inline void single_output_sums(
 
 cdef inline void single_output_by(
     const int activation, const real* weight, const real* delta, real* x, Py_ssize_t n_x, Py_ssize_t n_panels,
-    Total weight_gradient, Total bias_gradient,
+    GradientSum weight_gradient, GradientSum bias_gradient,
 ) noexcept nogil:
     cdef vreal sums[2]
     cdef real totals[LANES]
@@ -130,14 +130,14 @@ cdef inline void single_output_by(
 
 ctypedef void (*SingleOutputBy)(
     const int activation, const real* weight, const real* delta, real* x, Py_ssize_t n_x, Py_ssize_t n_panels,
-    Total weight_gradient, Total bias_gradient) noexcept nogil
+    GradientSum weight_gradient, GradientSum bias_gradient) noexcept nogil
 cdef extern from "vector.h" nogil:
     void single_output_of "AS_ACTIVATION"(int n_activations, SingleOutputBy, int activation, ...)
 
 
 cdef void backward_single_output(
     Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t n_panels, int activation,
-    Total weight_gradient, Total bias_gradient,
+    GradientSum weight_gradient, GradientSum bias_gradient,
 ) noexcept nogil:
     """Backward through a layer with a single output, in one pass over x.
 
@@ -151,7 +151,7 @@ cdef void backward_single_output(
 # ---- through any layer ------------------------------------------------------------------------------
 
 cdef void dense_backward(
-    Layer* layer, const Features* x, const real* delta, Py_ssize_t n_panels, Total weight_gradient, const real* transposed,
+    Layer* layer, const Features* x, const real* delta, Py_ssize_t n_panels, GradientSum weight_gradient, const real* transposed,
 ) noexcept nogil:
     """The gradient of W, delta x^T; that of b is `add_examples`. transposed: x^T, if layer.transposed."""
     cdef Features d = of_tile(delta, layer.n_out)

@@ -130,7 +130,7 @@ cdef void unfold_gradient(
             count = minimum(FOLD_ROWS, member.n_out - i)
             weight_gradient_lanewise(
                 &delta, count, &inputs, member.n_in, n_panels,
-                Total(gradient + member.weight + i * member.n_in, member.n_in, True))
+                GradientSum(gradient + member.weight + i * member.n_in, member.n_in, True))
             if check_interrupt(interrupt, 0, member.n_in * count * n_panels * PANEL):
                 return
             delta.data += count * delta.feature

@@ -33,7 +33,7 @@ cdef inline void line_panel(
 
 
 cdef inline double line_of(
-    const int n, Network* network, Features x, const real* y, Py_ssize_t count, real weight, Total gradient,
+    const int n, Network* network, Features x, const real* y, Py_ssize_t count, real weight, GradientSum gradient,
 ) noexcept nogil:
     cdef vreal w[MOST_INPUTS]
     cdef vreal dw[MOST_INPUTS * VECTORS]
@@ -65,7 +65,7 @@ cdef inline double line_of(
 
 
 cdef double line_tile(
-    Network* network, Features x, const real* y, Py_ssize_t count, real weight, Total gradient,
+    Network* network, Features x, const real* y, Py_ssize_t count, real weight, GradientSum gradient,
 ) noexcept nogil:
     """`gradient_tile` for a single linear layer with one output and few inputs: both passes in one.
 

@@ -66,7 +66,7 @@ cdef inline const real* targets(Network* network, Py_ssize_t first, Py_ssize_t c
 
 
 cdef double gradient_tile(
-    Network* network, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, Total gradient,
+    Network* network, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, GradientSum gradient,
 ) noexcept nogil:
     """The forward and backward pass of a tile: adds its gradient, and returns the sum of its loss, without the factor `weight`.
 
@@ -80,7 +80,7 @@ cdef double gradient_tile(
     cdef real* x
     cdef real* transposed           # scratch for x^T of a layer; that of the first layer has its own, and may be kept
     cdef real* first_transposed
-    cdef Total here, below          # the gradients of a layer's W, and of the bias of the layer below
+    cdef GradientSum here, below          # the gradients of a layer's W, and of the bias of the layer below
     cdef double loss = 0
     if (
         network.n_layers == 1 and layer.n_out == 1 and layer.n_in <= MOST_INPUTS and layer.activation == IDENTITY
@@ -100,12 +100,12 @@ cdef double gradient_tile(
     if gradient.data == NULL:
         return loss
     if layer.bias >= 0:
-        add_examples(delta, layer.n_out, n_panels, Total(gradient.data + layer.bias, 0, gradient.fresh))
+        add_examples(delta, layer.n_out, n_panels, GradientSum(gradient.data + layer.bias, 0, gradient.fresh))
     while i >= 0:
         layer = &network.layers[i]
         x = delta - layer.n_in * network.tile
-        here = Total(gradient.data + layer.weight, layer.n_in, gradient.fresh)
-        below = Total(NULL, 0, gradient.fresh)
+        here = GradientSum(gradient.data + layer.weight, layer.n_in, gradient.fresh)
+        below = GradientSum(NULL, 0, gradient.fresh)
         if i > 0:
             below.data = at(gradient.data, network.layers[i - 1].bias)
         if i > 0 and layer.n_out == 1:

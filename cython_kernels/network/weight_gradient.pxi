@@ -12,20 +12,20 @@ Sums over examples are short. A lane adds at most SUM_BLOCK terms, or, in the lo
 The sums of tiles are added to the gradient of their block, those of blocks to each other.
 """
 
-cdef struct Total:
+cdef struct GradientSum:
     # The destination of sums over examples: element (i, j) at data + i * row + j; data NULL: not wanted.
     real* data
     Py_ssize_t row
     bint fresh              # 1: sums are stored (first tile of a block), 0: they are added
 
 
-cdef inline void add_to(Total total, Py_ssize_t i, Py_ssize_t j, real value) noexcept nogil:
+cdef inline void add_to(GradientSum total, Py_ssize_t i, Py_ssize_t j, real value) noexcept nogil:
     cdef real* place = total.data + i * total.row + j
     place[0] = value if total.fresh else place[0] + value
 
 
 cdef inline void add_all_to(
-    Total total, Py_ssize_t i, Py_ssize_t j, const real* values, Py_ssize_t count,
+    GradientSum total, Py_ssize_t i, Py_ssize_t j, const real* values, Py_ssize_t count,
 ) noexcept nogil:
     """Adds to (or stores at) (i, j), (i, j + 1) ...: whole vectors, then LANE_COLUMNS at a time: 1 to 5 % of a small step.
 
@@ -52,7 +52,7 @@ cdef inline void add_all_to(
 
 cdef inline void lane_products(
     const int rows, const int columns, const bint ahead, Py_ssize_t n_panels,
-    Features delta, Py_ssize_t n_delta, Py_ssize_t i0, Features x, Py_ssize_t n_x, Py_ssize_t j0, Total gradient,
+    Features delta, Py_ssize_t n_delta, Py_ssize_t i0, Features x, Py_ssize_t n_x, Py_ssize_t j0, GradientSum gradient,
 ) noexcept nogil:
     """The sums over examples of delta_i x_j, for a block at (i0, j0).
 
@@ -101,7 +101,7 @@ cdef inline void lane_products(
 
 
 cdef void lanewise_block(
-    const Features* deltas, Py_ssize_t n_delta, const Features* inputs, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
+    const Features* deltas, Py_ssize_t n_delta, const Features* inputs, Py_ssize_t n_x, Py_ssize_t n_panels, GradientSum gradient,
 ) noexcept nogil:
     """`weight_gradient_lanewise` for at most SUM_PANELS panels: the examples of a lane are added sequentially."""
     cdef Features delta = deltas[0], x = inputs[0]
@@ -133,7 +133,7 @@ cdef enum:
 
 
 cdef void weight_gradient_lanewise(
-    const Features* deltas, Py_ssize_t n_delta, const Features* inputs, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
+    const Features* deltas, Py_ssize_t n_delta, const Features* inputs, Py_ssize_t n_x, Py_ssize_t n_panels, GradientSum gradient,
 ) noexcept nogil:
     cdef Features delta, x
     if n_panels <= SUM_PANELS:
@@ -183,7 +183,7 @@ cdef inline void share_panels(
 
 cdef inline void shared_block(
     const int per_vector, const real* delta, Py_ssize_t n_delta, Py_ssize_t i0, const real* shared, Py_ssize_t n_x,
-    Py_ssize_t n_panels, Total gradient,
+    Py_ssize_t n_panels, GradientSum gradient,
 ) noexcept nogil:
     """SHARED_ROWS rows of delta x^T, from an x^T of `share_panels`. Past the edge the last row is computed again and dropped.
 
@@ -226,7 +226,7 @@ cdef inline void shared_block(
 
 cdef inline void shared_gradient(
     const int per_vector, const real* delta, Py_ssize_t n_delta, const real* shared, Py_ssize_t n_x, Py_ssize_t n_panels,
-    Total gradient,
+    GradientSum gradient,
 ) noexcept nogil:
     cdef Py_ssize_t i0 = 0
     while i0 < n_delta:
@@ -266,7 +266,7 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
 
 
 cdef void weight_gradient_transposed(
-    const real* delta, Py_ssize_t n_delta, const real* transposed, Py_ssize_t n_x, Py_ssize_t n_panels, Total gradient,
+    const real* delta, Py_ssize_t n_delta, const real* transposed, Py_ssize_t n_x, Py_ssize_t n_panels, GradientSum gradient,
 ) noexcept nogil:
     """Up to SUM_BLOCK examples are summed in registers before the gradient is read and written: 10 % of a
     step."""

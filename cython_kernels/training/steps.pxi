@@ -86,7 +86,7 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
     cdef Network* network = &job.network
     cdef Py_ssize_t place = job.first + block * network.block
     cdef Py_ssize_t stop = job.first + minimum(job.count, (block + 1) * network.block)
-    cdef Total partial = Total(NULL, 0, True)      # NULL: only the loss is computed
+    cdef GradientSum partial = GradientSum(NULL, 0, True)      # NULL: only the loss is computed
     cdef real weight = <real>(1.0 / normaliser(job.count))
     cdef double loss = 0
     if job.gradient != NULL:
