@@ -52,7 +52,7 @@ cdef double TIMED_WORK = 2e6    # multiply-adds of a stage from which on the lea
 cdef double LONG_WORK = 2e10    # multiply-adds of a stage from which on threads are tried even during a pause
 cdef double SLICE_SECONDS = 0.002   # a stage that is not timed and takes longer was descheduled
 cdef double CHECK_SECONDS = 0.1   # between two runs of the signal handlers within an epoch,
-cdef double REST_SECONDS = 0.04     # and between two epochs
+cdef double EPOCH_HANDLER_SECONDS = 0.04     # and between two epochs
 
 ctypedef int (*Report)(void* job) noexcept      # an exception stays set
 

@@ -245,14 +245,14 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
         epochs_work += network.n_parameters * job.n_examples
         if epochs_work > CHECK_WORK:
             epochs_work = 0
-            rest(job)
+            run_due_handlers(job)
             if is_raised(&job.interrupt.stop):
                 return
 
 
-cdef void rest(Job* job) noexcept nogil:
+cdef void run_due_handlers(Job* job) noexcept nogil:
     """Between two epochs: runs the signal handlers, unless they ran in the last REST_SECONDS."""
-    if is_due(&job.interrupt, REST_SECONDS):
+    if is_due(&job.interrupt, EPOCH_HANDLER_SECONDS):
         if job.half_made != NULL and all_within(GREATEST, job.parameters, 0, job.n_parameters):
             set_flag(job.half_made, WHOLE)
         run_handlers(&job.interrupt)
