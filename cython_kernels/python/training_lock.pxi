@@ -3,8 +3,8 @@
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
 
-cdef int n_births = 0           # forks that led to this process: incremented in each child,
-cdef unsigned long survivor = 0     # whose only thread is this one
+cdef int n_forks = 0           # forks that led to this process: incremented in each child,
+cdef unsigned long thread_after_fork = 0     # whose only thread is this one
 
 
 @cython.final
@@ -15,18 +15,18 @@ cdef class TrainingLock:
     free if the thread that held it does not exist there.
     """
     cdef int held
-    cdef int births                 # n_births when it was acquired
-    cdef unsigned long holder       # identifier of the thread that holds it
+    cdef int forks_seen                 # n_births when it was acquired
+    cdef unsigned long holding_thread       # identifier of the thread that holds it
     cdef int half_made              # WHOLE, HALF_EPOCH, HALF_STEP
 
     cdef bint acquire(self) noexcept:
-        cdef int births = self.births
+        cdef int forks_seen = self.forks_seen
         if not acquire_flag(&self.held):
-            if births == n_births or self.holder == survivor or not replace(&self.births, births, n_births):
+            if forks_seen == n_forks or self.holding_thread == thread_after_fork or not replace(&self.forks_seen, forks_seen, n_forks):
                 return False
             set_flag(&self.half_made, WHOLE)
-        self.births = n_births
-        self.holder = PyThread_get_thread_ident()
+        self.forks_seen = n_forks
+        self.holding_thread = PyThread_get_thread_ident()
         return True
 
     cdef void release(self) noexcept:
@@ -43,7 +43,7 @@ cdef class TrainingLock:
     @property
     def is_held(self):
         """Whether a training runs in this process."""
-        return is_raised(&self.held) and (self.births == n_births or self.holder == survivor)
+        return is_raised(&self.held) and (self.forks_seen == n_forks or self.holding_thread == thread_after_fork)
 
     def set_half_made(self, what):
         """Sets what is incomplete from here on: "nothing", "an epoch" or "a step"."""
@@ -53,7 +53,7 @@ cdef class TrainingLock:
         """Raises a RuntimeError unless this thread finds network, optimizer and generator consistent."""
         if not self.is_held:
             return
-        if self.holder != PyThread_get_thread_ident():
+        if self.holding_thread != PyThread_get_thread_ident():
             raise RuntimeError("another thread trains this network: save it from a callback of that fit")
         if is_raised(&self.half_made) >= (HALF_EPOCH if with_optimizer else HALF_STEP):
             raise RuntimeError(
@@ -61,16 +61,16 @@ cdef class TrainingLock:
                 "set a flag in the signal handler, and save in a callback of the fit")
 
 
-def note_birth():
+def after_fork_in_child():
     """To be called in the child of a fork, where the calling thread is the only one."""
-    global n_births, survivor
-    n_births += 1
-    survivor = PyThread_get_thread_ident()
+    global n_forks, thread_after_fork
+    n_forks += 1
+    thread_after_fork = PyThread_get_thread_ident()
     for lock in held_locks:
         lock._at_fork_reinit()
     held_locks.clear()
 
 
-def note_fork():
+def before_fork():
     """To be called before a fork, which releases OpenMP's idle threads."""
     change_pool()

@@ -52,7 +52,7 @@ cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits, PyObject* loc
     release_lock(lock, interrupt)
 
 
-# A lock that is held while another thread forks would be held for ever in the child: `note_birth` renews these.
+# A lock that is held while another thread forks would be held for ever in the child: `after_fork_in_child` renews these.
 cdef set held_locks = set()
 
 ctypedef int (*LockCall)(object lock) noexcept      # an exception stays set

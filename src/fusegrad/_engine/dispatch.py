@@ -48,4 +48,4 @@ by_dtype: MappingProxyType[np.dtype[Any], Any] = MappingProxyType(
 # threads held is free.
 os.register_at_fork(before=runtime.release_threads)
 for _module in by_dtype.values():
-    os.register_at_fork(before=_module.note_fork, after_in_child=_module.note_birth)
+    os.register_at_fork(before=_module.before_fork, after_in_child=_module.after_fork_in_child)
