@@ -55,7 +55,7 @@ static inline int acquire_flag(int *flag) { return !__atomic_exchange_n(flag, 1,
 static inline void set_flag(int *flag, int value) { __atomic_store_n(flag, value, __ATOMIC_RELAXED); }
 static inline void release_flag(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
 /* Compare-and-swap: returns whether this caller has replaced `old` by `value`. */
-static inline int replace(int *place, int old, int value) {
+static inline int compare_and_swap(int *place, int old, int value) {
     return __atomic_compare_exchange_n(place, &old, value, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
 
@@ -90,7 +90,7 @@ struct Team {
 /* A typical wait for the last piece of a stage is shorter than SPIN_SECONDS. Sleeping and waking cost about 10 microseconds. */
 #define SPIN_SECONDS 50e-6
 
-static inline void relax(void) {
+static inline void cpu_pause(void) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -120,7 +120,7 @@ static inline void wake_all(int *word) {
 static inline int spin_while(int *word, int value) {
     double start = 0;
     for (int i = 0; __atomic_load_n(word, __ATOMIC_ACQUIRE) == value; i++) {
-        relax();
+        cpu_pause();
         if (i % 64 == 63) {
             double now = monotonic_seconds();
             if (start == 0) start = now;

@@ -34,7 +34,7 @@ cdef extern from "team.h" nogil:
     bint acquire_flag(int* flag)
     void set_flag(int* flag, int value)
     void release_flag(int* flag)
-    bint replace(int* place, int old, int value)
+    bint compare_and_swap(int* place, int old, int value)
     double monotonic_seconds()
     double processor_seconds()
 

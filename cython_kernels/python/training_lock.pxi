@@ -22,7 +22,7 @@ cdef class TrainingLock:
     cdef bint acquire(self) noexcept:
         cdef int forks_seen = self.forks_seen
         if not acquire_flag(&self.held):
-            if forks_seen == n_forks or self.holding_thread == thread_after_fork or not replace(&self.forks_seen, forks_seen, n_forks):
+            if forks_seen == n_forks or self.holding_thread == thread_after_fork or not compare_and_swap(&self.forks_seen, forks_seen, n_forks):
                 return False
             set_flag(&self.half_made, WHOLE)
         self.forks_seen = n_forks
