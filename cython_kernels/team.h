@@ -204,7 +204,7 @@ static __thread double credit = MOST_CREDIT, pause_seconds = FIRST_PAUSE, alone_
 
 static inline int threads_pay(double now) { return now >= alone_until; }
 static inline void try_threads(void) { alone_until = 0; }
-static inline void settle(double gain, double now) {
+static inline void record_gain(double gain, double now) {
     credit += gain;
     if (credit >= MOST_CREDIT) {
         credit = MOST_CREDIT;

@@ -26,7 +26,7 @@ cdef extern from "team.h" nogil:
     void leave_region(Team* team)
     bint threads_pay(double now)
     void try_threads()
-    void settle(double gain, double now)
+    void record_gain(double gain, double now)
     void change_pool()
 
     void raise_flag(int* flag)
@@ -149,7 +149,7 @@ cdef bint share_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssize_t 
         check_interrupt(interrupt, 0, CHECK_WORK + 1)
     end = monotonic_seconds()
     if n_own > 0:       # compared with the leader's estimated time for all pieces
-        settle(own / n_own * n_pieces - (end - start), end)
+        record_gain(own / n_own * n_pieces - (end - start), end)
     return True
 
 
@@ -181,7 +181,7 @@ cdef void run_team(Team* team, Interrupt* interrupt, int n_threads, double work,
                 return
             if team.n_threads > 1:
                 end = monotonic_seconds()
-                settle(team.led - (end - start), end)   # the time to start and end the region
+                record_gain(team.led - (end - start), end)   # the time to start and end the region
             interrupt.team = NULL
         else:
             lead(job, team)
