@@ -69,8 +69,8 @@ struct Team {
     int n_threads; /* 1: the leader is alone */
     int most_threads; /* the most that the system and OpenMP provide */
     void *job;
-    int timed; /* the stages are long enough to read `processor_seconds` */
-    int again; /* set by a leader that returns early, to be called again: see `run_team` */
+    int use_cpu_time; /* the stages are long enough to read `processor_seconds` */
+    int call_again; /* set by a leader that returns early, to be called again: see `run_team` */
     /* Written by the leader before it publishes a stage; read by threads that have claimed a piece. */
     Stage stage;
     Py_ssize_t n_pieces;
@@ -84,7 +84,7 @@ struct Team {
     pid_t process;
     jmp_buf escape;
     unsigned mode; /* the leader's floating-point mode */
-    double led;    /* wall-clock seconds that `lead` took */
+    double leader_seconds;    /* wall-clock seconds that `lead` took */
 };
 
 /* A typical wait for the last piece of a stage is shorter than SPIN_SECONDS. Sleeping and waking cost about 10 microseconds. */
@@ -294,7 +294,7 @@ static int lead_team(Team *team, int n_threads, Lead lead, void *job) {
                 double start = monotonic_seconds();
                 team->n_threads = team->most_threads = omp_get_num_threads();
                 lead(job, team);
-                team->led = monotonic_seconds() - start;
+                team->leader_seconds = monotonic_seconds() - start;
                 __atomic_store_n(&team->closed, 1, __ATOMIC_RELEASE);
                 ring(team);
             } else {

@@ -12,9 +12,9 @@ cdef extern from "team.h" nogil:
         int n_threads
         int most_threads
         void* job
-        bint timed
-        bint again
-        double led
+        bint use_cpu_time
+        bint call_again
+        double leader_seconds
     ctypedef void (*Lead)(void* job, Team* team) noexcept nogil
 
     int lead_team(Team* team, int n_threads, Lead lead, void* job)
@@ -66,7 +66,7 @@ cdef enum:
 cdef struct Interrupt:
     int stop
     Py_ssize_t work             # multiply-adds since the last reading of the clock
-    double looked
+    double handlers_ran_at
     Team* team                  # whose leader runs the handlers; NULL: no team
     Report report               # brings Python's objects up to date before handlers run; NULL: there is nothing to report
     void* job
@@ -88,9 +88,9 @@ cdef inline bint check_interrupt(Interrupt* interrupt, int thread, Py_ssize_t wo
 cdef inline bint is_due(Interrupt* interrupt, double seconds) noexcept nogil:
     """Whether `seconds` have passed since the handlers ran, or since the first question of a call."""
     cdef double now = monotonic_seconds()
-    if interrupt.looked == 0:
-        interrupt.looked = now
-    return now - interrupt.looked > seconds
+    if interrupt.handlers_ran_at == 0:
+        interrupt.handlers_ran_at = now
+    return now - interrupt.handlers_ran_at > seconds
 
 
 cdef void run_handlers(Interrupt* interrupt) noexcept nogil:
@@ -104,13 +104,13 @@ cdef void run_handlers(Interrupt* interrupt) noexcept nogil:
             raise_flag(&interrupt.stop)
             if not error_is_set():
                 set_error(RuntimeError, FORKED)
-    interrupt.looked = monotonic_seconds()
+    interrupt.handlers_ran_at = monotonic_seconds()
     if forked:
         leave_region(interrupt.team)
 
 cdef const char* FORKED = (
     "this process was forked by a signal handler while several threads computed, and has none of them: "
-    "the call was ended; call again, or fork where nothing is computed")
+    "the call was ended; call call_again, or fork where nothing is computed")
 
 
 cdef inline void run_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssize_t n_pieces) noexcept nogil:
@@ -130,7 +130,7 @@ cdef bint share_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssize_t 
     cdef double start = monotonic_seconds(), own, end
     if not threads_pay(start):
         return False
-    own = processor_seconds() if team.timed else start
+    own = processor_seconds() if team.use_cpu_time else start
     hand_out(team, stage, n_pieces)
     piece = take_piece(team)
     while piece >= 0:
@@ -139,7 +139,7 @@ cdef bint share_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssize_t 
         n_own += 1
         piece = take_piece(team)
     # Without the time in which the leader was descheduled: without followers it would most likely not have been.
-    if team.timed:
+    if team.use_cpu_time:
         own = processor_seconds() - own
     else:
         own = monotonic_seconds() - own
@@ -171,8 +171,8 @@ cdef void run_team(Team* team, Interrupt* interrupt, int n_threads, double work,
     while True:
         team.n_threads = 1
         team.job = job
-        team.timed = work > TIMED_WORK
-        team.again = False
+        team.use_cpu_time = work > TIMED_WORK
+        team.call_again = False
         if team.most_threads > 1:
             start = monotonic_seconds()
         if team.most_threads > 1 and threads_pay(start):
@@ -181,11 +181,11 @@ cdef void run_team(Team* team, Interrupt* interrupt, int n_threads, double work,
                 return
             if team.n_threads > 1:
                 end = monotonic_seconds()
-                record_gain(team.led - (end - start), end)   # the time to start and end the region
+                record_gain(team.leader_seconds - (end - start), end)   # the time to start and end the region
             interrupt.team = NULL
         else:
             lead(job, team)
-        if not team.again:
+        if not team.call_again:
             return
 
 

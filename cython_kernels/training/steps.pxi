@@ -234,7 +234,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
             if work > CHECK_WORK:
                 work = 0
                 if should_change(team):
-                    team.again = True
+                    team.call_again = True
                     job.n_seen = seen
                     job.seen_loss = total
                     return
