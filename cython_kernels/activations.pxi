@@ -66,13 +66,13 @@ cdef inline vreal raised(vreal p, vreal place) noexcept nogil:
     if LIFT == 0:
         return times_power(splat(1) + p, place)
     s = power_of_two(place)
-    return fused(s, p, s)       # does not depend on 1 + p: 7 % of sigmoid with AVX2
+    return fused_multiply_add(s, p, s)       # does not depend on 1 + p: 7 % of sigmoid with AVX2
 
 
 cdef inline vreal all_powers(vreal d) noexcept nogil:
     """d + d^2 + d^3 ... = 1 / (1 - d) - 1 for the relative error d of a quotient, to less than an eighth of an ulp."""
     if ESTIMATED and sizeof(real) == 8:
-        return fused(fused(d, d, d), d, d)
+        return fused_multiply_add(fused_multiply_add(d, d, d), d, d)
     return d
 
 
@@ -97,14 +97,14 @@ cdef inline void sigmoid_group(const int group, const real* z, real* a) noexcept
         e = raised(p[i], place[i])
         if LIFT == 0:
             inverse[i] = approximate_quotient(one, one + e)
-            error[i] = all_powers(fused(inverse[i], -e, one - inverse[i]))
+            error[i] = all_powers(fused_multiply_add(inverse[i], -e, one - inverse[i]))
         else:       # unit and lifted are powers of two: their products are exact
             inverse[i] = approximate_quotient(unit, multiply_add(e, unit, one))
-            error[i] = all_powers(fused(inverse[i], -e, multiply_add(-inverse[i], lifted, one)))
+            error[i] = all_powers(fused_multiply_add(inverse[i], -e, multiply_add(-inverse[i], lifted, one)))
         # Now unit / (1 + e unit) = inverse (1 + error).
-        error[i] = fused(error[i], one + p[i], p[i])
+        error[i] = fused_multiply_add(error[i], one + p[i], p[i])
     for i in range(group):
-        below = times_power(fused(inverse[i], error[i], inverse[i]), place[i])
+        below = times_power(fused_multiply_add(inverse[i], error[i], inverse[i]), place[i])
         store(a + i * LANES, complement_if_positive(load(z + i * LANES), below))
 
 
@@ -127,16 +127,16 @@ cdef inline void tanh_group(const int group, const real* z, real* a) noexcept no
         w[i] = square * curvature(r[i], square)
     for i in range(group):
         big = s[i] - one
-        e = fused(s[i], w[i], fused(s[i], r[i], big))
-        e_lost = fused(s[i], w[i], fused(s[i], r[i], big - e))
+        e = fused_multiply_add(s[i], w[i], fused_multiply_add(s[i], r[i], big))
+        e_lost = fused_multiply_add(s[i], w[i], fused_multiply_add(s[i], r[i], big - e))
         inverse[i] = approximate_quotient(one, two + e)
         if ESTIMATED:
-            inverse[i] = fused(fused(-inverse[i], two + e, one), inverse[i], inverse[i])
+            inverse[i] = fused_multiply_add(fused_multiply_add(-inverse[i], two + e, one), inverse[i], inverse[i])
         p[i] = -e * inverse[i]
         # -E - (2 + E) p; e and 2 p are of opposite sign and within a factor of 2, so that their sum is exact.
-        error[i] = fused(-p[i], e, -multiply_add(two, p[i], e)) - e_lost
+        error[i] = fused_multiply_add(-p[i], e, -multiply_add(two, p[i], e)) - e_lost
     for i in range(group):
-        store(a + i * LANES, with_sign_of(fused(error[i], inverse[i], p[i]), load(z + i * LANES)))
+        store(a + i * LANES, with_sign_of(fused_multiply_add(error[i], inverse[i], p[i]), load(z + i * LANES)))
 
 
 cdef void activate(int kind, const real* z, real* a, Py_ssize_t n) noexcept nogil:

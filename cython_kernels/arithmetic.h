@@ -153,7 +153,7 @@ FUSEGRAD_INLINE double multiply_add_double(double a, double b, double c) {
 
 /* a * b + c with a single rounding, which the error terms of the activations require. Without an FMA instruction float32 is
    computed in float64; float64 is rounded twice, which its error bound allows. */
-FUSEGRAD_INLINE vreal fused(vreal a, vreal b, vreal c) {
+FUSEGRAD_INLINE vreal fused_multiply_add(vreal a, vreal b, vreal c) {
 #if defined(__FMA__) || defined(__aarch64__) || FUSEGRAD_REAL == 64
     return multiply_add(a, b, c);
 #else

@@ -75,7 +75,7 @@ cdef extern from "vector.h" nogil:
     vreal multiply_add(vreal a, vreal b, vreal c)
     vhalf multiply_add_half(vhalf a, vhalf b, vhalf c)
     double multiply_add_double(double a, double b, double c)
-    vreal fused(vreal a, vreal b, vreal c)
+    vreal fused_multiply_add(vreal a, vreal b, vreal c)
     vreal times_complement(vreal t, vreal a)
     vreal power_of_two(vreal place)
     vreal times_power(vreal v, vreal place)
