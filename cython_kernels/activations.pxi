@@ -32,7 +32,7 @@ cdef enum Activation:
 ACTIVATIONS = ("identity", "sigmoid", "relu", "tanh")     # their names, in this order
 
 
-cdef inline vreal reduce(vreal a, const int lift, vreal* place) noexcept nogil:
+cdef inline vreal reduce_range(vreal a, const int lift, vreal* place) noexcept nogil:
     """Range reduction: 2^lift exp(-a) = 2^n exp(r), a >= 0, |r| <= log(2) / 2, n an integer. Returns r; place: n + origin."""
     cdef vreal origin = splat(POWER_ORIGIN + lift)
     place[0] = multiply_add(a, splat(<real>-1.4426950408889634), origin)    # rounds to the nearest integer
@@ -44,7 +44,7 @@ cdef inline vreal reduce(vreal a, const int lift, vreal* place) noexcept nogil:
         n, splat(<real>-1.90821492927058770002e-10), multiply_add(n, splat(<real>-0.693147180369123816490), -a))
 
 
-cdef inline vreal curvature(vreal r, vreal square) noexcept nogil:
+cdef inline vreal exp_polynomial(vreal r, vreal square) noexcept nogil:
     """The polynomial q of exp(r) = 1 + r + r^2 q, |r| <= log(2) / 2, by pairs of terms: a shorter chain than Horner's scheme."""
     cdef vreal q
     if sizeof(real) == 4:
@@ -60,7 +60,7 @@ cdef inline vreal curvature(vreal r, vreal square) noexcept nogil:
     return q
 
 
-cdef inline vreal raised(vreal p, vreal place) noexcept nogil:
+cdef inline vreal exp_from_parts(vreal p, vreal place) noexcept nogil:
     """2^n (1 + p), rounded once; with LIFT > 0 a normal number."""
     cdef vreal s
     if LIFT == 0:
@@ -69,7 +69,7 @@ cdef inline vreal raised(vreal p, vreal place) noexcept nogil:
     return fused_multiply_add(s, p, s)       # does not depend on 1 + p: 7 % of sigmoid with AVX2
 
 
-cdef inline vreal all_powers(vreal d) noexcept nogil:
+cdef inline vreal geometric_sum(vreal d) noexcept nogil:
     """d + d^2 + d^3 ... = 1 / (1 - d) - 1 for the relative error d of a quotient, to less than an eighth of an ulp."""
     if ESTIMATED and sizeof(real) == 8:
         return fused_multiply_add(fused_multiply_add(d, d, d), d, d)
@@ -89,18 +89,18 @@ cdef inline void sigmoid_group(const int group, const real* z, real* a) noexcept
     cdef int i
     for i in range(group):
         # For larger |z|, exp(-|z|) is 0 in the dtype.
-        p[i] = reduce(at_most(splat(104 if sizeof(real) == 4 else 746), magnitude(load(z + i * LANES))), LIFT, &place[i])
+        p[i] = reduce_range(at_most(splat(104 if sizeof(real) == 4 else 746), magnitude(load(z + i * LANES))), LIFT, &place[i])
     for i in range(group):
         square = p[i] * p[i]
-        p[i] = multiply_add(square, curvature(p[i], square), p[i])
+        p[i] = multiply_add(square, exp_polynomial(p[i], square), p[i])
     for i in range(group):
-        e = raised(p[i], place[i])
+        e = exp_from_parts(p[i], place[i])
         if LIFT == 0:
             inverse[i] = approximate_quotient(one, one + e)
-            error[i] = all_powers(fused_multiply_add(inverse[i], -e, one - inverse[i]))
+            error[i] = geometric_sum(fused_multiply_add(inverse[i], -e, one - inverse[i]))
         else:       # unit and lifted are powers of two: their products are exact
             inverse[i] = approximate_quotient(unit, multiply_add(e, unit, one))
-            error[i] = all_powers(fused_multiply_add(inverse[i], -e, multiply_add(-inverse[i], lifted, one)))
+            error[i] = geometric_sum(fused_multiply_add(inverse[i], -e, multiply_add(-inverse[i], lifted, one)))
         # Now unit / (1 + e unit) = inverse (1 + error).
         error[i] = fused_multiply_add(error[i], one + p[i], p[i])
     for i in range(group):
@@ -120,11 +120,11 @@ cdef inline void tanh_group(const int group, const real* z, real* a) noexcept no
     cdef int i
     for i in range(group):
         # For larger |z|, tanh is 1 in the dtype.
-        r[i] = reduce(two * at_most(splat(10 if sizeof(real) == 4 else 20), magnitude(load(z + i * LANES))), 0, &s[i])
+        r[i] = reduce_range(two * at_most(splat(10 if sizeof(real) == 4 else 20), magnitude(load(z + i * LANES))), 0, &s[i])
         s[i] = power_of_two(s[i])
     for i in range(group):
         square = r[i] * r[i]
-        w[i] = square * curvature(r[i], square)
+        w[i] = square * exp_polynomial(r[i], square)
     for i in range(group):
         big = s[i] - one
         e = fused_multiply_add(s[i], w[i], fused_multiply_add(s[i], r[i], big))
