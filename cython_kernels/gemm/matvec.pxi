@@ -34,7 +34,7 @@ cdef enum:
     MEMORY_BYTES = 1 << 23  # bytes of m from which on as many more are prefetched to the L2: m may not fit the L3
 
 
-cdef struct Long:
+cdef struct LongRows:
     # A matrix with contiguous rows.
     const real* data
     Py_ssize_t row
@@ -42,7 +42,7 @@ cdef struct Long:
 
 
 cdef inline void vector_sums(
-    const int rows, const int n, Left x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+    const int rows, const int n, Left x, const LongRows* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil:
     """Outer: c[i * c_row + j] += sum over k < rows of x[i, k] m[k, j], i < n. Sums start at start[0], unless NULL."""
     cdef vreal left[LONG_VECTORS * LONG_ROWS]
@@ -78,10 +78,10 @@ cdef inline void vector_sums(
 
 
 ctypedef void (*VectorSums)(
-    const int rows, const int n, Left x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+    const int rows, const int n, Left x, const LongRows* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil
 ctypedef void (*AddRows)(
-    const int n, Py_ssize_t rows, Left x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+    const int n, Py_ssize_t rows, Left x, const LongRows* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil
 cdef extern from "vector.h" nogil:
     void vector_sums_of "AS_CONSTANT"(int most, VectorSums, Py_ssize_t rows, ...)
@@ -89,13 +89,13 @@ cdef extern from "vector.h" nogil:
 
 
 cdef inline void add_some_rows(
-    const int n, Py_ssize_t rows, Left x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+    const int n, Py_ssize_t rows, Left x, const LongRows* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil:
     vector_sums_of(LONG_ROWS, vector_sums, rows, n, x, m, start, c, c_row, columns)
 
 
 cdef void add_long_rows(
-    Py_ssize_t n, Py_ssize_t rows, const Left* x, const Long* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+    Py_ssize_t n, Py_ssize_t rows, const Left* x, const LongRows* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
 ) noexcept nogil:
     """`vector_sums` of n <= LONG_VECTORS vectors and rows <= LONG_ROWS."""
     add_rows_of(LONG_VECTORS, add_some_rows, n, rows, x[0], m, start, c, c_row, columns)
@@ -108,7 +108,7 @@ cdef enum Prefetching:
     PREFETCH_MEMORY
 
 
-cdef struct Inner:
+cdef struct InnerProducts:
     # Some rows of a matrix, the vectors x, and the product, whose element (i, j) is c[i * c_row + j * c_column].
     const real* m
     Py_ssize_t m_row
@@ -121,7 +121,7 @@ cdef struct Inner:
 
 
 cdef inline void add_vector_products(
-    const int rows, const int n, const Prefetching prefetching, Py_ssize_t k, Inner p, vreal* sums,
+    const int rows, const int n, const Prefetching prefetching, Py_ssize_t k, InnerProducts p, vreal* sums,
 ) noexcept nogil:
     """sums[i * n + j] += m[i, k : k + LANES] x[j, k : k + LANES], lane by lane."""
     cdef vreal right[FEW_VECTORS]
@@ -145,7 +145,7 @@ cdef inline void add_vector_products(
             sums[i * n + j] = multiply_add(left, right[j], sums[i * n + j])
 
 
-cdef inline void vector_products(const int rows, const int n, const int chains, const Prefetching prefetching, Inner p) noexcept nogil:
+cdef inline void vector_products(const int rows, const int n, const int chains, const Prefetching prefetching, InnerProducts p) noexcept nogil:
     """Inner: c (rows, n) = m x^T."""
     cdef int count = (rows * n + LANES - 1) // LANES * LANES
     cdef vreal sums[CHAINS][FEW_VECTORS + LANES]    # `chains` consecutive vectors of a row are added to different accumulators
@@ -182,7 +182,7 @@ cdef inline void vector_products(const int rows, const int n, const int chains, 
 
 
 cdef inline void all_products(
-    const int rows, const int n, const int chains, const Prefetching prefetching, Py_ssize_t n_rows, Inner p,
+    const int rows, const int n, const int chains, const Prefetching prefetching, Py_ssize_t n_rows, InnerProducts p,
     Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """`vector_products` of n_rows of m, `rows` at a time."""
@@ -239,7 +239,7 @@ cdef void multiply_inner(
 ) noexcept nogil:
     """c (m.rows, x.rows) = m x^T, element (i, j) at c[i * c_row + j * c_column]."""
     cdef Py_ssize_t j, k
-    cdef Inner p = Inner(
+    cdef InnerProducts p = InnerProducts(
         <const real*>m.data, m.row // <Py_ssize_t>sizeof(real), <const real*>x.data, x.row // <Py_ssize_t>sizeof(real),
         m.columns, c, c_row, c_column)
     cdef Prefetching prefetching = NO_PREFETCH
@@ -283,7 +283,7 @@ cdef void multiply_outer(
     cdef real* sums = scratch
     cdef real zero = 0
     cdef Left left = Left(&factors[0], LONG_ROWS, 1)
-    cdef Long long_rows
+    cdef LongRows long_rows
     while j < m.rows:
         columns = minimum(LONG_COLUMNS // TWO_VECTORS, m.rows - j)
         if c_row == 1:
@@ -296,7 +296,7 @@ cdef void multiply_outer(
             for i in range(x.rows):
                 for k in range(rows):
                     factors[i * LONG_ROWS + k] = load_unaligned(x.data + i * x.row + (k0 + k) * x.column)
-            long_rows = Long(<const real*>(m.data + k0 * m.column) + j, m.column // <Py_ssize_t>sizeof(real), 0)
+            long_rows = LongRows(<const real*>(m.data + k0 * m.column) + j, m.column // <Py_ssize_t>sizeof(real), 0)
             add_long_rows(x.rows, rows, &left, &long_rows, &zero if k0 == 0 else NULL, sums, sums_row, columns)
             k0 += LONG_ROWS
         if c_row != 1:

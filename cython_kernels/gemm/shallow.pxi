@@ -29,7 +29,7 @@ cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Interrup
     cdef Py_ssize_t i, j = 0, k, n, columns, tile, n_tiles = ceil_div(a.rows, LONG_VECTORS)
     cdef real zero = 0
     cdef Left left
-    cdef Long rows
+    cdef LongRows rows
     while j < b.columns:
         columns = minimum(SHALLOW_COLUMNS, b.columns - j)
         if check_interrupt(interrupt, thread, a.rows * columns * a.columns):
@@ -40,7 +40,7 @@ cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Interrup
             k = 0
             while k < a.columns:
                 left = in_place(part(a, i, k))
-                rows = Long(<const real*>part(b, k, j).data, b.row // <Py_ssize_t>sizeof(real), 0)
+                rows = LongRows(<const real*>part(b, k, j).data, b.row // <Py_ssize_t>sizeof(real), 0)
                 add_long_rows(
                     n, minimum(LONG_ROWS, a.columns - k), &left, &rows, &zero if k == 0 else NULL,
                     c + i * c_row + j, c_row, columns)

@@ -41,7 +41,7 @@ cdef void forward_long(
     runs, for the whole tile."""
     cdef real zero = 0
     cdef const real* start = bias
-    cdef Long rows = Long(x.data, x.feature, x.ahead)
+    cdef LongRows rows = LongRows(x.data, x.feature, x.ahead)
     cdef Left left
     cdef Py_ssize_t k = 0
     if bias == NULL:
