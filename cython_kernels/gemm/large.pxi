@@ -109,7 +109,7 @@ cdef void multiply_blocks(
 
 cdef inline bint b_stays(Matrix a, Matrix b) noexcept nogil:
     """Whether reading B in place is faster than packing it."""
-    return is_row_major(b) and a.rows < (FEW_ROWS if is_far(b) else REUSED_ROWS)
+    return is_row_major(b) and a.rows < (FEW_ROWS if exceeds_l2(b) else REUSED_ROWS)
 
 
 cdef void multiply_in_place(

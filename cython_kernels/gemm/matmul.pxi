@@ -58,11 +58,11 @@ cdef void multiply_as_is(
     elif go_along(a, b):
         multiply_along(a, b, c, c_row, interrupt, thread)
     elif not (
-        in_reals(a) and (length(a.column) <= NEAR or a.columns <= NEAR_COLUMNS)
+        is_real_aligned(a) and (absolute_stride(a.column) <= NEAR or a.columns <= NEAR_COLUMNS)
         and (b_stays(a, b) or a.rows < FEW_ROWS or b.columns < REUSED_COLUMNS)
     ):
         multiply_blocks(a, b, c, c_row, scratch, interrupt, thread)
-    elif b_stays(a, b) and is_far(b):
+    elif b_stays(a, b) and exceeds_l2(b):
         multiply_few_rows(a, b, c, c_row, scratch, interrupt, thread)
     else:
         multiply_in_place(a, b, c, c_row, scratch, interrupt, thread)

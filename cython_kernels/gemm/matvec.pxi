@@ -209,7 +209,7 @@ cdef enum Vectors:
 
 cdef inline bint goes_along(Matrix m, Py_ssize_t n) noexcept nogil:
     """Whether n vectors times m, in its layout, are computed by the loops of this file."""
-    if m.columns == 0 or not in_reals(m):
+    if m.columns == 0 or not is_real_aligned(m):
         return False
     if m.column == sizeof(real):
         return n == 1 or (n <= minimum(FEW_VECTORS, LANES // 2) and m.columns >= VECTOR_DEPTH * n * n)
@@ -243,7 +243,7 @@ cdef void multiply_inner(
         <const real*>m.data, m.row // <Py_ssize_t>sizeof(real), <const real*>x.data, x.row // <Py_ssize_t>sizeof(real),
         m.columns, c, c_row, c_column)
     cdef Prefetching prefetching = NO_PREFETCH
-    if m.columns >= NEXT_VECTORS * LANES and LANES * m.row <= NEXT_BYTES and is_far(m):
+    if m.columns >= NEXT_VECTORS * LANES and LANES * m.row <= NEXT_BYTES and exceeds_l2(m):
         prefetching = PREFETCH_MEMORY if m.rows * m.row > MEMORY_BYTES else PREFETCH_L3
     if not is_row_major(x):
         p.x, p.x_row = scratch, p.depth

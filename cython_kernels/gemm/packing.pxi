@@ -13,21 +13,21 @@ cdef enum:
     NEAR_BYTES = 1 << 20    # the L2: in a larger matrix the step from row to row of a panel is slow
 
 
-cdef inline bint in_reals(Matrix m) noexcept nogil:
+cdef inline bint is_real_aligned(Matrix m) noexcept nogil:
     """Whether the data pointer and the strides are multiples of sizeof(real)."""
     return (<Py_ssize_t>m.data | m.row | m.column) % <Py_ssize_t>sizeof(real) == 0
 
 
 cdef inline bint is_row_major(Matrix m) noexcept nogil:
-    return m.column == sizeof(real) and in_reals(m)
+    return m.column == sizeof(real) and is_real_aligned(m)
 
 
-cdef inline Py_ssize_t length(Py_ssize_t stride) noexcept nogil:
+cdef inline Py_ssize_t absolute_stride(Py_ssize_t stride) noexcept nogil:
     return stride if stride > 0 else -stride
 
 
-cdef inline bint is_far(Matrix m) noexcept nogil:
-    return length(m.row) * m.rows > NEAR_BYTES
+cdef inline bint exceeds_l2(Matrix m) noexcept nogil:
+    return absolute_stride(m.row) * m.rows > NEAR_BYTES
 
 
 cdef inline Matrix part(Matrix m, Py_ssize_t row, Py_ssize_t column) noexcept nogil:
