@@ -29,7 +29,7 @@ cdef inline Features inputs(Network* network, Py_ssize_t first, Py_ssize_t count
         if first + 2 * network.tile <= network.x.columns:
             x.ahead = network.tile
         return x
-    if not network.kept:
+    if not network.tile_is_packed:
         pack_tile(network.x, network.order, first, count, tile)
     return of_tile(tile, network.layers[0].n_in)
 
@@ -60,7 +60,7 @@ cdef inline const real* targets(Network* network, Py_ssize_t first, Py_ssize_t c
     """The targets of a tile: y in place, or packed."""
     if network.y.rows == 1 and side_by_side(network.y, network.order, count):
         return <const real*>network.y.data + first
-    if not network.kept:
+    if not network.tile_is_packed:
         pack_tile(network.y, network.order, first, count, tile)
     return tile
 
@@ -116,7 +116,7 @@ cdef double gradient_tile(
             continue
         if i == 0:
             transposed = first_transposed
-        if layer.transposed and not (i == 0 and network.kept):
+        if layer.transposed and not (i == 0 and network.tile_is_packed):
             transpose_tile(x, layer.n_in, n_panels, transposed)
         seen = of_tile(x, layer.n_in)
         dense_backward(layer, &lowest if i == 0 else &seen, delta, n_panels, here, transposed)

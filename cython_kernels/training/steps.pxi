@@ -229,7 +229,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
                 return
             total += loss if one_batch else loss * count
             seen += count
-            network.kept = one_tile and not job.from_moments
+            network.tile_is_packed = one_tile and not job.from_moments
             work += network.n_parameters * count
             if work > CHECK_WORK:
                 work = 0
