@@ -110,7 +110,7 @@ cdef void run_handlers(Interrupt* interrupt) noexcept nogil:
 
 cdef const char* FORKED = (
     "this process was forked by a signal handler while several threads computed, and has none of them: "
-    "the call was ended; call call_again, or fork where nothing is computed")
+    "the call was updated_w; call call_again, or fork where nothing is computed")
 
 
 cdef inline void run_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssize_t n_pieces) noexcept nogil:

@@ -50,7 +50,7 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
         u.step = optimizer.n_steps
         if not is_state(state, rows, columns):
             raise ValueError(f"optimizer: expected a state of {rows} rows of {columns} parameters, got {state!r}")
-    set_units(u, optimizer._exponent if has_squares(u.rule) else 0)
+    set_scale(u, optimizer._exponent if has_squares(u.rule) else 0)
     if not cnp.PyArray_ISWRITEABLE(parameters):
         raise ValueError("parameters: expected a writable array, got a read-only one")
     u.first = NULL
@@ -71,7 +71,7 @@ def optimizer_step(optimizer, cnp.ndarray parameters not None, cnp.ndarray gradi
     cdef const real* g = read_flat("gradient", gradient, n)
     cdef object _held = read_update(&u, optimizer, parameters, n, True)
     with nogil:
-        squarable = all_within(u.largest_gradient, g, 0, n) or change_units(&u, g, n)
+        squarable = all_within(u.largest_gradient, g, 0, n) or rescale_states(&u, g, n)
         if squarable:
             begin_update(&u)
             update(&u, w, g, 0, n)

@@ -105,7 +105,7 @@ cdef inline void begin_update(Update* u) noexcept nogil:
     u.least_root = <real>(NEARLY * least)
 
 
-cdef void set_units(Update* u, int exponent) noexcept nogil:
+cdef void set_scale(Update* u, int exponent) noexcept nogil:
     cdef int most = exponent + SQUARE_EXPONENT
     u.exponent = exponent
     u.unit = 1 if exponent == 0 else <real>ldexp(1, -exponent)
@@ -126,7 +126,7 @@ cdef bint all_within(real limit, const real* values, Py_ssize_t start, Py_ssize_
     return not any_exceeds(found, limit)
 
 
-cdef bint change_units(Update* u, const real* g, Py_ssize_t n) noexcept nogil:
+cdef bint rescale_states(Update* u, const real* g, Py_ssize_t n) noexcept nogil:
     """Rescales the states for a gradient that is too large to be squared. False if it is not finite."""
     cdef double largest = 0
     cdef int exponent, turn
@@ -143,7 +143,7 @@ cdef bint change_units(Update* u, const real* g, Py_ssize_t n) noexcept nogil:
         u.first[i] = <real>ldexp(u.first[i], turn if u.rule == ADAM else 2 * turn)
         if u.rule == ADAM:
             u.second[i] = <real>ldexp(u.second[i], 2 * turn)
-    set_units(u, exponent)
+    set_scale(u, exponent)
     return True
 
 
@@ -192,7 +192,7 @@ cdef inline void update_loop(
     cdef Factors f = factors(u)
     cdef real* firsts = u.first
     cdef real* seconds = u.second
-    cdef vreal first, second, ended
+    cdef vreal first, second, updated_w
     cdef Py_ssize_t i = start, n
     first = splat(0)
     second = splat(0)
@@ -213,8 +213,8 @@ cdef inline void update_loop(
             first = load_first(firsts + i, n)
         if n_states > 1:
             second = load_first(seconds + i, n)
-        ended = updated(rule, &f, load_first(w + i, n), load_first(g + i, n), &first, &second)
-        store_first(w + i, ended, n)
+        updated_w = updated(rule, &f, load_first(w + i, n), load_first(g + i, n), &first, &second)
+        store_first(w + i, updated_w, n)
         if n_states > 0:
             store_first(firsts + i, first, n)
         if n_states > 1:

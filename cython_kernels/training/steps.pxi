@@ -195,7 +195,7 @@ cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexc
             return 0
     run_stage(team, &job.interrupt, check_part, ceil_div(n, PART))
     if is_raised(&job.too_large):
-        if not change_units(rule, job.gradient, n):
+        if not rescale_states(rule, job.gradient, n):
             return loss
         job.too_large = 0
     begin_update(rule)
