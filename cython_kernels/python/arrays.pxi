@@ -24,13 +24,13 @@ cdef inline bint is_own(object a, int ndim) noexcept:
     )
 
 
-cdef object mismatch(str name, Py_ssize_t rows, Py_ssize_t columns, object a):
+cdef object shape_error(str name, Py_ssize_t rows, Py_ssize_t columns, object a):
     """The error for an array that is not a matrix of this shape; -1: any size."""
     shape = f"({rows if rows >= 0 else 'n'}, {columns if columns >= 0 else 'm'})"
-    return unexpected(name, f"shape {shape}", a)
+    return array_error(name, f"shape {shape}", a)
 
 
-cdef object unexpected(str name, str expected, object a):
+cdef object array_error(str name, str expected, object a):
     """The error for an array that is not what the call was planned for."""
     if not (cnp.PyArray_Check(a) and cnp.PyArray_TYPE(<cnp.ndarray>a) == REAL_TYPE and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>a)):
         got = f"dtype {a.dtype}" if cnp.PyArray_Check(a) else type(a).__name__
@@ -41,7 +41,7 @@ cdef object unexpected(str name, str expected, object a):
 cdef int read_matrix(str name, cnp.ndarray a, Py_ssize_t rows, Py_ssize_t columns, Matrix* m) except -1:
     """Reads the struct of an array into m, and checks that it is a (rows, columns) matrix; -1: any size."""
     if not is_own(a, 2):
-        raise mismatch(name, rows, columns, a)
+        raise shape_error(name, rows, columns, a)
     m.data = cnp.PyArray_BYTES(a)
     m.rows = cnp.PyArray_DIM(a, 0)
     m.columns = cnp.PyArray_DIM(a, 1)
@@ -52,7 +52,7 @@ cdef int read_matrix(str name, cnp.ndarray a, Py_ssize_t rows, Py_ssize_t column
     if m.rows == 1:
         m.row = m.columns * m.column
     if (m.rows != rows and rows >= 0) or (m.columns != columns and columns >= 0):
-        raise mismatch(name, rows, columns, a)
+        raise shape_error(name, rows, columns, a)
     return 0
 
 
@@ -71,7 +71,7 @@ cdef bint is_state(object a, Py_ssize_t rows, Py_ssize_t columns):
 cdef real* read_flat(str name, cnp.ndarray a, Py_ssize_t n) except NULL:
     """The data of a contiguous array, which is checked to have n elements."""
     if not (is_own(a, 1) and cnp.PyArray_DIM(a, 0) == n and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISALIGNED(a)):
-        raise unexpected(name, f"a contiguous array of shape ({n},)", a)
+        raise array_error(name, f"a contiguous array of shape ({n},)", a)
     return <real*>cnp.PyArray_DATA(a)
 
 

@@ -62,7 +62,7 @@ cdef class Engine:
         read_matrix("X", X, self.n_features, n_examples, &job.network.x)
         job.n_examples = job.network.x.columns
         if job.n_examples == 0:
-            raise unexpected("X", "at least one example", X)
+            raise array_error("X", "at least one example", X)
         job.parameters = read_flat("parameters", parameters, job.n_parameters)
         job.network.parameters = job.parameters
         job.scratch = place
@@ -121,7 +121,7 @@ cdef class Engine:
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
         if job.n_examples > self.blank.batch:       # the last batch of an epoch may have fewer
-            raise unexpected("X", f"at most {self.blank.batch} examples", X)
+            raise array_error("X", f"at most {self.blank.batch} examples", X)
         read_matrix("y", y, self.n_outputs, job.n_examples, &job.network.y)
         job.gradient = NULL
         if gradient is not None:
