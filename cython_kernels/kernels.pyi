@@ -51,7 +51,7 @@ class Engine:
         losses: NDArray[np.float64],
         rates: NDArray[np.float64] | None = None,
         bit_generator: np.random.BitGenerator | None = None,
-        private: bool = False,
+        private_generator: bool = False,
         moments: Any = None,
     ) -> tuple[int, bool, str]: ...
 

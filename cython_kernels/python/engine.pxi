@@ -10,7 +10,7 @@ cdef class Engine:
     cdef int64[:, ::1] layers
     cdef int64[:, ::1] members
     cdef int64[:, ::1] folds
-    cdef Job blank
+    cdef Job job_template
     cdef Py_ssize_t line            # bytes of a buffer for all parameters, before or after folding
     cdef Py_ssize_t n_blocks
     cdef Py_ssize_t tiles_bytes     # bytes of the tiles of the folds
@@ -26,24 +26,24 @@ cdef class Engine:
         self.layers = np.array(plan.layer_table, dtype=np.int64)
         self.members = np.array(plan.member_table, dtype=np.int64)
         self.folds = np.array(plan.fold_table, dtype=np.int64)
-        self.blank.network.layers = <Layer*>&self.layers[0, 0]
-        self.blank.network.n_layers = self.layers.shape[0]
-        self.blank.network.n_parameters = plan.n_folded
-        self.blank.members = <Layer*>&self.members[0, 0]
-        self.blank.folds = <Fold*>&self.folds[0, 0] if plan.folded else NULL
-        self.blank.n_parameters = plan.n_parameters
-        self.blank.network.tile = plan.tile
-        self.blank.network.block = plan.block
-        self.blank.batch = plan.batch
+        self.job_template.network.layers = <Layer*>&self.layers[0, 0]
+        self.job_template.network.n_layers = self.layers.shape[0]
+        self.job_template.network.n_parameters = plan.n_folded
+        self.job_template.members = <Layer*>&self.members[0, 0]
+        self.job_template.folds = <Fold*>&self.folds[0, 0] if plan.folded else NULL
+        self.job_template.n_parameters = plan.n_parameters
+        self.job_template.network.tile = plan.tile
+        self.job_template.network.block = plan.block
+        self.job_template.batch = plan.batch
         self.n_blocks = plan.n_blocks
         self.n_threads = plan.n_threads
-        self.n_features = self.blank.network.layers[0].n_in
-        self.n_outputs = self.blank.network.layers[self.blank.network.n_layers - 1].n_out
+        self.n_features = self.job_template.network.layers[0].n_in
+        self.n_outputs = self.job_template.network.layers[self.job_template.network.n_layers - 1].n_out
         # A folded layer has a bias if any of its members has one: there may be more parameters after folding than before.
         longest = max(plan.n_parameters, plan.n_folded)
         self.small_batch = plan.small_batch
         self.line = size_of(longest, 1)
-        self.blank.scratch_size = size_of(plan.scratch, 1)
+        self.job_template.scratch_size = size_of(plan.scratch, 1)
         self.tiles_bytes = size_of(plan.fold_scratch, 1)
         self.work = 3 * <double>plan.n_folded
         self.scratch_bytes = (
@@ -58,7 +58,7 @@ cdef class Engine:
         """
         cdef _Scratch scratch = borrow_scratch(self.scratch_bytes)
         cdef char* place = scratch.data
-        job[0] = self.blank
+        job[0] = self.job_template
         read_matrix("X", X, self.n_features, n_examples, &job.network.x)
         job.n_examples = job.network.x.columns
         if job.n_examples == 0:
@@ -89,7 +89,7 @@ cdef class Engine:
         """`forward` if X has this engine's batch size and all arrays can be used in place; else None, and nothing is done."""
         if not (
             is_input(X, self.n_features)
-            and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == self.blank.batch
+            and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == self.job_template.batch
             and (out is None or is_target(out, X, parameters, self.n_outputs))
         ):
             return None
@@ -98,7 +98,7 @@ cdef class Engine:
     cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None):
         """Writes the prediction for X (n_features, m) to out (n_outputs, m), or to a new array, and returns it."""
         cdef Job job
-        cdef _Scratch scratch = self.begin(&job, X, parameters, self.blank.batch)
+        cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch)
         cdef cnp.npy_intp shape[2]
         if out is None:
             shape[0] = self.n_outputs
@@ -120,8 +120,8 @@ cdef class Engine:
         """
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
-        if job.n_examples > self.blank.batch:       # the last batch of an epoch may have fewer
-            raise array_error("X", f"at most {self.blank.batch} examples", X)
+        if job.n_examples > self.job_template.batch:       # the last batch of an epoch may have fewer
+            raise array_error("X", f"at most {self.job_template.batch} examples", X)
         read_matrix("y", y, self.n_outputs, job.n_examples, &job.network.y)
         job.gradient = NULL
         if gradient is not None:
@@ -157,7 +157,7 @@ cdef class Engine:
             getattr(type(optimizer), "step", None) is compiled_step
             and getattr(optimizer, "_direct_for", None) is lock
             and is_batch(X, y, parameters, self.n_features, self.n_outputs)
-            and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == self.blank.batch
+            and cnp.PyArray_DIM(<cnp.ndarray>X, 1) == self.job_template.batch
             and lock.acquire()
         ):
             return None
@@ -169,7 +169,7 @@ cdef class Engine:
     cpdef step(self, cnp.ndarray X, cnp.ndarray y, cnp.ndarray parameters, optimizer):
         """One step over all of X and y; returns the loss before the update. There is no update if the loss is not finite."""
         cdef Job job
-        cdef _Scratch scratch = self.begin(&job, X, parameters, self.blank.batch)
+        cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch)
         cdef double loss = 0
         # Before the optimizer is read, which may run a user's code.
         read_matrix("y", y, self.n_outputs, job.n_examples, &job.network.y)
@@ -183,7 +183,7 @@ cdef class Engine:
     def train(
         self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None, optimizer,
         TrainingLock lock not None, double[::1] losses, const double[::1] rates=None, bit_generator=None,
-        bint private=False, moments=None,
+        bint private_generator=False, moments=None,
     ):
         """len(losses) epochs of mini-batches, with one learning rate per step, shuffled if there is a bit_generator.
 
@@ -210,14 +210,14 @@ cdef class Engine:
         if rates is not None:
             job.rates = &rates[0]
         if moments is not None:
-            means, products, work = moments.means, moments.products, np.empty(self.blank.network.layers[0].n_in)
+            means, products, work = moments.means, moments.products, np.empty(self.job_template.network.layers[0].n_in)
             job.moments = Moments(means.shape[0], &means[0], &products[0, 0], &work[0])
         if bit_generator is not None:
             order = np.empty(job.n_examples, dtype=np.intp)
             job.order = &order[0]
             job.network.order = job.order
             job.bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
-            if not private:
+            if not private_generator:
                 generator_lock = bit_generator.lock
                 job.generator_lock = <PyObject*>generator_lock
         if n_steps > job.n_epochs or job.order != NULL:
