@@ -100,13 +100,13 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
 
 
 cdef enum:
-    PART = 1 << 13              # parameters in a part, a multiple of the lanes
+    PARAMETER_PART = 1 << 13              # parameters in a part, a multiple of the lanes
 
 
 cdef void reduce_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     """The reduction of one part of the parameters: folded_gradient += partial gradient 1, then 2, ...; 0 is in it already."""
     cdef Job* job = <Job*>data
-    cdef Py_ssize_t start = part * PART, stop = minimum(start + PART, job.network.n_parameters), i, block
+    cdef Py_ssize_t start = part * PARAMETER_PART, stop = minimum(start + PARAMETER_PART, job.network.n_parameters), i, block
     cdef const real* partial
     for block in range(1, job.n_blocks):
         partial = partial_gradient_of(job, block)
@@ -117,15 +117,15 @@ cdef void reduce_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
 cdef void check_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     """Sets too_large if one part of the gradient has elements that cannot be squared, or are not finite."""
     cdef Job* job = <Job*>data
-    cdef Py_ssize_t start = part * PART
-    if not all_within(job.update.largest_gradient, job.gradient, start, minimum(start + PART, job.n_parameters)):
+    cdef Py_ssize_t start = part * PARAMETER_PART
+    if not all_within(job.update.largest_gradient, job.gradient, start, minimum(start + PARAMETER_PART, job.n_parameters)):
         raise_flag(&job.too_large)
 
 
 cdef void update_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     """The update of one part of the parameters."""
     cdef Job* job = <Job*>data
-    update(&job.update, job.parameters, job.gradient, part * PART, minimum((part + 1) * PART, job.n_parameters))
+    update(&job.update, job.parameters, job.gradient, part * PARAMETER_PART, minimum((part + 1) * PARAMETER_PART, job.n_parameters))
 
 
 cdef inline void run_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
@@ -135,7 +135,7 @@ cdef inline void run_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t co
     job.n_blocks = blocks_of(&job.network, count)
     run_stage(team, &job.interrupt, gradient_block, job.n_blocks)
     if job.n_blocks > 1 and job.gradient != NULL and not is_raised(&job.interrupt.stop):
-        run_stage(team, &job.interrupt, reduce_part, ceil_div(job.network.n_parameters, PART))
+        run_stage(team, &job.interrupt, reduce_part, ceil_div(job.network.n_parameters, PARAMETER_PART))
 
 
 cdef void fold_layers(Job* job, const real* parameters) noexcept nogil:
@@ -193,13 +193,13 @@ cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexc
         unfold_layers(job, parameters)
         if is_raised(&job.interrupt.stop):
             return 0
-    run_stage(team, &job.interrupt, check_part, ceil_div(n, PART))
+    run_stage(team, &job.interrupt, check_part, ceil_div(n, PARAMETER_PART))
     if is_raised(&job.too_large):
         if not rescale_states(rule, job.gradient, n):
             return loss
         job.too_large = 0
     begin_update(rule)
-    run_stage(team, &job.interrupt, update_part, ceil_div(n, PART))
+    run_stage(team, &job.interrupt, update_part, ceil_div(n, PARAMETER_PART))
     rule.step += 1
     job.n_steps += 1
     return loss
