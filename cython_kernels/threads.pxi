@@ -59,9 +59,9 @@ ctypedef int (*Report)(void* job) noexcept      # an exception stays set
 # What a signal handler may save. WHOLE: parameters, optimizer state, step count and generator are consistent. HALF_EPOCH: only
 # the parameters can be used. HALF_STEP: the parameters are partly updated.
 cdef enum:
-    WHOLE
-    HALF_EPOCH
-    HALF_STEP
+    COMPLETE
+    EPOCH_INCOMPLETE
+    STEP_INCOMPLETE
 
 cdef struct Interrupt:
     int stop

@@ -221,7 +221,7 @@ cdef class Engine:
                 generator_lock = bit_generator.lock
                 job.generator_lock = <PyObject*>generator_lock
         if n_steps > job.n_epochs or job.order != NULL:
-            job.half_made = &lock.half_made
+            job.incomplete = &lock.incomplete
         job.optimizer = <PyObject*>optimizer
         job.interrupt.report = <Report>report_steps
         job.interrupt.job = &job
@@ -235,13 +235,13 @@ cdef class Engine:
         cdef Py_ssize_t count = minimum(job.batch, job.n_examples)
         if job.update.nesterov and job.folds == NULL:
             job.network.parameters = job.ahead
-        if job.half_made != NULL:
-            set_flag(job.half_made, HALF_EPOCH)
+        if job.incomplete != NULL:
+            set_flag(job.incomplete, EPOCH_INCOMPLETE)
         try:
             self.run(job, train_steps, n_steps * count, count)
             check(&job.interrupt)
         finally:
-            if job.half_made != NULL:
-                set_flag(job.half_made, WHOLE if job.finished == job.n_epochs else HALF_EPOCH)
+            if job.incomplete != NULL:
+                set_flag(job.incomplete, COMPLETE if job.finished == job.n_epochs else EPOCH_INCOMPLETE)
             count_steps(optimizer, &job.update, all_made if job.n_steps == n_steps else job.update.step)
         return 0

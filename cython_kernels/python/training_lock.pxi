@@ -17,14 +17,14 @@ cdef class TrainingLock:
     cdef int held
     cdef int forks_seen                 # n_births when it was acquired
     cdef unsigned long holding_thread       # identifier of the thread that holds it
-    cdef int half_made              # WHOLE, HALF_EPOCH, HALF_STEP
+    cdef int incomplete              # WHOLE, HALF_EPOCH, HALF_STEP
 
     cdef bint acquire(self) noexcept:
         cdef int forks_seen = self.forks_seen
         if not acquire_flag(&self.held):
             if forks_seen == n_forks or self.holding_thread == thread_after_fork or not compare_and_swap(&self.forks_seen, forks_seen, n_forks):
                 return False
-            set_flag(&self.half_made, WHOLE)
+            set_flag(&self.incomplete, COMPLETE)
         self.forks_seen = n_forks
         self.holding_thread = PyThread_get_thread_ident()
         return True
@@ -37,7 +37,7 @@ cdef class TrainingLock:
             raise RuntimeError("this network is being trained already: one fit or train_step at a time")
 
     def __exit__(self, *exception):
-        set_flag(&self.half_made, WHOLE)
+        set_flag(&self.incomplete, COMPLETE)
         self.release()
 
     @property
@@ -45,9 +45,9 @@ cdef class TrainingLock:
         """Whether a training runs in this process."""
         return is_raised(&self.held) and (self.forks_seen == n_forks or self.holding_thread == thread_after_fork)
 
-    def set_half_made(self, what):
+    def set_incomplete(self, what):
         """Sets what is incomplete from here on: "nothing", "an epoch" or "a step"."""
-        set_flag(&self.half_made, ("nothing", "an epoch", "a step").index(what))
+        set_flag(&self.incomplete, ("nothing", "an epoch", "a step").index(what))
 
     def check_save(self, bint with_optimizer):
         """Raises a RuntimeError unless this thread finds network, optimizer and generator consistent."""
@@ -55,7 +55,7 @@ cdef class TrainingLock:
             return
         if self.holding_thread != PyThread_get_thread_ident():
             raise RuntimeError("another thread trains this network: save it from a callback of that fit")
-        if is_raised(&self.half_made) >= (HALF_EPOCH if with_optimizer else HALF_STEP):
+        if is_raised(&self.incomplete) >= (EPOCH_INCOMPLETE if with_optimizer else STEP_INCOMPLETE):
             raise RuntimeError(
                 "this epoch is not finished, and a fit resumed from here would end differently: "
                 "set a flag in the signal handler, and save in a callback of the fit")

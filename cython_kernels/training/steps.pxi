@@ -55,7 +55,7 @@ cdef struct Job:
     bitgen_t* bits
     PyObject* generator_lock    # NULL: no other code uses the generator
     PyObject* optimizer
-    int* half_made            # half_made of the network's TrainingLock; NULL: whenever handlers run, all is consistent
+    int* incomplete            # half_made of the network's TrainingLock; NULL: whenever handlers run, all is consistent
     double* losses          # one per epoch; if a step failed, the last one is its loss
     Py_ssize_t n_steps      # finished steps
     Py_ssize_t finished     # finished epochs
@@ -253,11 +253,11 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
 cdef void run_due_handlers(Job* job) noexcept nogil:
     """Between two epochs: runs the signal handlers, unless they ran in the last REST_SECONDS."""
     if is_due(&job.interrupt, EPOCH_HANDLER_SECONDS):
-        if job.half_made != NULL and all_within(GREATEST, job.parameters, 0, job.n_parameters):
-            set_flag(job.half_made, WHOLE)
+        if job.incomplete != NULL and all_within(GREATEST, job.parameters, 0, job.n_parameters):
+            set_flag(job.incomplete, COMPLETE)
         run_handlers(&job.interrupt)
-        if job.half_made != NULL:
-            set_flag(job.half_made, HALF_EPOCH)
+        if job.incomplete != NULL:
+            set_flag(job.incomplete, EPOCH_INCOMPLETE)
 
 
 cdef int report_steps(void* data) except -1:

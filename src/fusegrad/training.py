@@ -225,13 +225,13 @@ def _overridden_gradient(trainee: Trainee, X: Array, y: Array, point: Array) -> 
         value, gradient = net.loss_and_gradient(X, y)
     else:
         start = engine.parameters.copy()
-        engine.lock.set_half_made("a step")
+        engine.lock.set_incomplete("a step")
         try:
             engine.parameters[:] = point
             value, gradient = net.loss_and_gradient(X, y)
         finally:
             engine.parameters[:] = start
-            engine.lock.set_half_made("an epoch")
+            engine.lock.set_incomplete("an epoch")
     return float(value), as_flat(gradient, "loss_and_gradient", engine.dtype, engine.n_parameters)
 
 
@@ -441,11 +441,11 @@ class _Run:
         if self.compiled:
             return self._compiled_epochs(losses, first)
         for i in range(n):
-            self.engine.lock.set_half_made("an epoch")
+            self.engine.lock.set_incomplete("an epoch")
             losses[i] = loss = self._epoch()
             if not isfinite(loss):
                 return losses[:i]
-            self.engine.lock.set_half_made("nothing")
+            self.engine.lock.set_incomplete("nothing")
         return losses
 
     def _compiled_epochs(self, losses: Array, first: int) -> Array:
