@@ -20,12 +20,13 @@ import numpy as np
 from vector cimport (
     COLUMN_BLOCK, DEEP_BLOCK, DEPTH_AHEAD, DEPTH_BLOCK, ESTIMATED, GREATEST, GREATEST_EXPONENT, GROUP, HALF_LANES,
     LANES, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LIFT, LINE, NARROW_ROWS, PANEL, POWER_ORIGIN, ROWS, ROW_BLOCK, ROW_SUMS,
-    SMALLEST_NORMAL, VECTORS, WIDE_VECTORS, Magnitudes, Places, add_columns, opaque, any_exceeds, at_least, at_most,
-    copy_columns, even_lanes, exchange, first_lane, keep_first_lanes, from_half, fused_multiply_add, greatest, interleave_high,
-    interleave_low, load, load_unaligned, load_first, load_half, magnitude, multiply_add, multiply_add_double,
-    multiply_add_half, no_magnitudes, odd_lanes, places_of, power_of_two, prefetch, approximate_quotient, real, complement_if_positive, splat,
-    splat_group, splat_half, spread_groups, square_root, store, store_unaligned, store_first, take_lanes,
-    times_complement, times_power, flush_if_subnormal, vhalf, vreal, where_positive, with_sign_of,
+    SMALLEST_NORMAL, VECTORS, WIDE_VECTORS, Magnitudes, Places, add_columns, any_exceeds, approximate_quotient,
+    at_least, at_most, complement_if_positive, copy_columns, even_lanes, exchange, first_lane, flush_if_subnormal,
+    from_half, fused_multiply_add, greatest, interleave_high, interleave_low, keep_first_lanes, load, load_first,
+    load_half, load_unaligned, magnitude, multiply_add, multiply_add_double, multiply_add_half, no_magnitudes,
+    odd_lanes, opaque, places_of, power_of_two, prefetch, real, splat, splat_group, splat_half, spread_groups,
+    square_root, store, store_first, store_unaligned, take_lanes, times_complement, times_power, vhalf, vreal,
+    where_positive, with_sign_of,
 )
 
 # One compilation unit, so that the micro-tiles are inlined. A file calls only files above it.

@@ -95,7 +95,8 @@ cdef inline void add_some_rows(
 
 
 cdef void add_long_rows(
-    Py_ssize_t n, Py_ssize_t rows, const Left* x, const LongRows* m, const real* start, real* c, Py_ssize_t c_row, Py_ssize_t columns,
+    Py_ssize_t n, Py_ssize_t rows, const Left* x, const LongRows* m, const real* start, real* c, Py_ssize_t c_row,
+    Py_ssize_t columns,
 ) noexcept nogil:
     """`vector_sums` of n <= LONG_VECTORS vectors and rows <= LONG_ROWS."""
     add_rows_of(LONG_VECTORS, add_some_rows, n, rows, x[0], m, start, c, c_row, columns)
@@ -145,7 +146,9 @@ cdef inline void add_vector_products(
             sums[i * n + j] = multiply_add(left, right[j], sums[i * n + j])
 
 
-cdef inline void vector_products(const int rows, const int n, const int chains, const Prefetching prefetching, InnerProducts p) noexcept nogil:
+cdef inline void vector_products(
+    const int rows, const int n, const int chains, const Prefetching prefetching, InnerProducts p,
+) noexcept nogil:
     """Inner: c (rows, n) = m x^T."""
     cdef int count = (rows * n + LANES - 1) // LANES * LANES
     cdef vreal sums[CHAINS][FEW_VECTORS + LANES]    # `chains` consecutive vectors of a row are added to different accumulators

@@ -21,7 +21,10 @@ cdef enum:
 # ---- few rows ------------------------------------------------------------------------------------------
 
 cdef inline bint go_along(Matrix a, Matrix b) noexcept nogil:
-    return 0 < a.columns <= SHALLOW_DEPTH and a.rows <= SHALLOW_ROWS and b.columns >= LANES and is_real_aligned(a) and is_row_major(b)
+    return (
+        0 < a.columns <= SHALLOW_DEPTH and a.rows <= SHALLOW_ROWS and b.columns >= LANES
+        and is_real_aligned(a) and is_row_major(b)
+    )
 
 
 cdef void multiply_along(Matrix a, Matrix b, real* c, Py_ssize_t c_row, Interrupt* interrupt, int thread) noexcept nogil:

@@ -100,12 +100,12 @@ cdef double gradient_tile(
     if gradient.data == NULL:
         return loss
     if layer.bias >= 0:
-        add_examples(delta, layer.n_out, n_panels, GradientSum(gradient.data + layer.bias, 0, gradient.fresh))
+        add_examples(delta, layer.n_out, n_panels, GradientSum(gradient.data + layer.bias, 0, gradient.overwrite))
     while i >= 0:
         layer = &network.layers[i]
         x = delta - layer.n_in * network.tile
-        here = GradientSum(gradient.data + layer.weight, layer.n_in, gradient.fresh)
-        below = GradientSum(NULL, 0, gradient.fresh)
+        here = GradientSum(gradient.data + layer.weight, layer.n_in, gradient.overwrite)
+        below = GradientSum(NULL, 0, gradient.overwrite)
         if i > 0:
             below.data = at(gradient.data, network.layers[i - 1].bias)
         if i > 0 and layer.n_out == 1:

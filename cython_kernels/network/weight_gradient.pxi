@@ -8,20 +8,20 @@ The gradient of W is a sum over examples, that is over lanes. The plan chooses o
               a vector, and their lanes are added at the end: for narrow layers and small tiles.
 
 Sums over examples are short. A lane adds at most SUM_BLOCK terms, or, in the loops without blocks (shared vectors,
-`add_examples`, `backward_single_output`), its part of a tile of at most 4 096 examples (_engine.plan.LARGEST_TILE): 1 366 terms in float32.
-The sums of tiles are added to the gradient of their block, those of blocks to each other.
+`add_examples`, `backward_single_output`), its part of a tile of at most 4 096 examples (_engine.plan.LARGEST_TILE):
+1 366 terms in float32. The sums of tiles are added to the gradient of their block, those of blocks to each other.
 """
 
 cdef struct GradientSum:
     # The destination of sums over examples: element (i, j) at data + i * row + j; data NULL: not wanted.
     real* data
     Py_ssize_t row
-    bint fresh              # 1: sums are stored (first tile of a block), 0: they are added
+    bint overwrite          # 1: sums are stored (first tile of a block), 0: they are added
 
 
 cdef inline void add_to(GradientSum total, Py_ssize_t i, Py_ssize_t j, real value) noexcept nogil:
     cdef real* place = total.data + i * total.row + j
-    place[0] = value if total.fresh else place[0] + value
+    place[0] = value if total.overwrite else place[0] + value
 
 
 cdef inline void add_all_to(
@@ -35,10 +35,10 @@ cdef inline void add_all_to(
     cdef real* place = total.data + i * total.row + j
     cdef Py_ssize_t n = 0
     while n + LANES <= count:
-        store(place + n, load(values + n) if total.fresh else load(place + n) + load(values + n))
+        store(place + n, load(values + n) if total.overwrite else load(place + n) + load(values + n))
         n += LANES
     while n + LANE_COLUMNS <= count:
-        if total.fresh:
+        if total.overwrite:
             copy_columns(place + n, values + n)
         else:
             add_columns(place + n, values + n)
@@ -143,7 +143,7 @@ cdef void weight_gradient_lanewise(
     x = inputs[0]
     while n_panels > 0:
         lanewise_block(&delta, n_delta, &x, n_x, minimum(n_panels, SUM_PANELS), gradient)
-        gradient.fresh = False
+        gradient.overwrite = False
         delta.data += SUM_PANELS * delta.panel
         x.data += SUM_PANELS * x.panel
         n_panels -= SUM_PANELS
@@ -288,7 +288,7 @@ cdef void weight_gradient_transposed(
     for block in range(panels(n_x)):
         out.data = gradient.data + block * PANEL
         out.columns = minimum(PANEL, n_x - block * PANEL)
-        out.epilogue = STORE if gradient.fresh else ADD
+        out.epilogue = STORE if gradient.overwrite else ADD
         p = 0
         while p < n_panels:
             n = minimum(n_panels - p, SUM_BLOCK // PANEL)

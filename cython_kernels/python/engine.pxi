@@ -11,7 +11,7 @@ cdef class Engine:
     cdef int64[:, ::1] members
     cdef int64[:, ::1] folds
     cdef Job job_template
-    cdef Py_ssize_t line            # bytes of a buffer for all parameters, before or after folding
+    cdef Py_ssize_t buffer_bytes    # bytes of a buffer for all parameters, before or after folding
     cdef Py_ssize_t n_blocks
     cdef Py_ssize_t tiles_bytes     # bytes of the tiles of the folds
     cdef Py_ssize_t scratch_bytes
@@ -42,7 +42,7 @@ cdef class Engine:
         # A folded layer has a bias if any of its members has one: there may be more parameters after folding than before.
         longest = max(plan.n_parameters, plan.n_folded)
         self.small_batch = plan.small_batch
-        self.line = size_of(longest, 1)
+        self.buffer_bytes = size_of(longest, 1)
         self.job_template.scratch_size = size_of(plan.scratch, 1)
         self.tiles_bytes = size_of(plan.fold_scratch, 1)
         self.work = 3 * <double>plan.n_folded
@@ -68,18 +68,18 @@ cdef class Engine:
         job.scratch = place
         place += self.n_threads * job.scratch_size
         job.gradient = <real*>place
-        place += self.line
-        job.ahead = <real*>place
-        place += self.line
+        place += self.buffer_bytes
+        job.lookahead = <real*>place
+        place += self.buffer_bytes
         job.folded_gradient = job.gradient
         if job.folds != NULL:
             job.folded_parameters = <real*>place
             job.network.parameters = job.folded_parameters
-            place += self.line
+            place += self.buffer_bytes
             job.folded_gradient = <real*>place
-            place += self.line
+            place += self.buffer_bytes
         job.partial_gradients = <real*>place
-        place += self.n_blocks * self.line
+        place += self.n_blocks * self.buffer_bytes
         job.tiles = <real*>place
         place += self.tiles_bytes
         job.block_losses = <double*>place
@@ -234,7 +234,7 @@ cdef class Engine:
         cdef object all_made = job.update.step + n_steps    # before the steps: after them, allocating it might fail
         cdef Py_ssize_t count = minimum(job.batch, job.n_examples)
         if job.update.nesterov and job.folds == NULL:
-            job.network.parameters = job.ahead
+            job.network.parameters = job.lookahead
         if job.incomplete != NULL:
             set_flag(job.incomplete, EPOCH_INCOMPLETE)
         try:

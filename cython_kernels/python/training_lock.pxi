@@ -17,12 +17,14 @@ cdef class TrainingLock:
     cdef int held
     cdef int forks_seen                 # n_births when it was acquired
     cdef unsigned long holding_thread       # identifier of the thread that holds it
-    cdef int incomplete              # WHOLE, HALF_EPOCH, HALF_STEP
+    cdef int incomplete              # COMPLETE, EPOCH_INCOMPLETE, STEP_INCOMPLETE
 
     cdef bint acquire(self) noexcept:
         cdef int forks_seen = self.forks_seen
         if not acquire_flag(&self.held):
-            if forks_seen == n_forks or self.holding_thread == thread_after_fork or not compare_and_swap(&self.forks_seen, forks_seen, n_forks):
+            if forks_seen == n_forks or self.holding_thread == thread_after_fork:
+                return False
+            if not compare_and_swap(&self.forks_seen, forks_seen, n_forks):
                 return False
             set_flag(&self.incomplete, COMPLETE)
         self.forks_seen = n_forks

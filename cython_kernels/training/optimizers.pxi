@@ -69,9 +69,9 @@ cdef struct Update:
 cdef struct Factors:
     vreal rate
     vreal decay
-    vreal fresh             # 1 - decay
+    vreal one_minus_decay
     vreal decay2
-    vreal fresh2
+    vreal one_minus_decay2
     vreal root_eps
     vreal least_root
     vreal unit              # 2^-exponent
@@ -151,9 +151,9 @@ cdef inline Factors factors(const Update* u) noexcept nogil:
     cdef Factors f
     f.rate = splat(u.rate)
     f.decay = splat(<real>u.decay)
-    f.fresh = splat(<real>(1 - u.decay))
+    f.one_minus_decay = splat(<real>(1 - u.decay))
     f.decay2 = splat(<real>u.decay2)
-    f.fresh2 = splat(<real>(1 - u.decay2))
+    f.one_minus_decay2 = splat(<real>(1 - u.decay2))
     f.root_eps = splat(u.root_eps)
     f.least_root = splat(u.least_root)
     f.unit = splat(u.unit)
@@ -173,11 +173,11 @@ cdef inline vreal updated(const int rule, Factors* f, vreal w, vreal g, vreal* f
         first[0] = multiply_add(g, g, first[0])
         return w - f.rate * g / root(f, first[0], g)
     if rule == RMSPROP:
-        first[0] = multiply_add(f.fresh * g, g, flush_if_subnormal(f.decay * first[0], g))
+        first[0] = multiply_add(f.one_minus_decay * g, g, flush_if_subnormal(f.decay * first[0], g))
         return w - f.rate * g / root(f, first[0], g)
     if rule == ADAM:
-        first[0] = flush_if_subnormal(multiply_add(f.decay, first[0], f.fresh * g), g)
-        second[0] = multiply_add(f.fresh2 * g, g, flush_if_subnormal(f.decay2 * second[0], first[0]))
+        first[0] = flush_if_subnormal(multiply_add(f.decay, first[0], f.one_minus_decay * g), g)
+        second[0] = multiply_add(f.one_minus_decay2 * g, g, flush_if_subnormal(f.decay2 * second[0], first[0]))
         return w - f.rate * first[0] / root(f, second[0], first[0])
     if rule == MOMENTUM:
         first[0] = flush_if_subnormal(multiply_add(f.decay, first[0], -(f.rate * g)), g)

@@ -32,7 +32,7 @@ cdef struct Job:
     Layer* members          # the network's layers
     Py_ssize_t n_parameters     # before folding; network.n_parameters: after folding
     real* parameters
-    real* ahead             # Nesterov's look-ahead point, at which the gradient is taken
+    real* lookahead         # Nesterov's look-ahead point, at which the gradient is taken
     real* folded_parameters     # parameters after folding
     real* gradient
     real* folded_gradient       # the gradient after folding; `gradient` if nothing is folded
@@ -93,7 +93,7 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
         partial.data = partial_gradient_of(job, block)
     while place < stop and not is_raised(&job.interrupt.stop):
         loss += gradient_tile(network, place, minimum(network.tile, stop - place), weight, own_scratch(job, thread), partial)
-        partial.fresh = False
+        partial.overwrite = False
         check_interrupt(&job.interrupt, thread, 3 * network.n_parameters * network.tile)
         place += network.tile
     job.block_losses[block] = loss
@@ -125,7 +125,8 @@ cdef void check_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
 cdef void update_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     """The update of one part of the parameters."""
     cdef Job* job = <Job*>data
-    update(&job.update, job.parameters, job.gradient, part * PARAMETER_PART, minimum((part + 1) * PARAMETER_PART, job.n_parameters))
+    cdef Py_ssize_t start = part * PARAMETER_PART
+    update(&job.update, job.parameters, job.gradient, start, minimum(start + PARAMETER_PART, job.n_parameters))
 
 
 cdef inline void run_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
@@ -164,16 +165,16 @@ cdef double mean_loss(Job* job) noexcept nogil:
 
 # ---- a step ------------------------------------------------------------------------------------------
 
-cdef double step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+cdef double one_step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """One step over `count` examples from `first` on; returns its loss. There is no update if the loss or the gradient is not
     finite (then `job.too_large` stays set), or the step is interrupted."""
     cdef Network* network = &job.network
     cdef Update* rule = &job.update
     cdef Py_ssize_t n = job.n_parameters
-    cdef const real* parameters = job.ahead if rule.nesterov else job.parameters
+    cdef const real* parameters = job.lookahead if rule.nesterov else job.parameters
     cdef double loss = -1
     if rule.nesterov:
-        look_ahead(rule, job.parameters, job.ahead, n)
+        look_ahead(rule, job.parameters, job.lookahead, n)
     if job.folds != NULL:
         fold_layers(job, parameters)
     if job.moments.means != NULL:
@@ -221,7 +222,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
             count = minimum(job.batch, job.n_examples - seen)
             if job.rates != NULL:
                 job.update.learning_rate = job.rates[job.n_steps]
-            loss = step(job, team, seen, count)
+            loss = one_step(job, team, seen, count)
             if is_raised(&job.interrupt.stop):
                 return
             if not isfinite(loss) or job.too_large:
