@@ -1,5 +1,12 @@
 """The product of two caller's matrices, of any strides: the choice of the algorithm.
 
+    multiply                    which factor, if any, is one vector or a few
+      multiply_part             sums longer than the dtype holds are divided: multiply_deep
+        multiply_piece
+          multiply_vectors      a factor of one vector or a few: multiply_outer, multiply_inner, multiply_short
+          multiply_matrix       computed transposed, or
+            multiply_as_is      multiply_blocks, multiply_few_rows, multiply_in_place, multiply_along, multiply_flat
+
 Design. Large products pack both factors (`multiply_blocks`): a block of B, in panels of WIDE_VECTORS vectors, into
 the L2, where it is reused for all rows of A; the few rows of A of a micro-tile into the L1, where they are reused for all
 panels of the block. The loop on k prefetches what a micro-tile will need: the panel, some rows ahead, from the L2; its
