@@ -11,7 +11,7 @@ import fusegrad
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one verb."""
+    """Run one subcommand."""
     parser = argparse.ArgumentParser(prog="python -m fusegrad", description=metadata("fusegrad")["Summary"])
     parser.add_argument("--version", action="version", version=f"fusegrad {fusegrad.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -41,14 +41,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run() -> None:
-    """Run the verb of this process, and end without a word when nobody reads on, as in ``info | head -2``."""
+    """Run the command line; exit silently if the output is closed early, as in ``info | head -2``."""
     try:
         try:
             main()
         finally:
             print(end="", flush=True)
     except BrokenPipeError:
-        # What is left in the buffers goes nowhere; else Python would complain of it at its end.
+        # The rest of the buffers is discarded; else Python would report an error at exit.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.dup2(nowhere, sys.stderr.fileno())

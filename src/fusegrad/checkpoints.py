@@ -1,4 +1,4 @@
-"""Networks read from files, with the optimizer and the generator that were saved beside them."""
+"""Loading networks from files, with the optimizer and the generator that were saved with them."""
 
 from os import PathLike
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ class Checkpoint(NamedTuple):
     network : Sequential
     optimizer : Optimizer or None
     rng : numpy.random.Generator or None
-        None where none was saved.
+        None if none was saved.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def load(path: str | PathLike[str]) -> Sequential:
     Parameters
     ----------
     path : str or path-like
-        Of a file with or without an optimizer and a generator.
+        A file with or without an optimizer and a generator.
 
     Returns
     -------
@@ -50,11 +50,11 @@ def load(path: str | PathLike[str]) -> Sequential:
     Raises
     ------
     TypeError
-        If it is no path.
+        If it is not a path.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     ValueError
-        If the file is no such file, no regular file, or damaged; the message names the file and the cause.
+        If the file is of another kind, not a regular file, or damaged; the message names the file and the cause.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def load(path: str | PathLike[str]) -> Sequential:
 def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     """Read a network, and the optimizer and the generator that `Sequential.save` wrote with it.
 
-    A fit that goes on from there does, bit for bit, what it would have done if it had not been stopped.
+    A fit that is resumed from it gives the same bits as if it had not been stopped.
 
     Parameters
     ----------
@@ -86,17 +86,17 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     Raises
     ------
     TypeError
-        If it is no path.
+        If it is not a path.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     ValueError
-        If the file is no such file, no regular file, or damaged; the message names the file and the cause.
+        If the file is of another kind, not a regular file, or damaged; the message names the file and the cause.
 
     Notes
     -----
-    Give the fit that goes on the same arguments, and as `initial_epoch` the epochs that there have been: an optimizer
-    that began with the fit has made ``n_steps``, one for each batch of each epoch. Whether a linear network is
-    trained from the moments of the data depends on the number of epochs in all.
+    To resume a fit, pass the same arguments, and the number of finished epochs as `initial_epoch`. An optimizer that
+    was new at the start of the fit has made ``n_steps`` steps: one for each batch of each epoch. Whether a linear
+    network is trained from the moments of the data depends on the total number of epochs.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     try:
         state = arrays.pop("optimizer.state", None)
         dtype, layers = _build_dtype(metadata["dtype"]), build_layers(metadata["layers"])
-        size = stack_layers(shapes_of(tuple(layers)))[-1].end  # known before any room is made
+        size = stack_layers(shapes_of(tuple(layers)))[-1].end  # known before any memory is allocated
         if size != sum(array.size for array in arrays.values()):
             raise ValueError(f"expected arrays of {size} parameters in all")
         if any(array.dtype != dtype for array in (*arrays.values(), *([] if state is None else [state]))):
@@ -139,7 +139,7 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
 
 
 def _build_dtype(description: str) -> np.dtype[Any]:
-    """The dtype of that name; NumPy would take others."""
+    """The dtype of that name; NumPy would accept other names."""
     if description not in ("float32", "float64"):
         raise ValueError(f"expected dtype float32 or float64, got {description!r}")
     return np.dtype(description)

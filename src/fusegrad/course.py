@@ -13,7 +13,7 @@ class UnivariateRegression(Sequential):
     Parameters
     ----------
     dtype, rng, init
-        As for `Sequential`, of which this is the smallest.
+        As for `Sequential`. This is the smallest one.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""``python -m fusegrad demo``: the four networks on Auto MPG, one table and one picture."""
+"""``python -m fusegrad demo``: the four networks on Auto MPG, one table and one plot."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ WEIGHT = fg.datasets.AUTO_MPG_FEATURES.index("weight")
 
 @dataclass
 class Data:
-    """Auto MPG, split and standardised by its training part."""
+    """Auto MPG, split, and standardised by the training part."""
 
     features: list[int]
     X: Array
@@ -31,7 +31,7 @@ class Data:
 
     @classmethod
     def split(cls, features: list[int], seed: int) -> "Data":
-        """Hold a fifth out."""
+        """Hold out a fifth of the examples."""
         X, y = fg.datasets.load_auto_mpg()
         X = X[features]
         order = np.random.default_rng(seed).permutation(y.size)
@@ -46,7 +46,7 @@ class Data:
         return float(np.sqrt((error**2).mean()))
 
     def least_squares(self) -> Callable[[Array], Array]:
-        """The linear prediction that no other beats on the training part."""
+        """The linear prediction with the least squared error on the training part."""
 
         def design(X: Array) -> Array:
             return np.vstack([X, np.ones(X.shape[1])])
@@ -91,7 +91,7 @@ CASES = (
 
 @dataclass
 class Result:
-    """A row of the table, and what the picture needs."""
+    """A row of the table, and the data of the plot."""
 
     case: Case
     data: Data
@@ -118,11 +118,11 @@ def reference_step(layers: list[fg.reference.DenseLayer], X: Array, y: Array, lr
 
 
 def step_times(net: Sequential, X: Array, y: Array, rounds: int = 15) -> tuple[float, float]:
-    """Seconds of one step of gradient descent: ours and the NumPy reference's, in turn, the best of each."""
-    lr = 1e-2  # so that a few steps move the loss
+    """Seconds of a step of gradient descent, by fusegrad and by the NumPy reference: the best of alternating rounds."""
+    lr = 1e-2  # so that a few steps change the loss
     layers = fg.reference.layers_of(net)
     optimizer = SGD(lr=lr)
-    # Both must do the same before they are timed.
+    # Both must give the same losses before they are timed.
     ours = [net.train_step(X, y, optimizer) for _ in range(5)]
     theirs = [reference_step(layers, X, y, lr) for _ in range(5)]
     np.testing.assert_allclose(ours, theirs, rtol=1e-5 if net.dtype == np.float32 else 1e-11)
@@ -146,7 +146,7 @@ def run(case: Case, verbose: int) -> Result:
     data = Data.split(case.features, SEED)
     X, y = data.X[:, data.train], data.y[:, data.train]
     validation = data.X[:, data.test], data.y[:, data.test]
-    # trained in float64, where the linear ones reach least squares to the last digits shown
+    # trained in float64, in which the linear networks reach least squares in all digits shown
     net = case.make("float64")
     check = fg.testing.check_gradients(net, X, y)
     train_loss: list[float] = []
@@ -187,7 +187,7 @@ BLUE, ORANGE, GREY, INK = "#1f5fa8", "#d9620c", "#8a8f98", "#22262c"
 
 
 def plot(results: list[Result], path: Path) -> None:
-    """Loss curves above, fits below, one column a network."""
+    """Loss curves above, fits below, one column per network."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 7.6), layout="constrained", facecolor="white")
@@ -202,7 +202,7 @@ def plot(results: list[Result], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(GREY)
         axis.tick_params(colors=INK, labelsize=9)
-    figure.draw_without_rendering()  # only the layout knows where the axes begin
+    figure.draw_without_rendering()  # the positions of the axes are known only after the layout
     title.set_x(axes[0, 0].get_position().x0)
     figure.savefig(path, dpi=150)
 
@@ -215,7 +215,7 @@ def _plot_losses(axis: Any, r: Result, first: bool) -> None:
     axis.axhline(r.best_train, color=GREY, lw=1, ls=(0, (4, 3)), zorder=0)
     if r.case.linear:
         axis.text(1, r.best_train * 0.97, "least squares, train", color=GREY, fontsize=8.5, va="top")
-    else:  # its curves end below the line
+    else:  # the curves end below the line
         axis.text(epochs[-1], r.best_train * 1.03, "least squares, train", color=GREY, fontsize=8.5, ha="right")
     axis.set_xscale("log")
     axis.set_yscale("log")
@@ -264,7 +264,7 @@ def _note_error(axis: Any, r: Result, place: float) -> None:
 
 
 def main(output: Path, verbose: int = 1) -> None:
-    """Run the demo: bars, the table, the picture."""
+    """Run the demo: progress bars, the table, the plot."""
     results = []
     for case in CASES:
         if verbose:

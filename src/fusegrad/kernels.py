@@ -1,4 +1,4 @@
-"""The kernels as functions, each usable alone.
+"""The kernels as independent functions.
 
 Arrays are validated here and passed to the compiled module of their dtype. The dtype is that of the first
 argument (float16 counts as float32, integers and bool as float64); the others are converted to it.
@@ -27,9 +27,9 @@ __all__ = ["apply", "dense_backward", "dense_forward", "matmul", "sigmoid"]
 
 _MODULES = tuple(by_dtype.values())
 _KINDS = {name: kind for kind, name in enumerate(_MODULES[0].ACTIVATIONS)}
-_CHUNK = 4096  # elements that a thread takes at a time
-_ACTIVATION_WORK = 16  # multiply-adds that an activation is worth
-_ALONE = 2 * THREAD_WORK // _ACTIVATION_WORK - 1  # elements that are worth one thread only
+_CHUNK = 4096  # elements that a thread computes at a time
+_ACTIVATION_WORK = 16  # multiply-adds that take as long as an activation
+_ALONE = 2 * THREAD_WORK // _ACTIVATION_WORK - 1  # most elements for which only one thread is worthwhile
 
 
 def _activation(name: Any) -> str:
@@ -46,13 +46,13 @@ def _operand(value: Any, name: str, dtype: "np.dtype[Any] | None") -> Array:
 
 
 def _product_threads(a: Array, b: Array) -> int:
-    """How many threads a product is worth."""
+    """How many threads are worthwhile for a product."""
     work = a.size * b.shape[1]
     return worthwhile_threads(work, max(a.shape[0], b.shape[1]) // 16, allowed_threads(work))
 
 
 def _matmul_direct(a: Any, b: Any, out: Array | None, most: int, n_threads: int) -> Array | None:
-    """The product of at most `most` multiply-adds, of arrays that need no conversion; else None."""
+    """The product, if it takes at most `most` multiply-adds and the arrays need no conversion; else None."""
     for kernels in _MODULES:
         product: Array | None = kernels.matmul_direct(a, b, out, most, n_threads)
         if product is not None:
@@ -67,25 +67,26 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
     ----------
     a : array (n, d), float32 or float64
     b : array (d, k)
-        Any strides, transposed views and read-only arrays included, are read as they are.
+        Read in place with any strides; transposed views and read-only arrays, too.
     out : array (n, k), optional
-        Where to write, in the dtype of a.
+        The array to write to, of the dtype of a.
 
     Returns
     -------
     array (n, k)
-        In the dtype of a, in which all is computed: b is converted to it (integers in a: to float64).
+        In the dtype of a, to which b is converted and in which all is computed (float64 if a has integers).
 
     Raises
     ------
     TypeError, ValueError
-        For operands that are no matrices or do not fit, and an `out` of another dtype or shape.
+        If an operand is not a matrix, if the shapes do not match, or if `out` has another dtype or shape.
 
     Notes
     -----
-    2 n d k flops. Threads share the columns of the result, or its rows; a sum over d is one thread's, and its
-    order depends on shapes and layouts alone, so the result is the same on any number of them. Long sums are added up
-    by pieces, whose totals are float64: in float32 they err by less than 1e-6 of the sum of their terms' magnitudes.
+    2 n d k flops. Threads share the columns of the result, or its rows. A sum over d is computed by one thread, in an
+    order that depends on shapes and layouts alone, so the result is the same on any number of threads. Long sums are
+    divided into pieces, whose totals are float64: in float32 the error is less than 1e-6 of the sum of the magnitudes
+    of the terms.
 
     References
     ----------
@@ -112,7 +113,7 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
     result = np.empty(shape, a.dtype) if out is None else as_output(out, "out", a.dtype, shape)
     if result.size == 0:
         return result if out is None else out
-    # The kernel writes whole vectors into rows that overlap nothing.
+    # The kernel writes whole vectors, to contiguous rows that do not overlap a factor.
     direct = out is None or (
         result.strides[1] == result.itemsize
         and result.strides[0] % result.itemsize == 0
@@ -134,7 +135,7 @@ def sigmoid(z: Any, out: Array | None = None) -> Array:
     ----------
     z : array of any shape and strides, float32 or float64
     out : array of the same shape, optional
-        Where to write, in the dtype of z; may be z itself.
+        The array to write to, of the dtype of z; may be z itself.
 
     Returns
     -------
@@ -143,13 +144,13 @@ def sigmoid(z: Any, out: Array | None = None) -> Array:
     Raises
     ------
     TypeError, ValueError
-        For what is no array of numbers, and an `out` of another dtype or shape.
+        If z is not an array of numbers, or `out` has another dtype or shape.
 
     Notes
     -----
-    Off by at most 1.5 units in the last place in float32 (all arguments tried) and 2 in float64;
-    0 at -inf, 1 at inf, and NaN stays NaN. Nothing overflows. Threads share large arrays; their number changes
-    no bit. Costs about 16 multiply-adds an element.
+    The error is at most 1.5 units in the last place in float32 (tested for all arguments) and 2 in float64. The result
+    is 0 at -inf, 1 at inf, and NaN for NaN. Nothing overflows. Threads share large arrays; their number changes
+    no bit. An element takes as long as about 16 multiply-adds.
 
     References
     ----------
@@ -173,7 +174,7 @@ def apply(z: Any, activation: str, out: Array | None = None) -> Array:
     z : array of any shape and strides, float32 or float64
     activation : {"identity", "sigmoid", "relu", "tanh"}
     out : array of the same shape, optional
-        Where to write, in the dtype of z; may be z itself.
+        The array to write to, of the dtype of z; may be z itself.
 
     Returns
     -------
@@ -182,11 +183,11 @@ def apply(z: Any, activation: str, out: Array | None = None) -> Array:
     Raises
     ------
     TypeError, ValueError
-        For what is no array of numbers, an unknown activation, and an `out` of another dtype or shape.
+        If z is not an array of numbers, the activation is unknown, or `out` has another dtype or shape.
 
     Notes
     -----
-    tanh is as accurate as `sigmoid`, which says more; relu, max(0, z), keeps NaN. Threads share large arrays.
+    tanh is as accurate as `sigmoid`: see its notes. relu, max(0, z), propagates NaN. Threads share large arrays.
 
     Examples
     --------
@@ -195,7 +196,7 @@ def apply(z: Any, activation: str, out: Array | None = None) -> Array:
     array([0., 2.])
     """
     kind = _KINDS[_activation(activation)]
-    for kernels in _MODULES:  # what needs no conversion is passed on at once
+    for kernels in _MODULES:  # arrays that need no conversion are passed on directly
         direct: Array | None = kernels.activation_direct(kind, z, out, _ALONE)
         if direct is not None:
             return direct
@@ -204,7 +205,7 @@ def apply(z: Any, activation: str, out: Array | None = None) -> Array:
     result = np.empty(z.shape, z.dtype) if out is None else as_output(out, "out", z.dtype, z.shape)
     if z.size == 0:
         return result if out is None else out
-    # One long row where memory allows, else rows as they are; what has more dimensions is copied.
+    # One long row if the memory is contiguous, else the rows in place; arrays of more dimensions are copied.
     overlaps = out is not None and not in_place and np.may_share_memory(result, z)
     if z.flags.c_contiguous and result.flags.c_contiguous and not overlaps:
         source, target = z.reshape(1, -1), result.reshape(1, -1)
@@ -229,13 +230,13 @@ def dense_forward(
     Parameters
     ----------
     weight : array (n_out, n_in), float32 or float64
-        Its dtype is that of all that is computed.
+        Its dtype is that of all computations.
     x : array (n_in, m)
-        Any strides are read as they are.
+        Read in place with any strides.
     bias : array (n_out, 1) or (n_out,), optional
     activation : {"identity", "sigmoid", "relu", "tanh"}
     out : array (n_out, m), optional
-        Where to write, in the dtype of weight.
+        The array to write to, of the dtype of weight.
 
     Returns
     -------
@@ -244,13 +245,13 @@ def dense_forward(
     Raises
     ------
     TypeError, ValueError
-        For arrays of the wrong kind or shape, and an unknown activation.
+        If an array is of the wrong kind or shape, or the activation is unknown.
 
     Notes
     -----
     2 n_in n_out m flops and n_out m activations. Threads share the examples; a column of the result does
-    not depend on the columns beside it. The equation is that of every course; how the examples are
-    tiled is described in ``cython_kernels/network/tiles.pxi``.
+    not depend on the other columns. The equation is the standard one; ``cython_kernels/network/tiles.pxi``
+    describes how the examples are tiled.
 
     Examples
     --------
@@ -278,15 +279,15 @@ def dense_forward(
 def dense_backward(
     weight: Any, x: Any, a: Any, grad_a: Any, activation: str = "identity"
 ) -> tuple[Array, Array, Array]:
-    """The way back through a dense layer, from the gradient on its output a.
+    """The backward pass of a dense layer, from the gradient with respect to its output a.
 
-    delta = f' * grad_a, with f' taken from a; the gradients on W, b and x are delta x^T, delta 1 and
-    W^T delta.
+    delta = f' * grad_a, with f' computed from a; the gradients with respect to W, b and x are delta x^T, delta 1
+    and W^T delta.
 
     Parameters
     ----------
     weight : array (n_out, n_in), float32 or float64
-        Its dtype is that of all that is computed.
+        Its dtype is that of all computations.
     x : array (n_in, m)
         The input of `dense_forward`.
     a : array (n_out, m)
@@ -303,7 +304,7 @@ def dense_backward(
     Raises
     ------
     TypeError, ValueError
-        For arrays of the wrong kind or shape, and an unknown activation.
+        If an array is of the wrong kind or shape, or the activation is unknown.
 
     Notes
     -----
@@ -356,5 +357,5 @@ def _engine(weight: Array, activation: str, bias: bool, m: int) -> Any:
 
 @lru_cache(maxsize=256)
 def _make_engine(layers: tuple[Dense, ...], dtype: "np.dtype[Any]", m: int, n_threads: int) -> Any:
-    """An engine serves any number of calls at once. To make one takes longer than a small layer."""
+    """Any number of calls may use an engine at the same time. Making one takes longer than computing a small layer."""
     return by_dtype[dtype].Engine(make_plan(layers, dtype, m, n_threads))

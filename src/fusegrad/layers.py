@@ -1,4 +1,4 @@
-"""The layers: plain descriptions. A network holds the parameters."""
+"""The layers. They are only descriptions: the parameters are held by a network."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from fusegrad._engine.validation import as_count, as_flag
 
 
 class Layer:
-    """What a `fusegrad.Sequential` is made of: `Linear` and the activations."""
+    """The base of the layers of a `fusegrad.Sequential`: `Linear` and the activations."""
 
     __slots__ = ()
 
@@ -26,7 +26,7 @@ class Linear(Layer):
     in_features, out_features : int
         At least 1.
     bias : bool, default True
-        Whether there is a b.
+        Whether the layer has a bias b.
 
     Raises
     ------
@@ -35,8 +35,8 @@ class Linear(Layer):
 
     Notes
     -----
-    A layer is a description and may stand in several networks; the parameters are the network's. Together
-    with the activation behind it, it is one fused kernel, `fusegrad.kernels.dense_forward`.
+    A layer is a description and may be part of several networks; each network holds its own parameters. A layer
+    and the activation after it are one fused kernel, `fusegrad.kernels.dense_forward`.
 
     Examples
     --------
@@ -52,21 +52,21 @@ class Linear(Layer):
         self._out_features = as_count(out_features, "out_features")
         self._bias = as_flag(bias, "bias")
 
-    # Networks rely on them.
+    # Read-only, since networks depend on them.
 
     @property
     def in_features(self) -> int:
-        """How many values an example has before it."""
+        """The number of inputs of an example."""
         return self._in_features
 
     @property
     def out_features(self) -> int:
-        """How many it has behind it."""
+        """The number of outputs of an example."""
         return self._out_features
 
     @property
     def bias(self) -> bool:
-        """Whether there is a b."""
+        """Whether the layer has a bias b."""
         return self._bias
 
     def __repr__(self) -> str:
@@ -74,7 +74,7 @@ class Linear(Layer):
 
 
 class Activation(Layer):
-    """A function of each element; `name` is what the kernels call it."""
+    """An elementwise function; `name` is its name in the kernels."""
 
     __slots__ = ()
     name: ClassVar[str]
@@ -84,7 +84,7 @@ class Activation(Layer):
 
 
 class Identity(Activation):
-    """The identity, a = z, of any shape: a linear layer shows its z.
+    """The identity, a = z, of any shape: the output of a linear layer is its z.
 
     Examples
     --------
@@ -113,9 +113,9 @@ class Sigmoid(Activation):
 
 
 class ReLU(Activation):
-    """The rectifier, a = max(0, z), with derivative 1 where a > 0 and 0 elsewhere, 0 included.
+    """The rectifier, a = max(0, z), with derivative 1 where a > 0 and 0 elsewhere, also at 0.
 
-    Element by element, z and a ``(n_outputs, m)``; NaN stays NaN.
+    Element by element, z and a ``(n_outputs, m)``; NaN propagates.
 
     References
     ----------
@@ -150,7 +150,7 @@ ACTIVATIONS: dict[str, type[Activation]] = {layer.name: layer for layer in (Iden
 
 
 def shapes_of(layers: tuple[Layer, ...]) -> list[tuple[int, int, str, bool]]:
-    """(n_in, n_out, activation, bias) of each dense layer: a Linear and the activation behind it."""
+    """(n_in, n_out, activation, bias) of each dense layer: a Linear and the activation after it."""
     shapes: list[tuple[int, int, str, bool]] = []
     for i, layer in enumerate(layers):
         if isinstance(layer, Linear):
@@ -185,7 +185,7 @@ def describe_layers(layers: Sequence[Layer]) -> str:
 
 
 def build_layers(description: str) -> list[Layer]:
-    """The layers that `describe_layers` described."""
+    """The layers of a description by `describe_layers`."""
     layers: list[Layer] = []
     for name, *arguments in parse_json(description):
         if name == "linear":
@@ -196,14 +196,14 @@ def build_layers(description: str) -> list[Layer]:
     return layers
 
 
-#: What `init` of a network may be.
+#: The values of a network's `init`.
 INITS = ("default", "glorot_uniform", "he_uniform", "torch")
 
 
 def initial_bounds(init: str, activation: str, n_in: int, n_out: int) -> tuple[float, float]:
     """The bounds of the uniform distributions that a dense layer's weights and biases are drawn from.
 
-    The default is what docs/initial-weights.md found best for each activation.
+    The default is the best one for each activation: see docs/initial-weights.md.
     """
     torch, he = 1 / sqrt(n_in), sqrt(6 / n_in)
     match init, activation:

@@ -1,4 +1,4 @@
-"""What every network of layers has: the layers, one flat buffer of parameters and its views, and its file."""
+"""The base of all networks: the layers, one flat buffer of parameters with its views, and saving to a file."""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -15,15 +15,15 @@ from fusegrad.optimizers import describe_optimizer
 
 
 class Module:
-    """Layers and their parameters, without a way to compute: the base of `Sequential`, named as in PyTorch."""
+    """Layers and their parameters, without computations: the base of `Sequential`, named as in PyTorch."""
 
     def _set_up(self, layers: tuple[Layer, ...], dtype: "np.dtype[Any]") -> None:
         self._layers = layers
         self._engine = NetworkEngine(stack_layers(shapes_of(layers)), dtype)
-        self._layout = describe_layers(layers)  # what an optimizer remembers its network by
+        self._layout = describe_layers(layers)  # by which an optimizer identifies its network
 
     def __getstate__(self) -> dict[str, Any]:
-        """The layers, the parameters, and what others have set."""
+        """The layers, the parameters, and attributes that a user or a subclass has set."""
         others = {name: value for name, value in vars(self).items() if name not in ("_engine", "_layout")}
         return {**others, "_dtype": self.dtype, "_parameters": self.parameters}
 
@@ -33,31 +33,31 @@ class Module:
         made = ("_dtype", "_parameters", *self.__dict__)
         self.__dict__.update((name, value) for name, value in state.items() if name not in made)
 
-    # What the compiled code reads its sizes from cannot be assigned.
+    # Attributes from which the compiled code reads its sizes cannot be assigned.
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """As they were handed in."""
+        """The layers as passed to the network."""
         return self._layers
 
     @property
     def dense_layers(self) -> tuple[Dense, ...]:
-        """Each `Linear` with the activation behind it, and the place of its W and b in `parameters`."""
+        """Each `Linear` with the activation after it, and the offsets of its W and b in `parameters`."""
         return self._engine.layers
 
     @property
     def dtype(self) -> "np.dtype[Any]":
-        """Of the parameters and of all that is computed."""
+        """The dtype of the parameters and of all computations."""
         return self._engine.dtype
 
     @property
     def n_features(self) -> int:
-        """Rows of X."""
+        """The number of rows of X."""
         return self._engine.n_features
 
     @property
     def n_outputs(self) -> int:
-        """Rows of y."""
+        """The number of rows of y."""
         return self._engine.n_outputs
 
     @property
@@ -67,9 +67,10 @@ class Module:
 
     @property
     def parameters(self) -> Array:
-        """The flat buffer that is the storage of all weights; assigning copies into it.
+        """The flat buffer that stores all weights; assigning copies into it.
 
-        It is the network's own: with another shape, size or dtype every call is an error until it is set back.
+        The network always uses this buffer: if its shape, size or dtype is changed, every call is an error until
+        that is undone.
         """
         return self._engine.parameters
 
@@ -89,7 +90,7 @@ class Module:
         Raises
         ------
         TypeError, ValueError
-            If it is no array, has another shape, or cannot be viewed so.
+            If it is not an array, has another shape, or is not contiguous.
 
         Examples
         --------
@@ -151,12 +152,12 @@ class Module:
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over the parameters of a `state_dict`, fusegrad's or PyTorch's.
+        """Copy the parameters of a `state_dict`, of fusegrad or of PyTorch, into the network.
 
         Raises
         ------
         TypeError, ValueError
-            If names or shapes are not this network's; nothing is written then.
+            If names or shapes do not match this network; nothing is written then.
 
         Examples
         --------
@@ -180,40 +181,40 @@ class Module:
         self.parameters = np.concatenate(parts)
 
     def save(self, path: str | PathLike[str], *, optimizer: Any = None, rng: Any = None) -> None:
-        """Write the network to a file, all of it or nothing; with the optimizer and rng, a checkpoint of a fit.
+        """Write the network to a file, completely or not at all; with the optimizer and rng, a checkpoint of a fit.
 
-        The format is safetensors: the arrays of `state_dict`, which any reader of that format loads, with
-        the layers and a checksum beside them. `fusegrad.load` reads the network and has an example, and
-        `fusegrad.load_checkpoint` all three.
+        The format is safetensors: the arrays of `state_dict`, which any reader of that format can load, and also
+        the layers and a checksum. `fusegrad.load` reads the network and has an example;
+        `fusegrad.load_checkpoint` reads all three.
 
         Parameters
         ----------
         path : str or path-like
-            A regular file that stands there is replaced; its mode, group, ACL and attributes are kept where the system
-            allows it, as root its owner too. A symbolic link stays and leads to the new file.
+            An existing regular file is replaced; its mode, group, ACL and attributes (for root also its owner) are kept
+            if the system allows it. A symbolic link is kept and points to the new file.
         optimizer : SGD, Adagrad, RMSprop or Adam, optional
-            Its hyperparameters, its steps and its state are written too.
+            Its hyperparameters, its number of steps and its state are also written.
         rng : numpy.random.Generator, optional
-            What the shuffling draws from; its state is written too.
+            The generator of the shuffling; its state is also written.
 
         Raises
         ------
         TypeError, ValueError
-            If it is no path, no such optimizer or generator; if a FIFO, a socket or a device stands there; if there are
-            so many layers (thousands) that their description would exceed 1 MiB.
+            If an argument is not a path, such an optimizer or such a generator; if the path is a FIFO, a socket or a
+            device; if there are so many layers (thousands) that their description would exceed 1 MiB.
         OSError
-            If it cannot be written, or the file that stands there cannot, such as a read-only one; that file stays.
+            If the file cannot be written, or an existing file is not writable, such as a read-only one, which is kept.
         RuntimeError
-            If the network is being trained, and what would be saved does not belong together.
+            If the network is being trained, and network, optimizer and generator are not consistent.
 
         Notes
         -----
-        Safe against being killed or interrupted at any time: either the old file stands there or the new one. A hard
+        If the process is killed or interrupted at any time, either the old file or the new one remains. A hard
         link to the old file keeps the old content.
 
-        While another thread trains the network it is a RuntimeError: call it from a callback of that fit. A signal
-        handler may call it during a fit, but with optimizer or rng only where no epoch is half made; handlers wait up
-        to 100 ms for that. Where epochs take longer, set a flag in the handler, and save in a callback.
+        While another thread trains the network, saving raises a RuntimeError: save from a callback of that fit. A
+        signal handler may save during a fit, but with optimizer or rng only between two epochs; handlers wait up
+        to 100 ms for that. If epochs take longer, set a flag in the handler, and save in a callback.
         """
         self._engine.lock.check_save(optimizer is not None or rng is not None)
         arrays, metadata = self.state_dict(), {"layers": describe_layers(self.layers), "dtype": self.dtype.name}

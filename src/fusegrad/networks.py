@@ -1,4 +1,4 @@
-"""Networks: what they compute, and how they are trained. module.py has their layers and parameters."""
+"""Networks: their computations and their training. module.py has their layers and parameters."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +12,7 @@ from fusegrad.module import Module
 from fusegrad.optimizers import COMPILED_STEP, SupportsStep
 from fusegrad.training import FitOptions, History, Trainee, fit, train_step
 
-#: Whose networks have no other attributes than these classes give them.
+#: Modules whose classes refuse unknown attributes.
 OWN_MODULES = ("fusegrad.networks", "fusegrad.course")
 
 
@@ -22,43 +22,43 @@ class Sequential(Module):
     x1 = X, x_{l+1} = f_l(W_l x_l + b_l), and for m examples the loss
     L = |prediction - y|^2 / m, summed over outputs, without one-half.
 
-    Shapes: X ``(n_features, m)``, y and predictions ``(n_outputs, m)``. ``(m,)`` will do for X where there
-    is one feature, for y where there is one output. Where there are several features, a vector ``(n_features,)``
-    is one example to every method but `fit`: its prediction is a vector too. Any strides are taken as they are:
-    hand in a scikit-learn array as ``X.T``. Other types (the other float type, float16, integers, bool, lists,
-    columns of a data frame) are converted.
+    Shapes: X ``(n_features, m)``, y and predictions ``(n_outputs, m)``. ``(m,)`` is accepted for X if there
+    is one feature, for y if there is one output. If there are several features, a vector ``(n_features,)``
+    is one example for every method except `fit`: its prediction is also a vector. Arrays with any strides are used
+    in place, without conversion: pass a scikit-learn array as ``X.T``. Other types (the other float type, float16,
+    integers, bool, lists, columns of a data frame) are converted.
 
     Parameters
     ----------
     *layers : Linear and activations
         Each activation belongs to the `Linear` before it.
     dtype : "float32" (default) or "float64"
-        Of the parameters and of all that is computed.
+        The dtype of the parameters and of all computations.
     rng : None, int or numpy.random.Generator
-        Draws the initial weights. The same seed gives the same network in both dtypes, rounded.
+        Draws the initial weights. The same seed gives the same network in both dtypes, except for rounding.
     init : {None, "default", "glorot_uniform", "he_uniform", "torch"}
-        What they are drawn from, for a layer of n inputs and k outputs; see Notes.
+        The distribution of the initial weights of a layer of n inputs and k outputs; see Notes.
 
     Attributes
     ----------
     parameters : array (n_parameters,)
-        The only storage of the weights, W1 | b1 | W2 | b2 | ..., row-major. Write to it as you like.
+        The only storage of the weights, W1 | b1 | W2 | b2 | ..., row-major. You may write to it.
     layers : tuple of layers
     dtype : numpy.dtype
     n_features, n_outputs, n_parameters : int
-        What the network is made of does not change; only its parameters do.
+        These and the layers do not change; only the parameters do.
 
     Raises
     ------
     TypeError, ValueError
-        For what is no layer, sizes that do not match, another dtype, or another name of `init`.
+        If an argument is not a layer, sizes do not match, or `dtype` or `init` is not one of these.
 
     Notes
     -----
-    A subclass may override `loss_and_gradient`: `train_step` and `fit` call it then, from Python, once a step.
-    Validation calls `loss`. What else is overridden is not part of the training.
+    A subclass may override `loss_and_gradient`: then `train_step` and `fit` call it from Python, once per step.
+    Validation calls `loss`. Training calls no other overridden method.
 
-    Initial weights and biases are drawn uniformly from -bound to bound. The default, also None, goes by the activation:
+    Initial weights and biases are uniform between -bound and bound. The default (or None) depends on the activation:
 
     =========================  =================  ===========
     ``init``                   bound of W         bound of b
@@ -71,11 +71,11 @@ class Sequential(Module):
     "torch"                    1 / sqrt(n)        1 / sqrt(n)
     =========================  =================  ===========
 
-    The default is what trained best on twelve regression problems, by the loss on the training data and on others
+    The default trained best on twelve regression problems, judged by the losses on training and held-out data
     together: docs/initial-weights.md. "he_uniform" keeps the size of the activations through many layers of ReLU.
 
-    Every method that computes releases the GIL, unless a few microseconds will do, and uses as many threads as
-    `set_num_threads` allows and the work is worth. The number of threads changes no bit of a result.
+    Every method that computes releases the GIL, unless it takes only a few microseconds. It uses as many threads as
+    `set_num_threads` allows and as are worthwhile for the work. The number of threads changes no bit of a result.
 
     References
     ----------
@@ -110,7 +110,7 @@ class Sequential(Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "loss_and_gradient":
             if "_engine" in self.__dict__:  # a subclass may set it before its base is initialised
-                self._engine.small_step = None  # steps have to call what is set
+                self._engine.small_step = None  # steps must call the new function
         elif type(self).__module__ in OWN_MODULES and not name.startswith("_") and not hasattr(type(self), name):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; a subclass may have its own")
         object.__setattr__(self, name, value)
@@ -136,17 +136,17 @@ class Sequential(Module):
         n_threads : int, optional
             As for `fit`.
         epochs : int, optional
-            Then it says too how a fit of so many over all n_examples would go: by the examples, or by their moments.
+            If given, the plan also says whether a fit of so many epochs uses all n_examples or their moments.
 
         Returns
         -------
         Plan
-            Tiles, blocks, threads, and the way of each layer; its text is for people, not for programs.
+            Tiles, blocks, threads, and how the gradient of each layer is summed; its text is not for parsing.
 
         Raises
         ------
         TypeError, ValueError
-            If a number is no integer, or less than 1.
+            If a number is not an integer, or less than 1.
 
         Examples
         --------
@@ -158,13 +158,13 @@ class Sequential(Module):
         return self._engine.plan(n_examples, n_threads, epochs)
 
     def forward(self, X: Any, out: Array | None = None) -> Array:
-        """Predict: x1 = X, x_{l+1} = f_l(W_l x_l + b_l), the last of them. ``net(X)`` is the same.
+        """Predict: the last of x1 = X, x_{l+1} = f_l(W_l x_l + b_l). ``net(X)`` is the same.
 
         Parameters
         ----------
         X : array (n_features, m), or (n_features,) for one example
         out : array (n_outputs, m), optional
-            Where to write; any strides, the network's dtype. For one example (n_outputs,).
+            The array to write to, with any strides, of the network's dtype. For one example (n_outputs,).
 
         Returns
         -------
@@ -173,11 +173,11 @@ class Sequential(Module):
         Raises
         ------
         TypeError, ValueError
-            For arrays of the wrong kind or shape.
+            If an array is of the wrong kind or shape.
 
         Notes
         -----
-        An example's prediction does not depend on the batch that it stands in. NaN goes through.
+        The prediction of an example does not depend on the rest of the batch. NaN propagates.
 
         Examples
         --------
@@ -205,21 +205,21 @@ class Sequential(Module):
         Parameters
         ----------
         X : array (n_features, m), or (n_features,) for one example
-        y : array (n_outputs, m); of one example (n_outputs,), or a number where there is one output
+        y : array (n_outputs, m); for one example (n_outputs,), or a number if there is one output
 
         Returns
         -------
         float
-            Not finite where the prediction is not.
+            Not finite if the prediction is not.
 
         Raises
         ------
         TypeError, ValueError
-            For arrays of the wrong kind or shape.
+            If an array is of the wrong kind or shape.
 
         Notes
         -----
-        Threads share the examples; any number of them gives the same bits.
+        Threads share the examples; any number of threads gives the same bits.
 
         Examples
         --------
@@ -232,7 +232,7 @@ class Sequential(Module):
         return self._engine.loss(X, y)
 
     def loss_and_gradient(self, X: Any, y: Any, out: Array | None = None) -> tuple[float, Array]:
-        """The loss and its gradient on all parameters.
+        """The loss and its gradient with respect to all parameters.
 
         delta_L = f_L' * (2/m) (prediction - y), delta_{l-1} = f_{l-1}' * W_l^T delta_l, and the gradients
         are delta_l x_l^T and delta_l 1.
@@ -240,24 +240,24 @@ class Sequential(Module):
         Parameters
         ----------
         X : array (n_features, m), or (n_features,) for one example
-        y : array (n_outputs, m); of one example (n_outputs,), or a number where there is one output
+        y : array (n_outputs, m); for one example (n_outputs,), or a number if there is one output
         out : array (n_parameters,), optional
-            Where to write the gradient.
+            The array to write the gradient to.
 
         Returns
         -------
         loss : float
         gradient : array (n_parameters,)
-            In the order of `parameters`; `unflatten` gives the views.
+            In the order of `parameters`; `unflatten` returns its views.
 
         Raises
         ------
         TypeError, ValueError
-            For arrays of the wrong kind or shape.
+            If an array is of the wrong kind or shape.
 
         Examples
         --------
-        Any optimizer of SciPy's works on the flat buffers:
+        Any SciPy optimizer works on the flat buffers:
 
         >>> import fusegrad as fg, numpy as np
         >>> from scipy.optimize import minimize
@@ -274,12 +274,12 @@ class Sequential(Module):
         return self._engine.loss_and_gradient(X, y, out)
 
     def input_gradient(self, X: Any, y: Any) -> Array:
-        """The gradient of the loss on X, (W_1)^T delta_1.
+        """The gradient of the loss with respect to X, (W_1)^T delta_1.
 
         Parameters
         ----------
         X : array (n_features, m), or (n_features,) for one example
-        y : array (n_outputs, m); of one example (n_outputs,), or a number where there is one output
+        y : array (n_outputs, m); for one example (n_outputs,), or a number if there is one output
 
         Returns
         -------
@@ -289,11 +289,11 @@ class Sequential(Module):
         Raises
         ------
         TypeError, ValueError
-            For arrays of the wrong kind or shape.
+            If an array is of the wrong kind or shape.
 
         Notes
         -----
-        Threads share the examples; any number of them gives the same bits.
+        Threads share the examples; any number of threads gives the same bits.
 
         Examples
         --------
@@ -311,7 +311,7 @@ class Sequential(Module):
         Parameters
         ----------
         X : array (n_features, m), or (n_features,) for one example
-        y : array (n_outputs, m); of one example (n_outputs,), or a number where there is one output
+        y : array (n_outputs, m); for one example (n_outputs,), or a number if there is one output
         optimizer : Optimizer
             Or any object with ``step(parameters, gradient)``.
 
@@ -319,12 +319,12 @@ class Sequential(Module):
         -------
         float
             The loss before the update (with Nesterov's rule: at the look-ahead point). If it is not finite,
-            there is no update; where the loss is finite and its gradient is not, it is inf.
+            there is no update. If only its gradient is not finite, there is no update, either, and inf is returned.
 
         Raises
         ------
         TypeError, ValueError
-            For arrays of the wrong kind or shape, and what is no optimizer or that of another network.
+            If an array is of the wrong kind or shape, or the optimizer is invalid or belongs to another network.
         RuntimeError
             If this network is being trained already, in another thread or by the caller of a callback.
 
@@ -379,52 +379,51 @@ class Sequential(Module):
         optimizer : Optimizer
             Or any object with ``step(parameters, gradient)``, which is called from Python at each step.
         epochs : int
-            How often each example is seen, with the epochs before `initial_epoch`.
+            How often each example is seen, including the epochs before `initial_epoch`.
         initial_epoch : int, default 0
-            How many of the epochs have been made already, where a fit that was stopped is taken up again
-            (see `save`).
+            How many of the epochs are already finished, if a stopped fit is resumed (see `save`).
         batch_size : int, optional
-            Examples in a step; None takes all. The last batch of an epoch may be smaller, and has its own 1/m.
+            Examples per step; None: all. The last batch of an epoch may be smaller; its m is its own size.
         shuffle : bool, default True
-            Draw a new order for each epoch. Nothing is drawn where one batch holds all examples.
+            Draw a new order for each epoch. Nothing is drawn if one batch holds all examples.
         rng : None, int or numpy.random.Generator
-            What the shuffling draws from.
+            The generator of the shuffling.
         schedule : callable, optional
-            From the step (the optimizer's ``n_steps``, which goes on from fit to fit) to the learning rate.
-            Without it the rate is ``optimizer.lr``. It is asked once for each step, in order, but some steps ahead; if
-            it fails, the steps before may have been made.
+            A function of the step (the optimizer's ``n_steps``, which continues from fit to fit) that returns the
+            learning rate. Without it the rate is ``optimizer.lr``. It is called once per step, in order, but some steps
+            ahead; if it fails, the steps before may have been made.
         validation_data : (X, y), optional
-            Its loss is taken after each epoch.
+            Its loss is computed after each epoch.
         callbacks : iterable of callables
-            Each is called after each epoch as ``callback(net, history)`` and may look, save, or stop the
+            Each is called after each epoch as ``callback(net, history)`` and may read or save the network, or stop the
             training by returning True. It returns True, False or None.
         on_divergence : {"raise", "stop"}
-            What to do when a loss, a gradient, a state of the optimizer or a parameter is no longer finite. The
-            epochs that are not finite from end to end are taken back, from network, optimizer and `rng`; then a
+            What to do if a loss, a gradient, a state of the optimizer or a parameter is no longer finite. Network,
+            optimizer and `rng` are restored to the end of the last epoch that was finite throughout. Then a
             `DivergenceError` is raised, or the History returned, with that error as its ``divergence``.
         verbose : {0, 1, 2}
-            Nothing; a progress bar (needs tqdm); a line an epoch.
+            0: nothing; 1: a progress bar (needs tqdm); 2: a line per epoch.
         n_threads : int, optional
-            At most so many threads. Results do not depend on it.
+            The most threads to use. Results do not depend on it.
         moments : bool, default True
-            Let a network of linear layers train from the moments of the data (sums of products, taken once in
-            float64) where no mini-batches are asked for and the number of epochs pays for them: a step then
+            Train a network of linear layers from the moments of the data (sums of products, computed once in
+            float64), if there are no mini-batches and the number of epochs makes this worthwhile. A step then
             costs the same for any number of examples. In float64 losses and gradients of given parameters agree
-            with those of the examples to 1e-9; where they would not, because the fit is nearly perfect, the examples
-            take their place. A fit then differs by as much as its rule makes of rounding: RMSprop near an optimum
-            a lot.
+            with those from the examples to 1e-9. If they would not, because the fit is nearly perfect, the examples are
+            used instead. A fit then differs as far as its rule amplifies rounding errors: RMSprop near an optimum
+            amplifies them strongly.
             `plan` says what is chosen and why.
 
         Returns
         -------
         History
-            ``.loss`` has the mean loss of each epoch, taken before each of its updates.
+            ``.loss`` has the mean loss of each epoch, computed before each of its updates.
 
         Raises
         ------
         TypeError, ValueError
-            For arguments of the wrong kind or shape, before anything is written. For a NaN or an infinity in X or y,
-            with its first place; network, optimizer and `rng` are unchanged.
+            If an argument is of the wrong kind or shape, before anything is written. If X or y is not finite: the error
+            names the first NaN or infinity; network, optimizer and `rng` are unchanged.
         DivergenceError
             See `on_divergence`.
         RuntimeError
@@ -432,12 +431,12 @@ class Sequential(Module):
         KeyboardInterrupt
             On Ctrl-C, within 200 ms; the parameters are then those of the last finished step.
         MemoryError
-            The epochs since the last that a callback, validation, progress or a user-defined rule has seen are taken
-            back.
+            The epochs after the last one that a callback, validation, progress or a user-defined rule has seen are
+            undone.
 
         Notes
         -----
-        Without callbacks and validation whole epochs run in compiled code without Python in between.
+        Without callbacks and validation, whole epochs run in compiled code, without Python in between.
 
         Examples
         --------
@@ -468,7 +467,7 @@ COMPILED_GRADIENT = Sequential.loss_and_gradient
 
 
 def build_network(layers: tuple[Layer, ...], dtype: "np.dtype[Any]") -> Sequential:
-    """A network of parameters 0, whose values are not drawn: they are about to be loaded."""
+    """A network with all parameters 0: no weights are drawn, since parameters are loaded next."""
     net = Sequential.__new__(Sequential)
     net._set_up(layers, dtype)
     return net

@@ -1,6 +1,6 @@
-"""The optimizers: hyperparameters, state, and a compiled update rule each.
+"""The optimizers. Each has hyperparameters, a state, and a compiled update rule.
 
-An optimizer knows nothing of networks: it updates one flat buffer by another. Inside
+An optimizer does not depend on networks: it updates a flat buffer with a flat gradient. Inside
 `fusegrad.Sequential.fit` the same rule runs in the engine, without a call to Python.
 """
 
@@ -18,7 +18,7 @@ from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_fl
 #: The compiled updates, and how many states each keeps.
 RULES = by_dtype[np.dtype("float32")].RULES
 MOST_STEPS = by_dtype[np.dtype("float32")].MOST_STEPS
-MOST_EXPONENT = 2000  # more than any of a float64
+MOST_EXPONENT = 2000  # more than any exponent of a float64
 
 
 class SupportsStep(Protocol):
@@ -29,37 +29,37 @@ class SupportsStep(Protocol):
 
 
 class Optimizer:
-    """What all optimizers share. A user-defined rule needs no more than a `step` of this form.
+    """The base of all optimizers. A user-defined rule needs only a `step` of this form.
 
     Attributes
     ----------
     lr : float
-        The learning rate; may be set between steps. The other hyperparameters of a rule do not change.
+        The learning rate; may be set between steps. The other hyperparameters of a rule are fixed.
     n_steps : int
-        How many updates there have been.
+        The number of updates so far.
     state : array (n_states, n_parameters) or None
-        Momenta and averages, in the dtype of the parameters; None before the first step. What has decayed
-        below the smallest normal number is 0. Where a gradient is too large to be squared, those of the rules
-        with squares are in units of a power of two.
+        Momenta and averages, in the dtype of the parameters; None before the first step. Values that have decayed
+        below the smallest normal number are 0. If a gradient is too large to be squared, the states of rules with
+        squares are in units of a power of two.
 
     Notes
     -----
-    `fit` and `train_step` run a rule of this package in compiled code. They call Python where one of these is
+    `fit` and `train_step` run a rule of this package in compiled code. They call Python if one of these is
     overridden, in a subclass or on the instance: `step`; `lr`, which is then read at each step; `look_ahead`
-    of Nesterov's rule, whose point the gradient is taken at. Numbers and order of the examples are the same. The
-    other hyperparameters of a rule cannot be overridden without `step`.
+    of Nesterov's rule, which returns the point at which the gradient is computed. Numbers and order of the examples
+    are the same. The other hyperparameters of a rule cannot be overridden without `step`.
 
-    An optimizer serves one network: its averages are that network's. A copy, or an optimizer that has taken over a
-    state by `load_state_dict`, serves the next network that it is given.
+    An optimizer belongs to one network, as do its averages. A copy, or an optimizer that has loaded a state by
+    `load_state_dict`, belongs to the next network that it trains.
     """
 
     rule: ClassVar[str] = "none"
-    n_steps: int = 0  # also for a class whose __init__ does not call this one's
+    n_steps: int = 0  # also for a subclass whose __init__ does not call this one
     state: Array | None = None
-    _exponent: int = 0  # of the units of the state
-    _owner: Any = None  # the lock of the network that it serves
-    _layout: str | None = None  # the layers of that network, or of the one whose state it took over
-    _direct_for: Any = None  # that lock, where nothing is overridden: `train_step` may call the engine directly
+    _exponent: int = 0  # the state is in units of this power of two
+    _owner: Any = None  # the lock of the network to which it belongs
+    _layout: str | None = None  # the layers of that network, or of the one whose state it has loaded
+    _direct_for: Any = None  # that lock, if nothing is overridden: `train_step` may call the engine directly
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -102,7 +102,7 @@ class Optimizer:
 
     @property
     def _update(self) -> str:
-        """The compiled update that it takes, by its name in `RULES`."""
+        """The name of its compiled update in `RULES`."""
         return self.rule
 
     @property
@@ -112,11 +112,11 @@ class Optimizer:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What it was made with; the learning rate as it is now."""
+        """The arguments of the constructor, with the current learning rate."""
         return {"lr": self.lr}
 
     def __copy__(self) -> Self:
-        """With a state of its own, for any network."""
+        """A copy with its own state, for any network."""
         other = object.__new__(type(self))
         other.__setstate__({**self.__getstate__(), "state": None if self.state is None else self.state.copy()})
         return other
@@ -139,14 +139,14 @@ class Optimizer:
         decay2: float = 0.0,
         eps: float = 0.0,
     ) -> bytes:
-        """What the compiled update reads beside the learning rate: `Constants` in cython_kernels."""
+        """What the compiled update reads, except the learning rate: `Constants` in cython_kernels."""
         names = list(RULES)
-        rule = names.index(self._update) if self._update in names else 0  # another name: its step is its own
+        rule = names.index(self._update) if self._update in names else 0  # another name: the class has its own step
         logs = _log(decay), _log(decay2)
         return struct.pack("3q5d", rule, nesterov, bias_correction, decay, decay2, eps, *logs)
 
     def check(self, parameters: Array) -> None:
-        """Raise unless the state, if there is one, is that of such parameters, and the steps have been counted."""
+        """Raise unless the state, if there is one, matches the parameters, and the count of steps is valid."""
         if not isinstance(parameters, np.ndarray) or isinstance(parameters, np.ma.MaskedArray):
             raise TypeError(f"parameters: expected a NumPy array without a mask, got {type(parameters).__name__}")
         if parameters.dtype not in by_dtype or parameters.ndim != 1:
@@ -165,9 +165,9 @@ class Optimizer:
             )
 
     def prepare(self, parameters: Array) -> None:
-        """Make the state for these parameters, if there is none that can be written to; called by the first step.
+        """Make the state for these parameters, if there is no writable one; called by the first step.
 
-        There may be one, of another layout or read-only: joblib hands large arrays to its workers so.
+        There may be one with another layout or read-only: joblib passes large arrays to its workers like this.
         """
         self.check(parameters)
         if self.state is None:
@@ -188,11 +188,11 @@ class Optimizer:
         Raises
         ------
         TypeError, ValueError
-            If a buffer is of the wrong kind, size or dtype, or not that of the step before.
+            If a buffer is of the wrong kind, size or dtype, or does not match the previous step.
 
         Notes
         -----
-        Runs in the calling thread. The update is that of the class, in the dtype of the parameters.
+        Runs in the calling thread. The class documents the update, which is in the dtype of the parameters.
         """
         dtype: Any = getattr(parameters, "dtype", type(parameters).__name__)
         if dtype not in by_dtype:
@@ -210,8 +210,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """A copy of what changes from step to step: ``lr``, ``n_steps``, ``state``, and what the state belongs to.
 
-        ``rule`` names the rule, ``layout`` the layers of the network that the state is of (None where that is not
-        known). The state is in units of 2^``exponent``: 0 but for gradients that are too large to be squared.
+        ``rule`` is the name of the rule, ``layout`` the layers of the network to which the state belongs (None if
+        unknown). The state is in units of 2^``exponent``, which is 0 unless gradients were too large to be squared.
 
         Examples
         --------
@@ -231,17 +231,17 @@ class Optimizer:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, with any network of those layers.
+        """Continue from a `state_dict`, with any network of the same layers.
 
         Parameters
         ----------
         state_dict : dict
-            With ``lr``, ``n_steps`` and ``state``; what else `state_dict` has is compared where it is there.
+            With ``lr``, ``n_steps`` and ``state``; the other entries of `state_dict` are compared if present.
 
         Raises
         ------
         TypeError, ValueError
-            If it is not the state of such an optimizer; nothing is changed then.
+            If it is not a state of such an optimizer; nothing is changed then.
 
         Examples
         --------
@@ -283,19 +283,19 @@ class Optimizer:
 
 
 def _is_ours(kind: type) -> bool:
-    """Whether a class is one of this module."""
+    """Whether a class is defined in this module."""
     return kind.__module__ == __name__
 
 
 def _log(decay: float) -> float:
-    """Its logarithm, of full accuracy near 1, where 1 - decay^t is computed from it."""
+    """The logarithm of decay, accurate near 1: 1 - decay^t is computed from it."""
     if decay == 0:
         return -math.inf
     return math.log1p(decay - 1) if decay > 0.5 else math.log(decay)
 
 
 def check_initialized(optimizer: Optimizer) -> None:
-    """Raise if a subclass has an `__init__` that does not call the one of its base."""
+    """Raise if a subclass has an `__init__` that does not call that of its base."""
     if not hasattr(optimizer, "_constants"):
         name = type(optimizer).__name__
         raise TypeError(f"optimizer: expected {name}.__init__ to call super().__init__, which sets what a step reads")
@@ -307,7 +307,7 @@ def runs_compiled(optimizer: Any) -> bool:
         raise TypeError(f"optimizer: expected an object with step(parameters, gradient), got {optimizer!r}")
     if not isinstance(optimizer, Optimizer):
         return False
-    # Not by vars(optimizer): an instance whose dict has been asked for is slower to read from then on.
+    # Not by vars(optimizer): once the dict of an instance has been created, reading its attributes is slower.
     if getattr(optimizer.step, "__func__", None) is not COMPILED_STEP:
         return False
     check_initialized(optimizer)
@@ -317,7 +317,7 @@ def runs_compiled(optimizer: Any) -> bool:
 
 
 def bind(optimizer: Optimizer, parameters: Array, lock: Any, layout: str, compiled: bool) -> None:
-    """Take the network with this lock and these layers as the one that is served; raise if it is another.
+    """Bind the optimizer to the network with this lock and these layers; raise if it belongs to another.
 
     compiled: its steps run compiled, and `train_step` may call the engine directly.
     """
@@ -336,7 +336,7 @@ def bind(optimizer: Optimizer, parameters: Array, lock: Any, layout: str, compil
 
 
 def copy_into(target: Array | None, array: Array) -> Array:
-    """A copy of an array: in `target`, of its shape and dtype, or a new one."""
+    """A copy of an array: in `target`, which has its shape and dtype, or, if that is None, a new one."""
     if target is None:
         return array.copy()
     target[...] = array
@@ -344,7 +344,7 @@ def copy_into(target: Array | None, array: Array) -> Array:
 
 
 class Snapshot(NamedTuple):
-    """What the steps of an optimizer change."""
+    """Everything that the steps of an optimizer change."""
 
     state: Array | None
     exponent: int
@@ -352,7 +352,7 @@ class Snapshot(NamedTuple):
 
 
 def take_snapshot(optimizer: Optimizer, old: Snapshot | None) -> Snapshot:
-    """What there is now; the array of an old one is reused, since fresh memory costs more than the copy."""
+    """A snapshot. The array of an old one is reused, since new memory costs more than the copy."""
     state = optimizer.state
     if state is not None:
         state = copy_into(None if old is None else old.state, state)
@@ -360,7 +360,7 @@ def take_snapshot(optimizer: Optimizer, old: Snapshot | None) -> Snapshot:
 
 
 def restore_snapshot(optimizer: Optimizer, start: Snapshot) -> None:
-    """Put it back."""
+    """Restore a snapshot."""
     state, optimizer._exponent, optimizer.n_steps = start
     if state is None:
         optimizer.state = None
@@ -369,7 +369,7 @@ def restore_snapshot(optimizer: Optimizer, start: Snapshot) -> None:
 
 
 class SGD(Optimizer):
-    """Gradient descent: by the whole batch, by mini-batches, with momentum, or Nesterov's.
+    """Gradient descent, on the whole batch or on mini-batches, also with momentum or with Nesterov's rule.
 
     With learning rate a and gradient g at the parameters W::
 
@@ -384,7 +384,7 @@ class SGD(Optimizer):
     momentum : float, default 0.0
         mu, in [0, 1).
     nesterov : bool, default False
-        Take the gradient at the look-ahead point W + mu v. Needs momentum. The loss that a step
+        Compute the gradient at the look-ahead point W + mu v. Needs momentum. The loss that a step
         returns is then the loss at that point.
 
     Raises
@@ -394,10 +394,10 @@ class SGD(Optimizer):
 
     Notes
     -----
-    v holds the learning rate (as in CS231n); PyTorch multiplies by it afterwards. The two agree while
-    the learning rate is constant; for Nesterov's rule PyTorch's parameters are our look-ahead points.
+    v includes the learning rate as a factor (as in CS231n); PyTorch multiplies by it afterwards. The two agree while
+    the learning rate is constant; for Nesterov's rule PyTorch's parameters are the look-ahead points here.
 
-    `step` on its own cannot look ahead: hand it the gradient at `look_ahead(parameters)`.
+    `step` alone cannot look ahead: pass it the gradient at `look_ahead(parameters)`.
 
     References
     ----------
@@ -430,16 +430,16 @@ class SGD(Optimizer):
 
     @property
     def momentum(self) -> float:
-        """Mu."""
+        """The momentum, mu."""
         return self._momentum
 
     @property
     def nesterov(self) -> bool:
-        """Whether the gradient is taken at the look-ahead point."""
+        """Whether the gradient is computed at the look-ahead point."""
         return self._nesterov
 
     def look_ahead(self, parameters: Array) -> Array:
-        """W + mu v, the point where Nesterov's rule wants the gradient (W itself without momentum).
+        """W + mu v, the point at which Nesterov's rule takes the gradient (W itself without momentum).
 
         Parameters
         ----------
@@ -449,7 +449,7 @@ class SGD(Optimizer):
         Returns
         -------
         array (n,)
-            A new one.
+            A new array.
 
         Examples
         --------
@@ -469,12 +469,12 @@ class SGD(Optimizer):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What it was made with."""
+        """The arguments of the constructor, with the current learning rate."""
         return {"lr": self.lr, "momentum": self._momentum, "nesterov": self._nesterov}
 
 
 class Adagrad(Optimizer):
-    """Adagrad: a learning rate for each parameter, falling with the squares of its gradients.
+    """Adagrad: a learning rate for each parameter, which decreases with the squares of its gradients.
 
     ::
 
@@ -486,7 +486,7 @@ class Adagrad(Optimizer):
     lr : float
         a, the learning rate, more than 0.
     eps : float, default 1e-10
-        At least 0; below the smallest normal number of the dtype it is taken for that.
+        At least 0; a value below the smallest normal number of the dtype is replaced by that number.
 
     Raises
     ------
@@ -516,17 +516,17 @@ class Adagrad(Optimizer):
 
     @property
     def eps(self) -> float:
-        """What is added to the root."""
+        """The number that is added to the root."""
         return self._eps
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What it was made with."""
+        """The arguments of the constructor, with the current learning rate."""
         return {"lr": self.lr, "eps": self._eps}
 
 
 class RMSprop(Optimizer):
-    """RMSprop: Adagrad with an average of the squares in place of their sum.
+    """RMSprop: Adagrad with an average of the squares instead of their sum.
 
     ::
 
@@ -540,7 +540,7 @@ class RMSprop(Optimizer):
     decay : float, default 0.99
         In [0, 1).
     eps : float, default 1e-8
-        At least 0; below the smallest normal number of the dtype it is taken for that.
+        At least 0; a value below the smallest normal number of the dtype is replaced by that number.
 
     Raises
     ------
@@ -570,17 +570,17 @@ class RMSprop(Optimizer):
 
     @property
     def decay(self) -> float:
-        """The weight of the average so far."""
+        """The weight of the previous average."""
         return self._decay
 
     @property
     def eps(self) -> float:
-        """What is added to the root."""
+        """The number that is added to the root."""
         return self._eps
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What it was made with."""
+        """The arguments of the constructor, with the current learning rate."""
         return {"lr": self.lr, "decay": self._decay, "eps": self._eps}
 
 
@@ -603,9 +603,9 @@ class Adam(Optimizer):
     betas : (float, float), default (0.9, 0.999)
         b1 and b2, in [0, 1).
     eps : float, default 1e-8
-        At least 0; below the smallest normal number of the dtype it is taken for that.
+        At least 0; a value below the smallest normal number of the dtype is replaced by that number.
     bias_correction : bool, default True
-        Correct the averages for starting at 0.
+        Correct the averages for their start at 0.
 
     Raises
     ------
@@ -651,26 +651,26 @@ class Adam(Optimizer):
 
     @property
     def betas(self) -> tuple[float, float]:
-        """The weights of the averages so far."""
+        """The weights of the previous averages."""
         return self._betas
 
     @property
     def eps(self) -> float:
-        """What is added to the root."""
+        """The number that is added to the root."""
         return self._eps
 
     @property
     def bias_correction(self) -> bool:
-        """Whether the averages are corrected for starting at 0."""
+        """Whether the averages are corrected for their start at 0."""
         return self._bias_correction
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What it was made with."""
+        """The arguments of the constructor, with the current learning rate."""
         return {"lr": self.lr, "betas": self._betas, "eps": self._eps, "bias_correction": self._bias_correction}
 
 
-# What `runs_compiled` compares with: the functions as they were defined.
+# The original functions, with which `runs_compiled` compares.
 COMPILED_STEP = Optimizer.step
 COMPILED_LR = vars(Optimizer)["lr"]
 COMPILED_LOOK_AHEAD = SGD.look_ahead
@@ -690,11 +690,11 @@ def describe_optimizer(optimizer: Any) -> str:
 
 
 def build_optimizer(description: str, state: Array | None) -> Optimizer:
-    """The optimizer that `describe_optimizer` described, with its state."""
+    """The optimizer of a description by `describe_optimizer`, with its state."""
     described = parse_json(description)
     arguments = dict(described["arguments"])
     lr = arguments.pop("lr")
-    optimizer: Optimizer = BUILT_IN[described["class"]](lr=1.0, **arguments)  # its own may be 0 by a schedule
+    optimizer: Optimizer = BUILT_IN[described["class"]](lr=1.0, **arguments)  # its own lr may be 0, set by a schedule
     steps = {"n_steps": described["n_steps"], "exponent": described.get("exponent", 0)}
     optimizer.load_state_dict({"rule": optimizer.rule, "lr": lr, "state": state, **steps})
     return optimizer

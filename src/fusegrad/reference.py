@@ -1,8 +1,8 @@
-"""Every kernel again in NumPy, straight from the equations: slow, plain, and the oracle of the tests.
+"""Every kernel in plain NumPy, directly from the equations: slow, and the reference of the tests.
 
-A network is here a list of dense layers ``(weight, bias, activation)``, with ``bias`` an ``(out, 1)``
+Here, a network is a list of dense layers ``(weight, bias, activation)``, with ``bias`` an ``(out, 1)``
 array or None; `layers_of` makes it from a `fusegrad.Sequential`. Shapes are (features, examples).
-Everything is computed in the dtype of what is handed in.
+Everything is computed in the dtype of the arguments.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def identity(z: Array) -> Array:
 
 
 def sigmoid(z: Array) -> Array:
-    """a = 1 / (1 + exp(-z)), by way of exp(-|z|), which cannot overflow."""
+    """a = 1 / (1 + exp(-z)), computed from exp(-|z|), which cannot overflow."""
     e = np.exp(-np.abs(z))
     return np.where(z < 0, e, 1) / (1 + e)
 
@@ -48,7 +48,7 @@ ACTIVATIONS = {"identity": identity, "sigmoid": sigmoid, "relu": relu, "tanh": t
 
 
 def times_derivative(grad_a: Array, a: Array, activation: str) -> Array:
-    """f'(z) * grad_a, with f'(z) taken from a = f(z)."""
+    """f'(z) * grad_a, with f'(z) computed from a = f(z)."""
     match activation:
         case "identity":
             return grad_a
@@ -75,7 +75,7 @@ def dense_forward(weight: Array, x: Array, bias: Array | None, activation: str =
 def dense_backward(
     weight: Array, x: Array, a: Array, grad_a: Array, activation: str = "identity"
 ) -> tuple[Array, Array, Array]:
-    """From delta = f' * grad_a; the gradients on W, b and x are delta x^T, delta 1 and W^T delta."""
+    """The gradients with respect to W, b and x: delta x^T, delta 1 and W^T delta, with delta = f' * grad_a."""
     delta = times_derivative(grad_a, a, activation)
     return delta @ x.T, delta.sum(axis=1, keepdims=True), weight.T @ delta
 
@@ -95,7 +95,7 @@ def layers_of(net: Any, dtype: Any = None) -> list[DenseLayer]:
 
 
 def activations(layers: Sequence[DenseLayer], X: Array) -> list[Array]:
-    """x1 = X, x_{l+1} = f_l(W_l x_l + b_l): all of them."""
+    """All of x1 = X, x_{l+1} = f_l(W_l x_l + b_l)."""
     x = [X]
     for weight, bias, activation in layers:
         x.append(dense_forward(weight, x[-1], bias, activation))
@@ -140,7 +140,7 @@ def loss_and_gradient(layers: Sequence[DenseLayer], X: Array, y: Array) -> tuple
 
 
 def input_gradient(layers: Sequence[DenseLayer], X: Array, y: Array) -> Array:
-    """The gradient of the loss on X, W_1^T delta_1."""
+    """The gradient of the loss with respect to X, W_1^T delta_1."""
     _, delta = _deltas(layers, activations(layers, X), y)
     return layers[0][0].T @ delta[0]
 

@@ -1,6 +1,6 @@
 """Learning-rate decay: functions from the step (0, 1, 2, ...) to the learning rate.
 
-Any callable will do for ``fit(..., schedule=...)``; these are the usual ones, as in the notes of the course
+``fit(..., schedule=...)`` accepts any callable; these are the usual ones, as in the notes of the course
 CS231n (Stanford), "Annealing the learning rate". ``fit`` calls them from Python, ahead of the steps.
 """
 
@@ -12,7 +12,7 @@ from fusegrad._engine.validation import as_count, as_number
 
 
 def _whole(step: int) -> int:
-    """The step, if it is an integer; `fit` asks for one after another, so what is an int is not asked twice."""
+    """The step, if it is an integer. An int is not validated further, since `fit` calls this for every step."""
     return step if type(step) is int and 0 <= step <= sys.maxsize else as_count(step, "step", least=0)
 
 

@@ -1,17 +1,17 @@
-"""Checks that a user can run on a network of their own.
+"""Checks that users can run on their own networks.
 
-`check_gradients` compares the gradient with difference quotients of the loss along directions u: g.u against the
-derivative of t -> loss(point + t u). A point is all parameters and all of X in one vector, so that the gradient on the
-parameters and the gradient on the inputs are checked in one way.
+`check_gradients` compares the gradient g with difference quotients of the loss along directions u: g.u with the
+derivative of t -> loss(point + t u). A point is all parameters and all of X in one vector, so that the gradients with
+respect to the parameters and to the inputs are checked in the same way.
 
-No single step h is right. Rounding spoils a small one, curvature a large one, and where a corner of the loss lies
-between the points (a ReLU changes side) the quotient is a mean of two slopes. So the losses at -2h, -h, 0, h and 2h
-give three quotients, central, forward and backward. The derivative is known as well as the three agree, and as well as
-the losses are rounded, which is measured. The step goes up where rounding is the greater of the two, else down, by
-factors of ten, until the derivative is known. At a corner itself (z = 0 exactly, as with zero weights) no step will do,
-and the derivative is a convention: there the comparison is made at a point beside it.
+No single step h is suitable. A small one suffers from rounding, a large one from curvature. If a corner of the loss is
+between the points (a ReLU changes side), the quotient is a mean of two slopes. So the losses at -2h, -h, 0, h and 2h
+give three quotients: central, forward and backward. The uncertainty of the derivative is their disagreement plus the
+rounding errors of the losses, which are measured. If rounding is the larger of the two, the step is increased, else
+decreased, by factors of ten, until the uncertainty is small. At a corner itself (z = 0 exactly, as with zero weights)
+no step is suitable, and the derivative is a convention: the comparison is made at a nearby point instead.
 
-Rejected: a single step, even of fourth order (nearly every ReLU network has a unit within 1e-3 of its corner); a frozen
+Rejected: a single step, even of fourth order (nearly every ReLU network has a unit within 1e-3 of its corner); a fixed
 pattern of active units, which would check the reference and not the network's own loss.
 """
 
@@ -29,22 +29,22 @@ from fusegrad.reference import ACTIVATIONS, layers_of
 EPS = float(np.finfo(float).eps)
 FIRST_STEP = -4  # steps are powers of ten, in units of `_scale`
 STEPS = range(-12, 1)
-SAFETY = 100  # an error counts from so many times the uncertainty of the differences
-MOST_POINTS = 4  # the given one, and those beside it
-BESIDE = 0.1  # how far they are from it, in the same units
-N_BLOCKS = 32  # of what is too large to be checked entry by entry
+SAFETY = 100  # errors up to so many times the uncertainty of the differences do not count
+MOST_POINTS = 4  # the given one and nearby ones
+BESIDE = 0.1  # distance of the nearby points, in the same units
+N_BLOCKS = 32  # of a vector that is too long to be checked entry by entry
 
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """What `check_gradients` found. Each error is relative to the derivative that the differences give.
+    """The result of `check_gradients`. Each error is relative to the derivative by differences.
 
     Attributes
     ----------
     projected : float
         The largest error along random directions, over all parameters at once or over a block of them.
     each : float or None
-        The largest error of a single parameter; None where there were too many.
+        The largest error of a single parameter; None if there were too many.
     worst : str
         The parameter with that error, e.g. ``"W1[3, 5]"``.
     inputs : float
@@ -52,7 +52,7 @@ class GradientCheck:
     gradient, difference : float
         The derivative where the error is largest, by the network's gradient and by differences.
     corner : bool
-        Whether a corner of the loss is so near to that place that the two were compared at a point beside it.
+        Whether a corner of the loss is so near that the two were compared at a nearby point.
     """
 
     projected: float
@@ -65,7 +65,7 @@ class GradientCheck:
 
     @property
     def error(self) -> float:
-        """The largest of them; NaN if one is."""
+        """The largest error; NaN if one of them is."""
         return float(np.max([self.projected, self.each or 0.0, self.inputs]))
 
 
@@ -79,25 +79,25 @@ def check_gradients(
     most_parameters: int = 500,
     rng: Any = 0,
 ) -> GradientCheck:
-    """Compare a network's gradients, on the parameters and on X, with differences of its loss, in float64.
+    """Compare a network's gradients, with respect to its parameters and X, with differences of its loss, in float64.
 
-    For random directions u, g.u is compared with the difference quotient of the loss along u: that takes in
-    every parameter at any size. A small network is also checked parameter by parameter, a larger one in some
-    32 blocks; the same goes for X.
+    For random directions u, g.u is compared with the difference quotient of the loss along u: this covers every
+    parameter of a network of any size. A small network is also checked parameter by parameter, a larger one in
+    about 32 blocks. X is checked in the same way.
 
     Parameters
     ----------
     net : Sequential
-        Of dtype float64; float32 does not resolve differences. Its parameters are unchanged afterwards, also on Ctrl-C.
+        Of dtype float64: float32 does not resolve differences. Its parameters are restored afterwards, also on Ctrl-C.
     X : array (n_features, m)
     y : array (n_outputs, m)
     tolerance : float, default 1e-7
-        What an error may be, relative to the derivative; or, where the derivative is small, to what differences
-        resolve: about a hundredth of the loss, for a move that changes the sum of a unit by one.
+        The largest error allowed, relative to the derivative; if the derivative is small, to what differences
+        resolve: about a hundredth of the loss, for a change by which the sum of a unit changes by one.
     n_directions : int, default 8
-        Over all parameters, and over all of X.
+        Random directions over all parameters, and as many over all of X.
     most_parameters : int, default 500
-        Up to so many, each is checked alone; and up to so many entries of X.
+        Up to so many parameters, and entries of X, are checked one by one.
     rng : None, int or numpy.random.Generator, default 0
         Draws the directions.
 
@@ -112,14 +112,14 @@ def check_gradients(
         If an error is larger than the tolerance. It names the parameter or the entry of X, with the gradient and the
         difference there, and says whether a corner of the loss is near.
     TypeError
-        If it is no network, or not of dtype float64.
+        If it is not a network, or not of dtype float64.
 
     Notes
     -----
-    A derivative is taken from five losses, with steps from 1e-4 up and down until its central, forward and backward
-    quotient agree; see the comment at the top of this module. Data need not be standardised, and units may be near the
-    corner of a ReLU. At the corner itself a gradient is a convention that no difference can test: what lies there is
-    compared at a point beside it, 0.1 away.
+    A derivative is computed from five losses. The step starts at 1e-4 and is increased or decreased until the central,
+    forward and backward quotients agree; see the top of this module. Data need not be standardised, and units may be
+    near the corner of a ReLU. At the corner itself a gradient is a convention that no difference can test: there the
+    comparison is made at a nearby point, 0.1 away.
 
     References
     ----------
@@ -142,7 +142,7 @@ def check_gradients(
     n_directions = as_count(n_directions, "n_directions")
     most_parameters = as_count(most_parameters, "most_parameters", least=0)
     X, y = as_batch(X, y, net.dtype, net.n_features, net.n_outputs)
-    net.loss(X, y)  # which says so if the parameters have been reshaped
+    net.loss(X, y)  # which raises if the parameters have been reshaped
     parameters, start = net.parameters, net.parameters.copy()
     n, end = start.size, start.size + X.size
 
@@ -161,7 +161,7 @@ def check_gradients(
         point = np.concatenate([start, X.ravel(), y.ravel()])
         with np.errstate(over="ignore", invalid="ignore"):
             scale, at_corner = _scale(net, X)
-        scale = np.concatenate([scale, np.zeros(y.size)])  # the targets stay
+        scale = np.concatenate([scale, np.zeros(y.size)])  # the targets do not change
         checker = _Checker(loss, gradient, point, scale, at_corner, tolerance, as_generator(rng))
         arrays = [int(places.flat[0]) for places in net.unflatten(np.arange(n)).values()]
         of_parameters, singles = checker.check(0, n, arrays, n_directions, most_parameters)
@@ -206,7 +206,7 @@ class _Slope(NamedTuple):
 
 
 class _Comparison(NamedTuple):
-    """The gradient and differences along a direction: the places of the vector from `first` on, with their weights."""
+    """The gradient and differences along a direction: the entries of the vector from `first` on, with their weights."""
 
     error: float
     first: int
@@ -226,7 +226,7 @@ class _Checker:
         self.loss, self.gradient, self.scale, self.rng = loss, gradient, scale, rng
         self.at_corner, self.tolerance = at_corner, tolerance
         self.points = [(start, loss(start), gradient(start))]
-        # How much the loss moves where what it is computed from moves in the last digit; not at a perfect fit itself.
+        # How much the loss changes if the point changes in the last digit; near the start, which may be a perfect fit.
         near = start + 10.0**FIRST_STEP * scale * rng.choice([-1.0, 1.0], start.size)
         losses = [loss(near * (1 + EPS * rng.integers(-2, 3, start.size))) for _ in range(8)]
         self.rounding, self.near_loss = max(losses) - min(losses), max(losses)
@@ -234,7 +234,7 @@ class _Checker:
     def check(
         self, first: int, end: int, arrays: list[int], n_directions: int, most_singles: int
     ) -> tuple[list[_Comparison], list[_Comparison]]:
-        """Along random directions over the places from first to end; and at each place, or in blocks of many."""
+        """Along random directions over the entries first to end; and for each entry, or in blocks of many entries."""
         parts, singles = [(first, end)] * n_directions, []
         if end - first <= most_singles:
             singles = [self.compare(i, self.scale[i : i + 1]) for i in range(first, end)]
@@ -244,12 +244,12 @@ class _Checker:
         return [self.compare(start, self.draw(start, stop)) for start, stop in parts], singles
 
     def draw(self, first: int, end: int) -> Array:
-        """Random weights, none of them near 0: no place is left out."""
+        """Random weights, none of them near 0, so that no entry is left out."""
         sizes = self.rng.uniform(0.5, 1.5, end - first)
         return self.scale[first:end] * self.rng.choice([-1.0, 1.0], end - first) * sizes
 
     def compare(self, first: int, weights: Array) -> _Comparison:
-        """The two derivatives along a direction; at a corner, at a point beside it."""
+        """The two derivatives along a direction; at a corner, those at a nearby point."""
         part = slice(first, first + weights.size)
         for i in range(MOST_POINTS):
             point, loss, gradient = self.point(i)
@@ -271,7 +271,7 @@ class _Checker:
         return _Comparison(error, first, weights, expected / unit, slope.value / unit, i > 0)
 
     def point(self, i: int) -> tuple[Array, float, Array]:
-        """The i-th point with its loss and gradient: the given one, then some beside it."""
+        """The i-th point with its loss and gradient: the given one, then nearby ones."""
         if i == len(self.points):
             start = self.points[0][0]
             beside = start + BESIDE * self.scale * self.rng.normal(size=start.size)
@@ -279,7 +279,7 @@ class _Checker:
         return self.points[i]
 
     def slope(self, loss: Callable[[float], float], at_0: float, least: float) -> _Slope:
-        """The derivative of loss(t) at 0, by the step at which it is known best."""
+        """The derivative of loss(t) at 0, by the step with the least uncertainty."""
         best, exponent = _Slope(np.nan, np.inf, np.inf), FIRST_STEP
         tried = set()
         while exponent in STEPS and exponent not in tried:
@@ -292,7 +292,7 @@ class _Checker:
             quotients = central, forward, backward
             most = max(map(abs, (far_below, below, at_0, above, far_above)))
             rounding = self.rounding + EPS * most
-            if most > self.near_loss > 0:  # that of a square grows with its root
+            if most > self.near_loss > 0:  # the rounding error of a square grows with its root
                 rounding = self.rounding * (most / self.near_loss) ** 0.5 + EPS * most
             slope = _Slope(central, max(quotients) - min(quotients), 2 * rounding / h + least)
             if slope.uncertainty < best.uncertainty:
@@ -303,7 +303,7 @@ class _Checker:
         return best
 
     def narrow(self, found: _Comparison) -> _Comparison:
-        """The part of a direction that has the error: the worse half, as long as one has it."""
+        """The part of a direction that has the error: repeatedly the worse half, as long as its error is too large."""
         while found.weights.size > 1:
             middle = found.weights.size // 2
             half = _largest([
@@ -317,15 +317,15 @@ class _Checker:
 
 
 def _largest(comparisons: list[_Comparison]) -> _Comparison:
-    """The one with the largest error; NaN is the largest."""
+    """The comparison with the largest error; NaN counts as the largest."""
     return comparisons[int(np.argmax([comparison.error for comparison in comparisons]))]
 
 
 def _scale(net: Sequential, X: Array) -> tuple[Array, bool]:
-    """The move of each parameter and each entry of X that moves a sum z by as much as it is large, or by one.
+    """The change of each parameter and each entry of X that changes a sum z by its own size, at most by one.
 
-    In the first layer what multiplies a feature of 1000 moves a millionth of what multiplies one of 0.001.
-    And whether some z is at the corner of a ReLU, but for rounding.
+    In the first layer a weight for a feature of size 1000 changes by a millionth of one for a feature of size 0.001.
+    Also whether some z is at the corner of a ReLU, except for rounding.
     """
     scale = np.ones(net.n_parameters)
     named = net.unflatten(scale)
@@ -343,20 +343,20 @@ def _scale(net: Sequential, X: Array) -> tuple[Array, bool]:
 
 
 def _rms(a: Array, axis: int | None) -> Array:
-    """The root of the mean square, and 1 for what is all 0."""
+    """The root mean square; 1 if all elements are 0."""
     rms = np.sqrt((a * a).mean(axis=axis, keepdims=True))
     rms[rms == 0] = 1.0
     return rms
 
 
 def _names(net: Sequential, X: Array, found: _Comparison) -> str:
-    """The name of a place, or how many places and the first and the last of them."""
+    """The name of an entry, or the number of entries and the names of the first and the last."""
     first, last = _name(net, X, found.first), _name(net, X, found.first + found.weights.size - 1)
     return first if first == last else f"the {found.weights.size} entries {first} to {last}"
 
 
 def _name(net: Sequential, X: Array, place: int) -> str:
-    """The name of a place, e.g. ``W1[3, 5]`` or ``X[0, 2]``."""
+    """The name of an entry, e.g. ``W1[3, 5]`` or ``X[0, 2]``."""
     arrays = {**net.unflatten(np.arange(net.n_parameters)), "X": net.n_parameters + np.arange(X.size).reshape(X.shape)}
     for name, places in arrays.items():
         found = np.argwhere(places == place)

@@ -1,17 +1,18 @@
-"""Training: epochs, batches, schedule, validation, callbacks, around the compiled steps.
+"""Training: epochs, batches, schedule, validation and callbacks, around the compiled steps.
 
-Python sees an epoch at a time where somebody wants to look (validation, callbacks), as many epochs as pass
-in a fraction of a second for the progress bar, and otherwise all, in long stretches.
+Epochs run in stretches, without Python in between. A stretch is one epoch if there are validation data or callbacks,
+the epochs of a fraction of a second if there is a progress bar, and otherwise as many as fit into a longer time.
 
-What a stretch changes is copied before. Where memory runs out, what nobody has seen yet is put back.
-Where a loss, a parameter or a state is not finite afterwards, the copy is put back and just the finite epochs are made
-again, with the same learning rates: the same bits, since everything repeats. So a fit that goes well pays for one copy
-a stretch. A stretch takes about half a second, so that to make it again takes as long at the most.
+Everything that a stretch changes is copied before it starts. If memory runs out, epochs that nothing outside the fit
+has seen are undone. If a loss, a parameter or a state is not finite afterwards, the copy is restored, and only the
+finite epochs run again, with the same learning rates. They give the same bits, since everything is reproducible. So a
+fit that succeeds costs one copy per stretch. A stretch takes about half a second, so running it again takes at most as
+long.
 
-What decides how long a fit goes on is its own: a callback holds the History, which nothing is read from.
+How long a fit runs depends on its own variables, not on the History, which a callback may change.
 
-Rejected: a look at all of X and y before each fit (a tenth of a short fit of a linear network); a copy of the
-parameters an epoch in the compiled loop (6 % of a step of (784, 128, 128)).
+Rejected: checking all of X and y before each fit (a tenth of a short fit of a linear network); a copy of the
+parameters per epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 """
 
 import time
@@ -30,29 +31,29 @@ from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_ge
 from fusegrad.optimizers import SGD, Optimizer, bind, copy_into, restore_snapshot, runs_compiled, take_snapshot
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
 
-LOOK_SECONDS = 0.1  # between two looks of a progress bar
-STRETCH_SECONDS = 0.5  # that a stretch without one may take
+LOOK_SECONDS = 0.1  # between two updates of a progress bar
+STRETCH_SECONDS = 0.5  # that a stretch without a progress bar may take
 FIRST_WORK = 1 << 30  # multiply-adds of the first stretch: 0.2 s in float64 without AVX
-MOST_GROWTH = 16  # from one stretch to the next
-STEP_WORK = 1 << 10  # multiply-adds in whose time a step begins and ends
-MOST_AHEAD = 1 << 16  # losses, and learning rates, that a stretch has room for
+MOST_GROWTH = 16  # of the number of epochs, from one stretch to the next
+STEP_WORK = 1 << 10  # multiply-adds that take as long as the overhead of a step
+MOST_AHEAD = 1 << 16  # most losses, and learning rates, of a stretch
 
 
 class History:
-    """What a fit leaves behind.
+    """The record of a fit.
 
     Attributes
     ----------
     loss : list of float
-        The mean loss of each epoch: of each example, before the update of its batch.
+        The mean loss of each epoch, over all examples, each before the update of its batch.
     validation_loss : list of float
-        The loss of the validation data after each epoch; empty where there are none.
+        The loss of the validation data after each epoch; empty if there are none.
     stopped : bool
         Whether a callback, or divergence, ended the training.
     divergence : DivergenceError or None
-        What ended a fit with ``on_divergence="stop"``.
+        The error that ended a fit with ``on_divergence="stop"``.
     from_moments : bool
-        Whether all steps were taken from the moments of the data; see `Sequential.fit`.
+        Whether all steps were computed from the moments of the data; see `Sequential.fit`.
 
     Examples
     --------
@@ -64,10 +65,10 @@ class History:
     """
 
     def __init__(self) -> None:
-        # Those not yet looked at are arrays: to make Python numbers is 7 % of the epochs of the smallest network.
+        # Losses not yet read are arrays: Python numbers take 7 % of the time of the epochs of the smallest network.
         self._losses: tuple[list[float], list[Array]] = [], []
         self._epochs = 0
-        self._last = nan  # whatever becomes of the list
+        self._last = nan  # independent of the list, which a callback may change
         self.validation_loss: list[float] = []
         self.stopped = False
         self.divergence: DivergenceError | None = None
@@ -79,7 +80,7 @@ class History:
         numbers, arrays = self._losses
         if arrays:
             numbers = numbers + [loss for losses in arrays for loss in losses.tolist()]
-            self._losses = numbers, []  # at once: another thread may be here
+            self._losses = numbers, []  # one assignment: another thread may run this, too
         return numbers
 
     def _add(self, losses: Array) -> None:
@@ -92,7 +93,7 @@ class History:
 
     @property
     def epochs(self) -> int:
-        """How many epochs were finished."""
+        """The number of finished epochs."""
         return self._epochs
 
     def __repr__(self) -> str:
@@ -104,23 +105,23 @@ ADVICE = "a smaller learning rate may help"
 
 
 class DivergenceError(ArithmeticError):
-    """A fit whose loss, gradient, state or parameters stopped being finite.
+    """Raised by a fit whose loss, gradient, state or parameters are no longer finite.
 
-    The network, the optimizer and the generator are then as they were after the last epoch that was finite from
-    end to end: its losses, and the parameters that it left. (The state of a user-defined rule is not restored.)
+    The network, the optimizer and the generator are restored to the end of the last epoch that was finite throughout:
+    its losses, and the parameters after it. (The state of a user-defined rule is not restored.)
 
     Attributes
     ----------
     epoch : int
-        How many epochs were finite, with those before an `initial_epoch`.
+        The number of finite epochs, including those before an `initial_epoch`.
     step : int
-        How many steps the optimizer had made when the loss was no longer finite, as schedules count them.
+        The number of steps, as counted by schedules, that had been made when the loss was no longer finite.
     loss : float
-        That loss: inf or NaN. (It is finite still where only `cause` is not.)
+        That loss: inf or NaN. (Finite if only `cause` is not finite.)
     cause : str
         What was not finite: "loss", "gradient", "parameters", or "state" of the optimizer.
     history : History
-        Of the finite epochs.
+        The record of the finite epochs.
 
     Examples
     --------
@@ -149,7 +150,7 @@ class DivergenceError(ArithmeticError):
 
 
 class Network(Protocol):
-    """What a fit knows of a network."""
+    """The part of a network that a fit uses."""
 
     @property
     def parameters(self) -> Array:
@@ -162,23 +163,23 @@ class Network(Protocol):
         """The loss, for validation."""
 
     def loss_and_gradient(self, X: Any, y: Any) -> tuple[float, Array]:
-        """What steps call where it is overridden."""
+        """Called by steps if it is overridden."""
 
 
 class Trainee(NamedTuple):
-    """A network that is trained, and what trains it."""
+    """A network that is trained, and its engine."""
 
     net: Network
     engine: NetworkEngine
-    layout: str  # what an optimizer remembers the network by
-    overridden: bool  # its `loss_and_gradient`, which steps then call
+    layout: str  # by which an optimizer identifies the network
+    overridden: bool  # whether its `loss_and_gradient` is: then steps call it
 
 
 # ---- one step ------------------------------------------------------------------------------------------
 
 
 def take(trainee: Trainee, optimizer: Any) -> bool:
-    """Take an optimizer for the steps of a network, or raise; whether they run compiled."""
+    """Bind an optimizer to a network, or raise. Returns whether its steps run compiled."""
     compiled = runs_compiled(optimizer) and not trainee.overridden
     if isinstance(optimizer, Optimizer):
         engine = trainee.engine
@@ -197,7 +198,7 @@ def train_step(trainee: Trainee, X: Any, y: Any, optimizer: Any) -> float:
 
 
 def python_step(trainee: Trainee, compiled_engine: Any, X: Array, y: Array, optimizer: Any) -> float:
-    """A step in Python, for what is overridden: the numbers are those of the compiled one."""
+    """A step in Python, for overridden methods; the numbers are those of the compiled step."""
     engine = trainee.engine
     point = engine.parameters
     if isinstance(optimizer, SGD) and optimizer.nesterov:
@@ -214,12 +215,12 @@ def python_step(trainee: Trainee, compiled_engine: Any, X: Array, y: Array, opti
     n_steps = getattr(optimizer, "n_steps", None)
     optimizer.step(engine.parameters, gradient)
     if isinstance(optimizer, Optimizer) and optimizer.n_steps == n_steps:
-        optimizer.n_steps += 1  # for a class whose step does not count
+        optimizer.n_steps += 1  # for a class whose step does not increment it
     return value
 
 
 def _overridden_gradient(trainee: Trainee, X: Array, y: Array, point: Array) -> tuple[float, Array]:
-    """What an overridden `loss_and_gradient` says of some parameters, which it reads off the network."""
+    """The result of an overridden `loss_and_gradient` at a point. It reads the parameters from the network."""
     net, engine = trainee.net, trainee.engine
     if point is engine.parameters:
         value, gradient = net.loss_and_gradient(X, y)
@@ -239,18 +240,18 @@ def _overridden_gradient(trainee: Trainee, X: Array, y: Array, point: Array) -> 
 
 
 class _Snapshot(NamedTuple):
-    """All that an epoch changes."""
+    """Everything that an epoch changes."""
 
     parameters: Array
     n_steps: int  # of the run
-    lr: float | None  # of an optimizer that is stepped from Python, by a schedule
+    lr: float | None  # set by a schedule, if steps run in Python
     optimizer: OptimizerSnapshot | None  # of a fusegrad optimizer
     draws: Any  # the state of the generator
 
 
 @dataclass(kw_only=True)
 class FitOptions:
-    """The arguments of `Sequential.fit` beside the data, validated as far as they can be without it."""
+    """The arguments of `Sequential.fit` except the data, validated as far as possible without them."""
 
     optimizer: Any
     epochs: int
@@ -296,12 +297,12 @@ class FitOptions:
 
 
 class _Batches(NamedTuple):
-    """How an epoch is cut up, and shuffled if there is a generator."""
+    """How an epoch is divided into batches, and shuffled if there is a generator."""
 
     size: int
     per_epoch: int
     rng: "np.random.Generator | None"
-    private: bool  # nobody else has it
+    private: bool  # no other code has the generator
 
 
 def _cut(m: int, options: FitOptions) -> _Batches:
@@ -313,7 +314,7 @@ def _cut(m: int, options: FitOptions) -> _Batches:
 
 
 class _Run:
-    """How the epochs of one fit are run, and taken back. X and y are validated; nobody else can set their shapes."""
+    """Runs the epochs of one fit, and undoes them. X and y are validated; no other code can set their shapes."""
 
     def __init__(self, trainee: Trainee, X: Array, y: Array, options: FitOptions) -> None:
         self.trainee, self.net, self.engine = trainee, trainee.net, trainee.engine
@@ -323,7 +324,7 @@ class _Run:
         self.batches = _cut(m, options)
         self.compiled_engine = self.engine.compiled(self.batches.size, options.n_threads)
         self.compiled = take(trainee, self.optimizer)
-        # Made before, as schedules count them. A user-defined rule may be new, and what is no Optimizer has no count.
+        # Steps made before, as counted by schedules. A user-defined rule may be new, or have no count.
         known = self.optimizer.n_steps if isinstance(self.optimizer, Optimizer) else 0
         self.n_steps: int = max(known, options.initial_epoch * self.batches.per_epoch)
         plan = self.engine.plan(self.batches.size, options.n_threads)
@@ -336,10 +337,10 @@ class _Run:
             self.check_start()
 
     def check_start(self) -> None:
-        """Raise if the parameters, X or y hold what is not finite.
+        """Raise if the parameters, X or y are not finite.
 
-        A fit by compiled rules looks only when it has gone wrong: a NaN or an infinity in the data makes a NaN of
-        the loss, or of some parameter, in the first epoch, and that is taken back. So the check costs nothing.
+        With a compiled rule this is called only if an epoch is not finite: a NaN or an infinity in the data makes the
+        loss or some parameter NaN in the first epoch, which is undone. So the check costs nothing.
         """
         found = self.overflow()
         if found is not None:
@@ -371,12 +372,12 @@ class _Run:
         assert self.schedule is not None
         return as_number(self.schedule(step), f"schedule({step})", least=0.0)
 
-    # ---- going back ----
+    # ---- undoing epochs ----
 
     def snapshot(self, old: _Snapshot | None = None) -> _Snapshot:
-        """What there is now.
+        """A copy of everything that an epoch changes.
 
-        The arrays of an old one that is no longer needed are reused: fresh memory costs more than the copy.
+        The arrays of an old snapshot that is no longer needed are reused: new memory costs more than the copy.
         """
         optimizer = None
         if isinstance(self.optimizer, Optimizer):
@@ -398,7 +399,7 @@ class _Run:
             self.batches.rng.bit_generator.state = start.draws
 
     def overflow(self) -> str | None:
-        """What is not finite, of what an epoch leaves."""
+        """Which of "parameters" and "state" is not finite after an epoch; None if both are finite."""
         is_finite = self.engine.kernels.is_finite
         if not is_finite(self.engine.parameters):
             return "parameters"
@@ -408,9 +409,9 @@ class _Run:
         return None
 
     def go_back(self, start: _Snapshot, n: int) -> int:
-        """After a snapshot n epochs had finite losses; leaves those after which all is finite, and returns how many.
+        """Of n epochs with finite losses after a snapshot, keeps those after which all is finite; returns their number.
 
-        By halves, each from the last that was finite: all in all no more than 2 n epochs.
+        By bisection, always from the last finite epoch: no more than 2 n epochs in total.
         """
         done, bad = 0, n + 1  # epochs after which all is finite, and after which it is not
         count = n
@@ -427,16 +428,16 @@ class _Run:
         self.restore(start)
         return done
 
-    # ---- going on ----
+    # ---- running epochs ----
 
     def ask_rates(self, n: int) -> None:
-        """Asks the schedule for the learning rates of the next n epochs, once for each step, in order."""
+        """Calls the schedule for the learning rates of the next n epochs, once per step, in order."""
         if self.compiled and self.schedule is not None:
             first = self.optimizer.n_steps
             self.rates = np.array([self.rate(first + i) for i in range(n * self.batches.per_epoch)])
 
     def epochs(self, n: int, first: int = 0) -> Array:
-        """Runs n epochs, from the first of the stretch on: the mean loss of each, up to one that is not finite."""
+        """Runs n epochs, from `first` in the stretch on. Returns their mean losses, up to one that is not finite."""
         losses = np.empty(n)
         if self.compiled:
             return self._compiled_epochs(losses, first)
@@ -461,7 +462,7 @@ class _Run:
         return losses[:finished]
 
     def _epoch(self) -> float:
-        """An epoch with an optimizer that only Python knows."""
+        """An epoch whose steps run in Python."""
         m, size, rng = self.X.shape[1], self.batches.size, self.batches.rng
         order = None if rng is None else self.engine.kernels.permutation(rng.bit_generator, m)
         total = 0.0
@@ -486,12 +487,12 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
     """See `Sequential.fit`."""
     net, engine = trainee.net, trainee.engine
     validation = _validation_data(engine, options.validation_data)
-    X, y = (array.view() for array in engine.batch(X, y))  # whose shapes nobody else can set
+    X, y = (array.view() for array in engine.batch(X, y))  # views whose shapes no other code can set
     run = _Run(trainee, X, y, options)
     initial_epoch, callbacks, verbose = options.initial_epoch, options.callbacks, options.verbose
 
     history = History()
-    # A rule that only Python knows may have a state of its own: its epochs cannot be repeated, and none has to be.
+    # A rule that runs in Python may have its own state: its epochs cannot be repeated. One by one, none has to be.
     one_by_one = validation is not None or bool(callbacks) or verbose == 2 or not run.compiled
     most = max(1, MOST_AHEAD // (1 if run.schedule is None else run.batches.per_epoch))
     epoch_work = step_work(engine.layers, X.shape[1]) + STEP_WORK * run.batches.per_epoch
@@ -499,12 +500,12 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
     seconds = LOOK_SECONDS if verbose else STRETCH_SECONDS
     left, stopped = options.epochs - initial_epoch, False
     here: _Snapshot | None = None
-    start: _Snapshot | None = None  # where to go back to if memory runs out
+    start: _Snapshot | None = None  # restored if memory runs out
     try:
         with _Progress(initial_epoch, options.epochs, verbose) as progress:
             while left > 0 and not stopped:
                 started = time.monotonic()
-                here = run.snapshot(None if here is start else here)  # `start` must stay as it is
+                here = run.snapshot(None if here is start else here)  # `start` must not be overwritten
                 start = start or here
                 n = 1 if one_by_one else min(count, left)
                 left -= n
@@ -517,9 +518,9 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
                     try:
                         raise error
                     finally:
-                        del error  # else it and its traceback hold each other, and X
+                        del error  # else it and its traceback keep each other, and X, alive
                 if one_by_one or verbose:
-                    start = None  # what others have seen is not taken back
+                    start = None  # epochs that others have seen are not undone
                 losses = {"loss": history._last}
                 if validation is not None:
                     losses["validation_loss"] = net.loss(*validation)
@@ -528,7 +529,7 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
                 if any(stop):
                     stopped = history.stopped = True
                 progress.show(history.epochs, losses)
-                # More epochs at a time until they fill the time that a stretch may take.
+                # More epochs at a time, until a stretch takes as long as it may.
                 took = time.monotonic() - started
                 if took < seconds / 2:
                     count = min(most, count * (MOST_GROWTH if MOST_GROWTH * took < seconds / 2 else 2))
@@ -547,9 +548,9 @@ def _wants_stop(i: int, answer: Any) -> bool:
 
 
 def _make_epochs(run: _Run, start: _Snapshot, n: int, initial_epoch: int, history: History) -> DivergenceError | None:
-    """Makes n epochs and puts them into the history; if not all are finite, only those, and returns the error.
+    """Runs n epochs and adds them to the history. If not all are finite, keeps the finite ones and returns the error.
 
-    If the data are to blame, that is raised, with nothing made.
+    If the data are not finite, raises an error, and no epoch is kept.
     """
     run.ask_rates(n)
     losses = run.epochs(n)
@@ -577,14 +578,14 @@ def _validation_data(engine: NetworkEngine, data: Any) -> tuple[Array, Array] | 
         raise TypeError(f"validation_data: expected (X, y), got {type(data).__name__}") from None
     try:
         X, y = engine.batch(X, y)
-        return X.view(), y.view()  # whose shapes no callback can set
+        return X.view(), y.view()  # views whose shapes no callback can set
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"validation_data: {error}") from None
 
 
 class _Progress:
-    """A bar (tqdm's), lines, or nothing."""
+    """The progress of a fit: a tqdm bar, lines, or nothing."""
 
     def __init__(self, initial_epoch: int, epochs: int, verbose: int) -> None:
         self.verbose = verbose

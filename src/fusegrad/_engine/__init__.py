@@ -1,4 +1,4 @@
-"""What users never import: validation, plan, threads, moments, instruction sets, files.
+"""Private modules: validation, plan, threads, moments, instruction sets, files.
 
-Nothing here knows of layers or networks, but their shapes.
+They use the shapes of layers and networks, not their classes.
 """

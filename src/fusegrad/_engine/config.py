@@ -1,4 +1,4 @@
-"""What this installation runs on."""
+"""The configuration of this installation."""
 
 import platform
 from pathlib import Path
@@ -10,7 +10,7 @@ from fusegrad._engine.compiled import runtime
 
 
 def config() -> dict[str, str]:
-    """What `show_config` prints."""
+    """The names and values that `show_config` prints."""
     from importlib.metadata import version
 
     isa = dispatch.ISA

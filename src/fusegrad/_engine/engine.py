@@ -1,7 +1,7 @@
-"""What computes for one network, below layers and optimizers: validation of its batches, compiled engines, its lock.
+"""Runs one network, below layers and optimizers: validates its batches, holds its compiled engines and its lock.
 
-A compiled engine serves one batch size, number of threads and kind of call; it is made once and remembered. Arrays come
-in from `fusegrad.networks` and `fusegrad.training`, are validated here once, and go on to compiled code.
+A compiled engine is for one batch size, number of threads and kind of call; it is made once and cached. Arrays from
+`fusegrad.networks` and `fusegrad.training` are validated here once and passed to compiled code.
 """
 
 from dataclasses import replace
@@ -14,24 +14,24 @@ from fusegrad._engine.plan import Dense, Plan, make_plan, moments_pay, parallel_
 from fusegrad._engine.threads import resolve_threads
 from fusegrad._engine.validation import Array, as_batch, as_count, as_examples, as_flat_output, as_floats, as_output
 
-MOST_ENGINES = 256  # remembered by a network
+MOST_ENGINES = 256  # cached by a network
 
 
 class NetworkEngine:
-    """The parameters of a network and what computes with them.
+    """The parameters of a network and its compiled engines.
 
     Attributes
     ----------
     layers : tuple of Dense
     dtype : numpy.dtype
     parameters : array (n_parameters,)
-        The storage of the weights, zeros at first.
+        The storage of the weights, initially zeros.
     kernels : module
         The compiled module of this dtype.
     lock : TrainingLock
         Held while the network is trained.
     small_step, small_predictor : compiled Engine or None
-        Of the last step and the last prediction that were too small for more than one thread.
+        The engines of the last step and the last prediction that were too small for more than one thread.
     """
 
     __slots__ = (
@@ -47,7 +47,7 @@ class NetworkEngine:
         self.n_parameters = layers[-1].end
         try:
             self.parameters: Array = np.zeros(self.n_parameters, dtype)
-        except (ValueError, OverflowError):  # more than an array can have
+        except (ValueError, OverflowError):  # more elements than an array can have
             raise ValueError(f"layers: expected parameters that fit into memory, got {self.n_parameters}") from None
         self.kernels = by_dtype[dtype]
         self.lock = self.kernels.TrainingLock()
@@ -60,7 +60,7 @@ class NetworkEngine:
 
     def compiled(self, m: int, n_threads: int | None = None, folding: bool = True) -> Any:
         """The compiled engine for steps of m examples. folding: consecutive linear layers may be computed as one."""
-        # A small step takes one thread whatever the machine has: it does not ask.
+        # A small step uses one thread on any machine: the number of threads is not looked up.
         key = (m, 1 if n_threads is None and m < self.parallel_from else resolve_threads(n_threads), folding)
         engine = self._engines.get(key)
         if engine is None:
@@ -70,7 +70,7 @@ class NetworkEngine:
         return engine
 
     def predictor(self, m: int) -> Any:
-        """The compiled engine for predictions of m examples: without folding one's is the same in any batch."""
+        """The compiled engine for predictions of m examples. No folding: they must not depend on the batch."""
         engine = self.compiled(m, folding=False)
         if m < self.parallel_from:
             self.small_predictor = engine
@@ -84,14 +84,14 @@ class NetworkEngine:
         if epochs is not None:
             pays, why = moments_pay(plan, m, as_count(epochs, "epochs"))
             note = f"{epochs} epochs from {'the moments' if pays else 'the examples'}: {why}"
-        return replace(plan, note=note)  # a copy: engines are made of the other
+        return replace(plan, note=note)  # a copy: engines are made from the cached plan
 
     # ---- validation -----------------------------------------------------------------------------------
 
     def batch(self, X: Any, y: Any, *, vectors: bool = False) -> tuple[Array, Array]:
-        """X (n_features, m) and y (n_outputs, m), validated; with `vectors` also from one example: see `as_batch`.
+        """X (n_features, m) and y (n_outputs, m), validated; with `vectors` also one example: see `as_batch`.
 
-        They share no memory with the parameters.
+        The results share no memory with the parameters.
         """
         is_batch = self.kernels.is_batch
         if is_batch(X, y, self.parameters, self.n_features, self.n_outputs):

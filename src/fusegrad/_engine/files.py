@@ -1,17 +1,17 @@
-"""Saving and loading, in the safetensors format: a length, a JSON header, the arrays' bytes.
+"""Saving and loading, in the safetensors format: a length, a JSON header, the bytes of the arrays.
 
-The header's ``__metadata__`` holds what fusegrad adds: the layers, the dtype, the version of this
-description, and a SHA-256 over the whole file, taken with zeros in its own place. So no bit of a file
-can turn over unseen, nothing in it is ever executed, and any reader of safetensors gets the arrays. A
-checkpoint has the optimizer and the generator of the shuffling beside them, under keys of their own.
+The header's ``__metadata__`` holds what fusegrad adds: the layers, the dtype, the version of this format, and a SHA-256
+over the whole file, computed with zeros in its own place. So every changed bit of a file is detected, nothing in it is
+ever executed, and any reader of safetensors can load the arrays. A checkpoint also contains the optimizer and the
+generator of the shuffling, under keys of their own.
 
 A file is written without a name (O_TMPFILE), flushed to the disk, linked to a temporary name in its folder, and
-renamed. A process that is killed while it writes leaves nothing then. Where that cannot be done, as without /proc, the
-file has its temporary name from the start. What a file system may lack without harm to the file (locks, a folder that
-can be listed or flushed, owners, modes, attributes) fails without an error.
+renamed. So a process that is killed while it writes leaves no file. If this is not possible, for example without /proc,
+the file has its temporary name from the start. Features that a file system may lack without harm to the file (locks, a
+folder that can be listed or flushed, owners, modes, attributes) fail without an error.
 
-Two simpler ways were rejected. With a temporary name from the start everywhere, most killed saves would leave a file.
-With a fixed temporary name, two processes that save to one place would write to one file.
+Two simpler ways were rejected. If every file had a temporary name from the start, most killed saves would leave a file.
+With a fixed temporary name, two processes that save to the same path would write to the same file.
 """
 
 import errno
@@ -49,7 +49,7 @@ def _parse_integer(digits: str) -> int:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON without long integers: to convert and multiply them takes time in the square of their length."""
+    """JSON without long integers: the time to convert and multiply them grows with the square of their length."""
     return json.loads(text, parse_int=_parse_integer)
 
 
@@ -61,21 +61,21 @@ def describe_generator(rng: Any) -> str:
 
 
 def build_generator(description: str) -> "np.random.Generator":
-    """The generator whose state `describe_generator` described."""
+    """The generator with the state that `describe_generator` returned."""
     state = parse_json(description)
     if state["bit_generator"] not in BIT_GENERATORS:
         raise ValueError(f"rng: expected one of {', '.join(BIT_GENERATORS)}, got {state['bit_generator']!r}")
     bits = getattr(np.random, state["bit_generator"])(0)
     try:
         bits.state = state
-    except (IndexError, OverflowError) as error:  # too few numbers, or too large
+    except (IndexError, OverflowError) as error:  # too few numbers, or too large ones
         raise ValueError(f"rng: {error}") from None
     place = size = 0
     if state["bit_generator"] == "MT19937":
         place, size = state["state"]["pos"], 624
     elif state["bit_generator"] == "Philox":
         place, size = state["buffer_pos"], 4
-    if not 0 <= place <= size:  # NumPy takes any, and reads there
+    if not 0 <= place <= size:  # NumPy accepts any position, and reads there
         raise ValueError(f"rng: expected a place in a buffer of {size}, got {place}")
     return np.random.Generator(bits)
 
@@ -93,7 +93,7 @@ def _header(arrays: dict[str, Array], metadata: dict[str, str], digest: str) -> 
 
 
 def _digest(header: bytes, data: bytes) -> str:
-    """The checksum. hashlib, like secrets, is imported where it is needed: it costs `import fusegrad` 5 ms."""
+    """The checksum. hashlib, like secrets, is imported only on use: it would add 5 ms to `import fusegrad`."""
     import hashlib
 
     digest = hashlib.sha256(header)
@@ -115,7 +115,7 @@ def _path(path: Any) -> Path:
 
 
 def _check_regular(path: Path) -> None:
-    """Raise unless a regular file stands there. To open another kind may block, or act on a device."""
+    """Raise unless the path is a regular file. Opening any other kind may block, or affect a device."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -129,13 +129,13 @@ def _check_regular(path: Path) -> None:
 
 
 def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str, str]) -> None:
-    """Write a file, all of it or nothing, even if the process is killed or the power fails.
+    """Write a file completely or not at all, even if the process is killed or the power fails.
 
-    An exception that a signal handler raises leaves no temporary file and no open descriptor. What a killed process may
-    leave is removed by the next save to the same place, if the file system has locks.
+    If a signal handler raises an exception, no temporary file and no open descriptor remain. A temporary file of a
+    killed process is removed by the next save to the same path, if the file system has locks.
     """
     path = _path(path)
-    # safetensors wants little-endian numbers in C order
+    # safetensors requires little-endian numbers in C order
     arrays = {name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")) for name, a in arrays.items()}
     data = b"".join(a.tobytes() for a in arrays.values())
     header = _header(arrays, metadata, _digest(_header(arrays, metadata, NO_DIGEST), data))
@@ -146,14 +146,14 @@ def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from None  # of the user's path, not of our names
+        raise OSError(error.errno, error.strerror, str(path)) from None  # with the user's path, not a temporary name
 
 
 @contextmanager
 def _optional() -> Iterator[None]:
     """For a system call that may fail without harm to the file.
 
-    An OSError without a number is not a system call's: a signal handler has raised it, such as TimeoutError.
+    An OSError without an errno is not from a system call: a signal handler has raised it, such as a TimeoutError.
     """
     try:
         yield
@@ -163,10 +163,10 @@ def _optional() -> Iterator[None]:
 
 
 def _open(handles: list[int], path: str | Path, flags: int, mode: int = 0o600, folder: int | None = None) -> int:
-    """Open a file and append its descriptor to `handles`, whose owner closes it.
+    """Open a file and append its descriptor to `handles`; the caller closes it.
 
     `+=` calls os.open and appends in C, so that no signal handler runs between the two: its exception would lose the
-    descriptor. For the same reason each function owns one descriptor, and closes it by the first call of its `finally`.
+    descriptor. For the same reason each function owns one descriptor, and closes it in the first call of its `finally`.
     """
     handles += map(partial(os.open, mode=mode, dir_fd=folder), (path,), (flags,))
     return handles[-1]
@@ -181,7 +181,7 @@ def _lock(handle: int) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     replaced = _read_access(path)
-    while path.is_symlink():  # it stays one
+    while path.is_symlink():  # the link is kept
         path = path.parent / os.readlink(path)
     handles: list[int] = []
     try:
@@ -199,13 +199,13 @@ def _write(path: Path, content: bytes) -> None:
 
 def _write_in(folder: int, name: str, content: bytes, replaced: Access | None) -> None:
     """Write a file of that name in a folder."""
-    # Of one length for every name, which may itself be as long as the file system takes.
+    # Of the same length for every name, since a name may be as long as the file system allows.
     prefix = f".fusegrad-{_digest(os.fsencode(name), b'')[:16]}-"
     _remove_leftovers(folder, prefix)
     try:
         _write_new(folder, name, prefix, content, replaced, os.O_TMPFILE)
         return
-    except OSError as error:  # most likely no files without a name, or no /proc to link them from
+    except OSError as error:  # most likely unnamed files, or /proc to link them, are missing
         if error.errno in (None, errno.EIO, errno.ENOSPC, errno.EDQUOT):
             raise
     for attempt in range(10):
@@ -220,11 +220,11 @@ def _write_in(folder: int, name: str, content: bytes, replaced: Access | None) -
 def _write_new(folder: int, name: str, prefix: str, content: bytes, replaced: Access | None, flags: int) -> None:
     temporary = f"{prefix}{os.urandom(8).hex()}.part"
     unnamed = flags == os.O_TMPFILE
-    mode = 0o666 if replaced is None else 0o600  # less the umask; or closed to others until it has the old file's mode
+    mode = 0o666 if replaced is None else 0o600  # minus the umask; else private until it has the old file's mode
     handles: list[int] = []
     try:
         handle = _open(handles, "." if unnamed else temporary, os.O_WRONLY | flags, mode, folder)
-        with _optional():  # then no other save removes it
+        with _optional():  # so that no other save removes it
             _lock(handle)
         rest = memoryview(content)
         while rest:
@@ -234,16 +234,16 @@ def _write_new(folder: int, name: str, prefix: str, content: bytes, replaced: Ac
         try:
             os.fsync(handle)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system that has none
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without fsync
                 raise
         if unnamed:  # with dst_dir_fd Python calls linkat, which can follow the link of /proc
             os.link(f"/proc/self/fd/{handle}", temporary, dst_dir_fd=folder, follow_symlinks=True)
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
-        # Not by suppress(), whose own call comes first: a signal handler may run after each.
+        # Without suppress(), which is another call: a signal handler may run after each call.
         try:  # noqa: SIM105
             os.unlink(temporary, dir_fd=folder)
-        except OSError:  # the file has not got that name, or no longer
+        except OSError:  # the file does not have that name yet, or no longer
             pass
         raise
     finally:
@@ -252,16 +252,16 @@ def _write_new(folder: int, name: str, prefix: str, content: bytes, replaced: Ac
 
 
 def _remove_leftovers(folder: int, prefix: str) -> None:
-    """Remove what killed processes left of their saves to the same place: regular files that nobody has locked."""
+    """Remove temporary files of killed saves to the same path: regular files that no process has locked."""
     names: list[str] = []
     with _optional():  # a folder that cannot be read
         names = os.listdir(folder)
     for name in filter(re.compile(prefix + r"[0-9a-f]{16}\.part").fullmatch, names):
         handles: list[int] = []
         try:
-            with _optional():  # it is being written, or gone by now
+            with _optional():  # it is being written, or already removed
                 if stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-                    # For writing, without which NFS gives no lock
+                    # Opened for writing: else NFS gives no lock
                     _lock(_open(handles, name, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW, folder=folder))
                     os.unlink(name, dir_fd=folder)
         finally:
@@ -270,9 +270,9 @@ def _remove_leftovers(folder: int, prefix: str) -> None:
 
 
 def _read_access(path: Path) -> Access | None:
-    """Owner, group, mode, ACL and user attributes of the file that stands there; None where there is none.
+    """Owner, group, mode, ACL and user attributes of an existing file; None if there is none.
 
-    OSError if it cannot be written to, as for a program that would write in place: a read-only file stays.
+    Raises OSError if the file cannot be written to, as if it were written in place: a read-only file is not replaced.
     """
     try:
         _check_regular(path)
@@ -298,21 +298,21 @@ def _read_attributes(handle: int) -> dict[str, bytes]:
 
 
 def _set_access(handle: int, replaced: Access) -> None:
-    """Give a new file the access of the file that it replaces, as far as the system lets us, and never more."""
+    """Give a new file the access rights of the file that it replaces, as far as the system allows, and never more."""
     status, attributes = replaced
     mode = status.st_mode & 0o777
-    for owner in (status.st_uid, -1):  # root may set any owner, a user only a group of theirs
+    for owner in (status.st_uid, -1):  # root may set any owner, a user only one of their groups
         with _optional():
             os.fchown(handle, owner, status.st_gid)
             break
     if ACL not in attributes:
         with _optional():
-            os.removexattr(handle, ACL)  # a folder may give one to each new file
+            os.removexattr(handle, ACL)  # a folder may have a default ACL for new files
     for name, value in attributes.items():
         with _optional():
             os.setxattr(handle, name, value)
     other_group = os.fstat(handle).st_gid != status.st_gid
-    if other_group:  # group and others get what both of them had
+    if other_group:  # group and others get the rights that both of them had
         mode = mode & 0o700 | 0o11 * (mode >> 3 & mode & 0o7)
     acl = attributes.get(ACL)
     if acl != _read_attributes(handle).get(ACL) or (acl and other_group):
@@ -325,7 +325,7 @@ def _set_access(handle: int, replaced: Access) -> None:
 
 
 def _read_header(path: Path, file: Any, size: int) -> tuple[bytes, dict[str, Any], dict[str, str]]:
-    """The header as it is, its arrays, and its metadata."""
+    """The bytes of the header, its entries for the arrays, and its metadata."""
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or not 2 <= length <= min(size - 8, MOST_HEADER):
         raise ValueError(f"{path}: not a file of fusegrad, or cut short: {size} bytes, a header of {length}")
@@ -360,9 +360,9 @@ def _read_entry(path: Path, name: str, entry: Any, place: int) -> tuple[np.dtype
 
 
 def load(path: str | PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
-    """Read the arrays and the metadata of a file; ValueError, with the file and the cause, if it is not complete.
+    """Read the arrays and the metadata of a file. If it is not complete, a ValueError names the file and the cause.
 
-    Nothing is read or made but what the size of the file has room for.
+    No more is read or allocated than the size of the file allows.
     """
     path = _path(path)
     _check_regular(path)
@@ -386,5 +386,5 @@ def load(path: str | PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
         return {
             name: np.ndarray(shape, dtype, data, start) for name, (dtype, shape, start) in entries.items()
         }, metadata
-    except ValueError as error:  # no numbers, in a shape that no array can have
+    except ValueError as error:  # no elements, but a shape that no array can have
         raise ValueError(f"{path}: {error}") from None

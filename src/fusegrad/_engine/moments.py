@@ -1,4 +1,4 @@
-"""The moments of a data set: what a linear network has to know of it. See cython_kernels/training/moments.pxi."""
+"""The moments of a data set, from which a linear network trains. See cython_kernels/training/moments.pxi."""
 
 from dataclasses import dataclass
 
@@ -21,10 +21,10 @@ class Moments:
 def moments(X: Array, y: Array) -> Moments:
     """The moments of examples in columns, in one pass.
 
-    Each chunk is shifted by the mean of the one before, which takes most of its own mean away, and its products
-    are centred by what is left, r: sum (z - s)(z - s)^T - n r r^T. What the means of the chunks differ by is
-    added at the end. Nothing cancels but for a chunk unlike the one before, whose difference is then
-    a large part of the whole. Of data that are not finite the moments are NaN, which no step is taken from.
+    Each chunk is shifted by the mean s of the previous one, which removes most of its own mean. Its products are
+    centred by the remaining mean r: sum (z - s)(z - s)^T - n r r^T. The differences of the means of the chunks are
+    added at the end. Digits cancel only in a chunk unlike the previous one, and then this difference is a large part of
+    the result. If the data are not finite, the moments are NaN, and no step is computed from them.
     """
     try:
         with np.errstate(invalid="ignore", over="ignore"):
@@ -41,14 +41,14 @@ def _moments(X: Array, y: Array) -> Moments:
     products = np.zeros((n, n))
     xx, yx, yy = np.empty((n_in, n_in)), np.empty((n - n_in, n_in)), np.empty((n - n_in, n - n_in))
     starts = range(0, m, CHUNK)
-    means, rests = np.empty((2, n, len(starts)))  # of each chunk: its means, and what the shift had left of them
+    means, rests = np.empty((2, n, len(starts)))  # of each chunk: its means, and its means after the shift
     shift = np.concatenate([part[:, :CHUNK].mean(axis=1, dtype="float64") for part in (X, y)])
     for i, start in enumerate(starts):
         z = chunk[:, : min(CHUNK, m - start)]
         x, t = z[:n_in], z[n_in:]
         centre(X[:, start : start + CHUNK], shift[:n_in], x)
         centre(y[:, start : start + CHUNK], shift[n_in:], t)
-        # Three products, of whole panels where X has them: a quarter less than one of all.
+        # Three products, of whole panels if X has them: they take a quarter less time than one product of all rows.
         for left, right, product in ((x, x, xx), (t, x, yx), (t, t, yy)):
             matmul(left, right.T, product, 1)
         products[:n_in, :n_in] += xx

@@ -1,8 +1,8 @@
-"""From the shapes of a network and a batch to the plan of a step: everything clever, before any number.
+"""The plan of a step, from the shapes of a network and a batch: all choices, made before any data are read.
 
 The plan decides how the gradient of each layer is summed, how many examples make a tile and a block,
-and how many threads the work is worth. Nothing in it depends on the data, and nothing but `n_threads`
-on the machine's number of processors: that is why results do not.
+and how many threads are worthwhile. Nothing in it depends on the data, and only `n_threads` depends
+on the machine's number of processors: so results do not depend on that number.
 """
 
 from collections.abc import Sequence
@@ -15,33 +15,33 @@ import numpy as np
 from fusegrad._engine.dispatch import by_dtype
 from fusegrad._engine.threads import resolve_threads
 
-# ---- what the choices rest on ----
+# ---- parameters of the choices ----
 
-#: Bytes of a tile that lie well, in part in the L1, if enough examples fit (32 to 128 KiB differ by 3 %).
+#: Bytes of a tile, part of which stays in the L1, if enough examples fit (32 to 128 KiB differ by 3 %).
 SMALL_TILE = 64 * 1024
-#: Examples that pay for what is done once a tile: sums over lanes, the gradient read and written.
+#: Examples that amortize the work per tile: sums over lanes, reading and writing the gradient.
 LEAST_TILE = 256
-#: For these a tile may take this much of an L2 of 1 MiB (the weights stream past it).
+#: For so many examples a tile may take this much of an L2 of 1 MiB (the weights are streamed).
 L2_TILE = 768 * 1024
-#: Bytes of a feature that are read on for a tile of an X from memory, where a single output reads it in place: half
-#: as fast again as from short runs, if that L2 holds this tile and the next one, which is prefetched meanwhile ...
+#: Contiguous bytes of a feature in a tile, if X comes from memory and a layer with a single output reads it in place:
+#: 1.5 times as fast as short runs, if that L2 holds this tile and the next one, which is prefetched meanwhile ...
 LONG_RUN = 4096
-#: ... and X is larger than this, so that it does come from there, and blocks are still many.
+#: ... and if X is larger than this, so that it does come from memory, and there are still many blocks.
 FAR_X = 4 * L2_TILE
-#: More gain nothing: the cost of a tile's start is spread thin enough.
+#: More examples gain nothing: the cost of starting a tile is already amortized.
 LARGEST_TILE = 4096
-#: Examples in a block at the least: adding up its partial gradient then costs below 3 % of its passes ...
+#: Least examples in a block: adding its partial gradient then costs less than 3 % of its passes ...
 LEAST_BLOCK = 256
-#: ... and twice as many where a gradient takes more than this and the partial gradients do not stay in the L2.
+#: ... and twice as many if a gradient has more bytes than this, so that the partial gradients exceed the L2.
 L2_GRADIENT = 256 * 1024
-#: Blocks at the most: enough for many threads; memory for their partial gradients is bounded below as well.
+#: Most blocks: enough for many threads. The memory for their partial gradients is bounded by PARTIAL_BYTES, too.
 MOST_BLOCKS = 64
 PARTIAL_BYTES = 32 * 1024 * 1024
-#: Multiply-adds that pay for waking a thread (about 20 microseconds of work).
+#: Multiply-adds for which waking a thread is worthwhile (about 20 microseconds of work).
 THREAD_WORK = 1 << 19
-#: Multiply-adds that take a few microseconds: for less the GIL is kept, which gains 50 ns ...
+#: Multiply-adds that take a few microseconds: for less work the GIL is kept, which saves 50 ns ...
 SMALL_WORK = 3 << 16
-#: ... those that an activation takes, and a value from outside that is not in a cache.
+#: ... those that take as long as an activation, and as reading a value of X or y that is not in a cache.
 UNIT_WORK = 32
 VALUE_WORK = 64
 
@@ -49,7 +49,7 @@ VALUE_WORK = 64
 LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed")
 #: The columns of the fold table; `Fold` in cython_kernels/network/folding.pxi reads them in this order.
 FOLD_TABLE = ("first", "count", "scratch")
-#: Multiply-adds that folding costs beside its products.
+#: Multiply-adds that folding costs in addition to its products.
 FOLD_WORK = 4000
 
 Table = tuple[tuple[int, ...], ...]
@@ -57,7 +57,7 @@ Table = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """One dense layer a = f(W x + b) and where its parameters start in the flat buffer."""
+    """One dense layer a = f(W x + b) and the offsets of its parameters in the flat buffer."""
 
     n_in: int
     n_out: int
@@ -67,14 +67,14 @@ class Dense:
 
     @property
     def end(self) -> int:
-        """The first place in the flat buffer after this layer."""
+        """The offset of the end of this layer in the flat buffer."""
         n = self.weight + self.n_in * self.n_out
         return n if self.bias is None else n + self.n_out
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an engine needs to know for cython_kernels/network/passes.pxi. Nothing in it can be changed."""
+    """What an engine needs to run cython_kernels/network/passes.pxi. Immutable."""
 
     layers: tuple[Dense, ...]  # after folding
     members: tuple[Dense, ...]  # of the network
@@ -83,10 +83,10 @@ class Plan:
     n_folded: int  # parameters after folding
     batch: int  # examples in a step
     tile: int  # examples that go through all layers together
-    block: int  # examples whose gradients are added up in one partial gradient
-    n_blocks: int  # of them, in a step
+    block: int  # examples whose gradients are added in one partial gradient
+    n_blocks: int  # in a step
     n_threads: int
-    small_batch: int  # examples at the most in a call that keeps the GIL
+    small_batch: int  # most examples in a call that keeps the GIL
     scratch: int  # values that a thread needs for a tile
     fold_scratch: int  # values that the folds need
     layer_table: Table
@@ -100,7 +100,7 @@ class Plan:
         return len(self.layers) < len(self.members)
 
     def __str__(self) -> str:
-        """What was chosen, in a few lines."""
+        """A short description of the plan."""
         ways = ("lane-wise", "transposed")
         lines = [
             f"{self.batch} examples a step, in tiles of {self.tile} and blocks of {self.block}, "
@@ -123,29 +123,29 @@ def stack_layers(shapes: Sequence[tuple[int, int, str, bool]]) -> tuple[Dense, .
 
 
 def allowed_threads(work: int, n_threads: int | None = None) -> int:
-    """How many threads a call may use; work for one does not even ask."""
+    """How many threads a call may use. If the work is enough for one only, the number is not looked up."""
     if n_threads is None and work < 2 * THREAD_WORK:
         return 1
     return resolve_threads(n_threads)
 
 
 def worthwhile_threads(work: int, n_parts: int, n_threads: int) -> int:
-    """How many of the threads allowed `work` multiply-adds in n_parts are worth."""
+    """How many threads, at most n_threads, are worthwhile for `work` multiply-adds in n_parts parts."""
     return max(1, min(n_threads, n_parts, work // THREAD_WORK))
 
 
 def step_work(layers: tuple[Dense, ...], m: int) -> int:
-    """Multiply-adds of a step over m examples: forward, the way back, and the gradient."""
+    """Multiply-adds of a step over m examples: forward pass, backward pass and gradient."""
     return 3 * layers[-1].end * m
 
 
 def parallel_from(layers: tuple[Dense, ...]) -> int:
-    """The least number of examples whose step may be given two threads: enough work, and more than one block."""
+    """The least number of examples whose step may use two threads: enough work, and more than one block."""
     return max(LEAST_BLOCK + 1, -(-2 * THREAD_WORK // step_work(layers, 1)))
 
 
 def small_batch_of(layers: tuple[Dense, ...], members: tuple[Dense, ...]) -> int:
-    """The most examples whose step takes but a few microseconds on one thread."""
+    """The most examples whose step takes only a few microseconds on one thread."""
     units = sum(layer.n_out for layer in members)
     values = members[0].n_in + members[-1].n_out
     return SMALL_WORK // (max(step_work(layers, 1), step_work(members, 1)) + UNIT_WORK * units + VALUE_WORK * values)
@@ -154,8 +154,8 @@ def small_batch_of(layers: tuple[Dense, ...], members: tuple[Dense, ...]) -> int
 def moments_pay(plan: Plan, m: int, epochs: int) -> tuple[bool, str]:
     """Whether `epochs` steps over all m examples are cheaper from their moments, and why or why not.
 
-    Multiply-adds: the moments cost (n_in + n_out)^2 an example, once, in float64; a step from the examples costs
-    2 n_in n_out an example, each step. They must pay twice over.
+    In multiply-adds per example: the moments cost (n_in + n_out)^2, once, in float64; each step from the examples
+    costs 2 n_in n_out. The moments are used only if they take less than half.
     """
     if len(plan.layers) > 1 or plan.layers[0].activation != "identity":
         return False, "not one linear layer"
@@ -173,15 +173,15 @@ def _up(n: int, multiple: int) -> int:
 
 
 def _transposed_pays(layer: Dense, tile: int, lanes: int, shared_rows: int) -> bool:
-    """Which way the gradient of W is summed over a tile: see cython_kernels/network/weight_gradient.pxi.
+    """Whether the gradient of W is summed transposed, not lane-wise: see cython_kernels/network/weight_gradient.pxi.
 
-    In vector operations. Lane-wise, each weight (in blocks of 4) has its own vector of sums, and about 4
-    operations add its lanes up. Transposed, a row of the gradient takes whole vectors of inputs for each
-    example, and turning x costs log2(lanes) / 2 shuffles and a load and a store for each of its vectors; where
-    the inputs of several examples share a vector, a move for each input of theirs, and shared_rows rows at once.
+    Costs are in vector operations. Lane-wise, each weight (in blocks of 4) has its own vector of sums, and adding its
+    lanes takes about 4 operations. Transposed, a row of the gradient takes whole vectors of inputs for each
+    example, and transposing x costs log2(lanes) / 2 shuffles, a load and a store for each of its vectors. If the
+    inputs of several examples share a vector, each input costs a move, and shared_rows rows are computed together.
     """
     if layer.n_in == 1 or layer.n_out == 1:
-        return False  # lane-wise without idle lanes; and the inputs of a single output may lie where they are
+        return False  # lane-wise has no idle lanes here; and the inputs of a single output may be read in place
     vectors = -(-layer.n_in // lanes)
     lanewise = (_up(layer.n_in, 4) * layer.n_out) * (tile / lanes + 4)
     per_vector = 1 << (lanes // layer.n_in).bit_length() - 1 if layer.n_in <= lanes else 1
@@ -191,10 +191,10 @@ def _transposed_pays(layer: Dense, tile: int, lanes: int, shared_rows: int) -> b
 
 
 def fold_layers(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple[Dense, ...]]:
-    """The folds of consecutive linear layers that are cheaper to compute as one; other layers stand alone.
+    """The folds of consecutive linear layers that are cheaper to compute as one; any other layer is its own fold.
 
-    Walked one by one, a layer costs n_in n_out multiply-adds for each example (three times over). As one,
-    each example costs n_in n_out of the whole fold, and the members cost what n_in + 1 examples would.
+    Computed one by one, a layer costs n_in n_out multiply-adds per example, in each of three passes. Folded, an example
+    costs n_in n_out of the whole fold, and the members cost as much as n_in + 1 examples.
     """
     folds: list[list[Dense]] = []
     for layer in layers:
@@ -214,7 +214,7 @@ def fold_layers(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple
 
 
 def _folded_layers(folds: list[tuple[Dense, ...]]) -> tuple[Dense, ...]:
-    """The layers after folding: one for each fold, in a buffer of their own if any fold is longer than one."""
+    """The layers after folding: one for each fold, in a buffer of their own if any fold has several layers."""
     if all(len(fold) == 1 for fold in folds):
         return tuple(fold[0] for fold in folds)
     return stack_layers(
@@ -257,10 +257,10 @@ def make_plan(
         first += len(fold)
         if len(fold) > 1:
             fold_scratch += _up(fold[0].n_in + 1, panel) * sum(layer.n_out for layer in fold)
-    # Their last activation is the folded layer's; to each other the members of a fold are linear.
+    # The folded layer applies the last activation of a fold; within a fold all members are linear.
     linear = [replace(layer, activation="identity") for layer in members]
 
-    # Activations of all layers and the targets; then room for x^T of the first layer and of the widest other.
+    # Activations of all layers and the targets; x^T of the first layer and of the widest other are added below.
     per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out
     fits = SMALL_TILE // (per_example * dtype.itemsize)
     tile = max(fits, min(LEAST_TILE, L2_TILE // (per_example * dtype.itemsize)))
@@ -268,7 +268,7 @@ def make_plan(
     if layers[0].n_out == 1 and far and 2 * per_example * LONG_RUN <= L2_TILE:
         tile = max(tile, LONG_RUN // dtype.itemsize)
     tile = min(max(tile // panel, 1) * panel, LARGEST_TILE, _up(batch, panel))
-    while tile < min(batch, LEAST_BLOCK) and LEAST_BLOCK % tile:  # then blocks are of one size, and threads even
+    while tile < min(batch, LEAST_BLOCK) and LEAST_BLOCK % tile:  # so that blocks, and threads' work, are equal
         tile -= panel
     transposed = [_transposed_pays(layer, tile, lanes, kernels.shared_rows) for layer in layers]
     turned = [_up(layer.n_in, panel) * turn for layer, turn in zip(layers, transposed, strict=True)]

@@ -1,8 +1,8 @@
-"""How many threads: the one place that decides.
+"""The only place that decides how many threads a call may use.
 
 `n_threads` of a call, else `set_num_threads`, else ``OMP_NUM_THREADS``, else the processors that this
-process may use; never more than `MOST_THREADS`. What the work is worth is the plan's business
-(`plan.worthwhile_threads`), and whether threads pay beside other processes that of cython_kernels/team.h.
+process may use; never more than `MOST_THREADS`. How many are worthwhile for the work is decided by the plan
+(`plan.worthwhile_threads`), whether they are worthwhile beside other processes by cython_kernels/team.h.
 """
 
 import os
@@ -15,15 +15,15 @@ from fusegrad._engine.validation import as_count
 
 _chosen: int | None = None
 
-#: What a request is bounded by: OpenMP ends the process where it cannot start a thread. More than the processors are of
-#: no use but to tests.
+#: The upper bound of a request: OpenMP ends the process if it cannot start a thread. Only tests use more threads than
+#: there are processors.
 MOST_THREADS = max(64, os.cpu_count() or 1)
 
-QUOTA_SECONDS = 1.0  # how long a quota that was read is taken for granted: reading costs 20 microseconds
+QUOTA_SECONDS = 1.0  # how long a quota is cached: reading it costs 20 microseconds
 
 
 def _cgroup_quota() -> int | None:
-    """The processors that the control group grants; OpenMP does not look at it."""
+    """The number of processors that the control group grants, which OpenMP ignores."""
     return _read_quota(int(time.monotonic() / QUOTA_SECONDS))
 
 
@@ -48,7 +48,7 @@ def read_quota(root: Path, membership: Path) -> int | None:
             base, name = root / "cpu", "cpu.cfs_quota_us"
         else:
             continue
-        # In a container the path may be the host's, and only the root is there.
+        # In a container the path may be that of the host, and only the root exists.
         for folder in (base / group.lstrip("/"), *(base / group.lstrip("/")).parents):
             if folder == base or base in folder.parents:
                 quotas.append(_quota(folder / name))
@@ -61,13 +61,13 @@ def _quota(file: Path) -> int | None:
         if len(numbers) == 1:
             numbers.append(file.with_name("cpu.cfs_period_us").read_text())
         quota, period = (int(number) for number in numbers)
-    except (OSError, ValueError):  # not there, or "max"
+    except (OSError, ValueError):  # no such file, or "max"
         return None
     return max(1, -(-quota // period)) if quota > 0 and period > 0 else None
 
 
 def default_threads() -> tuple[int, str]:
-    """The number of threads where a call names none, and where it comes from."""
+    """The number of threads of calls without `n_threads`, and its source."""
     if runtime.OPENMP == 0:
         return 1, "built without OpenMP"
     if _chosen is not None:
@@ -75,7 +75,7 @@ def default_threads() -> tuple[int, str]:
     openmp = min(runtime.max_threads(), MOST_THREADS)
     if runtime.asks_for_threads():
         return openmp, "OMP_NUM_THREADS"
-    # That of the process: with OMP_PROC_BIND or the like OpenMP has bound this thread to one processor.
+    # The affinity of the process: with OMP_PROC_BIND or the like OpenMP has bound this thread to one processor.
     n, source = runtime.processors(), "affinity"
     quota = _cgroup_quota()
     if quota is not None and quota < n:
@@ -86,7 +86,7 @@ def default_threads() -> tuple[int, str]:
 
 
 def resolve_threads(n_threads: int | None) -> int:
-    """The threads that a call may use."""
+    """How many threads a call may use."""
     if runtime.OPENMP == 0:
         return 1
     if n_threads is not None:
@@ -95,12 +95,12 @@ def resolve_threads(n_threads: int | None) -> int:
 
 
 def set_num_threads(n: int | None) -> None:
-    """Set how many threads calls may use that name no number themselves.
+    """Set how many threads may be used by calls without `n_threads`.
 
     Parameters
     ----------
     n : int or None
-        At least 1; at most 64, or the number of processors, are used. None goes back to the default:
+        At least 1; at most 64, or the number of processors, are used. None restores the default:
         ``OMP_NUM_THREADS``, else the processors that this process may use (affinity and cgroup quota counted).
 
     Raises
@@ -110,9 +110,9 @@ def set_num_threads(n: int | None) -> None:
 
     Notes
     -----
-    Never more threads run than the work is worth, than the system lets the process have, or, beside other busy
-    processes, than pay. Results do not depend on their number.
-    The setting is fusegrad's own: other users of OpenMP in the process do not see it.
+    Fewer threads run if more are not worthwhile for the work or beside other busy processes, or if the system does not
+    allow more. Results do not depend on their number.
+    The setting applies to fusegrad only, not to other users of OpenMP in the process.
 
     Examples
     --------
@@ -127,12 +127,12 @@ def set_num_threads(n: int | None) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads a call may use that names no number itself.
+    """How many threads may be used by calls without `n_threads`.
 
     Returns
     -------
     int
-        See `set_num_threads` for where it comes from; `show_config` prints that.
+        See `set_num_threads` for its source, which `show_config` prints.
 
     Examples
     --------

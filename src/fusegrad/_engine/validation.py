@@ -1,13 +1,13 @@
-"""Input validation: the one place where a value from outside is checked and converted.
+"""Input validation: the only place where a user's value is checked and converted.
 
-A validated array has the network's dtype and the right shape. Strides are free, memory may be
-read-only or misaligned: the kernels take that as it is, without a copy.
+A validated array has the network's dtype and the right shape. Its strides are arbitrary, its memory may be
+read-only or misaligned: the kernels use it in place, without conversion.
 
-One rule keeps the kernels within the memory of an array. Converting an argument may run Python code of others
-(``__array__``, ``__float__``), which may set the shape of any array that it reaches; another thread may do so at any
-time; a subclass may have a `shape` that is not NumPy's. So what is returned here is always a view of NumPy's base
+One rule keeps the kernels within the memory of an array. Converting an argument may run a user's Python code
+(``__array__``, ``__float__``), which may set the shape of any array that it can access; another thread may do so at any
+time; a subclass may have a `shape` that is not NumPy's. So these functions always return a view of NumPy's base
 class that nobody else holds (`own_view`). The shape is read from this view, and the kernels get this view. Compiled
-code that takes the caller's own array, for speed, compares what it reads with what it expects: see
+code that uses the caller's own array, for speed, compares what it reads with what it expects: see
 cython_kernels/python/arrays.pxi.
 """
 
@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
-#: The type to compute in where no network has one; all others take float64.
+#: The dtype to compute in if no network sets it; all other dtypes use float64.
 OWN_FLOAT = {np.dtype("float16"): FLOATS[0], FLOATS[0]: FLOATS[0]}
 SEQUENCES = (list, tuple, deque)
-MOST_LEVELS = 64  # of lists in lists that NumPy makes an array of
-#: What a value raises about itself while it is converted.
+MOST_LEVELS = 64  # of nested lists that NumPy converts to an array
+#: Exceptions that mean that a value cannot be converted.
 OF_THE_VALUE = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
 NO_MASK = "expected an array without a mask, got a masked array: fill it, or leave the masked examples out"
 DATES = "subtract an origin and divide by a unit of time"
@@ -38,7 +38,7 @@ def as_dtype(dtype: Any, name: str = "dtype") -> np.dtype[Any]:
     """float32 or float64."""
     try:
         result: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)
-    except (TypeError, ValueError, SyntaxError, OverflowError):  # the third of a text that NumPy takes for fields
+    except (TypeError, ValueError, SyntaxError, OverflowError):  # SyntaxError: a text that NumPy parses as fields
         result = None
     if result is None or result not in FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {dtype!r}")
@@ -73,7 +73,7 @@ def as_number(value: Any, name: str, *, least: float = -np.inf, below: float = n
         raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
         number = float(value)
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer larger than any float
         value = number = np.inf
     if not (np.isfinite(number) and least <= number < below and number > above):
         bounds = [f"at least {least:g}"] if least > -np.inf else []
@@ -84,14 +84,14 @@ def as_number(value: Any, name: str, *, least: float = -np.inf, below: float = n
 
 
 def own_view(array: Array) -> Array:
-    """A view of NumPy's base class that nobody else holds: its shape is what it is now, whatever is done to `array`."""
+    """A view of NumPy's base class that nobody else holds: its shape stays the same, whatever is done to `array`."""
     return np.ndarray.view(array, np.ndarray)
 
 
 def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
-    """A view of the caller's own, of `dtype`, or of the value's own float type where that is None.
+    """A view of a value that nobody else holds, of `dtype`; if that is None, of the value's own float type.
 
-    float16 has float32 as its own, bool and integers float64.
+    This is float32 for float16, and float64 for bool and integers.
     """
     array = value.view() if type(value) is np.ndarray else _as_array(value, name)
     if array.dtype == dtype:
@@ -109,18 +109,18 @@ def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
 
 
 def _as_array(value: Any, name: str) -> Array:
-    """The array that NumPy makes of a value."""
+    """The array to which NumPy converts a value."""
     try:
         array = np.asanyarray(value)
     except Exception as error:
         if isinstance(error, (np.ma.MAError, UserWarning)) and _holds_mask(value, MOST_LEVELS):
             raise TypeError(f"{name}: {NO_MASK}") from None
-        # What is no fault of the value is passed on: a signal handler may raise anything while a list is converted.
+        # Other exceptions propagate: a signal handler may raise anything while a list is converted.
         if not isinstance(error, OF_THE_VALUE) or isinstance(error, RecursionError):
             raise
         raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from error
-    # To look at the types of all elements of a list takes as long as to convert numbers. It is done only where one may
-    # be a masked array of no dimensions, such as `numpy.ma.masked`: NumPy makes NaN or True of it.
+    # Checking the types of all elements of a list takes as long as converting numbers. It is done only if one may be a
+    # masked array of no dimensions, such as `numpy.ma.masked`, which NumPy converts to NaN or True.
     levels, kind = array.ndim - 1, array.dtype.kind
     if isinstance(value, SEQUENCES) and (kind in "bO" or (kind == "f" and np.count_nonzero(np.isnan(array)))):
         levels = array.ndim
@@ -130,7 +130,7 @@ def _as_array(value: Any, name: str) -> Array:
 
 
 def _holds_mask(value: Any, levels: int) -> bool:
-    """Whether a list holds a masked array, within so many levels of lists: NumPy would drop the mask."""
+    """Whether a list contains a masked array, within so many levels of nesting: NumPy would drop the mask."""
     if levels < 1 or not isinstance(value, SEQUENCES):
         return False
     kinds = set(map(type, value))
@@ -140,13 +140,13 @@ def _holds_mask(value: Any, levels: int) -> bool:
 
 
 def _as_numbers(array: Array, name: str, value: Any) -> Array:
-    """An array of objects or strings as float64, if all are real numbers; the first that is none is named."""
-    if array.dtype.kind != "O":  # of numbers and text in one list NumPy has made text
+    """An array of objects or strings as float64, if all are real numbers; the error shows the first that is not."""
+    if array.dtype.kind != "O":  # NumPy has converted numbers and text in one list to text
         array = np.array(value, object) if isinstance(value, SEQUENCES) else array.astype(object)
     others = {kind for kind in set(map(type, array.flat)) if not issubclass(kind, (Real, np.bool_))}
     if others:
         place, item = next((place, item) for place, item in np.ndenumerate(array) if type(item) in others)
-        advice = _advice(item) if place or item is not None else ""  # None alone is not a value that is missing
+        advice = _advice(item) if place or item is not None else ""  # None as the whole argument is not a missing value
         raise TypeError(f"{name}: expected numbers, got {item!r:.80}{_where(place, value)}{advice}")
     try:
         return array.astype(FLOATS[1])
@@ -155,7 +155,7 @@ def _as_numbers(array: Array, name: str, value: Any) -> Array:
 
 
 def _where(place: tuple[int, ...], value: Any) -> str:
-    """Where an element stands, by the labels of a data frame if the value has them."""
+    """The position of an element, with the labels of a data frame if the value has them."""
     if not place:
         return ""
     if len(place) > 2:
@@ -168,7 +168,7 @@ def _where(place: tuple[int, ...], value: Any) -> str:
 
 
 def _label(labels: Any, i: int) -> str:
-    """The label of a row or column as pandas and polars have it, else its number."""
+    """The label of a row or column in pandas or polars, else its number."""
     try:
         label = labels[i]
     except (TypeError, LookupError):
@@ -177,7 +177,7 @@ def _label(labels: Any, i: int) -> str:
 
 
 def _advice(item: Any) -> str:
-    """What to do with an element that is no number."""
+    """What to do with an element that is not a number."""
     from datetime import date, timedelta
 
     if isinstance(item, (str, bytes)):
@@ -194,7 +194,7 @@ def _advice(item: Any) -> str:
 
 
 def as_matrix(value: Any, name: str, dtype: np.dtype[Any] | None, rows: int | None, what: str) -> Array:
-    """A matrix (rows, m) with m >= 1. A vector is one row where one is wanted."""
+    """A matrix (rows, m) with m >= 1. If rows is 1, a vector is accepted as the row."""
     return _checked_matrix(as_floats(value, name, dtype), name, rows, what)
 
 
@@ -215,7 +215,7 @@ def _checked_matrix(array: Array, name: str, rows: int | None, what: str) -> Arr
 
 
 def as_examples(X: Any, dtype: np.dtype[Any], n_features: int) -> tuple[Array, bool]:
-    """X (n_features, m), and whether it was one example: a vector (n_features,), where there are several features."""
+    """X (n_features, m), and whether it was one example: a vector (n_features,), if n_features > 1."""
     X = as_floats(X, "X", dtype)
     one = n_features > 1 and X.shape == (n_features,)
     return _checked_matrix(X[:, np.newaxis] if one else X, "X", n_features, "features"), one
@@ -224,9 +224,9 @@ def as_examples(X: Any, dtype: np.dtype[Any], n_features: int) -> tuple[Array, b
 def as_batch(
     X: Any, y: Any, dtype: np.dtype[Any], n_features: int, n_outputs: int, *, vectors: bool = False
 ) -> tuple[Array, Array]:
-    """X (n_features, m) and y (n_outputs, m), of one m.
+    """X (n_features, m) and y (n_outputs, m), with the same m.
 
-    With `vectors` they may be one example as well: X (n_features,) and y (n_outputs,), (n_outputs, 1) or a number.
+    With `vectors` they may also be one example: X (n_features,) and y (n_outputs,), (n_outputs, 1) or a number.
     """
     if vectors:
         X, one = as_examples(X, dtype, n_features)
@@ -243,7 +243,7 @@ def as_batch(
 
 
 def as_flat(value: Any, name: str, dtype: np.dtype[Any] | None = None, size: int | None = None) -> Array:
-    """A flat buffer to read, contiguous and aligned; of any size where that is None."""
+    """A flat buffer to read, contiguous and aligned; of any size if `size` is None."""
     array = as_floats(value, name, dtype)
     if array.ndim != 1 or size not in (None, array.size):
         raise ValueError(f"{name}: expected shape ({'n' if size is None else size},), got {array.shape}")
@@ -251,7 +251,7 @@ def as_flat(value: Any, name: str, dtype: np.dtype[Any] | None = None, size: int
 
 
 def as_output(value: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    """A view of an array to write to: nothing is converted, since the caller wants to see the numbers in it."""
+    """A view of an array to write to. It is never converted, since the results must be in the caller's array."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: expected a NumPy array, got {type(value).__name__}")
     if isinstance(value, np.ma.MaskedArray):
@@ -263,7 +263,7 @@ def as_output(value: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...
         raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
     if not array.flags.writeable:
         raise ValueError(f"{name}: expected a writable array, got a read-only one")
-    reach = array.itemsize  # of the lines so far: the next stride must lead past it
+    reach = array.itemsize  # bytes that the dimensions so far span: the next stride must be at least this
     for stride, n in sorted((abs(stride), n) for stride, n in zip(array.strides, shape, strict=True) if n > 1):
         if stride < reach and array.size:
             raise ValueError(f"{name}: expected an array whose elements do not overlap, got strides {array.strides}")
@@ -272,7 +272,7 @@ def as_output(value: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...
 
 
 def as_flat_output(value: Any, name: str, dtype: np.dtype[Any], size: int | None = None) -> Array:
-    """A view of a contiguous flat buffer to write to; of any size where that is None."""
+    """A view of a contiguous flat buffer to write to; of any size if `size` is None."""
     if size is None:
         size = own_view(value).size if isinstance(value, np.ndarray) else 0
     array = as_output(value, name, dtype, (size,))

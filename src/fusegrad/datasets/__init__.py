@@ -1,4 +1,4 @@
-"""Small real data that ships with the wheel."""
+"""Small real data sets that are part of the wheel."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def load_auto_mpg() -> tuple[Array, Array]:
     -------
     X : array (6, 392), float64
         Cylinders, displacement (cubic inches), horsepower, weight (lb), acceleration (s to 60 mph), model
-        year: `AUTO_MPG_FEATURES`. The cars with complete records.
+        year: `AUTO_MPG_FEATURES`. Only cars with complete records.
     y : array (1, 392), float64
         Miles per gallon.
 

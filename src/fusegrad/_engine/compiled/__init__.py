@@ -1,1 +1,1 @@
-"""The compiled modules, one for each instruction set and dtype, and `runtime`; fusegrad._engine.dispatch chooses."""
+"""The compiled modules, one per instruction set and dtype, and `runtime`; fusegrad._engine.dispatch chooses."""
