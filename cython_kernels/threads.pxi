@@ -56,8 +56,8 @@ cdef double EPOCH_HANDLER_SECONDS = 0.04     # and between two epochs
 
 ctypedef int (*Report)(void* job) noexcept      # an exception stays set
 
-# What a signal handler may save. WHOLE: parameters, optimizer state, step count and generator are consistent. HALF_EPOCH: only
-# the parameters can be used. HALF_STEP: the parameters are partly updated.
+# What a signal handler may save. COMPLETE: parameters, optimizer state, step count and generator are consistent. EPOCH_INCOMPLETE: only
+# the parameters can be used. STEP_INCOMPLETE: the parameters are partly updated.
 cdef enum:
     COMPLETE
     EPOCH_INCOMPLETE
@@ -110,7 +110,7 @@ cdef void run_handlers(Interrupt* interrupt) noexcept nogil:
 
 cdef const char* FORKED = (
     "this process was forked by a signal handler while several threads computed, and has none of them: "
-    "the call was updated_w; call call_again, or fork where nothing is computed")
+    "the call was ended; call again, or fork while nothing is computed")
 
 
 cdef inline void run_stage(Team* team, Interrupt* interrupt, Stage stage, Py_ssize_t n_pieces) noexcept nogil:
@@ -161,7 +161,7 @@ cdef inline bint should_change(Team* team) noexcept nogil:
 cdef void run_team(Team* team, Interrupt* interrupt, int n_threads, double work, Lead lead, void* job) noexcept nogil:
     """Runs lead(job, team) with up to n_threads threads; `work`: multiply-adds of a stage. The caller then calls `check`.
 
-    If `should_change`, the leader may set team.again and return: it is then called again, with the number of threads that
+    If `should_change`, the leader may set team.call_again and return: it is then called again, with the number of threads that
     is worthwhile now.
     """
     cdef double start = 0, end

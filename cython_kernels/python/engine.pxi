@@ -188,7 +188,7 @@ cdef class Engine:
         """len(losses) epochs of mini-batches, with one learning rate per step, shuffled if there is a bit_generator.
 
         moments: of all examples, for a network that is one linear layer after folding. Steps are computed from them, unless
-        the loss would have too few correct digits. private: no other code uses the generator, and its lock is not acquired.
+        the loss would have too few correct digits. private_generator: no other code uses the generator, and its lock is not acquired.
         Returns the number of finished epochs, whether all steps were computed from the moments, and, if there are fewer
         epochs than requested, what was not finite in a step: its "loss" or its "gradient". That step is not made, and
         its loss is stored as the loss of its epoch.

@@ -15,7 +15,7 @@ cdef class TrainingLock:
     free if the thread that held it does not exist there.
     """
     cdef int held
-    cdef int forks_seen                 # n_births when it was acquired
+    cdef int forks_seen                 # n_forks when it was acquired
     cdef unsigned long holding_thread       # identifier of the thread that holds it
     cdef int incomplete              # COMPLETE, EPOCH_INCOMPLETE, STEP_INCOMPLETE
 

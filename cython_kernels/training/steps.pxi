@@ -55,7 +55,7 @@ cdef struct Job:
     bitgen_t* bits
     PyObject* generator_lock    # NULL: no other code uses the generator
     PyObject* optimizer
-    int* incomplete            # half_made of the network's TrainingLock; NULL: whenever handlers run, all is consistent
+    int* incomplete            # `incomplete` of the network's TrainingLock; NULL: whenever handlers run, all is consistent
     double* losses          # one per epoch; if a step failed, the last one is its loss
     Py_ssize_t n_steps      # finished steps
     Py_ssize_t finished     # finished epochs

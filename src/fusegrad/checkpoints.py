@@ -54,7 +54,8 @@ def load(path: str | PathLike[str]) -> Sequential:
     OSError
         If the file cannot be read.
     ValueError
-        If the file is of another kind, not a regular file, or damaged; the message names the file and the cause.
+        If the file is of another kind, not a regular file (a folder is an OSError), or damaged; the message names the
+        file and the cause.
 
     Examples
     --------
@@ -90,7 +91,8 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     OSError
         If the file cannot be read.
     ValueError
-        If the file is of another kind, not a regular file, or damaged; the message names the file and the cause.
+        If the file is of another kind, not a regular file (a folder is an OSError), or damaged; the message names the
+        file and the cause.
 
     Notes
     -----

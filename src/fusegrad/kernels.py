@@ -74,7 +74,7 @@ def matmul(a: Any, b: Any, out: Array | None = None) -> Array:
     Returns
     -------
     array (n, k)
-        In the dtype of a, to which b is converted and in which all is computed (float64 if a has integers).
+        In the dtype of a, to which b is converted (float64 if a has integers).
 
     Raises
     ------

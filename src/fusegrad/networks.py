@@ -381,7 +381,7 @@ class Sequential(Module):
         epochs : int
             How often each example is seen, including the epochs before `initial_epoch`.
         initial_epoch : int, default 0
-            How many of the epochs are already finished, if a stopped fit is resumed (see `save`).
+            How many of the epochs are already finished, if a stopped fit is resumed (see `load_checkpoint`).
         batch_size : int, optional
             Examples per step; None: all. The last batch of an epoch may be smaller; its m is its own size.
         shuffle : bool, default True

@@ -49,7 +49,7 @@ class Optimizer:
     of Nesterov's rule, which returns the point at which the gradient is computed. Numbers and order of the examples
     are the same. The other hyperparameters of a rule cannot be overridden without `step`.
 
-    An optimizer belongs to one network, as do its averages. A copy, or an optimizer that has loaded a state by
+    An optimizer with averages belongs to one network, as they do. A copy, or an optimizer that has loaded a state by
     `load_state_dict`, belongs to the next network that it trains.
     """
 
@@ -211,7 +211,8 @@ class Optimizer:
         """A copy of what changes from step to step: ``lr``, ``n_steps``, ``state``, and what the state belongs to.
 
         ``rule`` is the name of the rule, ``layout`` the layers of the network to which the state belongs (None if
-        unknown). The state is in units of 2^``exponent``, which is 0 unless gradients were too large to be squared.
+        unknown). First averages are in units of 2^``exponent``, averages of squares in units of its
+        square; it is 0 unless gradients were too large to be squared.
 
         Examples
         --------
@@ -236,7 +237,7 @@ class Optimizer:
         Parameters
         ----------
         state_dict : dict
-            With ``lr``, ``n_steps`` and ``state``; the other entries of `state_dict` are compared if present.
+            With ``lr``, ``n_steps`` and ``state``; ``rule`` is compared if present.
 
         Raises
         ------
@@ -261,8 +262,8 @@ class Optimizer:
             raise ValueError(f"state_dict['rule']: expected {self.rule!r}, got {found['rule']!r}")
         lr = as_number(found["lr"], "state_dict['lr']", least=0.0)
         n_steps = as_count(found["n_steps"], "state_dict['n_steps']", least=0)
-        if n_steps > MOST_STEPS:
-            raise ValueError(f"state_dict['n_steps']: expected at most {MOST_STEPS}, got {n_steps}")
+        if n_steps >= MOST_STEPS:
+            raise ValueError(f"state_dict['n_steps']: expected less than {MOST_STEPS}, got {n_steps}")
         layout = found["layout"]
         if layout is not None and not isinstance(layout, str):
             raise TypeError(f"state_dict['layout']: expected a str or None, got {layout!r}")

@@ -6,8 +6,8 @@ the epochs of a fraction of a second if there is a progress bar, and otherwise a
 Everything that a stretch changes is copied before it starts. If memory runs out, epochs that nothing outside the fit
 has seen are undone. If a loss, a parameter or a state is not finite afterwards, the copy is restored, and only the
 finite epochs run again, with the same learning rates. They give the same bits, since everything is reproducible. So a
-fit that succeeds costs one copy per stretch. A stretch takes about half a second, so running it again takes at most as
-long.
+fit that succeeds costs one copy per stretch. A stretch takes about half a second, and running it again at most
+twice as long.
 
 How long a fit runs depends on its own variables, not on the History, which a callback may change.
 

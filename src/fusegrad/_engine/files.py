@@ -93,7 +93,7 @@ def _header(arrays: dict[str, Array], metadata: dict[str, str], digest: str) -> 
 
 
 def _digest(header: bytes, data: bytes) -> str:
-    """The checksum. hashlib, like secrets, is imported only on use: it would add 5 ms to `import fusegrad`."""
+    """The checksum. hashlib is imported only on use: it would add 5 ms to `import fusegrad`."""
     import hashlib
 
     digest = hashlib.sha256(header)

@@ -1,8 +1,8 @@
 """The plan of a step, from the shapes of a network and a batch: all choices, made before any data are read.
 
 The plan decides how the gradient of each layer is summed, how many examples make a tile and a block,
-and how many threads are worthwhile. Nothing in it depends on the data, and only `n_threads` depends
-on the machine's number of processors: so results do not depend on that number.
+and how many threads are worthwhile. Nothing in it depends on the data, and only `n_threads` (and with it
+`small_batch`) depends on the machine's number of processors: so results do not depend on that number.
 """
 
 from collections.abc import Sequence
@@ -154,7 +154,7 @@ def small_batch_of(layers: tuple[Dense, ...], members: tuple[Dense, ...]) -> int
 def moments_pay(plan: Plan, m: int, epochs: int) -> tuple[bool, str]:
     """Whether `epochs` steps over all m examples are cheaper from their moments, and why or why not.
 
-    In multiply-adds per example: the moments cost (n_in + n_out)^2, once, in float64; each step from the examples
+    In multiply-adds per example: the moments cost 2 (n_in + n_out)^2, once, in float64; each step from the examples
     costs 2 n_in n_out. The moments are used only if they take less than half.
     """
     if len(plan.layers) > 1 or plan.layers[0].activation != "identity":
@@ -177,7 +177,7 @@ def _transposed_pays(layer: Dense, tile: int, lanes: int, shared_rows: int) -> b
 
     Costs are in vector operations. Lane-wise, each weight (in blocks of 4) has its own vector of sums, and adding its
     lanes takes about 4 operations. Transposed, a row of the gradient takes whole vectors of inputs for each
-    example, and transposing x costs log2(lanes) / 2 shuffles, a load and a store for each of its vectors. If the
+    example, and transposing x costs log2(lanes) + 3 operations for each of its vectors. If the
     inputs of several examples share a vector, each input costs a move, and shared_rows rows are computed together.
     """
     if layer.n_in == 1 or layer.n_out == 1:
