@@ -142,6 +142,26 @@ FUSEGRAD_INLINE vhalf multiply_add_half(vhalf a, vhalf b, vhalf c) {
 #endif
 }
 
+/* The same of a column: as many lanes as have 32 bytes. */
+FUSEGRAD_INLINE vcolumn multiply_add_column(vcolumn a, vcolumn b, vcolumn c) {
+#if VECTOR_BYTES == 64
+    return multiply_add_half(a, b, c);
+#else
+    return multiply_add(a, b, c);
+#endif
+}
+
+/* The same of two elements. */
+FUSEGRAD_INLINE real multiply_add_one(real a, real b, real c) {
+#if (defined(__FMA__) || defined(__aarch64__)) && FUSEGRAD_REAL == 32
+    return __builtin_fmaf(a, b, c);
+#elif defined(__FMA__) || defined(__aarch64__)
+    return __builtin_fma(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
 /* `multiply_add` of scalars in float64. */
 FUSEGRAD_INLINE double multiply_add_double(double a, double b, double c) {
 #if defined(__FMA__) || defined(__aarch64__)

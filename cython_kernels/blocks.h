@@ -28,8 +28,17 @@ enum { ROWS = 6, VECTORS = 2, WIDE_VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4,
 enum { ROWS = 6, VECTORS = 2, WIDE_VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4, GROUP = 2 };
 #endif
 
+#if VECTOR_BYTES > 32
+#define COLUMN_BYTES 32
+#else
+#define COLUMN_BYTES VECTOR_BYTES
+#endif
+
 enum {
     LANES = VECTOR_BYTES / sizeof(real),
+    COLUMN = COLUMN_BYTES / sizeof(real), /* rows of a block of W whose columns are vectors, for a few examples */
+    QUAD = 16 / sizeof(real),             /* columns of it */
+    COLUMN_SUMS = VECTOR_BYTES == 64 ? 16 : 8, /* such vectors of sums, of 32 or 16 registers */
     PANEL = VECTORS * LANES,
     NARROW_ROWS = 12,
     HALF_LANES = VECTOR_BYTES == 64 ? VECTOR_BYTES / sizeof(real) / 2 : 0, /* most columns of half a vector; 0: not used */

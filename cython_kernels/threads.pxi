@@ -56,8 +56,8 @@ cdef double EPOCH_HANDLER_SECONDS = 0.04     # and between two epochs
 
 ctypedef int (*Report)(void* job) noexcept      # an exception stays set
 
-# What a signal handler may save. COMPLETE: parameters, optimizer state, step count and generator are consistent. EPOCH_INCOMPLETE: only
-# the parameters can be used. STEP_INCOMPLETE: the parameters are partly updated.
+# What a signal handler may save. COMPLETE: parameters, optimizer state, step count and generator are consistent.
+# EPOCH_INCOMPLETE: only the parameters can be used. STEP_INCOMPLETE: the parameters are partly updated.
 cdef enum:
     COMPLETE
     EPOCH_INCOMPLETE

@@ -76,6 +76,20 @@ typedef real real_unaligned __attribute__((aligned(1), may_alias));
 #define ODD_LANES 1, 3
 #endif
 
+#if COLUMN_BYTES == 32 && FUSEGRAD_REAL == 32
+#define LOW_PARTS 0, 8, 1, 9, 4, 12, 5, 13
+#define HIGH_PARTS 2, 10, 3, 11, 6, 14, 7, 15
+#elif COLUMN_BYTES == 32
+#define LOW_PARTS 0, 4, 2, 6
+#define HIGH_PARTS 1, 5, 3, 7
+#elif FUSEGRAD_REAL == 32
+#define LOW_PARTS 0, 4, 1, 5
+#define HIGH_PARTS 2, 6, 3, 7
+#else
+#define LOW_PARTS 0, 2
+#define HIGH_PARTS 1, 3
+#endif
+
 /* All bits set in the first n lanes. */
 FUSEGRAD_INLINE vbits lanes_below(Py_ssize_t n) {
     const vbits number = {LANE_NUMBERS};
@@ -188,6 +202,45 @@ FUSEGRAD_INLINE vreal from_half(vhalf half) {
     __builtin_memcpy(&v, &half, sizeof half);
     return v;
 #endif
+}
+
+/* A column of COLUMN rows of a row-major matrix, for a few examples: 32 bytes, or the vector where that is shorter. */
+typedef real vcolumn __attribute__((vector_size(COLUMN_BYTES)));
+typedef real vcolumn_unaligned __attribute__((vector_size(COLUMN_BYTES), aligned(1), may_alias));
+FUSEGRAD_INLINE vcolumn load_column(const real *p) { return *(const vcolumn_unaligned *)p; }
+FUSEGRAD_INLINE void store_column(real *p, vcolumn v) { *(vcolumn_unaligned *)p = v; }
+FUSEGRAD_INLINE vcolumn splat_column(real x) {
+    vcolumn zero = {0};
+    return x - zero;
+}
+/* The same of the value at p, which stays in a register: it is used for several groups of rows. */
+FUSEGRAD_INLINE vcolumn load_splat_column(const real *p) {
+    vcolumn v = splat_column(*p);
+#if defined(__x86_64__)
+    __asm__("" : "+v"(v));
+#endif
+    return v;
+}
+/* 16 bytes from each of the places p, p + step, ...: PART elements of every PART-th row. */
+FUSEGRAD_INLINE vcolumn load_parts(const real *p, Py_ssize_t step) {
+#if defined(__AVX2__) /* GCC would shuffle */
+    vcolumn v = (vcolumn)_mm256_insertf128_si256(
+        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p)), _mm_loadu_si128((const __m128i *)(p + step)), 1);
+    __asm__("" : "+v"(v));
+    return v;
+#else
+    (void)step;
+    return load_column(p);
+#endif
+}
+/* The elements of a and b in turn, within each 16 bytes: of their lower and of their upper halves. */
+FUSEGRAD_INLINE vcolumn interleave_parts_low(vcolumn a, vcolumn b) { return __builtin_shufflevector(a, b, LOW_PARTS); }
+FUSEGRAD_INLINE vcolumn interleave_parts_high(vcolumn a, vcolumn b) { return __builtin_shufflevector(a, b, HIGH_PARTS); }
+/* One element of each of COLUMN rows. */
+FUSEGRAD_INLINE vcolumn gather_column(const real *p, Py_ssize_t row) {
+    vcolumn v;
+    for (int i = 0; i < COLUMN; i++) v[i] = p[i * row];
+    return v;
 }
 
 /* A vector of LANE_COLUMNS values: a row of a block of the lane-wise weight gradient. */

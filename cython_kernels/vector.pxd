@@ -5,6 +5,7 @@ cdef extern from "vector.h" nogil:
     ctypedef float real
     ctypedef float vreal
     ctypedef float vhalf
+    ctypedef float vcolumn
     ctypedef int Places "vbits"
     ctypedef int Magnitudes "vbits"
     const real POWER_ORIGIN
@@ -13,6 +14,9 @@ cdef extern from "vector.h" nogil:
 
     enum:
         LANES           # values in a vector
+        COLUMN          # rows of a block of W whose columns are vectors
+        QUAD            # columns of it
+        COLUMN_SUMS     # such vectors of sums that stay in registers
         ROWS            # micro-tile: ROWS x VECTORS accumulators
         VECTORS
         WIDE_VECTORS    # vectors of a micro-tile for large matrices
@@ -53,6 +57,14 @@ cdef extern from "vector.h" nogil:
     vhalf load_half(const real* p)
     vhalf splat_half(real x)
     vreal from_half(vhalf half)
+    vcolumn load_column(const real* p)
+    void store_column(real* p, vcolumn v)
+    vcolumn splat_column(real x)
+    vcolumn load_splat_column(const real* p)
+    vcolumn load_parts(const real* p, Py_ssize_t step)
+    vcolumn interleave_parts_low(vcolumn a, vcolumn b)
+    vcolumn interleave_parts_high(vcolumn a, vcolumn b)
+    vcolumn gather_column(const real* p, Py_ssize_t row)
     vreal interleave_low(vreal a, vreal b)
     vreal interleave_high(vreal a, vreal b)
     vreal spread_groups(vreal v, const int width, Py_ssize_t depth)
@@ -74,6 +86,8 @@ cdef extern from "vector.h" nogil:
     vreal square_root(vreal v)
     vreal multiply_add(vreal a, vreal b, vreal c)
     vhalf multiply_add_half(vhalf a, vhalf b, vhalf c)
+    vcolumn multiply_add_column(vcolumn a, vcolumn b, vcolumn c)
+    real multiply_add_one(real a, real b, real c)
     double multiply_add_double(double a, double b, double c)
     vreal fused_multiply_add(vreal a, vreal b, vreal c)
     vreal times_complement(vreal t, vreal a)

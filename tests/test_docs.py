@@ -18,6 +18,7 @@ SHARED = {
     "Optimizer.check",
     "Optimizer.prepare",
     "Optimizer.step",
+    "Predictor.save",
     "Sequential.save",
     "testing.GradientCheck",
 }

@@ -75,6 +75,10 @@ def momentum():
 
 
 #: Each public callable: what it belongs to, and for each argument a good value and what else it may be.
+def predictor():
+    return network().freeze()
+
+
 CALLS = {
     "set_num_threads": (None, {"n": (None, OPTIONAL)}),
     "load": (None, {"path": ("", PATH)}),
@@ -84,6 +88,11 @@ CALLS = {
     "TwoLayerLinear": (None, {"n_features": (2, NOTHING), "n_hidden": (2, NOTHING), **NETWORK}),
     "TwoLayerSigmoid": (None, {"n_features": (2, NOTHING), "n_hidden": (2, NOTHING), **NETWORK}),
     "Linear": (None, {"in_features": (2, NOTHING), "out_features": (2, NOTHING), "bias": (True, NOTHING)}),
+    "Predictor": (None, {"net": (network(), NOTHING)}),
+    "Predictor.forward": (predictor, {"X": (X, NOTHING), "out": (None, OPTIONAL)}),
+    "Predictor.unflatten": (predictor, {"flat": (FLAT, NOTHING)}),
+    "Predictor.load_state_dict": (predictor, {"state_dict": ({}, NOTHING)}),
+    "Predictor.save": (predictor, {"path": ("x", PATH), "optimizer": (None, OPTIONAL), "rng": (None, OPTIONAL)}),
     "Sequential": (None, {"layers": (fg.Linear(1, 1), NOTHING), **NETWORK}),
     "Sequential.unflatten": (network, {"flat": (FLAT, NOTHING)}),
     "Sequential.load_state_dict": (network, {"state_dict": ({}, NOTHING)}),

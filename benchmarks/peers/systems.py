@@ -30,6 +30,14 @@ class System:
         """Set up steps of training."""
         raise NotImplementedError
 
+    def prediction(self, task: Training) -> Callable[[], Any]:
+        """Set up a prediction."""
+        raise NotImplementedError
+
+    def as_rows(self, prediction: Any) -> Any:
+        """A prediction as an array (n_outputs, m)."""
+        return np.array(prediction)
+
     def product(self, task: Product) -> Callable[[], Any]:
         """Set up a product."""
         raise NotImplementedError
@@ -41,18 +49,21 @@ class System:
     def prepare(self, task: Any) -> Any:
         """Set up a task; its answer."""
         self.steps_a_call = 1
-        if isinstance(task, Training):
-            answer: Any = self.losses(task) if task.action != "forward" else [0.0]
+        if isinstance(task, Training) and task.action != "forward":
+            answer = np.array(self.losses(task))
             self._run = self.training(task)
-            return np.array(answer)
-        once = self.product(task) if isinstance(task, Product) else self.elementwise(task)
+            return answer
+        if isinstance(task, Training):
+            once = self.prediction(task)
+        else:
+            once = self.product(task) if isinstance(task, Product) else self.elementwise(task)
 
         def run(count: int) -> None:
             for _ in range(count):
                 once()
 
         self._run = run
-        return np.array(once())
+        return self.as_rows(once()) if isinstance(task, Training) else np.array(once())
 
     def run(self, count: int) -> float:
         """Seconds of one, of `count`."""
@@ -107,20 +118,26 @@ class Fusegrad(System):
         if task.action == "fit":
             self.steps_a_call = task.steps_an_epoch
             return lambda count: net.fit(X, y, optimizer=optimizer, epochs=count, batch_size=task.batch, rng=0)
-        if task.action == "forward":
-            out = np.empty((task.layers[-1][1], task.m), task.dtype)
+        if task.action == "online":
+            examples = [(X[:, i : i + 1].copy(), y[:, i : i + 1].copy()) for i in range(task.m)]
 
-            def forward(count: int) -> None:
-                for _ in range(count):
-                    net.forward(X, out)
+            def turns(count: int) -> None:
+                for i in range(count):
+                    x, target = examples[i % len(examples)]
+                    net(x)
+                    net.train_step(x, target, optimizer)
 
-            return forward
+            return turns
 
         def steps(count: int) -> None:
             for _ in range(count):
                 net.train_step(X, y, optimizer)
 
         return steps
+
+    def prediction(self, task: Training) -> Callable[[], Any]:
+        net, X, _, _ = self._net(task)
+        return lambda: net(X)
 
     def product(self, task: Product) -> Callable[[], Any]:
         a, b = task.arrays()
@@ -135,8 +152,33 @@ class Fusegrad(System):
         return lambda: self.fg.kernels.apply(z, task.activation, out)
 
 
+class FrozenFusegrad(Fusegrad):
+    """A frozen network."""
+
+    def prediction(self, task: Training) -> Callable[[], Any]:
+        net, X, _, _ = self._net(task)
+        predictor = net.freeze()
+        return lambda: predictor(X)
+
+
 class NumPy(System):
     """The equations as people write them."""
+
+    def prediction(self, task: Training) -> Callable[[], Any]:
+        X, _, weights = task.arrays()
+        functions = {"relu": lambda z: np.maximum(z, 0, out=z), "tanh": lambda z: np.tanh(z, out=z)}
+        layers = [(W, b, functions.get(name)) for (W, b), (_, _, name) in zip(weights, task.layers, strict=True)]
+
+        def predict() -> Any:
+            x = X
+            for W, b, function in layers:
+                x = W @ x
+                x += b
+                if function:
+                    function(x)
+            return x
+
+        return predict
 
     def _step(self, task: Training) -> Callable[[Any, Any], float]:
         _, _, weights = task.arrays()
@@ -299,9 +341,9 @@ class PyTorch(System):
         self.torch = torch
         torch.set_num_threads(1)
 
-    def _step(self, task: Training) -> tuple[Callable[[Any, Any], Any], Any, Any]:
+    def _net(self, task: Training) -> Any:
         torch = self.torch
-        X, y, weights = task.arrays()
+        _, _, weights = task.arrays()
         activations = {"sigmoid": torch.nn.Sigmoid, "relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
         modules: list[Any] = []
         dtype = getattr(torch, task.dtype)
@@ -313,7 +355,24 @@ class PyTorch(System):
             modules.append(linear)
             if name != "identity":
                 modules.append(activations[name]())
-        net = torch.nn.Sequential(*modules)
+        return torch.nn.Sequential(*modules)
+
+    def prediction(self, task: Training) -> Callable[[], Any]:
+        net, X = self._net(task), self.torch.from_numpy(task.arrays()[0].T.copy())
+
+        def predict() -> Any:
+            with self.torch.inference_mode():
+                return net(X)
+
+        return predict
+
+    def as_rows(self, prediction: Any) -> Any:
+        return prediction.numpy().T.copy()
+
+    def _step(self, task: Training) -> tuple[Callable[[Any, Any], Any], Any, Any]:
+        torch = self.torch
+        self._last = net = self._net(task)
+        X, y, _ = task.arrays()
         rule = torch.optim.SGD if task.optimizer == "sgd" else torch.optim.Adam
         optimizer = rule(net.parameters(), lr=LEARNING_RATE, fused=True)
         n_outputs = task.layers[-1][1]
@@ -335,6 +394,17 @@ class PyTorch(System):
 
     def training(self, task: Training) -> Callable[[int], Any]:
         step, X, y = self._step(task)
+        if task.action == "online":
+            examples = [(X[i : i + 1].clone(), y[i : i + 1].clone()) for i in range(task.m)]
+
+            def turns(count: int) -> None:
+                for i in range(count):
+                    x, target = examples[i % len(examples)]
+                    with self.torch.inference_mode():
+                        self._last(x)
+                    step(x, target)
+
+            return turns
         if task.batch is None:
 
             def steps(count: int) -> None:
@@ -411,6 +481,21 @@ class Jax(System):
         state = (weights, zeros, jax.tree.map(jnp.zeros_like, weights), jnp.zeros((), task.dtype))
         return state, jnp.array(X), jnp.array(y), adam
 
+    def prediction(self, task: Training) -> Callable[[], Any]:
+        jax = self.jax
+        functions = {"relu": jax.nn.relu, "tanh": jax.numpy.tanh, "identity": lambda z: z}
+
+        def forward(weights: Any, X: Any) -> Any:
+            x = X
+            for (W, b), (_, _, name) in zip(weights, task.layers, strict=True):
+                x = functions[name](W @ x + b)
+            return x
+
+        X, _, arrays = task.arrays()
+        weights, X = jax.tree.map(jax.numpy.array, [tuple(pair) for pair in arrays]), jax.numpy.array(X)
+        compiled = jax.jit(forward).lower(weights, X).compile()
+        return lambda: compiled(weights, X).block_until_ready()
+
     def losses(self, task: Training) -> list[float]:
         state, X, y, step = self._setup(task)
         compiled = self.jax.jit(step)
@@ -464,6 +549,39 @@ class Jax(System):
         return scans
 
 
+class OnnxRuntime(System):
+    """A session for a graph of Gemm and activations; examples in rows."""
+
+    def prediction(self, task: Training) -> Callable[[], Any]:
+        import onnx
+        import onnxruntime
+
+        X, _, weights = task.arrays()
+        operators = {"relu": "Relu", "tanh": "Tanh"}
+        nodes, initializers, last = [], [], "x0"
+        for i, ((W, b), (_, _, name)) in enumerate(zip(weights, task.layers, strict=True)):
+            initializers += [onnx.numpy_helper.from_array(W, f"W{i}"), onnx.numpy_helper.from_array(b.ravel(), f"b{i}")]
+            nodes.append(onnx.helper.make_node("Gemm", [last, f"W{i}", f"b{i}"], [f"z{i}"], transB=1))
+            last = f"z{i}"
+            if name in operators:
+                nodes.append(onnx.helper.make_node(operators[name], [last], [f"x{i + 1}"]))
+                last = f"x{i + 1}"
+        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(task.dtype))
+        graph = onnx.helper.make_graph(
+            nodes, "net", [onnx.helper.make_tensor_value_info("x0", kind, [task.m, task.layers[0][0]])],
+            [onnx.helper.make_tensor_value_info(last, kind, [task.m, task.layers[-1][1]])], initializers,
+        )  # fmt: skip
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        feed = {"x0": X.T.copy()}
+        return lambda: session.run(None, feed)
+
+    def as_rows(self, prediction: Any) -> Any:
+        return prediction[0].T.copy()
+
+
 class ScikitLearn(System):
     """MLPRegressor.fit: Adam, its loss one half of ours."""
 
@@ -510,12 +628,14 @@ class ScikitLearn(System):
 
 SYSTEMS: dict[str, tuple[type[System], dict[str, str]]] = {
     "fusegrad": (Fusegrad, {}),
+    "fusegrad frozen": (FrozenFusegrad, {}),
     "fusegrad v3": (Fusegrad, {"FUSEGRAD_MAX_ISA": "x86_64_v3"}),
     "NumPy": (NumPy, {}),
     "NumPy out=": (CarefulNumPy, {}),
     "NumPy, same trick": (TrickyNumPy, {}),
     "PyTorch": (PyTorch, {}),
     "JAX": (Jax, {}),
+    "onnxruntime": (OnnxRuntime, {}),
     "scikit-learn": (ScikitLearn, {}),
 }
 

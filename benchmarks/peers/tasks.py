@@ -14,7 +14,7 @@ class Training:
 
     layers: tuple[tuple[int, int, str], ...]  # n_in, n_out, activation
     m: int
-    action: str  # "step": a call from Python each; "fit": many in one call; "forward"
+    action: str  # "step": a call from Python each; "fit": many in one call; "forward"; "online": both, for each example
     optimizer: str = "sgd"
     batch: int | None = None
     dtype: str = "float32"
@@ -22,6 +22,7 @@ class Training:
     pinned: bool = True  # to one core
     epochs: int | None = None  # of one fit; None: as many as fill a round
     moments: bool = True
+    by_examples: bool = False  # the features of an example are contiguous in X
 
     def arrays(self) -> tuple[Any, Any, list[tuple[Any, Any]]]:
         """X (n, m), y (o, m), and (weight, bias) of each layer."""
@@ -31,9 +32,11 @@ class Training:
             bound = (6 / (n_in + n_out)) ** 0.5
             weights.append((rng.uniform(-bound, bound, (n_out, n_in)), rng.normal(scale=0.1, size=(n_out, 1))))
         X = rng.standard_normal((self.layers[0][0], self.m), np.float32)
+        if self.by_examples:
+            X = np.asfortranarray(X)
         y = rng.standard_normal((self.layers[-1][1], self.m), np.float32)
         return (
-            X.astype(self.dtype),
+            X.astype(self.dtype),  # keeps its order
             y.astype(self.dtype),
             [(w.astype(self.dtype), b.astype(self.dtype)) for w, b in weights],
         )
@@ -198,7 +201,97 @@ def rows() -> list[Row]:
         table.append(Row("fit", title, everyone(task, "fit", ("fusegrad", "JAX")), {"JAX": scan}, share))
         widths = {"float64": task(action="fit", dtype="float64"), "float32": task(action="fit")}
         table.append(Row("float64", title, {name: ("fusegrad", of) for name, of in widths.items()}, {"float32": 0.4}))
-    return table + other_nets() + linear_nets() + less_work() + kernels() + capped() + threads() + overhead()
+    return (
+        table + regimes() + other_nets() + linear_nets() + less_work() + kernels() + capped() + threads() + overhead()
+    )
+
+
+def network(*sizes: int, activation: str = "relu", **options: Any) -> Training:
+    """A network of these widths, without an activation behind the last layer."""
+    names = [activation] * (len(sizes) - 2) + ["identity"]
+    return Training(tuple(zip(sizes, sizes[1:], names, strict=False)), **options)
+
+
+def regimes() -> list[Row]:
+    """From one example to a hundred thousand, narrow and wide."""
+    peers = ("NumPy", "PyTorch", "JAX", "onnxruntime")
+    tanh = "10-64-64-2 tanh"
+    nets: dict[str, tuple[tuple[int, ...], dict[int, float]]] = {
+        # over the best peer: of the network, by examples
+        "4-32-1": ((4, 32, 1), {1: 7.0}),
+        tanh: ((10, 64, 64, 2), {1: 4.0, 64: 1.7, 256: 1.7, 100_000: 1.7}),
+        "784-128-10": ((784, 128, 10), {64: 1.05, 256: 1.05, 100_000: 1.05}),
+        "256-256-256-8": ((256, 256, 256, 8), {}),
+        "1024-1024-1024": ((1024, 1024, 1024), {64: 1.1}),
+        "2000-2000-2000": ((2000, 2000, 2000), {}),
+        "20-128-128-1": ((20, 128, 128, 1), {64: 2.3, 256: 2.3, 100_000: 2.3}),
+    }
+    table = []
+    for title, (sizes, goals) in nets.items():
+        few = () if title == "20-128-128-1" else (1, 2, 4, 8, 16)
+        for m in sorted({*few, *goals}):
+            task = network(*sizes, activation="tanh" if title == tanh else "relu", m=m, action="forward")
+            names = ("fusegrad", "fusegrad frozen", *peers) if m <= 16 else ("fusegrad", *peers)
+            table.append(
+                Row(
+                    "regimes", f"forward {title}, {m} example{'s' * (m > 1)}", everyone_of(task, names),
+                    dict.fromkeys(peers, goals.get(m, 1.0)),
+                )
+            )  # fmt: skip
+    adam: dict[str, Any] = {"action": "fit", "optimizer": "adam"}
+    fits = {
+        "16-16-1, batch 1": (network(16, 16, 1, m=1000, batch=1, **adam), {"JAX": 3.0}),
+        "256-256-1, batch 1": (network(256, 256, 1, m=1000, batch=1, **adam), {"JAX": 2.0}),
+        "2048-2048-1, batch 8": (network(2048, 2048, 1, m=400, batch=8, **adam), {"JAX": 1.1}),
+        "1024-2048-1024, batch 32": (network(1024, 2048, 1024, m=640, batch=32, **adam), {"PyTorch": 1.2}),
+        "64-512-512-10, batch 128": (
+            network(64, 512, 512, 10, m=1280, batch=128, **adam),
+            {"JAX": 1.3, "PyTorch": 1.3},
+        ),
+        "10-64-64-2 tanh, 64 examples, float64": (
+            network(10, 64, 64, 2, activation="tanh", m=64, dtype="float64", **adam),
+            {"JAX": 1.2},
+        ),
+    }
+    for title, (task, goals) in fits.items():
+        table.append(Row("regimes", f"fit, Adam, {title}", everyone_of(task, ("fusegrad", "PyTorch", "JAX")), goals))
+    shuffled = {
+        "784-128-10, 20 000 in batches of 128": (
+            network(784, 128, 10, m=20_000, batch=128, **adam),
+            1.2,
+        ),
+        "20-64-64-1, 200 000 in batches of 256": (
+            network(20, 64, 64, 1, m=200_000, batch=256, **adam),
+            2.5,
+        ),
+        "8-32-1, 100 000 in batches of 32": (
+            network(8, 32, 1, m=100_000, batch=32, **adam),
+            9.0,
+        ),
+    }
+    for title, (task, goal) in shuffled.items():
+        by_examples = replace(task, by_examples=True)
+        table.append(
+            Row(
+                "regimes", f"shuffled epoch, {title}",
+                {"fusegrad": ("fusegrad", task), "JAX": ("JAX", task), "PyTorch": ("PyTorch", task)}, {"JAX": goal},
+            )
+        )  # fmt: skip
+        both = {"by features": ("fusegrad", task), "by examples": ("fusegrad", by_examples)}
+        table.append(Row("regimes", f"X by features or examples, {title}", both, {"by examples": 1 / 1.1}))
+    online = network(10, 64, 64, 2, activation="tanh", m=1000, batch=1, action="online")
+    table.append(
+        Row(
+            "regimes", "online: forward, then train_step, 10-64-64-2 tanh",
+            everyone_of(online, ("fusegrad", "PyTorch")), {"PyTorch": 60}, seconds_goal=6e-6,
+        )
+    )  # fmt: skip
+    return table
+
+
+def everyone_of(task: Task, names: tuple[str, ...]) -> dict[str, tuple[str, Task]]:
+    """One task for several systems."""
+    return {name: (name, task) for name in names}
 
 
 def other_nets() -> list[Row]:
@@ -292,7 +385,7 @@ def kernels() -> list[Row]:
                     Row(
                         activation, f"{n} {dtype}",
                         {name: (name, apply) for name in ("fusegrad", "NumPy", "PyTorch")},
-                        {"NumPy": 2.4, "PyTorch": 1.0} if activation == "sigmoid" else {},
+                        {"NumPy": 2.4, "PyTorch": 1.0} if activation == "sigmoid" else {"NumPy": 1.0},
                     )
                 )  # fmt: skip
     return table

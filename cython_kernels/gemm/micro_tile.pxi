@@ -5,7 +5,7 @@ accumulators stays in registers over the loop on k (an outer product for each k:
 of the left factor is broadcast for each row). The left factor is any strided matrix, so W, its transpose and a tile of
 deltas are all read in place. Edges use the same code, inlined with other constant numbers of rows and vectors.
 
-The layers store their activations in panels of examples and call `layer_panel` and `multiply_tile`.
+The layers store their activations in panels of examples and call `forward_panel`, `delta_panel` and `multiply_tile`.
 
 Rejected: inner products throughout (a horizontal sum for each output); a scalar path for edges (it would round differently
 from the vectors).
@@ -217,28 +217,89 @@ cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right
     multiply_all_rows(rows, 1, 0, depth, a[0], b, c[0])
 
 
-cdef void layer_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
-    """`multiply_panel` in the order of a layer's sums (sums.pxi); c is a panel of a tile, of row stride PANEL; no ADD."""
+cdef enum:
+    # Inputs whose rows of a, 28 KiB, stay in the L1 for all chains; each chain goes on where it was.
+    CHAIN_BLOCK = 28672 // (ROWS * sizeof(real)) // SUM_CHAINS * SUM_CHAINS
+
+
+cdef inline void interleaved_tile(const int rows, Py_ssize_t depth, Left a, Right b, Output c) noexcept nogil:
+    """`micro_tile` with interleaved sums, of one block (sums.pxi). The chains wait in memory while the others are continued."""
+    cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
+    cdef vreal chains[SUM_CHAINS][ROWS * VECTORS]
     cdef Left left
-    cdef Output out
+    cdef Right right
+    cdef Py_ssize_t first = 0, stop, j
+    cdef int i, v
+    while first < depth:
+        stop = minimum(first + CHAIN_BLOCK, depth)
+        for j in range(SUM_CHAINS):
+            if first == 0:
+                start_sums(rows, VECTORS, c.bias if j == 0 else NULL, sums)
+            else:
+                for i in range(rows):
+                    for v in range(VECTORS):
+                        sums[i][v] = chains[j][i * VECTORS + v]
+            left = Left(a.data + (first + j) * a.step, a.row, SUM_CHAINS * a.step)
+            right = Right(b.data + (first + j) * b.row, SUM_CHAINS * b.row)
+            add_products(rows, VECTORS, 0, 0, (stop - first - j + SUM_CHAINS - 1) // SUM_CHAINS, left, &right, sums)
+            for i in range(rows):
+                for v in range(VECTORS):
+                    chains[j][i * VECTORS + v] = sums[i][v]
+        first = stop
+    for i in range(rows):
+        for v in range(VECTORS):
+            sums[i][v] = chains[0][i * VECTORS + v]
+            for j in range(1, SUM_CHAINS):
+                sums[i][v] = sums[i][v] + chains[j][i * VECTORS + v]
+            store(c.data + i * c.row + v * LANES, sums[i][v])
+
+
+ctypedef void (*InterleavedTile)(const int rows, Py_ssize_t depth, Left a, Right b, Output c) noexcept nogil
+cdef extern from "vector.h" nogil:
+    void interleaved_tile_of "AS_CONSTANT"(int most, InterleavedTile, Py_ssize_t n, ...)
+
+
+cdef void interleaved_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
+    """`multiply_panel` with interleaved sums, of one block, for a complete panel; STORE."""
+    cdef Py_ssize_t n_tiles = ceil_div(rows, ROWS), tile, n
+    cdef Left left = a[0]
+    cdef Output out = c[0]
+    for tile in range(n_tiles):
+        n = balanced_part(rows, n_tiles, tile)
+        interleaved_tile_of(ROWS, interleaved_tile, n, depth, left, b, out)
+        left.data += n * a.row
+        out.data += n * c.row
+        if out.bias != NULL:
+            out.bias += n
+
+
+cdef void forward_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
+    """`multiply_panel` in the order of a layer's sum over its inputs; c is a panel of a tile, of row stride PANEL; STORE."""
+    if depth < INTERLEAVED_DEPTH:
+        multiply_panel(rows, depth, a, b, c)
+    elif depth <= INTERLEAVED_BLOCK:
+        interleaved_panel(rows, depth, a, b, c)
+    else:
+        deep_panel(INTERLEAVED_BLOCK, rows, depth, a, b, c)
+
+
+cdef void delta_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
+    """`multiply_panel` for the delta below, a sum over outputs, in blocks of SUM_BLOCK; DERIVATIVE."""
     if depth <= SUM_BLOCK:
         multiply_panel(rows, depth, a, b, c)
-    elif depth <= 2 * SUM_BLOCK and c.epilogue == STORE:      # the float64 sum of two, rounded, is their sum in the dtype
-        multiply_panel(rows, SUM_BLOCK, a, b, c)
-        left, out = a[0], c[0]
-        left.data += SUM_BLOCK * left.step
-        out.bias, out.epilogue = NULL, ADD
-        multiply_panel(rows, depth - SUM_BLOCK, &left, Right(b.data + SUM_BLOCK * b.row, b.row), &out)
     else:
-        deep_panel(rows, depth, a, b, c)
+        deep_panel(SUM_BLOCK, rows, depth, a, b, c)
 
 
-cdef void deep_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
-    """`layer_panel` for a depth of several blocks: some rows at a time, so that their totals stay in the L1."""
+cdef void deep_panel(
+    Py_ssize_t block_depth, Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c,
+) noexcept nogil:
+    """`forward_panel`, `delta_panel` for a depth of several blocks: some rows at a time, whose totals stay in the L1."""
     cdef real sums[ROWS * PANEL]
     cdef double totals[ROWS * PANEL]
-    cdef Py_ssize_t n_tiles = ceil_div(rows, ROWS), tile, n, first = 0, i, k
+    cdef Py_ssize_t n_tiles = ceil_div(rows, ROWS), tile, n, first = 0, i, k, count
     cdef Left left
+    cdef Right right
     cdef const real* bias = c.bias
     cdef real* place = c.data
     cdef vreal value
@@ -249,11 +310,16 @@ cdef void deep_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, 
         k = 0
         while k < depth:
             left = Left(a.data + first * a.row + k * a.step, a.row, a.step)
-            multiply_panel(n, minimum(SUM_BLOCK, depth - k), &left, Right(b.data + k * b.row, b.row), &block)
+            right = Right(b.data + k * b.row, b.row)
+            count = minimum(block_depth, depth - k)
+            if c.epilogue == STORE:
+                interleaved_panel(n, count, &left, right, &block)
+            else:
+                multiply_panel(n, count, &left, right, &block)
             block.bias = NULL
-            if k + SUM_BLOCK < depth:
+            if k + block_depth < depth:
                 add_block(sums, n * PANEL, k == 0, totals)
-            k += SUM_BLOCK
+            k += block_depth
         if c.epilogue == STORE:
             round_totals(totals, sums, n * PANEL, place)
         else:

@@ -1,16 +1,22 @@
 """Sums of the lanes of vectors, and long sums in blocks; helpers that divide a size into parts.
 
-The order of a sum. A layer sums over its inputs k (in the backward pass: over its outputs) in one order, independent of
-layout, code path and number of examples:
+The order of a sum. A layer sums over its inputs k in one order, independent of layout, code path and number of examples.
+Fewer than INTERLEAVED_DEPTH inputs: sequentially by `multiply_add`, starting at the bias. More:
 
-    block_j = the sum over SUM_BLOCK j <= k < SUM_BLOCK (j + 1), added sequentially by `multiply_add`;
-              block_0 starts at the bias, the others at 0
-    sum     = block_0 + block_1 + ..., added sequentially in float64, rounded once
+    block           = INTERLEAVED_BLOCK inputs
+    chain_j         = the sum over k = j, j + 8, j + 16, ... of a block, sequentially; chain_0 of the first one starts at the bias
+    sum of a block  = chain_0 + chain_1 + ... + chain_7, sequentially
+    sum             = that of the first block + that of the second + ..., sequentially in float64, rounded once
 
 Every code path that sums over inputs must produce the bits of this order: then the prediction of an example has the same
-bits in a batch of any size. A sum of at most SUM_BLOCK terms is block_0 itself. Added sequentially in float32, 10^6 terms of
-one sign have a relative error of 1e-4, and 2^25 ones give 2^24; in blocks the error is that of one block, below 1e-6, at any
-length. Other sums are made in blocks, too: over outputs (`loss_of`), over examples (weight_gradient.pxi), in `matmul`.
+bits in a batch of any size. Why chains: a single example then is a product with k in the lanes, which reads a wide W in
+place at the speed of memory; lanes over outputs would need W transposed, which takes twice as long. For a panel of examples
+the chains are eight products of an eighth of the depth: 1 % of (784, 128, 128). Short sums have no chains, since their
+chains would be too short.
+
+Added sequentially in float32, 10^6 terms of one sign have a relative error of 1e-4, and 2^25 ones give 2^24; in blocks the
+error is that of one block, below 1e-6, at any length. Other sums are made in blocks, of SUM_BLOCK terms: over outputs in
+the backward pass and in `loss_of`, over examples (weight_gradient.pxi), in `matmul`.
 
 Rejected: block totals in float32 (an error of 1e-6 at 10^6 terms, and growing; the same work); compensated
 totals (inf - inf makes an infinite sum NaN); pairwise sums (a stack of partial sums for each micro-tile).
@@ -18,6 +24,9 @@ totals (inf - inf makes an infinite sum NaN); pairwise sums (a stack of partial 
 
 cdef enum:
     SUM_BLOCK = 512             # terms of a sum that are added sequentially
+    INTERLEAVED_DEPTH = 512     # inputs of a layer from which on their sum has
+    SUM_CHAINS = 8              # chains, and
+    INTERLEAVED_BLOCK = SUM_CHAINS * SUM_BLOCK      # blocks of so many inputs
     TOTAL_REALS = 1 + sizeof(double) // sizeof(real)    # reals that hold the sum of a block and a float64 total
 
 

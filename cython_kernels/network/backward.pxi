@@ -180,6 +180,6 @@ cdef void delta_below(
         rows = minimum(rows, layer.n_in - i)
         for p in range(n_panels):
             out.data = x + (p * layer.n_in + i) * PANEL
-            layer_panel(rows, layer.n_out, &left, Right(delta + p * layer.n_out * PANEL, PANEL), &out)
+            delta_panel(rows, layer.n_out, &left, Right(delta + p * layer.n_out * PANEL, PANEL), &out)
         left.data += rows
         i += rows

@@ -13,7 +13,7 @@ cdef inline Py_ssize_t weight_rows(Py_ssize_t n_rows, Py_ssize_t depth) noexcept
 
 
 cdef inline void forward_row(
-    const int n_panels, Py_ssize_t depth, const real* weight, const real* bias, Features x, real* a,
+    const int n_panels, Py_ssize_t depth, const real* weight, Py_ssize_t step, const real* bias, Features x, real* a,
 ) noexcept nogil:
     """a = w x + b for a single output and n_panels panels: a single panel has too few accumulators to hide the
     latency of the additions, several panels have enough."""
@@ -25,7 +25,7 @@ cdef inline void forward_row(
         for v in range(VECTORS):
             sums[p][v] = splat(0) if bias == NULL else splat(bias[0])
     for k in range(depth):
-        w = splat(weight[k])
+        w = splat(weight[k * step])
         for p in range(n_panels):
             for v in range(VECTORS):
                 sums[p][v] = multiply_add(w, load(x.data + p * x.panel + k * x.feature + v * LANES), sums[p][v])
@@ -35,7 +35,7 @@ cdef inline void forward_row(
 
 
 cdef void forward_long(
-    Py_ssize_t depth, const real* weight, const real* bias, const Features* x, real* a, Py_ssize_t n_panels,
+    Py_ssize_t depth, const real* weight, Py_ssize_t step, const real* bias, const Features* x, real* a, Py_ssize_t n_panels,
 ) noexcept nogil:
     """`forward_row` for X in place, in the same order of sums: some features at a time are read in long contiguous
     runs, for the whole tile."""
@@ -48,27 +48,28 @@ cdef void forward_long(
         start = &zero
     while k < depth:
         rows.data = x.data + k * x.feature
-        left = Left(weight + k, 0, 1)
+        left = Left(weight + k * step, 0, step)
         add_long_rows(1, minimum(LONG_ROWS, depth - k), &left, &rows, start, a, 0, n_panels * PANEL)
         start = NULL
         k += LONG_ROWS
 
 
 cdef inline void forward_block(
-    bint in_place, Py_ssize_t depth, const real* weight, const real* bias, const Features* inputs, real* a, Py_ssize_t n_panels,
+    bint in_place, Py_ssize_t depth, const real* weight, Py_ssize_t step, const real* bias, const Features* inputs, real* a,
+    Py_ssize_t n_panels,
 ) noexcept nogil:
-    """`forward_row` for any number of panels of a tile, or of X in place; all features sequentially, without blocks."""
+    """`forward_row` for any number of panels of a tile, or of X in place; all features sequentially."""
     cdef Features x = inputs[0]
     cdef Py_ssize_t p = 0
     if in_place:
-        forward_long(depth, weight, bias, inputs, a, n_panels)
+        forward_long(depth, weight, step, bias, inputs, a, n_panels)
         return
     while p + ROW_PANELS <= n_panels:
-        forward_row(ROW_PANELS, depth, weight, bias, x, a + p * PANEL)
+        forward_row(ROW_PANELS, depth, weight, step, bias, x, a + p * PANEL)
         x.data += ROW_PANELS * x.panel
         p += ROW_PANELS
     while p < n_panels:
-        forward_row(1, depth, weight, bias, x, a + p * PANEL)
+        forward_row(1, depth, weight, step, bias, x, a + p * PANEL)
         x.data += x.panel
         p += 1
 
@@ -77,21 +78,34 @@ cdef void forward_deep(
     bint in_place, Py_ssize_t depth, const real* weight, const real* bias, const Features* inputs, real* a,
     Py_ssize_t n_panels,
 ) noexcept nogil:
-    """`forward_block` for a depth of several blocks: some panels at a time, so that their totals stay in the L1."""
+    """`forward_block` with interleaved sums (gemm/sums.pxi): some panels at a time, so that their sums stay in the L1."""
+    cdef real chain[SINGLE_PANELS * PANEL]
+    cdef real* target
     cdef double totals[SINGLE_PANELS * PANEL]
     cdef Features x = inputs[0]
-    cdef Py_ssize_t p = 0, k, count
+    cdef Py_ssize_t p = 0, i, j, k, count, stop
+    x.feature = SUM_CHAINS * inputs.feature
     while p < n_panels:
         count = minimum(SINGLE_PANELS, n_panels - p)
         k = 0
         while k < depth:
-            x.data = inputs.data + p * x.panel + k * x.feature
-            forward_block(
-                in_place, minimum(SUM_BLOCK, depth - k), weight + k, bias if k == 0 else NULL, &x, a, count)
-            if k + SUM_BLOCK < depth:
+            stop = minimum(k + INTERLEAVED_BLOCK, depth)
+            for j in range(minimum(SUM_CHAINS, stop - k)):
+                x.data = inputs.data + p * inputs.panel + (k + j) * inputs.feature
+                target = a
+                if j > 0:
+                    target = chain
+                forward_block(
+                    in_place, ceil_div(stop - k - j, SUM_CHAINS), weight + k + j, SUM_CHAINS, bias if k + j == 0 else NULL,
+                    &x, target, count)
+                if j > 0:
+                    for i in range(count * PANEL):
+                        a[i] += chain[i]
+            if stop < depth:
                 add_block(a, count * PANEL, k == 0, totals)
-            k += SUM_BLOCK
-        round_totals(totals, a, count * PANEL, a)
+            k = stop
+        if depth > INTERLEAVED_BLOCK:
+            round_totals(totals, a, count * PANEL, a)
         a += count * PANEL
         p += count
 
@@ -107,8 +121,8 @@ cdef void dense_forward(
     cdef Output out
     if layer.n_out == 1:
         in_place = x.panel < n_in * PANEL
-        if n_in <= SUM_BLOCK:
-            forward_block(in_place, n_in, weight, bias, inputs, a, n_panels)
+        if n_in < INTERLEAVED_DEPTH:
+            forward_block(in_place, n_in, weight, 1, bias, inputs, a, n_panels)
         else:
             forward_deep(in_place, n_in, weight, bias, inputs, a, n_panels)
         if layer.activation != IDENTITY:
@@ -125,7 +139,7 @@ cdef void dense_forward(
         rows = minimum(rows, layer.n_out - i)
         for p in range(n_panels):
             out.data = a + (p * layer.n_out + i) * PANEL
-            layer_panel(rows, n_in, &left, Right(x.data + p * x.panel, PANEL), &out)
+            forward_panel(rows, n_in, &left, Right(x.data + p * x.panel, PANEL), &out)
             activate(<int>layer.activation, out.data, out.data, rows * PANEL)
         left.data += rows * n_in
         if bias != NULL:

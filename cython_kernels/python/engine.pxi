@@ -34,6 +34,8 @@ cdef class Engine:
         self.job_template.n_parameters = plan.n_parameters
         self.job_template.network.tile = plan.tile
         self.job_template.network.block = plan.block
+        self.job_template.network.few = plan.few_examples
+        self.job_template.network.widest = max(layer.n_in for layer in plan.layers)
         self.job_template.batch = plan.batch
         self.n_blocks = plan.n_blocks
         self.n_threads = plan.n_threads
@@ -85,7 +87,7 @@ cdef class Engine:
         job.block_losses = <double*>place
         return scratch
 
-    def forward_direct(self, X, cnp.ndarray parameters not None, out=None):
+    def forward_direct(self, X, cnp.ndarray parameters not None, out=None, packed=None):
         """`forward` if X has this engine's batch size and all arrays can be used in place; else None, and nothing is done."""
         if not (
             is_input(X, self.n_features)
@@ -93,10 +95,25 @@ cdef class Engine:
             and (out is None or is_target(out, X, parameters, self.n_outputs))
         ):
             return None
-        return self.forward(X, parameters, out)
+        return self.forward(X, parameters, out, packed)
 
-    cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None):
-        """Writes the prediction for X (n_features, m) to out (n_outputs, m), or to a new array, and returns it."""
+    def pack(self, cnp.ndarray parameters not None):
+        """The weights as `forward` reads them the fastest where there are a few examples."""
+        cdef Py_ssize_t i, size = 0
+        cdef Layer* layers = self.job_template.network.layers
+        for i in range(self.job_template.network.n_layers):
+            size += packed_size(layers[i].n_out, layers[i].n_in)
+        cdef cnp.ndarray packed = np.empty(size, parameters.dtype)
+        cdef const real* source = read_flat("parameters", parameters, self.job_template.n_parameters)
+        cdef real* place = read_flat("packed", packed, size)
+        for i in range(self.job_template.network.n_layers):
+            pack_weight(
+                source + layers[i].weight, at(<real*>source, layers[i].bias), layers[i].n_out, layers[i].n_in, place)
+            place += packed_size(layers[i].n_out, layers[i].n_in)
+        return packed
+
+    cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None, cnp.ndarray packed=None):
+        """out (n_outputs, m), a new one if there is none, = the network's prediction for X (n_features, m)."""
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch)
         cdef cnp.npy_intp shape[2]
@@ -105,6 +122,8 @@ cdef class Engine:
             shape[1] = job.n_examples
             out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
         read_matrix("out", out, self.n_outputs, job.n_examples, &job.out)
+        if packed is not None:
+            job.packed = read_flat("packed", packed, cnp.PyArray_SIZE(packed))
         self.run(&job, predict, job.n_examples, job.n_examples)
         check(&job.interrupt)
         return_scratch(scratch)
@@ -188,8 +207,8 @@ cdef class Engine:
         """len(losses) epochs of mini-batches, with one learning rate per step, shuffled if there is a bit_generator.
 
         moments: of all examples, for a network that is one linear layer after folding. Steps are computed from them, unless
-        the loss would have too few correct digits. private_generator: no other code uses the generator, and its lock is not acquired.
-        Returns the number of finished epochs, whether all steps were computed from the moments, and, if there are fewer
+        the loss would have too few correct digits. private_generator: no other code uses the generator, and its lock is not
+        acquired. Returns the number of finished epochs, whether all steps were computed from the moments, and, if there are fewer
         epochs than requested, what was not finite in a step: its "loss" or its "gradient". That step is not made, and
         its loss is stored as the loss of its epoch.
         """

@@ -46,6 +46,7 @@ cdef struct Job:
     Py_ssize_t count
     Py_ssize_t n_blocks
     Matrix out              # destination of a prediction
+    const real* packed      # packed weights of a prediction; NULL: the parameters are read
     # a fit
     Py_ssize_t n_examples
     Py_ssize_t batch
@@ -91,6 +92,9 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
     cdef double loss = 0
     if job.gradient != NULL:
         partial.data = partial_gradient_of(job, block)
+    if network.few:
+        job.block_losses[block] = few_gradient(network, place, job.count, weight, own_scratch(job, thread), partial.data)
+        return
     while place < stop and not is_raised(&job.interrupt.stop):
         loss += gradient_tile(network, place, minimum(network.tile, stop - place), weight, own_scratch(job, thread), partial)
         partial.overwrite = False
@@ -293,6 +297,9 @@ cdef void predict_tile(void* data, int thread, Py_ssize_t tile) noexcept nogil:
 cdef void predict(void* data, Team* team) noexcept nogil:
     """The leader's function in `Engine.forward`."""
     cdef Job* job = <Job*>data
+    if job.network.few:
+        few_predict(&job.network, job.packed, job.out, own_scratch(job, 0))
+        return
     run_stage(team, &job.interrupt, predict_tile, ceil_div(job.n_examples, job.network.tile))
 
 

@@ -17,6 +17,7 @@ from fusegrad.course import MultivariateRegression, TwoLayerLinear, TwoLayerSigm
 from fusegrad.layers import Identity, Linear, ReLU, Sigmoid, Tanh
 from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
+from fusegrad.predictor import Predictor
 from fusegrad.schedules import ExponentialDecay, InverseTimeDecay, StepDecay
 from fusegrad.training import DivergenceError, History
 
@@ -35,6 +36,7 @@ __all__ = [
     "Linear",
     "MultivariateRegression",
     "Optimizer",
+    "Predictor",
     "RMSprop",
     "ReLU",
     "Sequential",

@@ -10,6 +10,7 @@ from fusegrad._engine.validation import Array, as_dtype, as_generator
 from fusegrad.layers import INITS, Layer, initial_bounds
 from fusegrad.module import Module
 from fusegrad.optimizers import COMPILED_STEP, SupportsStep
+from fusegrad.predictor import Predictor
 from fusegrad.training import FitOptions, History, Trainee, fit, train_step
 
 #: Modules whose classes refuse unknown attributes.
@@ -198,6 +199,21 @@ class Sequential(Module):
         return engine.forward(X, out)
 
     __call__ = forward
+
+    def freeze(self) -> Predictor:
+        """A copy that only predicts, packed for single examples; to train the network does not change it.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.UnivariateRegression(dtype="float64", rng=0)
+        >>> net.parameters = [2.0, 1.0]
+        >>> predictor = net.freeze()
+        >>> net.parameters = [0.0, 0.0]
+        >>> predictor([1.0, 2.0])
+        array([[3., 5.]])
+        """
+        return Predictor(self)
 
     def loss(self, X: Any, y: Any) -> float:
         """The loss L = |prediction - y|^2 / m, summed over outputs.

@@ -2,7 +2,16 @@
 
 import numpy as np
 import pytest
-from support import LANES, SUM_BLOCK, TOLERANCE, assert_sums, relative, sums_of_one_sign
+from support import (
+    INTERLEAVED_BLOCK,
+    INTERLEAVED_DEPTH,
+    LANES,
+    SUM_BLOCK,
+    TOLERANCE,
+    assert_sums,
+    relative,
+    sums_of_one_sign,
+)
 
 import fusegrad as fg
 from fusegrad._engine.dispatch import by_dtype
@@ -108,7 +117,9 @@ def test_out_and_layouts(dtype):
     np.testing.assert_array_equal(x, expected)
 
 
-@pytest.mark.parametrize("d", [SUM_BLOCK, SUM_BLOCK + 1, 1000, 100_000, 1_000_000])
+@pytest.mark.parametrize(
+    "d", [SUM_BLOCK - 1, SUM_BLOCK, 1000, INTERLEAVED_BLOCK, INTERLEAVED_BLOCK + 1, 100_000, 1_000_000]
+)
 def test_long_sums_of_one_sign(d):
     """Over the features, of one output or several, of X packed or in place; over the outputs, for the gradient on x."""
     rng = np.random.default_rng(d)
@@ -128,11 +139,11 @@ def test_long_sums_of_one_sign(d):
 def test_a_bias_starts_the_first_block(dtype):
     """It is added once, before the first feature."""
     for n_out in (1, 2):
-        for d in (1, SUM_BLOCK, SUM_BLOCK + 1, 3 * SUM_BLOCK):
+        for d in (1, INTERLEAVED_DEPTH - 2, INTERLEAVED_DEPTH, 2 * INTERLEAVED_BLOCK + 1):
             weight, x, bias, _ = case(d, n_out, 5, dtype)
             with_ones = np.concatenate([bias, weight], axis=1), np.concatenate([np.ones((1, 5), dtype), x])
             actual = fg.kernels.dense_forward(weight, x, bias)
-            if d < SUM_BLOCK:
+            if d + 1 < INTERLEAVED_DEPTH:
                 np.testing.assert_array_equal(actual, fg.kernels.dense_forward(*with_ones))
             assert relative(actual, with_ones[0].astype("float64") @ with_ones[1]) <= TOLERANCE[dtype]
 
@@ -149,11 +160,11 @@ def test_integers_add_up_exactly():
 
 def test_sums_over_blocks_overflow_as_others_do():
     """Infinities are not made NaN, and finite blocks whose total is finite do not overflow on the way."""
-    weight = np.ones((2, 3 * SUM_BLOCK), "float32")
-    x = np.zeros((3 * SUM_BLOCK, 3), "float32")
-    x[[0, SUM_BLOCK, 2 * SUM_BLOCK], 0] = 3e38, 3e38, -3e38
+    weight = np.ones((2, 3 * INTERLEAVED_BLOCK), "float32")
+    x = np.zeros((3 * INTERLEAVED_BLOCK, 3), "float32")
+    x[[0, INTERLEAVED_BLOCK, 2 * INTERLEAVED_BLOCK], 0] = 3e38, 3e38, -3e38
     x[5, 1] = np.inf
-    x[[5, SUM_BLOCK], 2] = np.inf, -np.inf
+    x[[5, INTERLEAVED_BLOCK], 2] = np.inf, -np.inf
     expected = np.array([3e38, np.inf, np.nan], "float32")
     for rows in (weight, weight[:1]):
         for found in fg.kernels.dense_forward(rows, x):

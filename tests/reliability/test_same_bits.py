@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, LANES, SUM_BLOCK, examples, in_a_new_process, perturbed, tried
+from support import FIVE_LAYERS, INTERLEAVED_BLOCK, LANES, SUM_BLOCK, examples, in_a_new_process, perturbed, tried
 
 import fusegrad as fg
 
@@ -21,7 +21,8 @@ NETWORKS = {
 #: Sums of more than one block, over features and over outputs.
 WIDE = {
     "one output": (fg.Linear(SUM_BLOCK + 1, 1),),
-    "one output of many blocks": (fg.Linear(5 * SUM_BLOCK + 7, 1), fg.Sigmoid()),
+    "one output of many blocks": (fg.Linear(2 * INTERLEAVED_BLOCK + 7, 1), fg.Sigmoid()),
+    "two outputs of many blocks": (fg.Linear(2 * INTERLEAVED_BLOCK + 9, 2),),
     "a few outputs": (fg.Linear(3 * SUM_BLOCK, 3), fg.Tanh(), fg.Linear(3, 1)),
     "wide throughout": (
         fg.Linear(1100, 70), fg.ReLU(), fg.Linear(70, 2 * SUM_BLOCK + 3), fg.Tanh(), fg.Linear(2 * SUM_BLOCK + 3, 530),

@@ -28,6 +28,8 @@ class NetworkEngine:
         The storage of the weights, initially zeros.
     kernels : module
         The compiled module of this dtype.
+    packed : array or None
+        The weights once more, packed: see `freeze`.
     lock : TrainingLock
         Held while the network is trained.
     small_step, small_predictor : compiled Engine or None
@@ -35,8 +37,19 @@ class NetworkEngine:
     """
 
     __slots__ = (
-        "_engines", "dtype", "kernels", "layers", "lock", "n_features", "n_outputs", "n_parameters", "parallel_from",
-        "parameters", "small_predictor", "small_step",
+        "_engines",
+        "dtype",
+        "kernels",
+        "layers",
+        "lock",
+        "n_features",
+        "n_outputs",
+        "n_parameters",
+        "packed",
+        "parallel_from",
+        "parameters",
+        "small_predictor",
+        "small_step",
     )  # fmt: skip
 
     def __init__(self, layers: tuple[Dense, ...], dtype: "np.dtype[Any]") -> None:
@@ -54,6 +67,7 @@ class NetworkEngine:
         self.parallel_from = parallel_from(layers)
         self.small_step: Any = None
         self.small_predictor: Any = None
+        self.packed: Array | None = None
         self._engines: dict[tuple[int, int, bool], Any] = {}
 
     # ---- compiled engines ---------------------------------------------------------------------------
@@ -75,6 +89,11 @@ class NetworkEngine:
         if m < self.parallel_from:
             self.small_predictor = engine
         return engine
+
+    def freeze(self) -> None:
+        """The parameters do not change from here on: the weights are packed for predictions of a few examples."""
+        self.parameters.flags.writeable = False
+        self.packed = self.predictor(1).pack(self.parameters)
 
     def plan(self, n_examples: int, n_threads: int | None = None, epochs: int | None = None) -> Plan:
         """See `Sequential.plan`."""
@@ -108,19 +127,19 @@ class NetworkEngine:
         if self.kernels.is_input(X, self.n_features) and (
             out is None or self.kernels.is_target(out, X, self.parameters, self.n_outputs)
         ):
-            prediction: Array = self.predictor(X.shape[1]).forward(X, self.parameters, out)
+            prediction: Array = self.predictor(X.shape[1]).forward(X, self.parameters, out, self.packed)
             return prediction
         X, one = as_examples(X, self.dtype, self.n_features)
         predictor = self.predictor(X.shape[1])
         if out is None:
-            prediction = predictor.forward(X, self.parameters)
+            prediction = predictor.forward(X, self.parameters, None, self.packed)
             return prediction[:, 0] if one else prediction
         shape = (self.n_outputs, X.shape[1])
         target = as_output(out, "out", self.dtype, shape[:1] if one else shape).reshape(shape)
         if np.may_share_memory(target, X) or np.may_share_memory(target, self.parameters):
-            target[...] = predictor.forward(X, self.parameters)
+            target[...] = predictor.forward(X, self.parameters, None, self.packed)
         else:
-            predictor.forward(X, self.parameters, target)
+            predictor.forward(X, self.parameters, target, self.packed)
         return out
 
     def loss(self, X: Any, y: Any) -> float:

@@ -86,6 +86,7 @@ class Plan:
     block: int  # examples whose gradients are added in one partial gradient
     n_blocks: int  # in a step
     n_threads: int
+    few_examples: bool  # so few that features are in the lanes of vectors, not examples
     small_batch: int  # most examples in a call that keeps the GIL
     scratch: int  # values that a thread needs for a tile
     fold_scratch: int  # values that the folds need
@@ -102,8 +103,9 @@ class Plan:
     def __str__(self) -> str:
         """A short description of the plan."""
         ways = ("lane-wise", "transposed")
+        lanes = "features" if self.few_examples else "examples"
         lines = [
-            f"{self.batch} examples a step, in tiles of {self.tile} and blocks of {self.block}, "
+            f"{self.batch} examples a step, in tiles of {self.tile} and blocks of {self.block}, {lanes} in lanes, "
             f"{self.n_threads} thread{'s' * (self.n_threads > 1)}, {self.scratch * self.dtype.itemsize} bytes each"
         ]
         for layer, row, (_, count, _) in zip(self.layers, self.layer_table, self.fold_table, strict=True):
@@ -241,9 +243,14 @@ def _table(layers: Sequence[Dense], activations: Sequence[str], transposed: Sequ
 
 @lru_cache(maxsize=1024)
 def make_plan(
-    members: tuple[Dense, ...], dtype: np.dtype[Any], batch: int, n_threads: int, folding: bool = True
+    members: tuple[Dense, ...],
+    dtype: np.dtype[Any],
+    batch: int,
+    n_threads: int,
+    folding: bool = True,
+    few_examples: bool | None = None,
 ) -> Plan:
-    """The plan for steps of `batch` examples on at most n_threads threads."""
+    """The plan for steps of `batch` examples on at most n_threads threads. few_examples: None, or forced by a test."""
     kernels = by_dtype[dtype]
     lanes, panel = kernels.lanes, kernels.panel
 
@@ -274,6 +281,11 @@ def make_plan(
     turned = [_up(layer.n_in, panel) * turn for layer, turn in zip(layers, transposed, strict=True)]
     per_example += turned[0] + max(turned[1:], default=0)
 
+    if few_examples is None:
+        few_examples = 2 * batch <= panel
+    widths = [layers[0].n_in, *(layer.n_out for layer in layers), layers[-1].n_out]
+    few_scratch = sum(_up(batch * _up(n, lanes), panel) for n in widths) + panel
+    few_scratch += _up(batch * max(widths), panel) * (1 + (8 // dtype.itemsize) * (max(widths) > 512))
     most_blocks = max(1, min(MOST_BLOCKS, PARTIAL_BYTES // (layers[-1].end * dtype.itemsize)))
     least = LEAST_BLOCK if layers[-1].end * dtype.itemsize <= L2_GRADIENT else 2 * LEAST_BLOCK
     block = _up(max(least, -(-batch // most_blocks)), tile)
@@ -291,8 +303,9 @@ def make_plan(
         block=block,
         n_blocks=n_blocks,
         n_threads=n_threads,
+        few_examples=few_examples,
         small_batch=small_batch_of(layers, members) if n_threads == 1 else 0,
-        scratch=tile * per_example,
+        scratch=max(tile * per_example, few_scratch if few_examples else 0),
         fold_scratch=fold_scratch,
         layer_table=_table(layers, kernels.ACTIVATIONS, transposed),
         member_table=_table(linear, kernels.ACTIVATIONS, [False] * len(members)),

@@ -1,0 +1,253 @@
+"""A few examples through the layers: features in the lanes.
+
+With examples in lanes one example costs what a panel of them costs. Here a batch is a row-major matrix (examples,
+features), and the lanes of a vector are features: outputs of narrow layers (gemm/columns.pxi), inputs of wide ones
+(gemm/dots.pxi), of packed weights always outputs (gemm/packed.pxi). Backward, W and the examples are row-major as they are
+needed: the gradient of W is a sum of outer products, the delta below a sum of rows of W.
+
+A panel costs the same for any number of examples, 32 cycles for 32 elements of W on Zen 4 (float32), a few examples 4 each
+and what reading W costs. `_engine.plan` chooses: up to half a panel. Predictions have the same bits either way.
+"""
+
+cdef struct Rows:
+    # Examples as rows of contiguous features.
+    const real* data
+    Py_ssize_t row
+
+
+cdef void few_forward(
+    Layer* layer, const real* weight, const real* bias, const real* x, Py_ssize_t x_row, real* a, Py_ssize_t n,
+) noexcept nogil:
+    """a (n, n_out) = f(W x + b) of n examples, rows x_row apart. a has room for whole vectors."""
+    cdef Py_ssize_t n_in = layer.n_in, n_out = layer.n_out, e, i
+    cdef ColumnProduct columns
+    cdef DotProduct dots
+    if n_in >= INTERLEAVED_DEPTH:
+        dots = DotProduct(n_out, n_in, n, weight, x, x_row, bias, a)
+        multiply_dots(&dots)
+    elif n_out >= COLUMN:
+        columns = ColumnProduct(weight, n_in, x, x_row, n_in, bias, 1, 0, a, 1, n_out)
+        multiply_columns(n_out, n, &columns)
+    elif n >= COLUMN:       # W and the examples change places
+        columns = ColumnProduct(x, x_row, weight, n_in, n_in, bias, 0, 1, a, n_out, 1)
+        multiply_columns(n, n_out, &columns)
+    else:
+        for e in range(n):
+            scalar_products_of(COLUMN - 1, scalar_products, n_out, weight, x + e * x_row, n_in, bias, a + e * n_out)
+    if layer.activation != IDENTITY:
+        for i in range(n * n_out, ceil_div(n * n_out, LANES) * LANES):
+            a[i] = 0
+        activate(<int>layer.activation, a, a, ceil_div(n * n_out, LANES) * LANES)
+
+
+cdef inline Py_ssize_t whole_panels(Py_ssize_t n) noexcept nogil:
+    return ceil_div(n, PANEL) * PANEL
+
+
+cdef void pack_examples(Matrix m, const Py_ssize_t* order, Py_ssize_t first, Py_ssize_t count, real* rows) noexcept nogil:
+    """rows (count, m.rows) = columns first ... first + count of m, taken through `order` if there is one."""
+    cdef Py_ssize_t e, i
+    cdef const char* column
+    for e in range(count):
+        column = m.data + example_at(order, first + e) * m.column
+        for i in range(m.rows):
+            rows[e * m.rows + i] = load_unaligned(column + i * m.row)
+
+
+cdef void unpack_examples(const real* rows, Py_ssize_t row, Matrix m, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t e, i
+    for e in range(count):
+        for i in range(m.rows):
+            store_unaligned(m.data + (first + e) * m.column + i * m.row, rows[e * row + i])
+
+
+cdef real* read_examples(
+    Network* network, Py_ssize_t first, Py_ssize_t count, real* scratch, Rows* x,
+) noexcept nogil:
+    """x: where X is read, in place or in scratch. Returns what is behind the room for it."""
+    if network.order == NULL and network.x.row == sizeof(real) and is_real_aligned(network.x):
+        x.row = network.x.column // <Py_ssize_t>sizeof(real)
+        x.data = <const real*>network.x.data + first * x.row
+    else:
+        if not network.tile_is_packed:
+            pack_examples(network.x, network.order, first, count, scratch)
+        x[0] = Rows(scratch, network.x.rows)
+    return scratch + whole_panels(count * network.x.rows)
+
+
+cdef real* few_forward_pass(
+    Network* network, Py_ssize_t first, Py_ssize_t count, real* scratch, Rows* x,
+) noexcept nogil:
+    """The activations follow each other in scratch, after room for x; returns the last."""
+    cdef Py_ssize_t i
+    cdef real* a = read_examples(network, first, count, scratch, x)
+    cdef Rows below = x[0]
+    for i in range(network.n_layers):
+        if i > 0:
+            a += whole_panels(count * network.layers[i].n_in)
+        if network.outputs.data != NULL:
+            pack_examples(network.outputs, network.order, first, count, a)
+        else:
+            few_forward(&network.layers[i], weight_of(network, i), bias_of(network, i), below.data, below.row, a, count)
+        below = Rows(a, network.layers[i].n_out)
+    return a
+
+
+cdef void few_predict(Network* network, const real* packed, Matrix out, real* scratch) noexcept nogil:
+    """The prediction for all of X. packed: the weights in the order of `pack_layer`; NULL: the parameters are read."""
+    cdef Py_ssize_t n = network.x.columns, i, width
+    cdef Rows x
+    cdef Layer* layer
+    cdef real* a = scratch
+    if packed == NULL:
+        a = few_forward_pass(network, 0, n, scratch, &x)
+        unpack_examples(a, network.layers[network.n_layers - 1].n_out, out, 0, n)
+        return
+    a = read_examples(network, 0, n, scratch, &x)
+    for i in range(network.n_layers):
+        layer = &network.layers[i]
+        width = ceil_div(layer.n_out, LANES) * LANES
+        multiply_packed(layer.n_out, layer.n_in, packed, x.data, x.row, n, a, width)
+        activate(<int>layer.activation, a, a, n * width)
+        packed += packed_size(layer.n_out, layer.n_in)
+        x = Rows(a, width)
+        a += n * width
+    unpack_examples(x.data, x.row, out, 0, n)
+
+
+# ---- backward ------------------------------------------------------------------------------------------
+
+cdef enum:
+    GRADIENT_VECTORS = 4        # of a row of the gradient, together
+
+
+cdef inline void gradient_vectors(
+    const int vectors, const real* delta, Py_ssize_t n_out, Rows x, Py_ssize_t count, real* gradient, Py_ssize_t last,
+) noexcept nogil:
+    """Some vectors of a row of the gradient of W: the sums over examples of delta x. last: elements of the last vector."""
+    cdef vreal sums[GRADIENT_VECTORS]
+    cdef vreal d
+    cdef Py_ssize_t e
+    cdef int v
+    d = splat(delta[0])
+    for v in range(vectors):
+        sums[v] = d * load(x.data + v * LANES)
+    for e in range(1, count):
+        d = splat(delta[e * n_out])
+        for v in range(vectors):
+            sums[v] = multiply_add(d, load(x.data + e * x.row + v * LANES), sums[v])
+    for v in range(vectors):
+        if v < vectors - 1 or last == LANES:
+            store(gradient + v * LANES, sums[v])
+        else:
+            store_first(gradient + v * LANES, sums[v], last)
+
+
+cdef void few_weight_gradient(
+    const real* delta, Py_ssize_t n_out, Rows x, Py_ssize_t n_in, Py_ssize_t count, real* gradient,
+) noexcept nogil:
+    """gradient (n_out, n_in) = delta^T x. The last vector of a row overlaps the one before; of a short row it reaches into the
+    next, which is written after it."""
+    cdef Py_ssize_t o, j
+    cdef Rows at
+    for o in range(n_out):
+        if n_in < LANES:
+            gradient_vectors(1, delta + o, n_out, x, count, gradient, LANES if (n_out - o) * n_in >= LANES else n_in)
+        else:
+            j = 0
+            while j + GRADIENT_VECTORS * LANES <= n_in:
+                at = Rows(x.data + j, x.row)
+                gradient_vectors(GRADIENT_VECTORS, delta + o, n_out, at, count, gradient + j, LANES)
+                j += GRADIENT_VECTORS * LANES
+            while j < n_in:
+                j = minimum(j, n_in - LANES)
+                at = Rows(x.data + j, x.row)
+                gradient_vectors(1, delta + o, n_out, at, count, gradient + j, LANES)
+                j += LANES
+        gradient += n_in
+
+
+cdef void few_bias_gradient(const real* delta, Py_ssize_t n_out, Py_ssize_t count, real* gradient) noexcept nogil:
+    cdef Py_ssize_t e, o
+    for o in range(n_out):
+        gradient[o] = delta[o]
+    for e in range(1, count):
+        for o in range(n_out):
+            gradient[o] += delta[e * n_out + o]
+
+
+cdef void few_delta_below(
+    Layer* layer, const real* weight, const real* delta, Py_ssize_t count, real* below, double* totals,
+) noexcept nogil:
+    """below (count, n_in) = delta W, the sum over outputs in order."""
+    cdef Py_ssize_t n_in = layer.n_in, n_out = layer.n_out, o = 0, e, n, start = 0, rows
+    cdef real zero = 0
+    cdef Left left
+    cdef LongRows w
+    while o < n_out:
+        rows = minimum(LONG_ROWS, minimum(start + SUM_BLOCK, n_out) - o)
+        w = LongRows(weight + o * n_in, n_in, 0)
+        e = 0
+        while e < count:
+            n = minimum(LONG_VECTORS, count - e)
+            left = Left(delta + e * n_out + o, n_out, 1)
+            add_long_rows(n, rows, &left, &w, &zero if o == start else NULL, below + e * n_in, n_in, n_in)
+            e += n
+        o += rows
+        if o == start + SUM_BLOCK and o < n_out:
+            add_block(below, count * n_in, start == 0, totals)
+            start = o
+    if start > 0:
+        round_totals(totals, below, count * n_in, below)
+
+
+cdef void times_derivatives(int activation, const real* delta, real* a, Py_ssize_t n) noexcept nogil:
+    """a = delta f'(a), whole vectors."""
+    cdef Py_ssize_t i = 0
+    while i < n:
+        store(a + i, times_derivative(activation, load(delta + i), load(a + i)))
+        i += LANES
+
+
+cdef double few_gradient(
+    Network* network, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, real* gradient,
+) noexcept nogil:
+    """The forward and backward pass of a batch of a few examples; returns the sum of the loss before `weight`.
+
+    gradient: NULL where only the loss is wanted.
+    """
+    cdef Py_ssize_t i = network.n_layers - 1, n
+    cdef Layer* layer = &network.layers[i]
+    cdef Rows lowest, x
+    cdef real* delta = few_forward_pass(network, first, count, scratch, &lowest)
+    cdef real* y = delta + whole_panels(count * layer.n_out)
+    cdef real* below = y + whole_panels(count * layer.n_out)
+    cdef double* totals = <double*>(below + whole_panels(network.widest * count))
+    cdef double loss = 0
+    if not network.tile_is_packed:
+        pack_examples(network.y, network.order, first, count, y)
+    # As panels of a single output: rows follow each other.
+    if network.outputs.data != NULL:
+        given_stage(<int>layer.activation, 1, count * layer.n_out, delta, y)
+    else:
+        loss = loss_stage(<int>layer.activation, 1, count * layer.n_out, weight, delta, y)
+    if gradient == NULL:
+        return loss
+    while i >= 0:
+        layer = &network.layers[i]
+        n = count * layer.n_in
+        x = lowest
+        if i > 0:
+            x = Rows(delta - whole_panels(n), layer.n_in)
+        few_weight_gradient(delta, layer.n_out, x, layer.n_in, count, gradient + layer.weight)
+        if layer.bias >= 0:
+            few_bias_gradient(delta, layer.n_out, count, gradient + layer.bias)
+        if i > 0:
+            few_delta_below(layer, weight_of(network, i), delta, count, below, totals)
+            delta -= whole_panels(n)
+            times_derivatives(<int>network.layers[i - 1].activation, below, delta, n)
+        elif network.input_gradient.data != NULL:
+            few_delta_below(layer, weight_of(network, i), delta, count, below, totals)
+            unpack_examples(below, layer.n_in, network.input_gradient, first, count)
+        i -= 1
+    return loss

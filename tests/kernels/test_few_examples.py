@@ -1,0 +1,118 @@
+"""A few examples with features in lanes: the predictions have the bits of the other layout, gradients agree with it."""
+
+import itertools
+
+import numpy as np
+import pytest
+from support import LANES
+
+import fusegrad as fg
+from fusegrad._engine.dispatch import by_dtype
+from fusegrad._engine.plan import make_plan
+
+WIDTHS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 67]
+DEPTHS = [1, 2, 3, 4, 5, 7, 15, 16, 17, 19, 64, 67, 511, 512, 513, 1030, 4103, 8195]
+
+
+def engines(net, batch):
+    """Compiled engines of both layouts: features in lanes, examples in lanes."""
+    return [
+        by_dtype[net.dtype].Engine(make_plan(net.dense_layers, net.dtype, batch, 1, False, few))
+        for few in (True, False)
+    ]
+
+
+def network(*sizes, dtype, activation=fg.Tanh, bias=True):
+    layers = [
+        layer
+        for n_in, n_out in itertools.pairwise(sizes)
+        for layer in (fg.Linear(n_in, n_out, bias=bias), activation())
+    ]
+    net = fg.Sequential(*layers, dtype=dtype, rng=0)
+    net.parameters += 0.1 * np.random.default_rng(1).normal(size=net.n_parameters)
+    return net
+
+
+def batch_of(net, m, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(net.n_features, m)).astype(net.dtype), rng.normal(size=(net.n_outputs, m)).astype(net.dtype)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 5, 8, 9, 13, 24, 40])
+def test_predictions_have_the_same_bits(m, dtype):
+    for n_in in DEPTHS:
+        for n_out in WIDTHS:
+            net = network(n_in, n_out, dtype=dtype, activation=fg.Sigmoid, bias=(n_in + n_out) % 2 == 0)
+            X, _ = batch_of(net, m)
+            few, many = (engine.forward(X, net.parameters) for engine in engines(net, m))
+            np.testing.assert_array_equal(few, many, err_msg=f"{n_in} -> {n_out}")
+
+
+@pytest.mark.parametrize("activation", [fg.Identity, fg.Sigmoid, fg.ReLU, fg.Tanh])
+def test_predictions_of_many_layers_have_the_same_bits(activation, dtype):
+    for sizes in ((10, 64, 64, 2), (1, 1, 1), (5, 300, 3, 17, 1), (600, 20, 9)):
+        net = network(*sizes, dtype=dtype, activation=activation)
+        for m in range(1, 41):
+            X, _ = batch_of(net, m)
+            few, many = (engine.forward(X, net.parameters) for engine in engines(net, m))
+            np.testing.assert_array_equal(few, many, err_msg=f"{sizes}, {m}")
+
+
+@pytest.mark.parametrize("order", ["C", "F", "reversed", "every second"])
+def test_any_strides(order, dtype):
+    net = network(9, 20, 3, dtype=dtype)
+    X, y = batch_of(net, 14)
+    views = {"C": X, "F": np.asfortranarray(X), "reversed": X[::-1, ::-1].copy()[::-1, ::-1], "every second": X}
+    X = views[order] if order != "every second" else np.repeat(X, 2, axis=1)[:, ::2]
+    few, many = engines(net, 14)
+    out = np.empty((14, 3), dtype).T
+    few.forward(X, net.parameters, out)
+    np.testing.assert_array_equal(out, many.forward(np.ascontiguousarray(X), net.parameters))
+    results = [np.empty(X.shape, dtype) for _ in range(2)]
+    for engine, result in zip((few, many), results, strict=True):
+        engine.gradient(X, y, net.parameters, np.empty(net.n_parameters, dtype), result)
+    np.testing.assert_allclose(*results, rtol=100 * np.finfo(dtype).eps, atol=10 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 9, 16, 24, 40])
+@pytest.mark.parametrize("activation", [fg.Identity, fg.Sigmoid, fg.ReLU, fg.Tanh])
+def test_gradients_agree(m, activation, dtype):
+    eps = np.finfo(dtype).eps
+    for n_in in (1, 2, 5, 16, 19, 67):
+        for n_hidden in (1, 3, 8, 9, 16, 33):
+            for n_out in (1, 2, 17):
+                net = network(n_in, n_hidden, n_out, dtype=dtype, activation=activation, bias=n_in % 2 == 0)
+                X, y = batch_of(net, m)
+                gradients = np.full((2, net.n_parameters), np.nan, dtype)
+                inputs = np.full((2, *X.shape), np.nan, dtype)
+                losses = [
+                    engine.gradient(X, y, net.parameters, gradient, on_inputs)
+                    for engine, gradient, on_inputs in zip(engines(net, m), gradients, inputs, strict=True)
+                ]
+                scale = np.abs(gradients).max() + np.abs(inputs).max()
+                np.testing.assert_allclose(losses[0], losses[1], rtol=10 * eps)
+                np.testing.assert_allclose(gradients[0], gradients[1], rtol=0, atol=50 * eps * scale)
+                np.testing.assert_allclose(inputs[0], inputs[1], rtol=0, atol=50 * eps * scale)
+                assert engines(net, m)[0].gradient(X, y, net.parameters) == losses[0]
+
+
+def test_deltas_of_long_sums_have_the_same_bits(dtype):
+    """The gradient on X of one example: its sums over outputs are in the same order."""
+    for n_out in (511, 512, 513, 1025, 1600):
+        net = network(7, n_out, dtype=dtype, activation=fg.Identity, bias=False)
+        X, y = batch_of(net, 3)
+        results = np.empty((2, *X.shape), dtype)
+        for engine, result in zip(engines(net, 3), results, strict=True):
+            engine.gradient(X, y, net.parameters, np.empty(net.n_parameters, dtype), result)
+        np.testing.assert_array_equal(*results, err_msg=str(n_out))
+
+
+def test_only_what_is_written(dtype):
+    """A gradient ends where its last element is: what lies behind it stays."""
+    for sizes in ((1, 1), (3, 5), (17, 1), (LANES[dtype] + 1, 3)):
+        net = network(*sizes, dtype=dtype, bias=False)
+        X, y = batch_of(net, 2)
+        room = np.full(net.n_parameters + 64, 7.0, dtype)
+        engines(net, 2)[0].gradient(X, y, net.parameters, room[: net.n_parameters])
+        assert (room[net.n_parameters :] == 7.0).all()
+        assert (room[: net.n_parameters] != 7.0).all()
