@@ -155,7 +155,9 @@ cdef void column_block(Py_ssize_t n, Py_ssize_t groups, ColumnProduct* p, Py_ssi
             sums += COLUMN
 
 
-cdef void multiply_columns(Py_ssize_t rows, Py_ssize_t n_vectors, ColumnProduct* p) noexcept nogil:
+cdef void multiply_columns(
+    Py_ssize_t rows, Py_ssize_t n_vectors, ColumnProduct* p, Interrupt* interrupt, int thread,
+) noexcept nogil:
     """rows >= COLUMN of w by n_vectors. The last rows are computed with some of those before them."""
     cdef Py_ssize_t n_parts = ceil_div(n_vectors, COLUMN_TOGETHER), part_number, n, groups, first = 0, i
     for part_number in range(n_parts):
@@ -164,6 +166,8 @@ cdef void multiply_columns(Py_ssize_t rows, Py_ssize_t n_vectors, ColumnProduct*
         i = 0
         while i + groups * COLUMN <= rows:
             column_block(n, groups, p, i, first)
+            if check_interrupt(interrupt, thread, groups * COLUMN * n * p.depth):
+                return
             i += groups * COLUMN
         while i < rows:
             column_block(n, 1, p, minimum(i, rows - COLUMN), first)

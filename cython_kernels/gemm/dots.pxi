@@ -122,10 +122,10 @@ cdef void dot_block(const DotProduct* p, Py_ssize_t o, Py_ssize_t rows, Py_ssize
         k += depth
 
 
-cdef void multiply_dots(const DotProduct* p) noexcept nogil:
+cdef void multiply_dots(const DotProduct* p, Interrupt* interrupt, int thread) noexcept nogil:
     """All vectors use COLUMN rows of w before the next are read."""
     cdef Py_ssize_t o = 0, first, rows
-    while o < p.rows:
+    while o < p.rows and not check_interrupt(interrupt, thread, COLUMN * p.depth * p.n):
         rows = minimum(COLUMN, p.rows - o)
         first = 0
         while first < p.n:

@@ -120,7 +120,7 @@ cdef void packed_outputs(
 
 cdef void multiply_packed(
     Py_ssize_t n_out, Py_ssize_t n_in, const real* packed, const real* x, Py_ssize_t x_row, Py_ssize_t n, real* c,
-    Py_ssize_t c_row,
+    Py_ssize_t c_row, Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """c (n, n_out) = x W^T + b. Rows of c have room for whole vectors."""
     cdef Py_ssize_t n_parts = ceil_div(n, PACKED_TOGETHER), n_groups = ceil_div(n_out, LANES), i, count, groups, group
@@ -132,6 +132,8 @@ cdef void multiply_packed(
             if groups > n_groups - group:
                 groups = 4 if count == 1 and n_groups - group >= 4 else 1
             packed_outputs(count, groups, n_in, packed + group * LANES * (n_in + 1), x, x_row, c + group * LANES, c_row)
+            if check_interrupt(interrupt, thread, groups * LANES * count * n_in):
+                return
             group += groups
         x += count * x_row
         c += count * c_row

@@ -17,6 +17,7 @@ cdef struct Rows:
 
 cdef void few_forward(
     Layer* layer, const real* weight, const real* bias, const real* x, Py_ssize_t x_row, real* a, Py_ssize_t n,
+    Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """a (n, n_out) = f(W x + b) of n examples, rows x_row apart. a has room for whole vectors."""
     cdef Py_ssize_t n_in = layer.n_in, n_out = layer.n_out, e, i
@@ -24,13 +25,13 @@ cdef void few_forward(
     cdef DotProduct dots
     if n_in >= INTERLEAVED_DEPTH:
         dots = DotProduct(n_out, n_in, n, weight, x, x_row, bias, a)
-        multiply_dots(&dots)
+        multiply_dots(&dots, interrupt, thread)
     elif n_out >= COLUMN:
         columns = ColumnProduct(weight, n_in, x, x_row, n_in, bias, 1, 0, a, 1, n_out)
-        multiply_columns(n_out, n, &columns)
+        multiply_columns(n_out, n, &columns, interrupt, thread)
     elif n >= COLUMN:       # W and the examples change places
         columns = ColumnProduct(x, x_row, weight, n_in, n_in, bias, 0, 1, a, n_out, 1)
-        multiply_columns(n, n_out, &columns)
+        multiply_columns(n, n_out, &columns, interrupt, thread)
     else:
         for e in range(n):
             scalar_products_of(COLUMN - 1, scalar_products, n_out, weight, x + e * x_row, n_in, bias, a + e * n_out)
@@ -65,7 +66,11 @@ cdef real* read_examples(
     Network* network, Py_ssize_t first, Py_ssize_t count, real* scratch, Rows* x,
 ) noexcept nogil:
     """x: where X is read, in place or in scratch. Returns what is behind the room for it."""
-    if network.order == NULL and network.x.row == sizeof(real) and is_real_aligned(network.x):
+    # In place not if a vector would reach past the last feature of the last example.
+    if (
+        network.order == NULL and network.x.row == sizeof(real) and network.x.rows >= LANES
+        and is_real_aligned(network.x)
+    ):
         x.row = network.x.column // <Py_ssize_t>sizeof(real)
         x.data = <const real*>network.x.data + first * x.row
     else:
@@ -76,7 +81,7 @@ cdef real* read_examples(
 
 
 cdef real* few_forward_pass(
-    Network* network, Py_ssize_t first, Py_ssize_t count, real* scratch, Rows* x,
+    Network* network, Py_ssize_t first, Py_ssize_t count, real* scratch, Rows* x, Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """The activations follow each other in scratch, after room for x; returns the last."""
     cdef Py_ssize_t i
@@ -88,26 +93,30 @@ cdef real* few_forward_pass(
         if network.outputs.data != NULL:
             pack_examples(network.outputs, network.order, first, count, a)
         else:
-            few_forward(&network.layers[i], weight_of(network, i), bias_of(network, i), below.data, below.row, a, count)
+            few_forward(
+                &network.layers[i], weight_of(network, i), bias_of(network, i), below.data, below.row, a, count,
+                interrupt, thread)
         below = Rows(a, network.layers[i].n_out)
     return a
 
 
-cdef void few_predict(Network* network, const real* packed, Matrix out, real* scratch) noexcept nogil:
-    """The prediction for all of X. packed: the weights in the order of `pack_layer`; NULL: the parameters are read."""
+cdef void few_predict(
+    Network* network, const real* packed, Matrix out, real* scratch, Interrupt* interrupt, int thread,
+) noexcept nogil:
+    """The prediction for all of X. packed: the weights in the order of `pack_weight`; NULL: the parameters are read."""
     cdef Py_ssize_t n = network.x.columns, i, width
     cdef Rows x
     cdef Layer* layer
     cdef real* a = scratch
     if packed == NULL:
-        a = few_forward_pass(network, 0, n, scratch, &x)
+        a = few_forward_pass(network, 0, n, scratch, &x, interrupt, thread)
         unpack_examples(a, network.layers[network.n_layers - 1].n_out, out, 0, n)
         return
     a = read_examples(network, 0, n, scratch, &x)
     for i in range(network.n_layers):
         layer = &network.layers[i]
         width = ceil_div(layer.n_out, LANES) * LANES
-        multiply_packed(layer.n_out, layer.n_in, packed, x.data, x.row, n, a, width)
+        multiply_packed(layer.n_out, layer.n_in, packed, x.data, x.row, n, a, width, interrupt, thread)
         activate(<int>layer.activation, a, a, n * width)
         packed += packed_size(layer.n_out, layer.n_in)
         x = Rows(a, width)
@@ -145,12 +154,15 @@ cdef inline void gradient_vectors(
 
 cdef void few_weight_gradient(
     const real* delta, Py_ssize_t n_out, Rows x, Py_ssize_t n_in, Py_ssize_t count, real* gradient,
+    Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """gradient (n_out, n_in) = delta^T x. The last vector of a row overlaps the one before; of a short row it reaches into the
     next, which is written after it."""
     cdef Py_ssize_t o, j
     cdef Rows at
     for o in range(n_out):
+        if o % 16 == 0 and check_interrupt(interrupt, thread, 16 * n_in * count):
+            return
         if n_in < LANES:
             gradient_vectors(1, delta + o, n_out, x, count, gradient, LANES if (n_out - o) * n_in >= LANES else n_in)
         else:
@@ -178,13 +190,14 @@ cdef void few_bias_gradient(const real* delta, Py_ssize_t n_out, Py_ssize_t coun
 
 cdef void few_delta_below(
     Layer* layer, const real* weight, const real* delta, Py_ssize_t count, real* below, double* totals,
+    Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """below (count, n_in) = delta W, the sum over outputs in order."""
     cdef Py_ssize_t n_in = layer.n_in, n_out = layer.n_out, o = 0, e, n, start = 0, rows
     cdef real zero = 0
     cdef Left left
     cdef LongRows w
-    while o < n_out:
+    while o < n_out and not check_interrupt(interrupt, thread, LONG_ROWS * n_in * count):
         rows = minimum(LONG_ROWS, minimum(start + SUM_BLOCK, n_out) - o)
         w = LongRows(weight + o * n_in, n_in, 0)
         e = 0
@@ -211,15 +224,16 @@ cdef void times_derivatives(int activation, const real* delta, real* a, Py_ssize
 
 cdef double few_gradient(
     Network* network, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, real* gradient,
+    Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """The forward and backward pass of a batch of a few examples; returns the sum of the loss before `weight`.
 
-    gradient: NULL where only the loss is wanted.
+    gradient: NULL where only the loss is wanted. If it is interrupted, loss and gradient mean nothing.
     """
     cdef Py_ssize_t i = network.n_layers - 1, n
     cdef Layer* layer = &network.layers[i]
     cdef Rows lowest, x
-    cdef real* delta = few_forward_pass(network, first, count, scratch, &lowest)
+    cdef real* delta = few_forward_pass(network, first, count, scratch, &lowest, interrupt, thread)
     cdef real* y = delta + whole_panels(count * layer.n_out)
     cdef real* below = y + whole_panels(count * layer.n_out)
     cdef double* totals = <double*>(below + whole_panels(network.widest * count))
@@ -233,21 +247,21 @@ cdef double few_gradient(
         loss = loss_stage(<int>layer.activation, 1, count * layer.n_out, weight, delta, y)
     if gradient == NULL:
         return loss
-    while i >= 0:
+    while i >= 0 and not is_raised(&interrupt.stop):
         layer = &network.layers[i]
         n = count * layer.n_in
         x = lowest
         if i > 0:
             x = Rows(delta - whole_panels(n), layer.n_in)
-        few_weight_gradient(delta, layer.n_out, x, layer.n_in, count, gradient + layer.weight)
+        few_weight_gradient(delta, layer.n_out, x, layer.n_in, count, gradient + layer.weight, interrupt, thread)
         if layer.bias >= 0:
             few_bias_gradient(delta, layer.n_out, count, gradient + layer.bias)
         if i > 0:
-            few_delta_below(layer, weight_of(network, i), delta, count, below, totals)
+            few_delta_below(layer, weight_of(network, i), delta, count, below, totals, interrupt, thread)
             delta -= whole_panels(n)
             times_derivatives(<int>network.layers[i - 1].activation, below, delta, n)
         elif network.input_gradient.data != NULL:
-            few_delta_below(layer, weight_of(network, i), delta, count, below, totals)
+            few_delta_below(layer, weight_of(network, i), delta, count, below, totals, interrupt, thread)
             unpack_examples(below, layer.n_in, network.input_gradient, first, count)
         i -= 1
     return loss

@@ -93,7 +93,8 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
     if job.gradient != NULL:
         partial.data = partial_gradient_of(job, block)
     if network.few:
-        job.block_losses[block] = few_gradient(network, place, job.count, weight, own_scratch(job, thread), partial.data)
+        job.block_losses[block] = few_gradient(
+            network, place, job.count, weight, own_scratch(job, thread), partial.data, &job.interrupt, thread)
         return
     while place < stop and not is_raised(&job.interrupt.stop):
         loss += gradient_tile(network, place, minimum(network.tile, stop - place), weight, own_scratch(job, thread), partial)
@@ -298,7 +299,7 @@ cdef void predict(void* data, Team* team) noexcept nogil:
     """The leader's function in `Engine.forward`."""
     cdef Job* job = <Job*>data
     if job.network.few:
-        few_predict(&job.network, job.packed, job.out, own_scratch(job, 0))
+        few_predict(&job.network, job.packed, job.out, own_scratch(job, 0), &job.interrupt, 0)
         return
     run_stage(team, &job.interrupt, predict_tile, ceil_div(job.n_examples, job.network.tile))
 

@@ -1,6 +1,8 @@
 """A few examples with features in lanes: the predictions have the bits of the other layout, gradients agree with it."""
 
+import ctypes
 import itertools
+import mmap
 
 import numpy as np
 import pytest
@@ -116,3 +118,31 @@ def test_only_what_is_written(dtype):
         engines(net, 2)[0].gradient(X, y, net.parameters, room[: net.n_parameters])
         assert (room[net.n_parameters :] == 7.0).all()
         assert (room[: net.n_parameters] != 7.0).all()
+
+
+def at_the_end_of_a_page(array):
+    """A copy in front of a page that can neither be read nor written."""
+    n_bytes = -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, n_bytes + mmap.PAGESIZE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + n_bytes), mmap.PAGESIZE, 0) == 0
+    copy = np.frombuffer(memory, array.dtype, array.size, n_bytes - array.nbytes).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@pytest.mark.parametrize("m", [1, 3, 8, 16])
+def test_nothing_behind_an_array_is_read(m, dtype):
+    for sizes in ((1, 1), (3, 2), (10, 7, 1), (17, 9), (9, 33, 5), (600, 3), (513, 17)):
+        for bias in (True, False):
+            net = network(*sizes, dtype=dtype, bias=bias)
+            X, y = batch_of(net, m)
+            expected = engines(net, m)[1].forward(X, net.parameters)
+            for turned in (False, True):
+                placed = at_the_end_of_a_page(np.ascontiguousarray(X.T)).T if turned else at_the_end_of_a_page(X)
+                parameters, targets = at_the_end_of_a_page(net.parameters), at_the_end_of_a_page(y)
+                out, gradient = at_the_end_of_a_page(expected), at_the_end_of_a_page(net.parameters)
+                for engine in engines(net, m):
+                    engine.forward(placed, parameters, out)
+                    np.testing.assert_array_equal(out, expected)
+                    engine.gradient(placed, targets, parameters, gradient, at_the_end_of_a_page(X))
