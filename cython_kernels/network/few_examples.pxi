@@ -6,7 +6,7 @@ features), and the lanes of a vector are features: outputs of narrow layers (gem
 needed: the gradient of W is a sum of outer products, the delta below a sum of rows of W.
 
 A panel costs the same for any number of examples, 32 cycles for 32 elements of W on Zen 4 (float32), a few examples 4 each
-and what reading W costs. `_engine.plan` chooses: up to half a panel. Predictions have the same bits either way.
+and what reading W costs. `_engine.plan` chooses: up to a quarter or a half of a panel. Predictions have the same bits either way.
 """
 
 cdef struct Rows:

@@ -45,6 +45,9 @@ SMALL_WORK = 3 << 16
 UNIT_WORK = 32
 VALUE_WORK = 64
 
+#: Weights of a layer from which on a few more examples take features in lanes.
+LARGE_LAYER = 2048
+
 #: The columns of the layer table; `Layer` in cython_kernels/network/tiles.pxi reads them in this order.
 LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed")
 #: The columns of the fold table; `Fold` in cython_kernels/network/folding.pxi reads them in this order.
@@ -192,6 +195,17 @@ def _transposed_pays(layer: Dense, tile: int, lanes: int, shared_rows: int) -> b
     return (_up(layer.n_out, shared_rows) / per_vector + lanes / per_vector**2) * tile < lanewise
 
 
+def _few_examples_pay(layers: tuple[Dense, ...], batch: int, panel: int) -> bool:
+    """Whether so few examples take features in lanes: cython_kernels/network/few_examples.pxi.
+
+    A panel costs the same for any number of examples. Up to a quarter of it, features in lanes are faster in all
+    networks that were tried; up to a half of it in those with a large layer.
+    """
+    if 4 * batch <= panel:
+        return True
+    return 2 * batch <= panel and panel >= 16 and max(layer.n_in * layer.n_out for layer in layers) >= LARGE_LAYER
+
+
 def fold_layers(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple[Dense, ...]]:
     """The folds of consecutive linear layers that are cheaper to compute as one; any other layer is its own fold.
 
@@ -282,7 +296,7 @@ def make_plan(
     per_example += turned[0] + max(turned[1:], default=0)
 
     if few_examples is None:
-        few_examples = 2 * batch <= panel
+        few_examples = _few_examples_pay(layers, batch, panel)
     widths = [layers[0].n_in, *(layer.n_out for layer in layers), layers[-1].n_out]
     few_scratch = sum(_up(batch * _up(n, lanes), panel) for n in widths) + panel
     few_scratch += _up(batch * max(widths), panel) * (1 + (8 // dtype.itemsize) * (max(widths) > 512))
