@@ -89,6 +89,10 @@ CALLS = {
     "TwoLayerSigmoid": (None, {"n_features": (2, NOTHING), "n_hidden": (2, NOTHING), **NETWORK}),
     "Linear": (None, {"in_features": (2, NOTHING), "out_features": (2, NOTHING), "bias": (True, NOTHING)}),
     "Predictor": (None, {"net": (network(), NOTHING)}),
+    "Predictor.plan": (
+        predictor,
+        {"n_examples": (5, NOTHING), "n_threads": (1, OPTIONAL), "epochs": (1, OPTIONAL)},
+    ),
     "Predictor.forward": (predictor, {"X": (X, NOTHING), "out": (None, OPTIONAL)}),
     "Predictor.unflatten": (predictor, {"flat": (FLAT, NOTHING)}),
     "Predictor.load_state_dict": (predictor, {"state_dict": ({}, NOTHING)}),

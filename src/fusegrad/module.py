@@ -8,7 +8,7 @@ import numpy as np
 
 from fusegrad._engine import files
 from fusegrad._engine.engine import NetworkEngine
-from fusegrad._engine.plan import Dense, stack_layers
+from fusegrad._engine.plan import Dense, Plan, stack_layers
 from fusegrad._engine.validation import Array, as_flat, as_flat_output, as_floats
 from fusegrad.layers import Layer, Linear, describe_layers, shapes_of
 from fusegrad.optimizers import describe_optimizer
@@ -226,3 +226,34 @@ class Module:
         if rng is not None:
             metadata["rng"] = files.describe_generator(rng)
         files.save(path, arrays, metadata)
+
+    def plan(self, n_examples: int, n_threads: int | None = None, epochs: int | None = None) -> Plan:
+        """The plan of a step over n_examples; print it to see what was chosen.
+
+        Parameters
+        ----------
+        n_examples : int
+            At least 1.
+        n_threads : int, optional
+            As for `fit`.
+        epochs : int, optional
+            If given, the plan also says whether a fit of so many epochs uses all n_examples or their moments.
+
+        Returns
+        -------
+        Plan
+            Tiles, blocks, threads, and how the gradient of each layer is summed; its text is not for parsing.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a number is not an integer, or less than 1.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> print(fg.TwoLayerLinear(8, 32, rng=0).plan(1000, n_threads=1))  # doctest: +ELLIPSIS
+        1000 examples a step, in tiles of ...
+          dense 8 -> 1 identity, gradient lane-wise, 2 linear layers in one
+        """
+        return self._engine.plan(n_examples, n_threads, epochs)

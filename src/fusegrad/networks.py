@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from fusegrad._engine.plan import Plan
 from fusegrad._engine.validation import Array, as_dtype, as_generator
 from fusegrad.layers import INITS, Layer, initial_bounds
 from fusegrad.module import Module
@@ -127,37 +126,6 @@ class Sequential(Module):
 
     # ---- computing ------------------------------------------------------------------------------------
 
-    def plan(self, n_examples: int, n_threads: int | None = None, epochs: int | None = None) -> Plan:
-        """The plan of a step over n_examples; print it to see what was chosen.
-
-        Parameters
-        ----------
-        n_examples : int
-            At least 1.
-        n_threads : int, optional
-            As for `fit`.
-        epochs : int, optional
-            If given, the plan also says whether a fit of so many epochs uses all n_examples or their moments.
-
-        Returns
-        -------
-        Plan
-            Tiles, blocks, threads, and how the gradient of each layer is summed; its text is not for parsing.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a number is not an integer, or less than 1.
-
-        Examples
-        --------
-        >>> import fusegrad as fg
-        >>> print(fg.TwoLayerLinear(8, 32, rng=0).plan(1000, n_threads=1))  # doctest: +ELLIPSIS
-        1000 examples a step, in tiles of ...
-          dense 8 -> 1 identity, gradient lane-wise, 2 linear layers in one
-        """
-        return self._engine.plan(n_examples, n_threads, epochs)
-
     def forward(self, X: Any, out: Array | None = None) -> Array:
         """Predict: the last of x1 = X, x_{l+1} = f_l(W_l x_l + b_l). ``net(X)`` is the same.
 
@@ -193,7 +161,7 @@ class Sequential(Module):
         engine = self._engine
         small = engine.small_predictor
         if small is not None:
-            direct: Array | None = small.forward_direct(X, engine.parameters, out)
+            direct: Array | None = small.forward_direct(X, out)
             if direct is not None:
                 return direct
         return engine.forward(X, out)
@@ -357,7 +325,7 @@ class Sequential(Module):
         engine = self._engine
         small = engine.small_step
         if small is not None:
-            direct: float | None = small.step_direct(X, y, engine.parameters, optimizer, COMPILED_STEP, engine.lock)
+            direct: float | None = small.step_direct(X, y, optimizer, COMPILED_STEP)
             if direct is not None:
                 return direct
         return train_step(self._trainee(), X, y, optimizer)
@@ -384,7 +352,7 @@ class Sequential(Module):
         verbose: int = 0,
         n_threads: int | None = None,
         moments: bool = True,
-    ) -> History:
+    ) -> History:  # one keyword for each choice, as in Keras and scikit-learn; FitOptions takes them together
         """Train for some epochs.
 
         Parameters

@@ -92,7 +92,7 @@ class Predictor(Module):
         engine = self._engine
         small = engine.small_predictor
         if small is not None:
-            direct: Array | None = small.forward_direct(X, engine.parameters, out, engine.packed)
+            direct: Array | None = small.forward_direct(X, out, engine.packed)
             if direct is not None:
                 return direct
         return engine.forward(X, out)

@@ -171,7 +171,7 @@ def rmsprop(w: Array, g: Array, c: Array, lr: float, decay: float, eps: float) -
     return w - lr * g / (np.sqrt(c) + eps), c
 
 
-def adam(
+def adam(  # the arguments are the symbols of the equation
     w: Array, g: Array, m: Array, v: Array, t: int, lr: float, betas: tuple[float, float], eps: float,
     bias_correction: bool = True,
 ) -> tuple[Array, Array, Array]:  # fmt: skip

@@ -80,7 +80,9 @@ class NetworkEngine:
         if engine is None:
             if len(self._engines) >= MOST_ENGINES:
                 self._engines.clear()
-            engine = self._engines[key] = self.kernels.Engine(make_plan(self.layers, self.dtype, *key))
+            engine = self._engines[key] = self.kernels.Engine(
+                make_plan(self.layers, self.dtype, *key), self.parameters, self.lock
+            )
         return engine
 
     def predictor(self, m: int) -> Any:
