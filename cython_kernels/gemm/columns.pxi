@@ -37,8 +37,8 @@ cdef struct ColumnProduct:
 
 cdef inline void read_columns(const real* w, Py_ssize_t row, vcolumn* columns) noexcept nogil:
     """QUAD columns of COLUMN rows."""
-    cdef vcolumn parts[QUAD]
-    cdef vcolumn pairs[QUAD]
+    cdef vcolumn parts[4]       # QUAD is 2 or 4
+    cdef vcolumn pairs[4]
     cdef int i
     for i in range(QUAD):
         parts[i] = load_parts(w + i * row, QUAD * row)
