@@ -54,9 +54,9 @@ class Training:
 
     @property
     def flops(self) -> float:
-        """Of a step: forward, the gradient of W, and the delta of the layer below if there is one."""
+        """Of a prediction; of a step: forward, the gradient of W, and the delta of the layer below if there is one."""
         m = self.batch or self.m
-        passes = [2] + [3] * (len(self.layers) - 1)
+        passes = [2] + [3] * (len(self.layers) - 1) if self.action != "forward" else [1] * len(self.layers)
         return sum(2.0 * n * k * m * p for (n, k, _), p in zip(self.layers, passes, strict=True))
 
     @property
@@ -66,8 +66,10 @@ class Training:
 
     @property
     def n_bytes(self) -> int:
-        """What a step must read: X and y once."""
-        return (self.layers[0][0] + self.layers[-1][1]) * (self.batch or self.m) * np.dtype(self.dtype).itemsize
+        """What a step must read: X and y once. What a prediction must: the weights, too."""
+        weights = sum(n * k for n, k, _ in self.layers) if self.action == "forward" else 0
+        values = (self.layers[0][0] + self.layers[-1][1]) * (self.batch or self.m) + weights
+        return values * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ def regimes() -> list[Row]:
         "2048-2048-1, batch 8": (network(2048, 2048, 1, m=400, batch=8, **adam), {"JAX": 1.1}),
         "1024-2048-1024, batch 32": (network(1024, 2048, 1024, m=640, batch=32, **adam), {"PyTorch": 1.2}),
         "64-512-512-10, batch 128": (
-            network(64, 512, 512, 10, m=1280, batch=128, **adam),
+            network(64, 512, 512, 10, m=2560, batch=128, **adam),
             {"JAX": 1.3, "PyTorch": 1.3},
         ),
         "10-64-64-2 tanh, 64 examples, float64": (
@@ -256,12 +258,12 @@ def regimes() -> list[Row]:
     for title, (task, goals) in fits.items():
         table.append(Row("regimes", f"fit, Adam, {title}", everyone_of(task, ("fusegrad", "PyTorch", "JAX")), goals))
     shuffled = {
-        "784-128-10, 20 000 in batches of 128": (
-            network(784, 128, 10, m=20_000, batch=128, **adam),
+        "784-128-10, 20 096 in batches of 128": (
+            network(784, 128, 10, m=20_096, batch=128, **adam),
             1.2,
         ),
-        "20-64-64-1, 200 000 in batches of 256": (
-            network(20, 64, 64, 1, m=200_000, batch=256, **adam),
+        "20-64-64-1, 200 192 in batches of 256": (
+            network(20, 64, 64, 1, m=200_192, batch=256, **adam),
             2.5,
         ),
         "8-32-1, 100 000 in batches of 32": (
