@@ -7,9 +7,9 @@ its place in a vector, and QUAD x QUAD transpositions within 16 bytes make colum
 the next is made. The products and their order are those of a micro-tile, so that an example has the same bits in a batch of
 any size.
 
-On Zen 4 64 elements of a w in the caches take 12 to 15 cycles for one vector (float32): 16 loads, 8 of them with an
-insertion, and 16 shuffles, on two ports each. So this is for layers of fewer than INTERLEAVED_DEPTH inputs; dots.pxi reads
-wide ones in 4 to 5 cycles.
+On Zen 4 64 elements of a w in the caches take 15 to 17 cycles for one vector (float32): 16 loads, 8 of them with an
+insertion, and 16 shuffles, on two ports each. So this is for layers of fewer than INTERLEAVED_DEPTH inputs; dots.pxi
+reads wide ones in 9 to 13, as the L2 or the L3 gives them.
 
 Rejected: vectors of 64 bytes, transposed whole (14 to 16 cycles); a vector of 32 bytes of each of 8 rows (24 shuffles: 14
 to 16); gathers (40 cycles for a column); one or two groups of rows for one vector (its sums are latency-bound: 22 and 16

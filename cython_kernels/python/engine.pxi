@@ -24,9 +24,10 @@ cdef class Engine:
     # Of the network whose direct calls it serves: to pass them with each call takes 10 to 20 ns.
     cdef cnp.ndarray parameters
     cdef TrainingLock lock
+    cdef cnp.ndarray packed         # the weights of a frozen network: see `pack`
 
-    def __cinit__(self, plan, cnp.ndarray parameters=None, TrainingLock lock=None):
-        self.parameters, self.lock = parameters, lock
+    def __cinit__(self, plan, cnp.ndarray parameters=None, TrainingLock lock=None, cnp.ndarray packed=None):
+        self.parameters, self.lock, self.packed = parameters, lock, packed
         # Copies: Python code must not be able to change the tables that a kernel reads.
         self.layers = np.array(plan.layer_table, dtype=np.int64)
         self.members = np.array(plan.member_table, dtype=np.int64)
@@ -92,7 +93,7 @@ cdef class Engine:
         job.block_losses = <double*>place
         return scratch
 
-    def forward_direct(self, X, out=None, packed=None):
+    def forward_direct(self, X, out=None):
         """`forward` if X has this engine's batch size and all arrays can be used in place; else None, and nothing is done."""
         if not (
             is_input(X, self.n_features)
@@ -101,7 +102,7 @@ cdef class Engine:
             and (out is None or is_target(out, X, self.parameters, self.n_outputs))
         ):
             return None
-        return self.forward(X, self.parameters, out, packed)
+        return self.forward(X, self.parameters, out)
 
     def pack(self, cnp.ndarray parameters not None):
         """The weights as `forward` reads them the fastest where there are a few examples."""
@@ -118,7 +119,7 @@ cdef class Engine:
             place += packed_size(layers[i].n_out, layers[i].n_in)
         return packed
 
-    cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None, cnp.ndarray packed=None):
+    cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None):
         """out (n_outputs, m), a new one if there is none, = the network's prediction for X (n_features, m)."""
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch)
@@ -128,8 +129,8 @@ cdef class Engine:
             shape[1] = job.n_examples
             out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
         read_matrix("out", out, self.n_outputs, job.n_examples, &job.out)
-        if packed is not None:
-            job.packed = read_flat("packed", packed, cnp.PyArray_SIZE(packed))
+        if self.packed is not None:
+            job.packed = read_flat("packed", self.packed, cnp.PyArray_SIZE(self.packed))
         self.run(&job, predict, job.n_examples, job.n_examples)
         check(&job.interrupt)
         return_scratch(scratch)

@@ -257,3 +257,45 @@ class Module:
           dense 8 -> 1 identity, gradient lane-wise, 2 linear layers in one
         """
         return self._engine.plan(n_examples, n_threads, epochs)
+
+    def forward(self, X: Any, out: Array | None = None) -> Array:
+        """Predict: the last of x1 = X, x_{l+1} = f_l(W_l x_l + b_l). ``net(X)`` is the same.
+
+        Parameters
+        ----------
+        X : array (n_features, m), or (n_features,) for one example
+        out : array (n_outputs, m), optional
+            The array to write to, with any strides, of the network's dtype. For one example (n_outputs,).
+
+        Returns
+        -------
+        array (n_outputs, m), or (n_outputs,) for one example
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an array is of the wrong kind or shape.
+
+        Notes
+        -----
+        The prediction of an example does not depend on the rest of the batch. NaN propagates.
+
+        Examples
+        --------
+        >>> import numpy as np, fusegrad as fg
+        >>> net = fg.MultivariateRegression(2, dtype="float64", rng=0)
+        >>> net.parameters = [1.0, 2.0, 0.5]
+        >>> net(np.array([[1.0, 0.0], [1.0, 1.0]]))
+        array([[3.5, 2.5]])
+        >>> net([1.0, 1.0])
+        array([3.5])
+        """
+        engine = self._engine
+        small = engine.small_predictor
+        if small is not None:
+            direct: Array | None = small.forward_direct(X, out)
+            if direct is not None:
+                return direct
+        return engine.forward(X, out)
+
+    __call__ = forward

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from fusegrad._engine.validation import Array
 from fusegrad.module import Module
 
 
@@ -62,42 +61,6 @@ class Predictor(Module):
         if not name.startswith("_") and name != "parameters":  # whose setter knows what to say
             raise AttributeError(f"{type(self).__name__}.{name} cannot be set: a predictor does not change")
         object.__setattr__(self, name, value)
-
-    def forward(self, X: Any, out: Array | None = None) -> Array:
-        """Predict, as `Sequential.forward` does; ``predictor(X)`` is the same.
-
-        Parameters
-        ----------
-        X : array (n_features, m), or (n_features,) for one example
-        out : array (n_outputs, m), optional
-            Where to write; any strides, the network's dtype. For one example (n_outputs,).
-
-        Returns
-        -------
-        array (n_outputs, m), or (n_outputs,) for one example
-
-        Raises
-        ------
-        TypeError, ValueError
-            For arrays of the wrong kind or shape.
-
-        Examples
-        --------
-        >>> import fusegrad as fg
-        >>> net = fg.MultivariateRegression(2, dtype="float64", rng=0)
-        >>> net.parameters = [1.0, 2.0, 0.5]
-        >>> net.freeze().forward([1.0, 1.0])
-        array([3.5])
-        """
-        engine = self._engine
-        small = engine.small_predictor
-        if small is not None:
-            direct: Array | None = small.forward_direct(X, out, engine.packed)
-            if direct is not None:
-                return direct
-        return engine.forward(X, out)
-
-    __call__ = forward
 
     def __repr__(self) -> str:
         return f"Predictor({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"

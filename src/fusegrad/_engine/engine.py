@@ -81,7 +81,7 @@ class NetworkEngine:
             if len(self._engines) >= MOST_ENGINES:
                 self._engines.clear()
             engine = self._engines[key] = self.kernels.Engine(
-                make_plan(self.layers, self.dtype, *key), self.parameters, self.lock
+                make_plan(self.layers, self.dtype, *key), self.parameters, self.lock, self.packed
             )
         return engine
 
@@ -95,7 +95,8 @@ class NetworkEngine:
     def freeze(self) -> None:
         """The parameters do not change from here on: the weights are packed for predictions of a few examples."""
         self.parameters.flags.writeable = False
-        self.packed = self.predictor(1).pack(self.parameters)
+        plan = make_plan(self.layers, self.dtype, 1, 1, folding=False)
+        self.packed = self.kernels.Engine(plan).pack(self.parameters)
 
     def plan(self, n_examples: int, n_threads: int | None = None, epochs: int | None = None) -> Plan:
         """See `Sequential.plan`."""
@@ -129,19 +130,19 @@ class NetworkEngine:
         if self.kernels.is_input(X, self.n_features) and (
             out is None or self.kernels.is_target(out, X, self.parameters, self.n_outputs)
         ):
-            prediction: Array = self.predictor(X.shape[1]).forward(X, self.parameters, out, self.packed)
+            prediction: Array = self.predictor(X.shape[1]).forward(X, self.parameters, out)
             return prediction
         X, one = as_examples(X, self.dtype, self.n_features)
         predictor = self.predictor(X.shape[1])
         if out is None:
-            prediction = predictor.forward(X, self.parameters, None, self.packed)
+            prediction = predictor.forward(X, self.parameters)
             return prediction[:, 0] if one else prediction
         shape = (self.n_outputs, X.shape[1])
         target = as_output(out, "out", self.dtype, shape[:1] if one else shape).reshape(shape)
         if np.may_share_memory(target, X) or np.may_share_memory(target, self.parameters):
-            target[...] = predictor.forward(X, self.parameters, None, self.packed)
+            target[...] = predictor.forward(X, self.parameters)
         else:
-            predictor.forward(X, self.parameters, target, self.packed)
+            predictor.forward(X, self.parameters, target)
         return out
 
     def loss(self, X: Any, y: Any) -> float:
