@@ -159,6 +159,12 @@ FUSEGRAD_INLINE vreal splat_group(const real *p, int n) {
 
 /* Loads n values from any address into the first n lanes and 0 into the others. Memory past them is not accessed. */
 FUSEGRAD_INLINE vreal load_first(const real *p, Py_ssize_t n) {
+    if (__builtin_constant_p(n) && n == LANES) return *(const vreal_unaligned *)p;
+    if (__builtin_constant_p(n) && n == 1) {
+        vreal one = {0};
+        one[0] = *p;
+        return one;
+    }
 #if defined(__AVX512F__)
     return (vreal)NATIVE(maskz_loadu)(((unsigned)1 << n) - 1, p);
 #elif defined(__AVX2__)
@@ -171,6 +177,14 @@ FUSEGRAD_INLINE vreal load_first(const real *p, Py_ssize_t n) {
 }
 
 FUSEGRAD_INLINE void store_first(real *p, vreal v, Py_ssize_t n) {
+    if (__builtin_constant_p(n) && n == LANES) {
+        *(vreal_unaligned *)p = v;
+        return;
+    }
+    if (__builtin_constant_p(n) && n == 1) {
+        *p = v[0];
+        return;
+    }
 #if defined(__AVX512F__)
     NATIVE(mask_storeu)(p, ((unsigned)1 << n) - 1, v);
 #elif defined(__AVX2__)

@@ -114,6 +114,10 @@ cdef void set_scale(Update* u, int exponent) noexcept nogil:
         u.largest_gradient = <real>ldexp(1, most)
 
 
+cdef enum:
+    FEW_ELEMENTS = 4        # processed one by one: loads and masked stores of several cannot use the store buffer
+
+
 cdef bint all_within(real limit, const real* values, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """Whether the elements start ... stop are finite and none is larger than the limit, whatever its sign."""
     cdef Magnitudes found = no_magnitudes()
@@ -121,8 +125,12 @@ cdef bint all_within(real limit, const real* values, Py_ssize_t start, Py_ssize_
     while i + LANES <= stop:
         found = greatest(found, load(values + i))
         i += LANES
-    if i < stop:
+    if stop - i > FEW_ELEMENTS:
         found = greatest(found, load_first(values + i, stop - i))
+        i = stop
+    while i < stop:
+        found = greatest(found, load_first(values + i, 1))
+        i += 1
     return not any_exceeds(found, limit)
 
 
@@ -185,40 +193,37 @@ cdef inline vreal updated(const int rule, Factors* f, vreal w, vreal g, vreal* f
     return multiply_add(-f.rate, g, w)
 
 
+cdef inline void update_vector(
+    const int rule, Factors* f, real* w, const real* g, real* firsts, real* seconds, Py_ssize_t i, Py_ssize_t n,
+) noexcept nogil:
+    """The update of n <= LANES elements from element i on."""
+    cdef int n_states = states_of(rule)
+    cdef vreal first = splat(0), second = splat(0)
+    if n_states > 0:
+        first = load_first(firsts + i, n)
+    if n_states > 1:
+        second = load_first(seconds + i, n)
+    store_first(w + i, updated(rule, f, load_first(w + i, n), load_first(g + i, n), &first, &second), n)
+    if n_states > 0:
+        store_first(firsts + i, first, n)
+    if n_states > 1:
+        store_first(seconds + i, second, n)
+
+
 cdef inline void update_loop(
     const int rule, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
 ) noexcept nogil:
-    cdef int n_states = states_of(rule)
     cdef Factors f = factors(u)
-    cdef real* firsts = u.first
-    cdef real* seconds = u.second
-    cdef vreal first, second, updated_w
-    cdef Py_ssize_t i = start, n
-    first = splat(0)
-    second = splat(0)
+    cdef Py_ssize_t i = start
     while i + LANES <= stop:
-        if n_states > 0:
-            first = load(firsts + i)
-        if n_states > 1:
-            second = load(seconds + i)
-        store(w + i, updated(rule, &f, load(w + i), load(g + i), &first, &second))
-        if n_states > 0:
-            store(firsts + i, first)
-        if n_states > 1:
-            store(seconds + i, second)
+        update_vector(rule, &f, w, g, u.first, u.second, i, LANES)
         i += LANES
-    n = stop - i
-    if n > 0:               # the same arithmetic on a vector that is not full
-        if n_states > 0:
-            first = load_first(firsts + i, n)
-        if n_states > 1:
-            second = load_first(seconds + i, n)
-        updated_w = updated(rule, &f, load_first(w + i, n), load_first(g + i, n), &first, &second)
-        store_first(w + i, updated_w, n)
-        if n_states > 0:
-            store_first(firsts + i, first, n)
-        if n_states > 1:
-            store_first(seconds + i, second, n)
+    if stop - i > FEW_ELEMENTS:
+        update_vector(rule, &f, w, g, u.first, u.second, i, stop - i)
+        return
+    while i < stop:
+        update_vector(rule, &f, w, g, u.first, u.second, i, 1)
+        i += 1
 
 
 cdef void update(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
