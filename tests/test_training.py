@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -46,6 +47,44 @@ def test_full_batch_is_the_default():
     assert history.loss == [twin.train_step(X, y, fg.SGD(lr=0.1)) for _ in range(50)]
     np.testing.assert_array_equal(net.parameters, twin.parameters)
     assert history.epochs == 50
+
+
+@pytest.mark.parametrize("callback", [False, True])
+def test_shuffled_data_may_be_contiguous_by_feature_or_by_example(dtype, callback):
+    """X is large enough to be copied; a callback changes it between two epochs."""
+    X = np.random.default_rng(0).normal(size=(21, 30_011)).astype(dtype)
+    y = (X[:3] - X[3:6]).astype(dtype)
+    strided = np.zeros((21, 2 * 30_011), dtype)[:, ::2]
+    fits = []
+    for order in (np.ascontiguousarray(X), np.asfortranarray(X), strided):
+        order = order if order is strided else order.copy("K")
+        order[...] = X
+        net = fg.Sequential(fg.Linear(21, 8), fg.Tanh(), fg.Linear(8, 3), dtype=dtype, rng=0)
+
+        def change(net, history, order=order):
+            order[...] = -order
+
+        net.fit(
+            order, np.asfortranarray(y) if order.flags.f_contiguous else y, optimizer=fg.SGD(lr=0.01), epochs=2,
+            batch_size=1000, rng=3, callbacks=[change] if callback else [],
+        )  # fmt: skip
+        fits.append(net.parameters)
+        np.testing.assert_array_equal(order, X)
+    np.testing.assert_array_equal(fits[0], fits[1])
+    np.testing.assert_array_equal(fits[0], fits[2])
+
+
+def test_the_copy_of_shuffled_data_is_bounded(monkeypatch):
+    monkeypatch.setattr("fusegrad._engine.plan.MOST_COPIED", 4_000_000)
+    y = np.zeros((1, 50_001), "float32")
+    for m, copied in ((10_000, False), (50_000, True), (50_001, False)):
+        X = np.zeros((20, m), "float32")
+        net = fg.Sequential(fg.Linear(20, 4), fg.ReLU(), fg.Linear(4, 1), dtype="float32", rng=0)
+        tracemalloc.start()
+        net.fit(X, y[:, :m], optimizer=fg.SGD(lr=0.01), epochs=1, batch_size=500)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (peak > X.nbytes) is copied
 
 
 def test_shuffling_draws_from_the_generator():

@@ -27,6 +27,7 @@ from fusegrad._engine.engine import NetworkEngine
 from fusegrad._engine.moments import Moments
 from fusegrad._engine.moments import moments as take_moments
 from fusegrad._engine.plan import moments_pay, step_work
+from fusegrad._engine.shuffled import ExampleMajor
 from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_generator, as_number
 from fusegrad.optimizers import SGD, Optimizer, bind, copy_into, restore_snapshot, runs_compiled, take_snapshot
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
@@ -331,6 +332,8 @@ class _Run:
         pays = options.moments and self.compiled and moments_pay(plan, m, options.epochs)[0]
         self.moments: Moments | None = take_moments(X, y) if pays else None
         self.from_moments = pays
+        shuffled = self.compiled and self.batches.rng is not None
+        self.copies = [ExampleMajor(array) for array in (X, y)] if shuffled else []
         self.rates: Array | None = None  # of the steps of this stretch
         self.lost = ("loss", 0.0)  # what was not finite, and its loss
         if not self.compiled or options.epochs == options.initial_epoch:
@@ -452,8 +455,9 @@ class _Run:
     def _compiled_epochs(self, losses: Array, first: int) -> Array:
         rates = None if self.rates is None else self.rates[first * self.batches.per_epoch :]
         bits = None if self.batches.rng is None else self.batches.rng.bit_generator
+        X, y = [copy.current() for copy in self.copies] or (self.X, self.y)
         finished, from_moments, cause = self.compiled_engine.train(
-            self.X, self.y, self.engine.parameters, self.optimizer, self.engine.lock, losses, rates, bits,
+            X, y, self.engine.parameters, self.optimizer, self.engine.lock, losses, rates, bits,
             self.batches.private, self.moments,
         )  # fmt: skip
         self.from_moments = self.from_moments and from_moments

@@ -70,6 +70,7 @@ def test_a_plan_says_what_it_chose():
     assert "10000 examples a step" in text
     assert "dense 13 -> 50 sigmoid, gradient" in text
     assert "dense 50 -> 1 identity, gradient lane-wise" in text
+    assert "a shuffled fit of 40330 to 10324440 examples copies X" in text
 
 
 @pytest.mark.parametrize("n_in", [1, 2, 3, 8, 16, 64])

@@ -48,6 +48,11 @@ VALUE_WORK = 64
 #: Weights of a layer from which on a few more examples take features in lanes.
 LARGE_LAYER = 2048
 
+#: Bytes of X, or of y, from which on shuffled steps read examples faster than features, even with the copy: two L2s ...
+LEAST_COPIED = 2 * 1024 * 1024
+#: ... and the most that are copied.
+MOST_COPIED = 512 * 1024 * 1024
+
 #: The columns of the layer table; `Layer` in cython_kernels/network/tiles.pxi reads them in this order.
 LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed")
 #: The columns of the fold table; `Fold` in cython_kernels/network/folding.pxi reads them in this order.
@@ -114,6 +119,12 @@ class Plan:
         for layer, row, (_, count, _) in zip(self.layers, self.layer_table, self.fold_table, strict=True):
             folded = f", {count} linear layers in one" if count > 1 else ""
             lines.append(f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}, gradient {ways[row[-1]]}{folded}")
+        example = self.layers[0].n_in * self.dtype.itemsize
+        if self.layers[0].n_in > 1:
+            lines.append(
+                f"  a shuffled fit of {-(-LEAST_COPIED // example)} to {MOST_COPIED // example} examples copies X, "
+                f"if the features of an example are not contiguous"
+            )
         return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
 
 
@@ -204,6 +215,16 @@ def _few_examples_pay(layers: tuple[Dense, ...], batch: int, panel: int) -> bool
     if 4 * batch <= panel:
         return True
     return 2 * batch <= panel and panel >= 16 and max(layer.n_in * layer.n_out for layer in layers) >= LARGE_LAYER
+
+
+def copy_pays(array: "np.ndarray[Any, Any]") -> bool:
+    """Whether shuffled steps first copy this X or y, so that the values of each example are contiguous.
+
+    A batch of shuffled examples touches a cache line for each value of an example in an array that is contiguous by
+    feature, and a line for every 8 or 16 values of it in the copy.
+    """
+    rows, itemsize = array.shape[0], array.itemsize
+    return rows > 1 and array.strides[0] != itemsize and LEAST_COPIED <= array.size * itemsize <= MOST_COPIED
 
 
 def fold_layers(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple[Dense, ...]]:
