@@ -39,6 +39,9 @@ enum {
     COLUMN = COLUMN_BYTES / sizeof(real), /* rows of a block of W whose columns are vectors, for a few examples */
     QUAD = 16 / sizeof(real),             /* columns of it */
     COLUMN_SUMS = VECTOR_BYTES == 64 ? 16 : 8, /* such vectors of sums, of 32 or 16 registers */
+    DOT_VECTORS = COLUMN < 8 ? 8 / COLUMN : 1, /* such vectors of SUM_CHAINS elements */
+    /* Examples of a dot product: their vectors and one sum for each of these stay in registers. */
+    DOT_TOGETHER = 2 * COLUMN_SUMS / DOT_VECTORS < 9 ? (2 * COLUMN_SUMS / DOT_VECTORS - 1) / 2 : 4,
     PANEL = VECTORS * LANES,
     NARROW_ROWS = 12,
     HALF_LANES = VECTOR_BYTES == 64 ? VECTOR_BYTES / sizeof(real) / 2 : 0, /* most columns of half a vector; 0: not used */

@@ -17,6 +17,8 @@ cdef extern from "vector.h" nogil:
         COLUMN          # rows of a block of W whose columns are vectors
         QUAD            # columns of it
         COLUMN_SUMS     # such vectors of sums that stay in registers
+        DOT_VECTORS     # such vectors of SUM_CHAINS elements
+        DOT_TOGETHER    # examples of a dot product
         ROWS            # micro-tile: ROWS x VECTORS accumulators
         VECTORS
         WIDE_VECTORS    # vectors of a micro-tile for large matrices
@@ -60,6 +62,7 @@ cdef extern from "vector.h" nogil:
     vcolumn load_column(const real* p)
     void store_column(real* p, vcolumn v)
     vcolumn splat_column(real x)
+    vcolumn first_of_column(real x)
     vcolumn load_splat_column(const real* p)
     vcolumn load_parts(const real* p, Py_ssize_t step)
     vcolumn interleave_parts_low(vcolumn a, vcolumn b)

@@ -38,6 +38,18 @@ def test_any_width(n, dtype):
             np.testing.assert_array_equal(net.freeze()(X[:, :m]), net(X[:, :m]))
 
 
+def test_long_sums_and_weights_from_memory(dtype):
+    """More inputs than a block of a sum has; more weights than 8 MiB, which are prefetched."""
+    for sizes in ((9000, 40), (2100, 1030)):
+        net = fg.Sequential(fg.Linear(*sizes), dtype=dtype, rng=0)
+        predictor = net.freeze()
+        X = np.random.default_rng(0).normal(size=(sizes[0], 40)).astype(dtype)
+        expected = net(X)
+        for m in (1, 2, 3, 4, 5, 8, 9, 17, 40):
+            np.testing.assert_array_equal(predictor(X[:, :m]), expected[:, :m])
+            np.testing.assert_array_equal(net(X[:, :m]), expected[:, :m])
+
+
 def test_out_of_any_strides(dtype):
     net = network(dtype)
     predictor = net.freeze()

@@ -11,9 +11,10 @@ On Zen 4 64 elements of a w in the caches take 15 to 17 cycles for one vector (f
 insertion, and 16 shuffles, on two ports each. So this is for layers of fewer than INTERLEAVED_DEPTH inputs; dots.pxi
 reads wide ones in 9 to 13, as the L2 or the L3 gives them.
 
-Rejected: vectors of 64 bytes, transposed whole (14 to 16 cycles); a vector of 32 bytes of each of 8 rows (24 shuffles: 14
-to 16); gathers (40 cycles for a column); one or two groups of rows for one vector (its sums are latency-bound: 22 and 16
-cycles).
+Rejected: w packed in panels first, for more than 8 vectors (10 % slower); 16 sums of 8 vectors (their addresses do not stay
+in registers: 15 % slower); vectors of 64 bytes, transposed whole (14 to 16 cycles); a vector of 32 bytes of each of 8 rows
+(24 shuffles: 14 to 16); gathers (40 cycles for a column); one or two groups of rows for one vector (its sums are
+latency-bound: 22 and 16 cycles).
 """
 
 cdef enum:

@@ -3,13 +3,19 @@
 
 Design. A row of w and a vector x are multiplied SUM_CHAINS elements at a time: each lane is a chain of the sum, and the
 chains are added in the end, those of COLUMN rows together. w is read once, in place and in long runs, for DOT_TOGETHER
-vectors. One vector is bound by the cache or memory that holds w: 9 to 13 cycles for 64 elements on Zen 4 from the L2 and
-the L3, where loads alone take 4.5.
+vectors. One vector is bound by the cache or memory that holds w: 9 to 15 cycles for 64 elements on Zen 4 from the L2 and
+the L3, where loads alone take 4.5; four are bound by their multiply-adds, 4 cycles each, and what is not hidden, 1.5.
+
+The hardware prefetches within a row, which is not enough for a w in memory: there the next rows are prefetched, and a
+product takes 0.5 to 0.7 of the time. For a w in the caches the same costs up to a third.
+
+Rejected: depth in blocks, so that w stays in the L1 for all vectors (the chains are stored and read once more: 5 to 10 %
+slower); prefetching within the row, or the first lines of the next rows (no gain).
 """
 
-cdef enum:
-    DOT_TOGETHER = 4            # examples
-    DOT_VECTORS = SUM_CHAINS // COLUMN      # vectors that hold the chains of a sum
+cdef inline bint comes_from_memory(Py_ssize_t n_out, Py_ssize_t n_in) noexcept nogil:
+    """Whether the weights of a layer may not fit into the L3."""
+    return n_out * n_in * <Py_ssize_t>sizeof(real) > MEMORY_BYTES
 
 
 cdef struct DotProduct:
@@ -24,33 +30,56 @@ cdef struct DotProduct:
     real* c
 
 
-cdef inline void dot_rows(
-    const int n, const int rows, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x, Py_ssize_t x_row, real* chains,
+cdef inline void dot_step(
+    const int n, const int rows, const real* w, Py_ssize_t row, const real* x, Py_ssize_t x_row, vcolumn* sums,
 ) noexcept nogil:
-    """The chains of the products of some rows and n examples: chains[(e * COLUMN + i) * SUM_CHAINS + j], from their start on."""
-    cdef vcolumn sums[DOT_TOGETHER * COLUMN * DOT_VECTORS]
+    """The next SUM_CHAINS elements of some rows and n examples."""
     cdef vcolumn left[DOT_VECTORS]
     cdef vcolumn right[DOT_TOGETHER * DOT_VECTORS]
-    cdef const real* place
-    cdef Py_ssize_t k = 0, stop = depth // SUM_CHAINS * SUM_CHAINS
     cdef int e, i, v, at
+    for e in range(n):
+        for v in range(DOT_VECTORS):
+            right[e * DOT_VECTORS + v] = load_column(x + e * x_row + v * COLUMN)
+    for i in range(rows):
+        for v in range(DOT_VECTORS):
+            left[v] = load_column(w + i * row + v * COLUMN)
+        for e in range(n):
+            for v in range(DOT_VECTORS):
+                at = (e * rows + i) * DOT_VECTORS + v
+                sums[at] = multiply_add_column(left[v], right[e * DOT_VECTORS + v], sums[at])
+
+
+cdef inline void dot_rows(
+    const int n, const int rows, const bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
+    Py_ssize_t x_row, const real* bias, real* chains,
+) noexcept nogil:
+    """The chains of the products of some rows and n examples: chains[(e * COLUMN + i) * SUM_CHAINS + j].
+
+    far: the rows COLUMN below are prefetched, a line at a time.
+    """
+    cdef vcolumn sums[DOT_TOGETHER * COLUMN * DOT_VECTORS]
+    cdef Py_ssize_t stop = depth // SUM_CHAINS * SUM_CHAINS
+    cdef const real* place = w
+    cdef const real* right = x
+    cdef const real* last = w + stop
+    cdef int steps = LINE // (SUM_CHAINS * sizeof(real)), e, i, v
     for e in range(n):
         for i in range(rows):
             for v in range(DOT_VECTORS):
-                sums[(e * rows + i) * DOT_VECTORS + v] = load_column(chains + (e * COLUMN + i) * SUM_CHAINS + v * COLUMN)
-    while k < stop:
-        place = opaque(<real*>w + k)
-        for e in range(n):
-            for v in range(DOT_VECTORS):
-                right[e * DOT_VECTORS + v] = load_column(x + e * x_row + k + v * COLUMN)
+                sums[(e * rows + i) * DOT_VECTORS + v] = first_of_column(bias[i] if v == 0 and bias != NULL else 0)
+    while far and place + steps * SUM_CHAINS <= last:
+        place = opaque(<real*>place)
         for i in range(rows):
-            for v in range(DOT_VECTORS):
-                left[v] = load_column(place + i * row + v * COLUMN)
-            for e in range(n):
-                for v in range(DOT_VECTORS):
-                    at = (e * rows + i) * DOT_VECTORS + v
-                    sums[at] = multiply_add_column(left[v], right[e * DOT_VECTORS + v], sums[at])
-        k += SUM_CHAINS
+            prefetch(2, place + (COLUMN + i) * row)
+        for i in range(steps):
+            dot_step(n, rows, place, row, right, x_row, sums)
+            place += SUM_CHAINS
+            right += SUM_CHAINS
+    while place < last:
+        place = opaque(<real*>place)
+        dot_step(n, rows, place, row, right, x_row, sums)
+        place += SUM_CHAINS
+        right += SUM_CHAINS
     for e in range(n):
         for i in range(rows):
             for v in range(DOT_VECTORS):
@@ -60,24 +89,35 @@ cdef inline void dot_rows(
                     w[i * row + stop + v], x[e * x_row + stop + v], chains[(e * COLUMN + i) * SUM_CHAINS + v])
 
 
+cdef inline const real* next_bias(const real* bias, Py_ssize_t n) noexcept nogil:
+    return bias + (0 if bias == NULL else n)
+
+
 cdef inline void dot_by(
-    const int n, Py_ssize_t n_rows, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x, Py_ssize_t x_row,
-    real* chains,
+    const int n, Py_ssize_t n_rows, bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
+    Py_ssize_t x_row, const real* bias, real* chains,
 ) noexcept nogil:
-    """`dot_rows` of n_rows <= COLUMN rows."""
-    cdef int rows = minimum(COLUMN, maximum(1, COLUMN_SUMS // (n * DOT_VECTORS)))
+    """`dot_rows` of n_rows <= COLUMN rows: a power of two of them together, so that no rows are left over."""
+    cdef int most = minimum(COLUMN, COLUMN_SUMS // (n * DOT_VECTORS))
+    # With more than four rows and two vectors a stride of 4 KiB would need more than the eight ways of a set of the L1.
+    cdef int rows = 8 if most >= 8 and n == 1 else 4 if most >= 4 else 2 if most >= 2 else 1
     cdef Py_ssize_t i = 0
     while i + rows <= n_rows:
-        dot_rows(n, rows, depth, w + i * row, row, x, x_row, chains + i * SUM_CHAINS)
+        if far:
+            dot_rows(n, rows, True, depth, w + i * row, row, x, x_row, bias, chains + i * SUM_CHAINS)
+        else:
+            dot_rows(n, rows, False, depth, w + i * row, row, x, x_row, bias, chains + i * SUM_CHAINS)
         i += rows
+        bias = next_bias(bias, rows)
     while i < n_rows:
-        dot_rows(n, 1, depth, w + i * row, row, x, x_row, chains + i * SUM_CHAINS)
+        dot_rows(n, 1, False, depth, w + i * row, row, x, x_row, bias, chains + i * SUM_CHAINS)
         i += 1
+        bias = next_bias(bias, 1)
 
 
 ctypedef void (*DotBy)(
-    const int n, Py_ssize_t n_rows, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x, Py_ssize_t x_row,
-    real* chains) noexcept nogil
+    const int n, Py_ssize_t n_rows, bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
+    Py_ssize_t x_row, const real* bias, real* chains) noexcept nogil
 cdef extern from "vector.h" nogil:
     void dot_of "AS_CONSTANT"(int most, DotBy, Py_ssize_t n, ...)
 
@@ -100,16 +140,15 @@ cdef void dot_block(const DotProduct* p, Py_ssize_t o, Py_ssize_t rows, Py_ssize
     cdef real sums[COLUMN]
     cdef double totals[DOT_TOGETHER * COLUMN]
     cdef Py_ssize_t n_in = p.depth, k = 0, depth, e, i
+    # Only for the first vectors; for the next ones the rows are in the caches.
+    cdef bint far = first == 0 and comes_from_memory(p.rows, n_in)
+    for i in range(n * COLUMN):
+        totals[i] = 0       # else GCC warns
     while k < n_in:
         depth = minimum(INTERLEAVED_BLOCK, n_in - k)
-        for i in range(n * COLUMN * SUM_CHAINS):
-            chains[i] = 0
-        if k == 0 and p.bias != NULL:
-            for e in range(n):
-                for i in range(rows):
-                    chains[(e * COLUMN + i) * SUM_CHAINS] = p.bias[o + i]
         dot_of(
-            DOT_TOGETHER, dot_by, n, rows, depth, p.w + o * n_in + k, n_in, p.x + first * p.x_row + k, p.x_row, chains)
+            DOT_TOGETHER, dot_by, n, rows, far, depth, p.w + o * n_in + k, n_in, p.x + first * p.x_row + k, p.x_row,
+            next_bias(p.bias, o) if k == 0 else NULL, chains)
         for e in range(n):
             store_column(sums, sum_of_chains(chains + e * COLUMN * SUM_CHAINS))
             if k + depth < n_in:
@@ -124,11 +163,12 @@ cdef void dot_block(const DotProduct* p, Py_ssize_t o, Py_ssize_t rows, Py_ssize
 
 cdef void multiply_dots(const DotProduct* p, Interrupt* interrupt, int thread) noexcept nogil:
     """All vectors use COLUMN rows of w before the next are read."""
-    cdef Py_ssize_t o = 0, first, rows
+    cdef Py_ssize_t o = 0, first, rows, n, i, n_parts = ceil_div(p.n, DOT_TOGETHER)
     while o < p.rows and not check_interrupt(interrupt, thread, COLUMN * p.depth * p.n):
         rows = minimum(COLUMN, p.rows - o)
         first = 0
-        while first < p.n:
-            dot_block(p, o, rows, first, minimum(DOT_TOGETHER, p.n - first))
-            first += DOT_TOGETHER
+        for i in range(n_parts):
+            n = balanced_part(p.n, n_parts, i)
+            dot_block(p, o, rows, first, n)
+            first += n
         o += rows

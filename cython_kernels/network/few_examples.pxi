@@ -103,24 +103,27 @@ cdef real* few_forward_pass(
 cdef void few_predict(
     Network* network, const real* packed, Matrix out, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """The prediction for all of X. packed: the weights in the order of `pack_weight`; NULL: the parameters are read."""
+    """The prediction for all of X. packed: the weights as `pack_weight` packs them; NULL: the parameters are read."""
     cdef Py_ssize_t n = network.x.columns, i, width
     cdef Rows x
     cdef Layer* layer
-    cdef real* a = scratch
-    if packed == NULL:
-        a = few_forward_pass(network, 0, n, scratch, &x, interrupt, thread)
-        unpack_examples(a, network.layers[network.n_layers - 1].n_out, out, 0, n)
-        return
-    a = read_examples(network, 0, n, scratch, &x)
+    cdef PackedProduct product
+    cdef real* a = read_examples(network, 0, n, scratch, &x)
     for i in range(network.n_layers):
         layer = &network.layers[i]
-        width = ceil_div(layer.n_out, LANES) * LANES
-        multiply_packed(layer.n_out, layer.n_in, packed, x.data, x.row, n, a, width, interrupt, thread)
-        activate(<int>layer.activation, a, a, n * width)
-        packed += packed_size(layer.n_out, layer.n_in)
+        width = layer.n_out
+        # A few dot products read the weights faster from memory: their rows are several streams.
+        if packed == NULL or (n <= DOT_TOGETHER and comes_from_memory(layer.n_out, layer.n_in)):
+            few_forward(layer, weight_of(network, i), bias_of(network, i), x.data, x.row, a, n, interrupt, thread)
+        else:
+            width = panels(layer.n_out) * PANEL
+            product = PackedProduct(packed, layer.n_in, layer.n_out, x.data, x.row, a, width)
+            multiply_packed(&product, n, interrupt, thread)
+            activate(<int>layer.activation, a, a, n * width)
+        if packed != NULL:
+            packed += packed_size(layer.n_out, layer.n_in)
         x = Rows(a, width)
-        a += n * width
+        a += whole_panels(n * width)
     unpack_examples(x.data, x.row, out, 0, n)
 
 

@@ -31,8 +31,8 @@ class Predictor(Module):
     Notes
     -----
     Nothing in it changes, so any number of threads may predict with one predictor at once. It takes the memory of its
-    parameters twice (the second time with the outputs of each layer rounded up to whole vectors). It can be pickled,
-    and `save` writes a file that `fusegrad.load` reads as a network.
+    parameters twice (the second time with the outputs of each layer rounded up to two vectors). It can be pickled, and
+    `save` writes a file that `fusegrad.load` reads as a network.
 
     Examples
     --------

@@ -80,9 +80,9 @@ class NetworkEngine:
         if engine is None:
             if len(self._engines) >= MOST_ENGINES:
                 self._engines.clear()
-            engine = self._engines[key] = self.kernels.Engine(
-                make_plan(self.layers, self.dtype, *key), self.parameters, self.lock, self.packed
-            )
+            packed = self.packed is not None and m < self.kernels.panel  # from a whole panel on it gains nothing
+            plan = make_plan(self.layers, self.dtype, *key, few_examples=packed or None)
+            engine = self._engines[key] = self.kernels.Engine(plan, self.parameters, self.lock, self.packed)
         return engine
 
     def predictor(self, m: int) -> Any:

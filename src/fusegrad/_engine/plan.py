@@ -214,7 +214,7 @@ def _few_examples_pay(layers: tuple[Dense, ...], batch: int, panel: int) -> bool
     """
     if 4 * batch <= panel:
         return True
-    return 2 * batch <= panel and panel >= 16 and max(layer.n_in * layer.n_out for layer in layers) >= LARGE_LAYER
+    return 2 * batch <= panel and max(layer.n_in * layer.n_out for layer in layers) >= LARGE_LAYER
 
 
 def copy_pays(array: "np.ndarray[Any, Any]") -> bool:
@@ -319,7 +319,7 @@ def make_plan(
     if few_examples is None:
         few_examples = _few_examples_pay(layers, batch, panel)
     widths = [layers[0].n_in, *(layer.n_out for layer in layers), layers[-1].n_out]
-    few_scratch = sum(_up(batch * _up(n, lanes), panel) for n in widths) + panel
+    few_scratch = sum(batch * _up(n, panel) for n in widths) + panel
     few_scratch += _up(batch * max(widths), panel) * (1 + (8 // dtype.itemsize) * (max(widths) > 512))
     most_blocks = max(1, min(MOST_BLOCKS, PARTIAL_BYTES // (layers[-1].end * dtype.itemsize)))
     least = LEAST_BLOCK if layers[-1].end * dtype.itemsize <= L2_GRADIENT else 2 * LEAST_BLOCK
