@@ -129,25 +129,52 @@ cdef void few_predict(
 
 # ---- backward ------------------------------------------------------------------------------------------
 
+cdef struct FewPass:
+    # The forward and backward pass of a batch: what the gradients are computed from.
+    Py_ssize_t count
+    Rows lowest             # the input of the first layer
+    real* activations       # room for the input of each layer, whole panels one after another; the first layer's may be empty
+    real* deltas            # the delta below each layer, in the same places
+    real* top               # the delta of the last layer
+
+
+cdef inline Rows input_of(FewPass* p, Py_ssize_t i, Layer* layer, Py_ssize_t place) noexcept nogil:
+    """The input of layer i."""
+    return p.lowest if i == 0 else Rows(p.activations + place, layer.n_in)
+
+
+cdef inline const real* delta_of(FewPass* p, Network* network, Py_ssize_t i, Py_ssize_t place) noexcept nogil:
+    """The delta of layer i: that below the next layer."""
+    return p.top if i == network.n_layers - 1 else p.deltas + place + whole_panels(p.count * network.layers[i].n_in)
+
+
 cdef enum:
     GRADIENT_VECTORS = 4        # of a row of the gradient, together
 
 
-cdef inline void gradient_vectors(
-    const int vectors, const real* delta, Py_ssize_t n_out, Rows x, Py_ssize_t count, real* gradient, Py_ssize_t last,
+cdef inline void gradient_sums(
+    const int vectors, const real* delta, Py_ssize_t n_out, const real* x, Py_ssize_t x_row, Py_ssize_t count, vreal* sums,
 ) noexcept nogil:
-    """Some vectors of a row of the gradient of W: the sums over examples of delta x. last: elements of the last vector."""
-    cdef vreal sums[GRADIENT_VECTORS]
-    cdef vreal d
+    """Some vectors of a row of the gradient of W: the sums over examples of delta x."""
+    cdef vreal d = splat(delta[0])
     cdef Py_ssize_t e
     cdef int v
-    d = splat(delta[0])
     for v in range(vectors):
-        sums[v] = d * load(x.data + v * LANES)
+        sums[v] = d * load(x + v * LANES)
     for e in range(1, count):
         d = splat(delta[e * n_out])
         for v in range(vectors):
-            sums[v] = multiply_add(d, load(x.data + e * x.row + v * LANES), sums[v])
+            sums[v] = multiply_add(d, load(x + e * x_row + v * LANES), sums[v])
+
+
+cdef inline void gradient_vectors(
+    const int vectors, const real* delta, Py_ssize_t n_out, const real* x, Py_ssize_t x_row, Py_ssize_t count, real* gradient,
+    Py_ssize_t last,
+) noexcept nogil:
+    """last: elements of the last vector."""
+    cdef vreal sums[GRADIENT_VECTORS]
+    cdef int v
+    gradient_sums(vectors, delta, n_out, x, x_row, count, sums)
     for v in range(vectors):
         if v < vectors - 1 or last == LANES:
             store(gradient + v * LANES, sums[v])
@@ -162,22 +189,20 @@ cdef void few_weight_gradient(
     """gradient (n_out, n_in) = delta^T x. The last vector of a row overlaps the one before; of a short row it reaches into the
     next, which is written after it."""
     cdef Py_ssize_t o, j
-    cdef Rows at
     for o in range(n_out):
         if o % 16 == 0 and check_interrupt(interrupt, thread, 16 * n_in * count):
             return
         if n_in < LANES:
-            gradient_vectors(1, delta + o, n_out, x, count, gradient, LANES if (n_out - o) * n_in >= LANES else n_in)
+            gradient_vectors(
+                1, delta + o, n_out, x.data, x.row, count, gradient, LANES if (n_out - o) * n_in >= LANES else n_in)
         else:
             j = 0
             while j + GRADIENT_VECTORS * LANES <= n_in:
-                at = Rows(x.data + j, x.row)
-                gradient_vectors(GRADIENT_VECTORS, delta + o, n_out, at, count, gradient + j, LANES)
+                gradient_vectors(GRADIENT_VECTORS, delta + o, n_out, x.data + j, x.row, count, gradient + j, LANES)
                 j += GRADIENT_VECTORS * LANES
             while j < n_in:
                 j = minimum(j, n_in - LANES)
-                at = Rows(x.data + j, x.row)
-                gradient_vectors(1, delta + o, n_out, at, count, gradient + j, LANES)
+                gradient_vectors(1, delta + o, n_out, x.data + j, x.row, count, gradient + j, LANES)
                 j += LANES
         gradient += n_in
 
@@ -217,54 +242,69 @@ cdef void few_delta_below(
         round_totals(totals, below, count * n_in, below)
 
 
-cdef void times_derivatives(int activation, const real* delta, real* a, Py_ssize_t n) noexcept nogil:
-    """a = delta f'(a), whole vectors."""
+cdef void times_derivatives(int activation, const real* a, real* delta, Py_ssize_t n) noexcept nogil:
+    """delta *= f'(a), whole vectors."""
     cdef Py_ssize_t i = 0
     while i < n:
-        store(a + i, times_derivative(activation, load(delta + i), load(a + i)))
+        store(delta + i, times_derivative(activation, load(delta + i), load(a + i)))
         i += LANES
 
 
-cdef double few_gradient(
-    Network* network, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, real* gradient,
+cdef double few_deltas(
+    Network* network, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, bint wanted, FewPass* p,
     Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """The forward and backward pass of a batch of a few examples; returns the sum of the loss before `weight`.
 
-    gradient: NULL where only the loss is wanted. If it is interrupted, loss and gradient mean nothing.
+    wanted: the deltas, of all layers, and the input gradient; else only the loss. If it is interrupted, they mean nothing.
     """
-    cdef Py_ssize_t i = network.n_layers - 1, n
+    cdef Py_ssize_t i = network.n_layers - 1, place
     cdef Layer* layer = &network.layers[i]
-    cdef Rows lowest, x
-    cdef real* delta = few_forward_pass(network, first, count, scratch, &lowest, interrupt, thread)
-    cdef real* y = delta + whole_panels(count * layer.n_out)
-    cdef real* below = y + whole_panels(count * layer.n_out)
-    cdef double* totals = <double*>(below + whole_panels(network.widest * count))
+    cdef real* top = few_forward_pass(network, first, count, scratch, &p.lowest, interrupt, thread)
+    cdef real* y = top + whole_panels(count * layer.n_out)
+    cdef double* totals
+    cdef const real* delta = top
+    cdef real* below
     cdef double loss = 0
+    p.count = count
+    p.activations = scratch
+    p.top = top
+    p.deltas = y + whole_panels(count * layer.n_out)
+    place = top - scratch
+    totals = <double*>(p.deltas + place)
     if not network.tile_is_packed:
         pack_examples(network.y, network.order, first, count, y)
     # As panels of a single output: rows follow each other.
     if network.outputs.data != NULL:
-        given_stage(<int>layer.activation, 1, count * layer.n_out, delta, y)
+        given_stage(<int>layer.activation, 1, count * layer.n_out, top, y)
     else:
-        loss = loss_stage(<int>layer.activation, 1, count * layer.n_out, weight, delta, y)
-    if gradient == NULL:
+        loss = loss_stage(<int>layer.activation, 1, count * layer.n_out, weight, top, y)
+    if not wanted:
         return loss
-    while i >= 0 and not is_raised(&interrupt.stop):
+    while (i > 0 or network.input_gradient.data != NULL) and i >= 0 and not is_raised(&interrupt.stop):
         layer = &network.layers[i]
-        n = count * layer.n_in
-        x = lowest
+        place -= whole_panels(count * layer.n_in)
+        below = p.deltas + place
+        few_delta_below(layer, weight_of(network, i), delta, count, below, totals, interrupt, thread)
         if i > 0:
-            x = Rows(delta - whole_panels(n), layer.n_in)
-        few_weight_gradient(delta, layer.n_out, x, layer.n_in, count, gradient + layer.weight, interrupt, thread)
-        if layer.bias >= 0:
-            few_bias_gradient(delta, layer.n_out, count, gradient + layer.bias)
-        if i > 0:
-            few_delta_below(layer, weight_of(network, i), delta, count, below, totals, interrupt, thread)
-            delta -= whole_panels(n)
-            times_derivatives(<int>network.layers[i - 1].activation, below, delta, n)
-        elif network.input_gradient.data != NULL:
-            few_delta_below(layer, weight_of(network, i), delta, count, below, totals, interrupt, thread)
+            times_derivatives(<int>network.layers[i - 1].activation, scratch + place, below, count * layer.n_in)
+        else:
             unpack_examples(below, layer.n_in, network.input_gradient, first, count)
+        delta = below
         i -= 1
     return loss
+
+
+cdef void few_gradient(Network* network, FewPass* p, real* gradient, Interrupt* interrupt, int thread) noexcept nogil:
+    """The gradient of all layers, from their inputs and deltas."""
+    cdef Py_ssize_t i, place = 0
+    cdef Layer* layer
+    cdef const real* delta
+    for i in range(network.n_layers):
+        layer = &network.layers[i]
+        delta = delta_of(p, network, i, place)
+        few_weight_gradient(
+            delta, layer.n_out, input_of(p, i, layer, place), layer.n_in, p.count, gradient + layer.weight, interrupt, thread)
+        if layer.bias >= 0:
+            few_bias_gradient(delta, layer.n_out, p.count, gradient + layer.bias)
+        place += whole_panels(p.count * layer.n_in)

@@ -56,7 +56,6 @@ cdef struct Network:
     Py_ssize_t tile             # examples in a tile, a multiple of PANEL
     Py_ssize_t block            # examples in a block, a multiple of tile
     bint few                    # a few examples: features in lanes (few_examples.pxi)
-    Py_ssize_t widest           # most inputs of a layer: room for a delta
     bint tile_is_packed         # the tile is the same as in the previous step: x, x^T and y are still in scratch
 
 

@@ -41,7 +41,6 @@ cdef class Engine:
         self.job_template.network.tile = plan.tile
         self.job_template.network.block = plan.block
         self.job_template.network.few = plan.few_examples
-        self.job_template.network.widest = max(layer.n_in for layer in plan.layers)
         self.job_template.batch = plan.batch
         self.n_blocks = plan.n_blocks
         self.n_threads = plan.n_threads
@@ -262,6 +261,7 @@ cdef class Engine:
         cdef Py_ssize_t count = minimum(job.batch, job.n_examples)
         if job.update.nesterov and job.folds == NULL:
             job.network.parameters = job.lookahead
+        job.fused = job.network.few and job.folds == NULL and job.moments.means == NULL
         if job.incomplete != NULL:
             set_flag(job.incomplete, EPOCH_INCOMPLETE)
         try:

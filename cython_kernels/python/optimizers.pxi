@@ -34,6 +34,8 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
         raise TypeError(f"optimizer: expected the constants that its class packs, got {packed!r}")
     memcpy(&constants, <const char*>packed, sizeof(Constants))
     u.rule = <int>constants.rule
+    if not SGD <= u.rule <= ADAM:
+        raise TypeError(f"optimizer: expected one of the rules of its class, got number {u.rule}")
     rows = states_of(u.rule)
     u.nesterov = constants.nesterov != 0
     u.bias_correction = constants.bias_correction != 0
@@ -53,6 +55,7 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
     set_scale(u, optimizer._exponent if has_squares(u.rule) else 0)
     if not cnp.PyArray_ISWRITEABLE(parameters):
         raise ValueError("parameters: expected a writable array, got a read-only one")
+    u.far = columns * <Py_ssize_t>sizeof(real) > MEMORY_BYTES
     u.first = NULL
     u.second = NULL
     if rows > 0:

@@ -59,6 +59,7 @@ cdef struct Update:
     int exponent            # the rules with squares scale gradients by 2^-exponent
     real unit               # 2^-exponent
     real largest_gradient   # the largest element of a gradient that can be squared at this scale
+    bint far                # parameters and states come from memory
     real* first             # the states, as many as `states_of` says
     real* second
     # Constants of one update, set by `begin_update`.
@@ -193,21 +194,31 @@ cdef inline vreal updated(const int rule, Factors* f, vreal w, vreal g, vreal* f
     return multiply_add(-f.rate, g, w)
 
 
+cdef enum:
+    UPDATE_AHEAD = (32 << 10) // sizeof(real)   # elements from a prefetch to their update
+
+
 cdef inline void update_vector(
-    const int rule, Factors* f, real* w, const real* g, real* firsts, real* seconds, Py_ssize_t i, Py_ssize_t n,
+    const int rule, const bint far, Factors* f, Update* u, real* w, Py_ssize_t i, Py_ssize_t n, vreal g,
 ) noexcept nogil:
-    """The update of n <= LANES elements from element i on."""
+    """The update of n <= LANES elements from element i on, whose gradient is g. far: prefetches w and the states from memory."""
     cdef int n_states = states_of(rule)
     cdef vreal first = splat(0), second = splat(0)
+    if far:
+        prefetch(2, w + i + UPDATE_AHEAD)
+    if far and n_states > 0:
+        prefetch(2, u.first + i + UPDATE_AHEAD)
+    if far and n_states > 1:
+        prefetch(2, u.second + i + UPDATE_AHEAD)
     if n_states > 0:
-        first = load_first(firsts + i, n)
+        first = load_first(u.first + i, n)
     if n_states > 1:
-        second = load_first(seconds + i, n)
-    store_first(w + i, updated(rule, f, load_first(w + i, n), load_first(g + i, n), &first, &second), n)
+        second = load_first(u.second + i, n)
+    store_first(w + i, updated(rule, f, load_first(w + i, n), g, &first, &second), n)
     if n_states > 0:
-        store_first(firsts + i, first, n)
+        store_first(u.first + i, first, n)
     if n_states > 1:
-        store_first(seconds + i, second, n)
+        store_first(u.second + i, second, n)
 
 
 cdef inline void update_loop(
@@ -216,28 +227,25 @@ cdef inline void update_loop(
     cdef Factors f = factors(u)
     cdef Py_ssize_t i = start
     while i + LANES <= stop:
-        update_vector(rule, &f, w, g, u.first, u.second, i, LANES)
+        update_vector(rule, False, &f, u, w, i, LANES, load(g + i))
         i += LANES
     if stop - i > FEW_ELEMENTS:
-        update_vector(rule, &f, w, g, u.first, u.second, i, stop - i)
+        update_vector(rule, False, &f, u, w, i, stop - i, load_first(g + i, stop - i))
         return
     while i < stop:
-        update_vector(rule, &f, w, g, u.first, u.second, i, 1)
+        update_vector(rule, False, &f, u, w, i, 1, load_first(g + i, 1))
         i += 1
+
+
+ctypedef void (*UpdateLoop)(
+    const int rule, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
+cdef extern from "vector.h" nogil:
+    void update_of "AS_CONSTANT"(int most, UpdateLoop, int rule, ...)
 
 
 cdef void update(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """One step on the elements start ... stop, after `begin_update`. The caller increments u.step."""
-    if u.rule == SGD:
-        update_loop(SGD, u, w, g, start, stop)
-    elif u.rule == MOMENTUM:
-        update_loop(MOMENTUM, u, w, g, start, stop)
-    elif u.rule == ADAGRAD:
-        update_loop(ADAGRAD, u, w, g, start, stop)
-    elif u.rule == RMSPROP:
-        update_loop(RMSPROP, u, w, g, start, stop)
-    elif u.rule == ADAM:
-        update_loop(ADAM, u, w, g, start, stop)
+    update_of(ADAM, update_loop, u.rule, u, w, g, start, stop)
 
 
 cdef void look_ahead(Update* u, const real* w, real* ahead, Py_ssize_t n) noexcept nogil:

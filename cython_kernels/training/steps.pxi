@@ -38,6 +38,8 @@ cdef struct Job:
     real* folded_gradient       # the gradient after folding; `gradient` if nothing is folded
     real* tiles             # scratch for the tiles of the folds
     Moments moments         # means NULL: steps are computed from the examples
+    FewPass few                 # of a batch of a few examples
+    bint fused                  # its gradient is not stored, if `gradient_is_bounded`
     real* partial_gradients     # one per block, except for the first block, which adds to `folded_gradient`
     double* block_losses
     char* scratch           # a part of scratch_size bytes per thread
@@ -93,8 +95,10 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
     if job.gradient != NULL:
         partial.data = partial_gradient_of(job, block)
     if network.few:
-        job.block_losses[block] = few_gradient(
-            network, place, job.count, weight, own_scratch(job, thread), partial.data, &job.interrupt, thread)
+        job.block_losses[block] = few_deltas(
+            network, place, job.count, weight, own_scratch(job, thread), partial.data != NULL, &job.few, &job.interrupt, thread)
+        if partial.data != NULL and not job.fused:
+            few_gradient(network, &job.few, partial.data, &job.interrupt, thread)
         return
     while place < stop and not is_raised(&job.interrupt.stop):
         loss += gradient_tile(network, place, minimum(network.tile, stop - place), weight, own_scratch(job, thread), partial)
@@ -197,6 +201,16 @@ cdef double one_step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) n
             return loss
     if job.folds != NULL:
         unfold_layers(job, parameters)
+        if is_raised(&job.interrupt.stop):
+            return 0
+    if job.fused:
+        if gradient_is_bounded(network, &job.few, rule.largest_gradient):
+            begin_update(rule)
+            fused_update(network, &job.few, rule, job.parameters, job.gradient)
+            rule.step += 1
+            job.n_steps += 1
+            return loss
+        few_gradient(network, &job.few, job.gradient, &job.interrupt, 0)
         if is_raised(&job.interrupt.stop):
             return 0
     run_stage(team, &job.interrupt, check_part, ceil_div(n, PARAMETER_PART))

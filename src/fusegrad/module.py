@@ -255,6 +255,7 @@ class Module:
         >>> print(fg.TwoLayerLinear(8, 32, rng=0).plan(1000, n_threads=1))  # doctest: +ELLIPSIS
         1000 examples a step, in tiles of ...
           dense 8 -> 1 identity, gradient lane-wise, 2 linear layers in one
+          a shuffled fit of 65536 to 16777216 examples copies X, if the features of an example are not contiguous
         """
         return self._engine.plan(n_examples, n_threads, epochs)
 

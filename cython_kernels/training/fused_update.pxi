@@ -1,0 +1,107 @@
+"""The update of a step of a few examples, applied to the gradient where it arises.
+
+The gradient of W, delta^T x, is a sum over a few examples: a vector of it is computed in registers and goes into the update at
+once. A wide layer comes from the L2 or from memory, and there the time is that of the bytes: the gradient is neither
+stored, nor read for its check, nor read for the update: 3 of 10 passes over an array of n_parameters with Adam.
+
+Nothing may be written from a gradient that is not finite, or too large to be squared. Here it is bounded instead of checked:
+|g_oj| <= the sum over examples of |delta_o| |x_j| <= (sum of all |delta|) (sum of all |x|). If that is too large, or
+NaN, the gradient is stored and checked as in any other step.
+
+Rejected: updating a layer as soon as its delta is known (a gradient of a lower layer that is not finite would come too late).
+"""
+
+cdef double sum_of_magnitudes(Rows x, Py_ssize_t n, Py_ssize_t count) noexcept nogil:
+    """Of n elements in each of `count` rows. NaN or inf if any of them is."""
+    cdef vreal total = splat(0)
+    cdef const real* row
+    cdef Py_ssize_t e, i
+    for e in range(count):
+        row = x.data + e * x.row
+        i = 0
+        while i + LANES <= n:
+            total = total + magnitude(load(row + i))
+            i += LANES
+        if i < n:
+            total = total + magnitude(load_first(row + i, n - i))
+    return sum_of_lanes(total)
+
+
+cdef bint gradient_is_bounded(Network* network, FewPass* p, double most) noexcept nogil:
+    """Whether no element of the gradient can be larger than `most`, or NaN."""
+    cdef Py_ssize_t i, place = 0
+    cdef Layer* layer
+    cdef double of_delta, of_input
+    for i in range(network.n_layers):
+        layer = &network.layers[i]
+        of_delta = sum_of_magnitudes(Rows(delta_of(p, network, i, place), layer.n_out), layer.n_out, p.count)
+        of_input = sum_of_magnitudes(input_of(p, i, layer, place), layer.n_in, p.count)
+        if not 2 * of_delta * (1 + of_input) < most:       # twice: rounding
+            return False
+        place += whole_panels(p.count * layer.n_in)
+    return True
+
+
+cdef inline void update_row(
+    const int rule, const bint far, Factors* f, Update* u, real* w, Py_ssize_t start, Py_ssize_t n_in, const real* delta, Py_ssize_t n_out,
+    Rows x, Py_ssize_t count,
+) noexcept nogil:
+    """One row of W, elements start ... start + n_in of the parameters, n_in >= LANES."""
+    cdef vreal sums[GRADIENT_VECTORS]
+    cdef Py_ssize_t j = 0, e
+    cdef int v
+    while j + GRADIENT_VECTORS * LANES <= n_in:
+        gradient_sums(GRADIENT_VECTORS, delta, n_out, x.data + j, x.row, count, sums)
+        for v in range(GRADIENT_VECTORS):
+            update_vector(rule, far, f, u, w, start + j + v * LANES, LANES, sums[v])
+        j += GRADIENT_VECTORS * LANES
+    while j + LANES <= n_in:
+        gradient_sums(1, delta, n_out, x.data + j, x.row, count, sums)
+        update_vector(rule, far, f, u, w, start + j, LANES, sums[0])
+        j += LANES
+    if j < n_in:
+        sums[0] = splat(delta[0]) * load_first(x.data + j, n_in - j)
+        for e in range(1, count):
+            sums[0] = multiply_add(splat(delta[e * n_out]), load_first(x.data + e * x.row + j, n_in - j), sums[0])
+        update_vector(rule, False, f, u, w, start + j, n_in - j, sums[0])
+
+
+cdef inline void update_layer(
+    const int rule, Update* u, real* w, Layer* layer, const real* delta, Rows x, Py_ssize_t count,
+) noexcept nogil:
+    cdef Factors f = factors(u)
+    cdef Py_ssize_t o, start = layer.weight
+    for o in range(layer.n_out):
+        if u.far:
+            update_row(rule, True, &f, u, w, start, layer.n_in, delta + o, layer.n_out, x, count)
+        else:
+            update_row(rule, False, &f, u, w, start, layer.n_in, delta + o, layer.n_out, x, count)
+        start += layer.n_in
+
+
+ctypedef void (*UpdateLayer)(
+    const int rule, Update* u, real* w, Layer* layer, const real* delta, Rows x, Py_ssize_t count) noexcept nogil
+cdef extern from "vector.h" nogil:
+    void update_layer_of "AS_CONSTANT"(int most, UpdateLayer, int rule, ...)
+
+
+cdef void fused_update(Network* network, FewPass* p, Update* u, real* w, real* gradient) noexcept nogil:
+    """The update of all layers, after `begin_update`. gradient: room for that of biases and narrow layers."""
+    cdef Py_ssize_t i, place = 0
+    cdef Layer* layer
+    cdef const real* delta
+    cdef Rows x
+    cdef Interrupt never = NO_INTERRUPT
+    for i in range(network.n_layers):
+        layer = &network.layers[i]
+        delta = delta_of(p, network, i, place)
+        x = input_of(p, i, layer, place)
+        if layer.n_in >= LANES:
+            update_layer_of(ADAM, update_layer, u.rule, u, w, layer, delta, x, p.count)
+        else:
+            few_weight_gradient(delta, layer.n_out, x, layer.n_in, p.count, gradient + layer.weight, &never, 1)
+            update(u, w, gradient, layer.weight, layer.weight + layer.n_in * layer.n_out)
+        if layer.bias >= 0:
+            few_bias_gradient(delta, layer.n_out, p.count, gradient + layer.bias)
+            update(u, w, gradient, layer.bias, layer.bias + layer.n_out)
+        place += whole_panels(p.count * layer.n_in)
