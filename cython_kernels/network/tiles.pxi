@@ -77,6 +77,39 @@ cdef inline Py_ssize_t example_at(const Py_ssize_t* order, Py_ssize_t place) noe
     return place if order == NULL else order[place]
 
 
+cdef void pack_squares(Matrix x, const Py_ssize_t* order, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
+    """`pack_tile` if the features of an example are contiguous: squares of LANES examples by LANES features are transposed.
+
+    Half the time of a step of (32, 32, 1) is that of packing one element after another.
+    """
+    cdef vreal square[LANES]
+    cdef const real* examples[LANES]
+    cdef Py_ssize_t p, v, lane, feature, n = x.rows
+    cdef real* place
+    for p in range(panels(count)):
+        for v in range(VECTORS):
+            for lane in range(LANES):
+                examples[lane] = <const real*>(
+                    x.data + example_at(order, first + minimum(p * PANEL + v * LANES + lane, count - 1)) * x.column)
+            feature = 0
+            if n < LANES:
+                for lane in range(LANES):
+                    square[lane] = load_first(examples[lane], n)
+                transpose(LANES, square)
+                for lane in range(n):
+                    store(tile + (p * n + lane) * PANEL + v * LANES, square[lane])
+                continue
+            while feature < n:
+                feature = minimum(feature, n - LANES)       # the last square overlaps the one before
+                for lane in range(LANES):
+                    square[lane] = load(examples[lane] + feature)
+                transpose(LANES, square)
+                place = tile + (p * n + feature) * PANEL + v * LANES
+                for lane in range(LANES):
+                    store(place + lane * PANEL, square[lane])
+                feature += LANES
+
+
 cdef void pack_tile(
     Matrix x, const Py_ssize_t* order, Py_ssize_t first, Py_ssize_t count, real* tile,
 ) noexcept nogil:
@@ -109,6 +142,9 @@ cdef void pack_tile(
             column = x.data + (first + whole * PANEL) * x.column
             for feature in range(n):
                 copy(column + feature * x.row, width - 1, place + feature * PANEL)
+        return
+    if x.row == sizeof(real) and n > 1 and 4 * n >= LANES:
+        pack_squares(x, order, first, count, tile)
         return
     while p < panels(count):
         place = tile + p * n * PANEL

@@ -36,15 +36,15 @@ cdef bint gradient_is_bounded(Network* network, FewPass* p, double most) noexcep
         layer = &network.layers[i]
         of_delta = sum_of_magnitudes(Rows(delta_of(p, network, i, place), layer.n_out), layer.n_out, p.count)
         of_input = sum_of_magnitudes(input_of(p, i, layer, place), layer.n_in, p.count)
-        if not 2 * of_delta * (1 + of_input) < most:       # twice: rounding
+        if not 2 * of_delta * (1 + of_input) < most:    # twice: rounding
             return False
         place += whole_panels(p.count * layer.n_in)
     return True
 
 
 cdef inline void update_row(
-    const int rule, const bint far, Factors* f, Update* u, real* w, Py_ssize_t start, Py_ssize_t n_in, const real* delta, Py_ssize_t n_out,
-    Rows x, Py_ssize_t count,
+    const int rule, const bint far, Factors* f, Update* u, real* w, Py_ssize_t start, Py_ssize_t n_in, const real* delta,
+    Py_ssize_t n_out, Rows x, Py_ssize_t count,
 ) noexcept nogil:
     """One row of W, elements start ... start + n_in of the parameters, n_in >= LANES."""
     cdef vreal sums[GRADIENT_VECTORS]

@@ -318,11 +318,12 @@ def make_plan(
 
     if few_examples is None:
         few_examples = _few_examples_pay(layers, batch, panel)
-    widths = [layers[0].n_in, *(layer.n_out for layer in layers), layers[-1].n_out]
     # Inputs of all layers, outputs and targets; deltas below all layers; float64 totals of a layer.
     inputs = [layer.n_in for layer in layers]
     few_scratch = batch * sum(_up(n, panel) for n in (*inputs, *inputs, layers[-1].n_out, layers[-1].n_out)) + panel
-    few_scratch += _up(batch * max(inputs), panel) * (8 // dtype.itemsize) * (max(layer.n_out for layer in layers) > 512)
+    few_scratch += (
+        _up(batch * max(inputs), panel) * (8 // dtype.itemsize) * (max(layer.n_out for layer in layers) > 512)
+    )
     most_blocks = max(1, min(MOST_BLOCKS, PARTIAL_BYTES // (layers[-1].end * dtype.itemsize)))
     least = LEAST_BLOCK if layers[-1].end * dtype.itemsize <= L2_GRADIENT else 2 * LEAST_BLOCK
     block = _up(max(least, -(-batch // most_blocks)), tile)
