@@ -179,9 +179,9 @@ SHAPES = (
 )
 
 
-def everyone(task_of: Any, action: str, names: tuple[str, ...]) -> dict[str, tuple[str, Task]]:
-    """The same task for several systems."""
-    return {name: (name, task_of(action=action)) for name in names}
+def everyone(task: Task, names: tuple[str, ...]) -> dict[str, tuple[str, Task]]:
+    """One task for several systems."""
+    return {name: (name, task) for name in names}
 
 
 def rows() -> list[Row]:
@@ -196,11 +196,11 @@ def rows() -> list[Row]:
         table.append(
             Row(
                 "step", title,
-                everyone(task, "step", ("fusegrad", "NumPy", "NumPy out=", "PyTorch", "JAX", "fusegrad v3")),
+                everyone(task(action="step"), ("fusegrad", "NumPy", "NumPy out=", "PyTorch", "JAX", "fusegrad v3")),
                 {"NumPy": numpy, "PyTorch": torch, "JAX": jit},
             )
         )  # fmt: skip
-        table.append(Row("fit", title, everyone(task, "fit", ("fusegrad", "JAX")), {"JAX": scan}, share))
+        table.append(Row("fit", title, everyone(task(action="fit"), ("fusegrad", "JAX")), {"JAX": scan}, share))
         widths = {"float64": task(action="fit", dtype="float64"), "float32": task(action="fit")}
         table.append(Row("float64", title, {name: ("fusegrad", of) for name, of in widths.items()}, {"float32": 0.4}))
     return (
@@ -236,7 +236,7 @@ def regimes() -> list[Row]:
             names = ("fusegrad", "fusegrad frozen", *peers) if m <= 16 else ("fusegrad", *peers)
             table.append(
                 Row(
-                    "regimes", f"forward {title}, {m} example{'s' * (m > 1)}", everyone_of(task, names),
+                    "regimes", f"forward {title}, {m} example{'s' * (m > 1)}", everyone(task, names),
                     dict.fromkeys(peers, goals.get(m, 1.0)),
                 )
             )  # fmt: skip
@@ -256,7 +256,7 @@ def regimes() -> list[Row]:
         ),
     }
     for title, (task, goals) in fits.items():
-        table.append(Row("regimes", f"fit, Adam, {title}", everyone_of(task, ("fusegrad", "PyTorch", "JAX")), goals))
+        table.append(Row("regimes", f"fit, Adam, {title}", everyone(task, ("fusegrad", "PyTorch", "JAX")), goals))
     shuffled = {
         "784-128-10, 20 096 in batches of 128": (
             network(784, 128, 10, m=20_096, batch=128, **adam),
@@ -285,15 +285,10 @@ def regimes() -> list[Row]:
     table.append(
         Row(
             "regimes", "online: forward, then train_step, 10-64-64-2 tanh",
-            everyone_of(online, ("fusegrad", "PyTorch")), {"PyTorch": 60}, seconds_goal=6e-6,
+            everyone(online, ("fusegrad", "PyTorch")), {"PyTorch": 60}, seconds_goal=6e-6,
         )
     )  # fmt: skip
     return table
-
-
-def everyone_of(task: Task, names: tuple[str, ...]) -> dict[str, tuple[str, Task]]:
-    """One task for several systems."""
-    return {name: (name, task) for name in names}
 
 
 def other_nets() -> list[Row]:
