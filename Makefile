@@ -8,7 +8,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 # One core for what is timed, where the system can pin
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
-.PHONY: help demo test test-reliability test-peers test-exhaustive test-interrupts soak fuzz sanitize test-clang test-emulated \
+.PHONY: help demo test test-lanes test-reliability test-peers test-exhaustive test-interrupts soak fuzz sanitize test-clang test-emulated \
   bench bench-peers bench-growth bench-promises bench-init lint annotate wheel clean
 
 help:
@@ -38,6 +38,11 @@ EACH_ISA = for isa in $$($(BIN)/python -c 'from fusegrad._engine.dispatch import
 test: $(VENV)/installed
 	@$(EACH_ISA) $(BIN)/pytest -q -m "not peers and not exhaustive and not reliability" --benchmark-disable tests benchmarks || exit 1; done
 	$(BIN)/pytest -q --doctest-modules --pyargs fusegrad
+
+## make test-lanes       the tests with each SIMD layout forced, wherever it can be used
+test-lanes: $(VENV)/installed
+	@$(EACH_ISA) for lanes in features examples; do \
+	  $(BIN)/pytest -q -m "not peers and not exhaustive" --benchmark-disable --lanes $$lanes tests || exit 1; done; done
 
 ## make test-reliability forks, kills, Ctrl-C, refused memory, leaks, arrays drawn at random: some minutes
 test-reliability: $(VENV)/installed

@@ -1,11 +1,36 @@
-"""Fixtures: dtypes, a generator, threads."""
+"""Fixtures: dtypes, a generator, threads. --lanes forces one of the two SIMD layouts on all tests."""
 
 import numpy as np
 import pytest
 from support import FIGURES
 
 import fusegrad as fg
+from fusegrad._engine import plan
 from fusegrad._engine.dispatch import ISA
+
+MOST_FEW = 256  # examples with features in lanes, if these are forced: more are several blocks
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption(
+        "--lanes",
+        choices=["features", "examples"],
+        help="what is in the lanes of vectors, not as the plan would choose",
+    )
+
+
+def pytest_configure(config) -> None:
+    lanes = config.getoption("--lanes")
+    if lanes is not None:
+        most = MOST_FEW if lanes == "features" else 0
+        plan._few_examples_pay = lambda layers, batch, panel: batch <= most
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    if config.getoption("--lanes") is not None:
+        for item in items:
+            if any(word in item.name for word in ("another_process", "new_process")):
+                item.add_marker(pytest.mark.skip("another process chooses its own layout"))
 
 
 def pytest_report_header() -> str:
