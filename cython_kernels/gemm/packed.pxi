@@ -63,19 +63,23 @@ cdef inline const real* add_packed(
 ) noexcept nogil:
     """sums[v, e] += the products of `depth` rows of the panels and every step-th element of n vectors; returns the next row."""
     cdef vreal right[PACKED_VECTORS]
-    cdef vreal left
+    cdef vreal left[ROWS]
     cdef Py_ssize_t k
     cdef int v, e
     for k in range(depth):
         packed = opaque(<real*>packed)
+        for e in range(n if n <= 2 else 0):
+            left[e] = splat(x[e * x_row])
         for v in range(n_panels * VECTORS):
             right[v] = load(packed + v // VECTORS * size + v % VECTORS * LANES)
             if far and v * LANES * sizeof(real) % LINE == 0:
                 prefetch(2, packed + v // VECTORS * size + v % VECTORS * LANES + PACKED_AHEAD)
-        for e in range(n):
-            left = splat(x[e * x_row])
+            for e in range(n if n <= 2 else 0):     # many vectors of W: each is used at once
+                sums[v * n + e] = multiply_add(left[e], right[v], sums[v * n + e])
+        for e in range(n if n > 2 else 0):          # many examples: an element of each is used at once
+            left[0] = splat(x[e * x_row])
             for v in range(n_panels * VECTORS):
-                sums[v * n + e] = multiply_add(left, right[v], sums[v * n + e])
+                sums[v * n + e] = multiply_add(left[0], right[v], sums[v * n + e])
         packed += PANEL
         x += step
     return packed

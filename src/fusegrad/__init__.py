@@ -14,12 +14,12 @@ from fusegrad._engine.config import show_config
 from fusegrad._engine.threads import get_num_threads, set_num_threads
 from fusegrad.checkpoints import Checkpoint, load, load_checkpoint
 from fusegrad.course import MultivariateRegression, TwoLayerLinear, TwoLayerSigmoid, UnivariateRegression
+from fusegrad.history import DivergenceError, History
 from fusegrad.layers import Identity, Linear, ReLU, Sigmoid, Tanh
 from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
 from fusegrad.predictor import Predictor
 from fusegrad.schedules import ExponentialDecay, InverseTimeDecay, StepDecay
-from fusegrad.training import DivergenceError, History
 
 __version__ = "0.1.0"
 

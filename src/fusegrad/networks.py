@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from fusegrad._engine.validation import Array, as_dtype, as_generator
+from fusegrad.history import History
 from fusegrad.layers import INITS, Layer, initial_bounds
 from fusegrad.module import Module
 from fusegrad.optimizers import COMPILED_STEP, SupportsStep
 from fusegrad.predictor import Predictor
-from fusegrad.training import FitOptions, History, Trainee, fit, train_step
+from fusegrad.training import FitOptions, Trainee, fit, train_step
 
 #: Modules whose classes refuse unknown attributes.
 OWN_MODULES = ("fusegrad.networks", "fusegrad.course")

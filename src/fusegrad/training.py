@@ -18,7 +18,7 @@ parameters per epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import inf, isfinite, nan
+from math import inf, isfinite
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,6 +29,7 @@ from fusegrad._engine.moments import moments as take_moments
 from fusegrad._engine.plan import moments_pay, step_work
 from fusegrad._engine.shuffled import ExampleMajor
 from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_generator, as_number
+from fusegrad.history import ADVICE, DivergenceError, History, last_loss, record
 from fusegrad.optimizers import SGD, Optimizer, bind, copy_into, restore_snapshot, runs_compiled, take_snapshot
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
 
@@ -38,116 +39,6 @@ FIRST_WORK = 1 << 30  # multiply-adds of the first stretch: 0.2 s in float64 wit
 MOST_GROWTH = 16  # of the number of epochs, from one stretch to the next
 STEP_WORK = 1 << 10  # multiply-adds that take as long as the overhead of a step
 MOST_AHEAD = 1 << 16  # most losses, and learning rates, of a stretch
-
-
-class History:
-    """The record of a fit.
-
-    Attributes
-    ----------
-    loss : list of float
-        The mean loss of each epoch, over all examples, each before the update of its batch.
-    validation_loss : list of float
-        The loss of the validation data after each epoch; empty if there are none.
-    stopped : bool
-        Whether a callback, or divergence, ended the training.
-    divergence : DivergenceError or None
-        The error that ended a fit with ``on_divergence="stop"``.
-    from_moments : bool
-        Whether all steps were computed from the moments of the data; see `Sequential.fit`.
-
-    Examples
-    --------
-    >>> import fusegrad as fg
-    >>> net = fg.UnivariateRegression(rng=0)
-    >>> history = net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.SGD(lr=0.1), epochs=3)
-    >>> len(history.loss), history.epochs
-    (3, 3)
-    """
-
-    def __init__(self) -> None:
-        # Losses not yet read are arrays: Python numbers take 7 % of the time of the epochs of the smallest network.
-        self._losses: tuple[list[float], list[Array]] = [], []
-        self._epochs = 0
-        self._last = nan  # independent of the list, which a callback may change
-        self.validation_loss: list[float] = []
-        self.stopped = False
-        self.divergence: DivergenceError | None = None
-        self.from_moments = False
-
-    @property
-    def loss(self) -> list[float]:
-        """The mean loss of each epoch."""
-        numbers, arrays = self._losses
-        if arrays:
-            numbers = numbers + [loss for losses in arrays for loss in losses.tolist()]
-            self._losses = numbers, []  # one assignment: another thread may run this, too
-        return numbers
-
-    def _add(self, losses: Array) -> None:
-        self._epochs += losses.size
-        self._last = float(losses[-1]) if losses.size else self._last
-        if losses.size == 1:
-            self.loss.append(losses.item())
-        else:
-            self._losses[1].append(losses)
-
-    @property
-    def epochs(self) -> int:
-        """The number of finished epochs."""
-        return self._epochs
-
-    def __repr__(self) -> str:
-        last = f", last loss {self._last:.6g}" if self._epochs else ""
-        return f"<History of {self.epochs} epochs{last}>"
-
-
-ADVICE = "a smaller learning rate may help"
-
-
-class DivergenceError(ArithmeticError):
-    """Raised by a fit whose loss, gradient, state or parameters are no longer finite.
-
-    The network, the optimizer and the generator are restored to the end of the last epoch that was finite throughout:
-    its losses, and the parameters after it. (The state of a user-defined rule is not restored.)
-
-    Attributes
-    ----------
-    epoch : int
-        The number of finite epochs, including those before an `initial_epoch`.
-    step : int
-        The number of steps, as counted by schedules, that had been made when the loss was no longer finite.
-    loss : float
-        That loss: inf or NaN. (Finite if only `cause` is not finite.)
-    cause : str
-        What was not finite: "loss", "gradient", "parameters", or "state" of the optimizer.
-    history : History
-        The record of the finite epochs.
-
-    Examples
-    --------
-    >>> import fusegrad as fg
-    >>> net = fg.UnivariateRegression(rng=0)
-    >>> try:
-    ...     net.fit([1.0, 2.0], [2.0, 4.0], optimizer=fg.SGD(lr=1e6), epochs=100)
-    ... except fg.DivergenceError as error:
-    ...     print(error.loss, error.epoch == len(error.history.loss), bool(abs(net.parameters).max() < float("inf")))
-    inf True True
-    """
-
-    def __init__(
-        self, epoch: int, step: int, loss: float, history: History, cause: str = "loss", advice: str = ADVICE
-    ) -> None:
-        super().__init__(epoch, step, loss, history, cause, advice)
-        self.epoch, self.step, self.loss, self.history = epoch, step, loss, history
-        self.cause, self.advice = cause, advice
-
-    def __str__(self) -> str:
-        found = f"loss {self.loss:g}" if self.cause == "loss" else f"the {self.cause} overflowed (loss {self.loss:g})"
-        return (
-            f"the fit diverged after {self.epoch} epochs, at step {self.step}: {found}; "
-            f"the parameters are those of the last finite epoch ({self.advice})"
-        )
 
 
 class Network(Protocol):
@@ -525,7 +416,7 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
                         del error  # else it and its traceback keep each other, and X, alive
                 if one_by_one or verbose:
                     start = None  # epochs that others have seen are not undone
-                losses = {"loss": history._last}
+                losses = {"loss": last_loss(history)}
                 if validation is not None:
                     losses["validation_loss"] = net.loss(*validation)
                     history.validation_loss.append(losses["validation_loss"])
@@ -560,14 +451,14 @@ def _make_epochs(run: _Run, start: _Snapshot, n: int, initial_epoch: int, histor
     losses = run.epochs(n)
     overflow = run.overflow()
     if losses.size == n and overflow is None:
-        history._add(losses)
+        record(history, losses)
         return None
     step = run.optimizer.n_steps if run.compiled else run.n_steps
     cause, loss = run.lost if losses.size < n else (str(overflow), float(losses[-1]))
     run.restore(start)
     run.check_start()
     if run.compiled and losses.size:
-        history._add(losses[: run.go_back(start, losses.size)])
+        record(history, losses[: run.go_back(start, losses.size)])
     first = start.n_steps if start.optimizer is None else start.optimizer[-1]
     advice = run.advice() if step == first and history.epochs == 0 else ADVICE
     return DivergenceError(initial_epoch + history.epochs, step, loss, history, cause, advice)

@@ -32,7 +32,7 @@ def training(layers, optimizer, epochs=3, **arguments):
     return make, run
 
 def value(found):
-    return found.loss if isinstance(found, fg.training.History) else found
+    return found.loss if isinstance(found, fg.History) else found
 
 sigmoid = fg.Linear(4, 8), fg.Sigmoid(), fg.Linear(8, 1)
 linear = fg.Linear(4, 8), fg.Linear(8, 1)
