@@ -50,6 +50,7 @@ emulate_aarch64() {
         --platform manylinux_2_17_aarch64 --only-binary=:all: --python-version 311 \
         "numpy==$version" scipy pytest hypothesis pytest-benchmark threadpoolctl
     cp -r src/fusegrad/. "$site/fusegrad"
+    cp -r "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"/fusegrad-*.dist-info "$site"
     "$venv/bin/pip" install -q cython
     PATH=$venv/bin:$PATH cmake -S . -B "$build" -DSKBUILD_PROJECT_NAME=fusegrad -DSKBUILD_PROJECT_VERSION=0 \
         -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
