@@ -45,10 +45,31 @@ cdef inline Py_ssize_t whole_panels(Py_ssize_t n) noexcept nogil:
     return ceil_div(n, PANEL) * PANEL
 
 
+cdef inline bint squares_pay(Matrix m, Py_ssize_t count) noexcept nogil:
+    """Whether examples are copied in squares of LANES features by LANES examples: those of a feature are contiguous."""
+    return m.column == sizeof(real) and m.rows >= LANES and 4 * count >= LANES
+
+
 cdef void pack_examples(Matrix m, const Py_ssize_t* order, Py_ssize_t first, Py_ssize_t count, real* rows) noexcept nogil:
     """rows (count, m.rows) = columns first ... first + count of m, taken through `order` if there is one."""
-    cdef Py_ssize_t e, i
+    cdef vreal square[LANES]
+    cdef Py_ssize_t e = 0, i, lane, width
     cdef const char* column
+    if order == NULL and squares_pay(m, count):
+        while e < count:
+            width = minimum(LANES, count - e)
+            i = 0
+            while i < m.rows:
+                i = minimum(i, m.rows - LANES)      # the last square overlaps the one before
+                column = m.data + (first + e) * m.column + i * m.row
+                for lane in range(LANES):
+                    square[lane] = load_first(<const real*>(column + lane * m.row), width)
+                transpose(LANES, square)
+                for lane in range(width):
+                    store(rows + (e + lane) * m.rows + i, square[lane])
+                i += LANES
+            e += width
+        return
     for e in range(count):
         column = m.data + example_at(order, first + e) * m.column
         for i in range(m.rows):
@@ -56,7 +77,25 @@ cdef void pack_examples(Matrix m, const Py_ssize_t* order, Py_ssize_t first, Py_
 
 
 cdef void unpack_examples(const real* rows, Py_ssize_t row, Matrix m, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
-    cdef Py_ssize_t e, i
+    """Columns first ... first + count of m = rows (count, m.rows), `row` apart."""
+    cdef vreal square[LANES]
+    cdef Py_ssize_t e = 0, i, lane, width
+    cdef char* column
+    if squares_pay(m, count):
+        while e < count:
+            width = minimum(LANES, count - e)
+            i = 0
+            while i < m.rows:
+                i = minimum(i, m.rows - LANES)
+                column = m.data + (first + e) * m.column + i * m.row
+                for lane in range(LANES):
+                    square[lane] = load(rows + (e + minimum(lane, width - 1)) * row + i)
+                transpose(LANES, square)
+                for lane in range(LANES):
+                    store_first(<real*>(column + lane * m.row), square[lane], width)
+                i += LANES
+            e += width
+        return
     for e in range(count):
         for i in range(m.rows):
             store_unaligned(m.data + (first + e) * m.column + i * m.row, rows[e * row + i])
