@@ -199,7 +199,8 @@ cdef enum:
 
 
 cdef inline void update_vector(
-    const int rule, const bint far, Factors* f, Update* u, real* w, Py_ssize_t i, Py_ssize_t n, vreal g,
+    const int rule, const bint far, Factors* f, real* w, real* firsts, real* seconds, Py_ssize_t i,
+    Py_ssize_t n, vreal g,
 ) noexcept nogil:
     """The update of n <= LANES elements from element i on, whose gradient is g. far: prefetches w and the states from memory."""
     cdef int n_states = states_of(rule)
@@ -207,33 +208,35 @@ cdef inline void update_vector(
     if far:
         prefetch(2, w + i + UPDATE_AHEAD)
     if far and n_states > 0:
-        prefetch(2, u.first + i + UPDATE_AHEAD)
+        prefetch(2, firsts + i + UPDATE_AHEAD)
     if far and n_states > 1:
-        prefetch(2, u.second + i + UPDATE_AHEAD)
+        prefetch(2, seconds + i + UPDATE_AHEAD)
     if n_states > 0:
-        first = load_first(u.first + i, n)
+        first = load_first(firsts + i, n)
     if n_states > 1:
-        second = load_first(u.second + i, n)
+        second = load_first(seconds + i, n)
     store_first(w + i, updated(rule, f, load_first(w + i, n), g, &first, &second), n)
     if n_states > 0:
-        store_first(u.first + i, first, n)
+        store_first(firsts + i, first, n)
     if n_states > 1:
-        store_first(u.second + i, second, n)
+        store_first(seconds + i, second, n)
 
 
 cdef inline void update_loop(
     const int rule, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
 ) noexcept nogil:
     cdef Factors f = factors(u)
+    cdef real* firsts = u.first         # copies: a store to w might change u, for the compiler
+    cdef real* seconds = u.second
     cdef Py_ssize_t i = start
     while i + LANES <= stop:
-        update_vector(rule, False, &f, u, w, i, LANES, load(g + i))
+        update_vector(rule, False, &f, w, firsts, seconds, i, LANES, load(g + i))
         i += LANES
     if stop - i > FEW_ELEMENTS:
-        update_vector(rule, False, &f, u, w, i, stop - i, load_first(g + i, stop - i))
+        update_vector(rule, False, &f, w, firsts, seconds, i, stop - i, load_first(g + i, stop - i))
         return
     while i < stop:
-        update_vector(rule, False, &f, u, w, i, 1, load_first(g + i, 1))
+        update_vector(rule, False, &f, w, firsts, seconds, i, 1, load_first(g + i, 1))
         i += 1
 
 
