@@ -12,6 +12,8 @@ A step consists of these parts. All but `unfold_layers`, which the leader runs a
     check_part       whether the gradient is finite, and its elements can be squared
     update_part      the optimizer's update
 
+A step of a few examples has the last two in one function of its own, without storing the gradient: fused_update.pxi.
+
 A fit is one parallel region. Its leader runs `train_steps` from beginning to end and publishes the stages (team.h), whose
 pieces are blocks, or parts of the parameters; each element is computed by one thread. The leader alone does all else: the
 order of the examples, Nesterov's look-ahead, folded layers, moments, and every decision. A gradient that is not finite

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fusegrad._engine.dispatch import by_dtype
-from fusegrad._engine.plan import Dense, Plan, make_plan, moments_pay, parallel_from
+from fusegrad._engine.plan import Dense, Plan, make_plan, moments_pay, packed_pays, parallel_from
 from fusegrad._engine.threads import resolve_threads
 from fusegrad._engine.validation import Array, as_batch, as_count, as_examples, as_flat_output, as_floats, as_output
 
@@ -80,7 +80,7 @@ class NetworkEngine:
         if engine is None:
             if len(self._engines) >= MOST_ENGINES:
                 self._engines.clear()
-            packed = self.packed is not None and m < self.kernels.panel  # from a whole panel on it gains nothing
+            packed = self.packed is not None and packed_pays(self.layers, m, self.kernels.panel)
             plan = make_plan(self.layers, self.dtype, *key, few_examples=packed or None)
             engine = self._engines[key] = self.kernels.Engine(plan, self.parameters, self.lock, self.packed)
         return engine

@@ -217,6 +217,14 @@ def _few_examples_pay(layers: tuple[Dense, ...], batch: int, panel: int) -> bool
     return 2 * batch <= panel and max(layer.n_in * layer.n_out for layer in layers) >= LARGE_LAYER
 
 
+def packed_pays(layers: tuple[Dense, ...], batch: int, panel: int) -> bool:
+    """Whether so many examples are predicted from packed weights: features in lanes, up to three quarters of a panel.
+
+    Small networks gain nothing from packed weights: there the choice is that of unpacked ones.
+    """
+    return 4 * batch <= 3 * panel and max(layer.n_in * layer.n_out for layer in layers) >= LARGE_LAYER
+
+
 def copy_pays(array: "np.ndarray[Any, Any]") -> bool:
     """Whether shuffled steps first copy this X or y, so that the values of each example are contiguous.
 
@@ -285,7 +293,7 @@ def make_plan(
     folding: bool = True,
     few_examples: bool | None = None,
 ) -> Plan:
-    """The plan for steps of `batch` examples on at most n_threads threads. few_examples: None, or forced by a test."""
+    """The plan for steps of `batch` examples on at most n_threads threads. few_examples: None: chosen from the shapes."""
     kernels = by_dtype[dtype]
     lanes, panel = kernels.lanes, kernels.panel
 

@@ -1,8 +1,8 @@
 """A copy of X or y in which the values of each example are contiguous: shuffled steps read it up to twice as fast.
 
-The copy is made in blocks, by NumPy: a block's columns stay in the L1, whatever the strides are. It takes a fifth to a
-half of the time that it saves in one epoch, so it is made again for each stretch of epochs, and sees what a callback
-has changed in X. Signal handlers run between two blocks.
+The copy is made in blocks, by NumPy: a block's columns stay in the L1, whatever the strides are. It costs what it saves
+in a fifth of an epoch to one and a half, mostly in a third. So it is refreshed before each stretch of epochs, and has
+what a callback has changed in X. Signal handlers run between two blocks.
 """
 
 from contextlib import suppress
@@ -22,7 +22,7 @@ class ExampleMajor:
         self._array = array
         self._copy: Array | None = None
         if copy_pays(array):
-            with suppress(MemoryError):
+            with suppress(MemoryError):  # the steps then read the array itself, with the same result
                 self._copy = np.empty(array.shape, array.dtype, order="F")
 
     def current(self) -> Array:
