@@ -293,7 +293,7 @@ def make_plan(
     folding: bool = True,
     few_examples: bool | None = None,
 ) -> Plan:
-    """The plan for steps of `batch` examples on at most n_threads threads. few_examples: None: chosen from the shapes."""
+    """The plan for steps of `batch` examples on at most n_threads threads. few_examples=None: the shapes decide."""
     kernels = by_dtype[dtype]
     lanes, panel = kernels.lanes, kernels.panel
 
