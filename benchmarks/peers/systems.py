@@ -108,11 +108,11 @@ class Fusegrad(System):
     def training(self, task: Training) -> Callable[[int], Any]:
         net, X, y, optimizer = self._net(task)
         if task.epochs is not None:
-            self.steps_a_call = task.epochs
+            self.steps_a_call = task.epochs * task.steps_an_epoch
 
             def fits(count: int) -> None:
                 for _ in range(count):
-                    net.fit(X, y, optimizer=optimizer, epochs=task.epochs, moments=task.moments)
+                    net.fit(X, y, optimizer=optimizer, epochs=task.epochs, batch_size=task.batch, moments=task.moments)
 
             return fits
         if task.action == "fit":
@@ -524,6 +524,8 @@ class Jax(System):
                 return jax.lax.scan(lambda carry, _: step(carry, X, y), state, None, length=SCAN)
 
             self.steps_a_call = SCAN
+        elif task.shuffled:
+            return self._shuffled_epochs(task, state, step)
         else:
             # The batches are cut beforehand: gathering them is no part of the scan.
             count = task.steps_an_epoch
@@ -547,6 +549,31 @@ class Jax(System):
             losses.block_until_ready()
 
         return scans
+
+    def _shuffled_epochs(self, task: Training, state: Any, step: Any) -> Callable[[int], Any]:
+        """Epochs of one scan each: NumPy draws the order, and each step gathers its examples, which are rows."""
+        jax = self.jax
+        X, y, _ = task.arrays()
+        X, y = jax.numpy.array(X.T.copy()), jax.numpy.array(y.T.copy())
+        self.steps_a_call = count = task.steps_an_epoch
+
+        def epoch(state: Any, X: Any, y: Any, order: Any) -> Any:
+            return jax.lax.scan(lambda carry, which: step(carry, X[which].T, y[which].T), state, order)
+
+        rng = np.random.default_rng(0)
+
+        def draw() -> Any:
+            return rng.permutation(task.m).astype(np.int32).reshape(count, task.batch)
+
+        compiled = jax.jit(epoch, donate_argnums=(0,)).lower(state, X, y, draw()).compile()
+
+        def epochs(n: int) -> None:
+            nonlocal state
+            for _ in range(n):
+                state, losses = compiled(state, X, y, draw())
+            losses.block_until_ready()
+
+        return epochs
 
 
 class OnnxRuntime(System):

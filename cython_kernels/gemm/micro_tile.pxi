@@ -202,7 +202,7 @@ cdef inline void multiply_all_rows(
 ) noexcept nogil:
     """`micro_tile` for any number of rows."""
     cdef bint narrow = c.columns <= LANES
-    cdef Py_ssize_t n_tiles = ceil_div(rows, NARROW_ROWS if narrow else ROWS), tile, n
+    cdef Py_ssize_t n_tiles = ceil_div(rows, ROWS), tile, n
     for tile in range(n_tiles):
         n = balanced_part(rows, n_tiles, tile)
         multiply_n_rows(NARROW_ROWS, multiply_rows, n, narrow, runs, hop, depth, a, b, c)
@@ -218,55 +218,67 @@ cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right
 
 
 cdef enum:
-    # Inputs whose rows of a, 28 KiB, stay in the L1 for all chains; each chain goes on where it was.
-    CHAIN_BLOCK = 28672 // (ROWS * sizeof(real)) // SUM_CHAINS * SUM_CHAINS
+    CHAIN_BYTES = 28672     # of the rows of a that stay in the L1 for all chains; each chain goes on where it was
 
 
-cdef inline void interleaved_tile(const int rows, Py_ssize_t depth, Left a, Right b, Output c) noexcept nogil:
+cdef inline void interleaved_tile(
+    const int rows, const int vectors, Py_ssize_t depth, Left a, Right b, Output c,
+) noexcept nogil:
     """`micro_tile` with interleaved sums, of one block (sums.pxi). The chains wait in memory while the others are continued."""
     cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
-    cdef vreal chains[SUM_CHAINS][ROWS * VECTORS]
+    cdef vreal chains[SUM_CHAINS][ROWS * VECTORS]      # at least NARROW_ROWS
+    cdef Py_ssize_t chain_block = CHAIN_BYTES // (rows * <Py_ssize_t>sizeof(real)) // SUM_CHAINS * SUM_CHAINS
     cdef Left left
     cdef Right right
     cdef Py_ssize_t first = 0, stop, j
     cdef int i, v
     while first < depth:
-        stop = minimum(first + CHAIN_BLOCK, depth)
+        stop = minimum(first + chain_block, depth)
         for j in range(SUM_CHAINS):
             if first == 0:
-                start_sums(rows, VECTORS, c.bias if j == 0 else NULL, sums)
+                start_sums(rows, vectors, c.bias if j == 0 else NULL, sums)
             else:
                 for i in range(rows):
-                    for v in range(VECTORS):
-                        sums[i][v] = chains[j][i * VECTORS + v]
+                    for v in range(vectors):
+                        sums[i][v] = chains[j][i * vectors + v]
             left = Left(a.data + (first + j) * a.step, a.row, SUM_CHAINS * a.step)
             right = Right(b.data + (first + j) * b.row, SUM_CHAINS * b.row)
-            add_products(rows, VECTORS, 0, 0, (stop - first - j + SUM_CHAINS - 1) // SUM_CHAINS, left, &right, sums)
+            add_products(rows, vectors, 0, 0, (stop - first - j + SUM_CHAINS - 1) // SUM_CHAINS, left, &right, sums)
             for i in range(rows):
-                for v in range(VECTORS):
-                    chains[j][i * VECTORS + v] = sums[i][v]
+                for v in range(vectors):
+                    chains[j][i * vectors + v] = sums[i][v]
         first = stop
     for i in range(rows):
-        for v in range(VECTORS):
-            sums[i][v] = chains[0][i * VECTORS + v]
+        for v in range(vectors):
+            sums[i][v] = chains[0][i * vectors + v]
             for j in range(1, SUM_CHAINS):
-                sums[i][v] = sums[i][v] + chains[j][i * VECTORS + v]
+                sums[i][v] = sums[i][v] + chains[j][i * vectors + v]
             store(c.data + i * c.row + v * LANES, sums[i][v])
 
 
-ctypedef void (*InterleavedTile)(const int rows, Py_ssize_t depth, Left a, Right b, Output c) noexcept nogil
+cdef inline void interleaved_rows(
+    const int rows, bint narrow, Py_ssize_t depth, Left a, Right b, Output c,
+) noexcept nogil:
+    if narrow:
+        interleaved_tile(rows, 1, depth, a, b, c)
+    else:
+        interleaved_tile(rows, VECTORS, depth, a, b, c)
+
+
+ctypedef void (*InterleavedRows)(const int rows, bint narrow, Py_ssize_t depth, Left a, Right b, Output c) noexcept nogil
 cdef extern from "vector.h" nogil:
-    void interleaved_tile_of "AS_CONSTANT"(int most, InterleavedTile, Py_ssize_t n, ...)
+    void interleaved_rows_of "AS_CONSTANT"(int most, InterleavedRows, Py_ssize_t n, ...)
 
 
 cdef void interleaved_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
-    """`multiply_panel` with interleaved sums, of one block, for a complete panel; STORE."""
+    """`multiply_panel` with interleaved sums, of one block, for a complete panel, or one of LANES columns; STORE."""
+    cdef bint narrow = c.columns <= LANES       # no more rows then: 4 KiB apart they exceed the ways of a set of the L1
     cdef Py_ssize_t n_tiles = ceil_div(rows, ROWS), tile, n
     cdef Left left = a[0]
     cdef Output out = c[0]
     for tile in range(n_tiles):
         n = balanced_part(rows, n_tiles, tile)
-        interleaved_tile_of(ROWS, interleaved_tile, n, depth, left, b, out)
+        interleaved_rows_of(ROWS, interleaved_rows, n, narrow, depth, left, b, out)
         left.data += n * a.row
         out.data += n * c.row
         if out.bias != NULL:
@@ -274,7 +286,7 @@ cdef void interleaved_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Ri
 
 
 cdef void forward_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
-    """`multiply_panel` in the order of a layer's sum over its inputs; c is a panel of a tile, of row stride PANEL; STORE."""
+    """`multiply_panel` in the order of a layer's sum over its inputs; c is a panel of a tile, or one of LANES columns; STORE."""
     if depth < INTERLEAVED_DEPTH:
         multiply_panel(rows, depth, a, b, c)
     elif depth <= INTERLEAVED_BLOCK:
@@ -294,16 +306,19 @@ cdef void delta_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b,
 cdef void deep_panel(
     Py_ssize_t block_depth, Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c,
 ) noexcept nogil:
-    """`forward_panel`, `delta_panel` for a depth of several blocks: some rows at a time, whose totals stay in the L1."""
+    """`forward_panel`, `delta_panel` for a depth of several blocks: some rows at a time, whose totals stay in the L1.
+
+    c has no gaps: its row stride is PANEL, or LANES if it is one vector wide.
+    """
     cdef real sums[ROWS * PANEL]
     cdef double totals[ROWS * PANEL]
-    cdef Py_ssize_t n_tiles = ceil_div(rows, ROWS), tile, n, first = 0, i, k, count
+    cdef Py_ssize_t n_tiles = ceil_div(rows, ROWS), tile, n, first = 0, i, k, count, width = c.row
     cdef Left left
     cdef Right right
     cdef const real* bias = c.bias
     cdef real* place = c.data
     cdef vreal value
-    cdef Output block = Output(&sums[0], PANEL, PANEL, NULL, STORE, 0)
+    cdef Output block = Output(&sums[0], width, c.columns, NULL, STORE, 0)
     for tile in range(n_tiles):
         n = balanced_part(rows, n_tiles, tile)
         block.bias = bias
@@ -318,16 +333,16 @@ cdef void deep_panel(
                 multiply_panel(n, count, &left, right, &block)
             block.bias = NULL
             if k + block_depth < depth:
-                add_block(sums, n * PANEL, k == 0, totals)
+                add_block(sums, n * width, k == 0, totals)
             k += block_depth
         if c.epilogue == STORE:
-            round_totals(totals, sums, n * PANEL, place)
+            round_totals(totals, sums, n * width, place)
         else:
-            round_totals(totals, sums, n * PANEL, sums)
-            for i in range(n * VECTORS):
+            round_totals(totals, sums, n * width, sums)
+            for i in range(n * width // LANES):
                 value = load(place + i * LANES)
                 store(place + i * LANES, times_derivative(c.activation, load(sums + i * LANES), value))
-        place += n * PANEL
+        place += n * width
         first += n
         if bias != NULL:
             bias += n

@@ -2,8 +2,9 @@
 
 With examples in lanes one example costs what a panel of them costs. Here a batch is a row-major matrix (examples,
 features), and the lanes of a vector are features: outputs of narrow layers (gemm/columns.pxi), inputs of wide ones
-(gemm/dots.pxi), of packed weights always outputs (gemm/packed.pxi). Backward, W and the examples are row-major as they are
-needed: the gradient of W is a sum of outer products, the delta below a sum of rows of W.
+(gemm/dots.pxi), of packed weights always outputs (gemm/packed.pxi). Only if there are enough examples for nearly all lanes of
+one vector, and these are more than columns and dots use, a product takes them to its lanes. Backward, W and the examples are
+row-major as they are needed: the gradient of W is a sum of outer products, the delta below a sum of rows of W.
 
 A panel costs the same for any number of examples, 32 cycles for 32 elements of W on Zen 4 (float32), a few examples 4 each
 and what reading W costs. `_engine.plan` chooses: up to a quarter or a half of a panel. Predictions have the same bits either way.
@@ -13,32 +14,6 @@ cdef struct Rows:
     # Examples as rows of contiguous features.
     const real* data
     Py_ssize_t row
-
-
-cdef void few_forward(
-    Layer* layer, const real* weight, const real* bias, const real* x, Py_ssize_t x_row, real* a, Py_ssize_t n,
-    Interrupt* interrupt, int thread,
-) noexcept nogil:
-    """a (n, n_out) = f(W x + b) of n examples, rows x_row apart. a has room for whole vectors."""
-    cdef Py_ssize_t n_in = layer.n_in, n_out = layer.n_out, e, i
-    cdef ColumnProduct columns
-    cdef DotProduct dots
-    if n_in >= INTERLEAVED_DEPTH:
-        dots = DotProduct(n_out, n_in, n, weight, x, x_row, bias, a)
-        multiply_dots(&dots, interrupt, thread)
-    elif n_out >= COLUMN:
-        columns = ColumnProduct(weight, n_in, x, x_row, n_in, bias, 1, 0, a, 1, n_out)
-        multiply_columns(n_out, n, &columns, interrupt, thread)
-    elif n >= COLUMN:       # W and the examples change places
-        columns = ColumnProduct(x, x_row, weight, n_in, n_in, bias, 0, 1, a, n_out, 1)
-        multiply_columns(n, n_out, &columns, interrupt, thread)
-    else:
-        for e in range(n):
-            scalar_products_of(COLUMN - 1, scalar_products, n_out, weight, x + e * x_row, n_in, bias, a + e * n_out)
-    if layer.activation != IDENTITY:
-        for i in range(n * n_out, ceil_div(n * n_out, LANES) * LANES):
-            a[i] = 0
-        activate(<int>layer.activation, a, a, ceil_div(n * n_out, LANES) * LANES)
 
 
 cdef inline Py_ssize_t whole_panels(Py_ssize_t n) noexcept nogil:
@@ -119,11 +94,67 @@ cdef real* read_examples(
     return scratch + whole_panels(count * network.x.rows)
 
 
+cdef inline bint narrow_pays(Py_ssize_t n, Layer* layer) noexcept nogil:
+    """Whether examples go to the lanes of one vector: 0.65 to 0.85 of the time of columns and dots, of half that width."""
+    return COLUMN < LANES and 4 * n > 3 * LANES and n <= LANES and layer.n_out >= NARROW_ROWS and layer.n_in >= LANES
+
+
+cdef void multiply_narrow(
+    Layer* layer, const real* weight, const real* bias, const real* x, Py_ssize_t x_row, real* a, Py_ssize_t n, real* narrow,
+) noexcept nogil:
+    """a (n, n_out) = W x + b by a panel that is one vector wide."""
+    cdef Left left = Left(weight, layer.n_in, 1)
+    cdef Output out = Output(narrow + layer.n_in * LANES, LANES, LANES, bias, STORE, 0)
+    pack_squares(1, Matrix(<char*>x, layer.n_in, n, sizeof(real), x_row * sizeof(real)), NULL, 0, n, narrow)
+    forward_panel(layer.n_out, layer.n_in, &left, Right(narrow, LANES), &out)
+    pack_examples(Matrix(<char*>out.data, layer.n_out, n, LANES * sizeof(real), sizeof(real)), NULL, 0, n, a)
+
+
+cdef void few_forward(
+    Layer* layer, const real* weight, const real* bias, const real* x, Py_ssize_t x_row, real* a, Py_ssize_t n,
+    real* narrow, Interrupt* interrupt, int thread,
+) noexcept nogil:
+    """a (n, n_out) = f(W x + b) of n examples, rows x_row apart. a has room for whole vectors.
+
+    narrow: room for (n_in + n_out, LANES), see `narrow_scratch`.
+    """
+    cdef Py_ssize_t n_in = layer.n_in, n_out = layer.n_out, e, i
+    cdef ColumnProduct columns
+    cdef DotProduct dots
+    if narrow_pays(n, layer):
+        multiply_narrow(layer, weight, bias, x, x_row, a, n, narrow)
+    elif n_in >= INTERLEAVED_DEPTH:
+        dots = DotProduct(n_out, n_in, n, weight, x, x_row, bias, a)
+        multiply_dots(&dots, interrupt, thread)
+    elif n_out >= COLUMN:
+        columns = ColumnProduct(weight, n_in, x, x_row, n_in, bias, 1, 0, a, 1, n_out)
+        multiply_columns(n_out, n, &columns, interrupt, thread)
+    elif n >= COLUMN:       # W and the examples change places
+        columns = ColumnProduct(x, x_row, weight, n_in, n_in, bias, 0, 1, a, n_out, 1)
+        multiply_columns(n, n_out, &columns, interrupt, thread)
+    else:
+        for e in range(n):
+            scalar_products_of(COLUMN - 1, scalar_products, n_out, weight, x + e * x_row, n_in, bias, a + e * n_out)
+    if layer.activation != IDENTITY:
+        for i in range(n * n_out, ceil_div(n * n_out, LANES) * LANES):
+            a[i] = 0
+        activate(<int>layer.activation, a, a, ceil_div(n * n_out, LANES) * LANES)
+
+
+cdef real* narrow_scratch(Network* network, Py_ssize_t count, real* scratch) noexcept nogil:
+    """The scratch memory behind the inputs and outputs of all layers and the targets: deltas, or narrow panels."""
+    cdef Py_ssize_t i
+    for i in range(network.n_layers):
+        scratch += whole_panels(count * network.layers[i].n_in)
+    return scratch + 2 * whole_panels(count * network.layers[network.n_layers - 1].n_out)
+
+
 cdef real* few_forward_pass(
     Network* network, Py_ssize_t first, Py_ssize_t count, real* scratch, Rows* x, Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """The activations follow each other in scratch, after room for x; returns the last."""
     cdef Py_ssize_t i
+    cdef real* narrow = narrow_scratch(network, count, scratch)
     cdef real* a = read_examples(network, first, count, scratch, x)
     cdef Rows below = x[0]
     for i in range(network.n_layers):
@@ -134,7 +165,7 @@ cdef real* few_forward_pass(
         else:
             few_forward(
                 &network.layers[i], weight_of(network, i), bias_of(network, i), below.data, below.row, a, count,
-                interrupt, thread)
+                narrow, interrupt, thread)
         below = Rows(a, network.layers[i].n_out)
     return a
 
@@ -147,13 +178,14 @@ cdef void few_predict(
     cdef Rows x
     cdef Layer* layer
     cdef PackedProduct product
+    cdef real* narrow = narrow_scratch(network, n, scratch)
     cdef real* a = read_examples(network, 0, n, scratch, &x)
     for i in range(network.n_layers):
         layer = &network.layers[i]
         width = layer.n_out
         # A few dot products read the weights faster from memory: their rows are several streams.
         if packed == NULL or (n <= DOT_TOGETHER and comes_from_memory(layer.n_out, layer.n_in)):
-            few_forward(layer, weight_of(network, i), bias_of(network, i), x.data, x.row, a, n, interrupt, thread)
+            few_forward(layer, weight_of(network, i), bias_of(network, i), x.data, x.row, a, n, narrow, interrupt, thread)
         else:
             width = panels(layer.n_out) * PANEL
             product = PackedProduct(packed, layer.n_in, layer.n_out, x.data, x.row, a, width)

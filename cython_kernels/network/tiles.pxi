@@ -77,36 +77,39 @@ cdef inline Py_ssize_t example_at(const Py_ssize_t* order, Py_ssize_t place) noe
     return place if order == NULL else order[place]
 
 
-cdef void pack_squares(Matrix x, const Py_ssize_t* order, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
-    """`pack_tile` if the features of an example are contiguous: squares of LANES examples by LANES features are transposed.
+cdef inline void pack_squares(
+    const int vectors, Matrix x, const Py_ssize_t* order, Py_ssize_t first, Py_ssize_t count, real* tile,
+) noexcept nogil:
+    """`pack_tile` in panels of `vectors` vectors if the features of an example are contiguous: squares of LANES examples by
+    LANES features are transposed.
 
     Half the time of a step of (32, 32, 1) is that of packing one element after another.
     """
     cdef vreal square[LANES]
     cdef const real* examples[LANES]
-    cdef Py_ssize_t p, v, lane, feature, n = x.rows
+    cdef Py_ssize_t p, v, lane, feature, n = x.rows, width = vectors * LANES
     cdef real* place
-    for p in range(panels(count)):
-        for v in range(VECTORS):
+    for p in range(ceil_div(count, width)):
+        for v in range(vectors):
             for lane in range(LANES):
                 examples[lane] = <const real*>(
-                    x.data + example_at(order, first + minimum(p * PANEL + v * LANES + lane, count - 1)) * x.column)
+                    x.data + example_at(order, first + minimum(p * width + v * LANES + lane, count - 1)) * x.column)
             feature = 0
             if n < LANES:
                 for lane in range(LANES):
                     square[lane] = load_first(examples[lane], n)
                 transpose(LANES, square)
                 for lane in range(n):
-                    store(tile + (p * n + lane) * PANEL + v * LANES, square[lane])
+                    store(tile + (p * n + lane) * width + v * LANES, square[lane])
                 continue
             while feature < n:
                 feature = minimum(feature, n - LANES)       # the last square overlaps the one before
                 for lane in range(LANES):
                     square[lane] = load(examples[lane] + feature)
                 transpose(LANES, square)
-                place = tile + (p * n + feature) * PANEL + v * LANES
+                place = tile + (p * n + feature) * width + v * LANES
                 for lane in range(LANES):
-                    store(place + lane * PANEL, square[lane])
+                    store(place + lane * width, square[lane])
                 feature += LANES
 
 
@@ -144,7 +147,7 @@ cdef void pack_tile(
                 copy(column + feature * x.row, width - 1, place + feature * PANEL)
         return
     if x.row == sizeof(real) and n > 1 and 4 * n >= LANES:
-        pack_squares(x, order, first, count, tile)
+        pack_squares(VECTORS, x, order, first, count, tile)
         return
     while p < panels(count):
         place = tile + p * n * PANEL

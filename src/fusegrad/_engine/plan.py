@@ -332,6 +332,7 @@ def make_plan(
     few_scratch += (
         _up(batch * max(inputs), panel) * (8 // dtype.itemsize) * (max(layer.n_out for layer in layers) > 512)
     )
+    few_scratch += lanes * max(layer.n_in + layer.n_out for layer in layers)
     most_blocks = max(1, min(MOST_BLOCKS, PARTIAL_BYTES // (layers[-1].end * dtype.itemsize)))
     least = LEAST_BLOCK if layers[-1].end * dtype.itemsize <= L2_GRADIENT else 2 * LEAST_BLOCK
     block = _up(max(least, -(-batch // most_blocks)), tile)
