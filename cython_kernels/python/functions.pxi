@@ -277,3 +277,14 @@ def permutation(bit_generator, Py_ssize_t n):
         shuffle(&order[0], n, bits, <PyObject*>lock, &interrupt)
     check(&interrupt)
     return np.asarray(order)
+
+
+def copy_examples(cnp.ndarray source not None, cnp.ndarray target not None):
+    """target (n, m) = source. The values of an example are contiguous in target, which is new."""
+    cdef Matrix m, out
+    read_matrix("source", source, -1, -1, &m)
+    read_matrix("target", target, m.rows, m.columns, &out)
+    if out.row != sizeof(real) or not (out.columns == 1 or out.column == m.rows * <Py_ssize_t>sizeof(real)):
+        raise array_error("target", "contiguous examples", target)
+    with nogil:
+        pack_examples(m, NULL, 0, m.columns, <real*>out.data)

@@ -224,7 +224,9 @@ class _Run:
         self.moments: Moments | None = take_moments(X, y) if pays else None
         self.from_moments = pays
         shuffled = self.compiled and self.batches.rng is not None
-        self.copies = [ExampleMajor(array) for array in (X, y)] if shuffled else []
+        self.copies = [
+            ExampleMajor(array, self.engine.kernels, may_change=bool(options.callbacks)) for array in (X, y) if shuffled
+        ]
         self.rates: Array | None = None  # of the steps of this stretch
         self.lost = ("loss", 0.0)  # what was not finite, and its loss
         if not self.compiled or options.epochs == options.initial_epoch:
