@@ -285,9 +285,7 @@ def regimes() -> list[Row]:
                 "by features": ("fusegrad", replace(task, epochs=epochs)),
                 "by examples": ("fusegrad", replace(by_examples, epochs=epochs)),
             }
-            table.append(
-                Row("regimes", f"X by features or examples, {text}, {title}", both, {"by examples": 1 / 1.1})
-            )
+            table.append(Row("regimes", f"X by features or examples, {text}, {title}", both, {"by examples": 1 / 1.1}))
     online = network(10, 64, 64, 2, activation="tanh", m=1000, batch=1, action="online")
     table.append(
         Row(
