@@ -2,7 +2,7 @@
 
 Design. sigmoid and tanh share one exponential of a number that is never positive, so nothing
 overflows: with a = |z|, exp(-a) = s (1 + p), s = 2^n, p = exp(r) - 1 = r + r^2 q(r), |r| <= log(2) / 2,
-q a minimax polynomial (docs/polynomials.py). Then
+q a minimax polynomial (elementary.pxi). Then
 
     sigmoid(-a) = e / (1 + e)             e = s + s p = exp(-a)
     tanh(a)     = -E / (2 + E)            E = (s - 1) + s p = exp(-2 a) - 1, exact where a is small
@@ -30,43 +30,6 @@ cdef enum Activation:
     N_ACTIVATIONS
 
 ACTIVATIONS = ("identity", "sigmoid", "relu", "tanh")     # their names, in this order
-
-
-cdef inline vreal reduce_range(vreal a, const int lift, vreal* place) noexcept nogil:
-    """Range reduction: 2^lift exp(-a) = 2^n exp(r), a >= 0, |r| <= log(2) / 2, n an integer. Returns r; place: n + origin."""
-    cdef vreal origin = splat(POWER_ORIGIN + lift)
-    place[0] = multiply_add(a, splat(<real>-1.4426950408889634), origin)    # rounds to the nearest integer
-    cdef vreal n = place[0] - origin
-    # log 2 in two parts (Cody and Waite); the first has trailing zeros, so that n times it is exact.
-    if sizeof(real) == 4:
-        return multiply_add(n, splat(<real>-1.42860682030941723e-6), multiply_add(n, splat(<real>-0.693145751953125), -a))
-    return multiply_add(
-        n, splat(<real>-1.90821492927058770002e-10), multiply_add(n, splat(<real>-0.693147180369123816490), -a))
-
-
-cdef inline vreal exp_polynomial(vreal r, vreal square) noexcept nogil:
-    """The polynomial q of exp(r) = 1 + r + r^2 q, |r| <= log(2) / 2, by pairs of terms: a shorter chain than Horner's scheme."""
-    cdef vreal q
-    if sizeof(real) == 4:
-        q = splat(<real>0.0013814471)
-        q = multiply_add(q, square, multiply_add(splat(<real>0.008368779), r, splat(<real>0.041668393)))
-        q = multiply_add(q, square, multiply_add(splat(<real>0.1666652), r, splat(<real>0.49999994)))
-    else:
-        q = multiply_add(splat(<real>2.4999967851288303e-08), r, splat(<real>2.763037522765166e-07))
-        q = multiply_add(q, square, multiply_add(splat(<real>2.755758731695224e-06), r, splat(<real>2.4801492771559833e-05)))
-        q = multiply_add(q, square, multiply_add(splat(<real>0.00019841269504812682), r, splat(<real>0.0013888888943915005)))
-        q = multiply_add(q, square, multiply_add(splat(<real>0.008333333333495594), r, splat(<real>0.04166666666652921)))
-        q = multiply_add(q, square, multiply_add(splat(<real>0.1666666666666641), r, splat(<real>0.5000000000000011)))
-    return q
-
-
-cdef inline vreal exp_from_parts(vreal p, vreal place) noexcept nogil:
-    """2^n (1 + p), rounded once; with LIFT > 0 a normal number."""
-    cdef vreal s
-    if LIFT == 0:
-        return times_power(splat(1) + p, place)
-    s = power_of_two(place)
-    return fused_multiply_add(s, p, s)       # does not depend on 1 + p: 7 % of sigmoid with AVX2
 
 
 cdef inline vreal geometric_sum(vreal d) noexcept nogil:

@@ -9,11 +9,15 @@ enum { SIGN_SHIFT = 31, MANTISSA = 23, EXPONENT_BIAS = 127, GREATEST_EXPONENT = 
 #define ROUNDER 0x1.8p23f
 #define SMALLEST_NORMAL 0x1p-126f
 #define GREATEST 0x1.fffffep127f
+#define LOG_TWO_HIGH 0.693145751953125f
+#define LOG_TWO_LOW 1.42860682030941723e-6f
 #else
 enum { SIGN_SHIFT = 63, MANTISSA = 52, EXPONENT_BIAS = 1023, GREATEST_EXPONENT = 1024 };
 #define ROUNDER 0x1.8p52
 #define SMALLEST_NORMAL 0x1p-1022
 #define GREATEST 0x1.fffffffffffffp1023
+#define LOG_TWO_HIGH 0.693147180369123816490
+#define LOG_TWO_LOW 1.90821492927058770002e-10
 #endif
 #define SIGN_BIT ((bits)((uint64_t)1 << SIGN_SHIFT))
 #define EXPONENT_BITS ((bits)(((uint64_t)1 << SIGN_SHIFT) - ((uint64_t)1 << MANTISSA)))
@@ -42,6 +46,27 @@ FUSEGRAD_INLINE vreal complement_if_positive(vreal z, vreal v) {
 FUSEGRAD_INLINE vreal where_positive(vreal a, vreal v) {
     vreal zero = {0};
     return (vreal)((vbits)v & ~(vbits)(a <= zero));
+}
+
+/* x where a > b, else y. */
+FUSEGRAD_INLINE vreal choose_greater(vreal a, vreal b, vreal x, vreal y) {
+    vbits greater = a > b;
+    return (vreal)(((vbits)x & greater) | ((vbits)y & ~greater));
+}
+
+/* x where a == b, else y. */
+FUSEGRAD_INLINE vreal choose_equal(vreal a, vreal b, vreal x, vreal y) {
+    vbits equal = a == b;
+    return (vreal)(((vbits)x & equal) | ((vbits)y & ~equal));
+}
+
+/* A positive normal v is 2^n f with sqrt(1/2) <= f < sqrt(2): writes n, returns f - 1, or x where n is 0. */
+FUSEGRAD_INLINE vreal fraction_minus_one(vreal v, vreal x, vreal *n) {
+    const vreal rounder = splat(ROUNDER);
+    vbits exponent = ((vbits)v - (vbits)splat((real)0.70710678118654752440)) >> MANTISSA;
+    vreal f = (vreal)((vbits)v - (exponent << MANTISSA));
+    *n = (vreal)((vbits)rounder + exponent) - rounder;
+    return choose_equal(*n, splat(0), x, f - 1);
 }
 
 /* min(limit, v) and max(limit, v) for a constant limit; a NaN in v is returned. */

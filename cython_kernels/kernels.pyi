@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ACTIVATIONS: tuple[str, ...]
+LOSSES: tuple[str, ...]
 RULES: dict[str, int]
 MOST_STEPS: int
 lanes: int
@@ -28,12 +29,16 @@ class Engine:
     def __new__(
         cls,
         plan: Any,
+        loss: tuple[int, float] = (0, 0.0),
+        l2: float = 0,
         parameters: NDArray[Any] | None = None,
         lock: TrainingLock | None = None,
         packed: NDArray[Any] | None = None,
     ) -> Engine: ...
     def pack(self, parameters: NDArray[Any]) -> NDArray[Any]: ...
-    def forward(self, X: NDArray[Any], parameters: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]: ...
+    def forward(
+        self, X: NDArray[Any], parameters: NDArray[Any], out: NDArray[Any] | None = None, link: int = 0
+    ) -> NDArray[Any]: ...
     def gradient(
         self,
         X: NDArray[Any],
@@ -41,11 +46,21 @@ class Engine:
         parameters: NDArray[Any],
         gradient: NDArray[Any] | None = None,
         input_gradient: NDArray[Any] | None = None,
+        weights: NDArray[Any] | None = None,
+        y_is_gradient: bool = False,
+        penalised: bool = True,
         outputs: NDArray[Any] | None = None,
     ) -> float: ...
     def forward_direct(self, X: Any, out: Any = None) -> NDArray[Any] | None: ...
     def step_direct(self, X: Any, y: Any, optimizer: Any, compiled_step: Any) -> float | None: ...
-    def step(self, X: NDArray[Any], y: NDArray[Any], parameters: NDArray[Any], optimizer: Any) -> float: ...
+    def step(
+        self,
+        X: NDArray[Any],
+        y: NDArray[Any],
+        parameters: NDArray[Any],
+        optimizer: Any,
+        weights: NDArray[Any] | None = None,
+    ) -> float: ...
     def train(
         self,
         X: NDArray[Any],
@@ -58,6 +73,7 @@ class Engine:
         bit_generator: np.random.BitGenerator | None = None,
         private_generator: bool = False,
         moments: Any = None,
+        weights: NDArray[Any] | None = None,
     ) -> tuple[int, bool, str]: ...
 
 def is_input(X: Any, n_features: int) -> bool: ...

@@ -18,21 +18,23 @@ cimport numpy as cnp
 import numpy as np
 
 from vector cimport (
-    COLUMN, COLUMN_BLOCK, COLUMN_SUMS, DEEP_BLOCK, DEPTH_AHEAD, DEPTH_BLOCK, DOT_TOGETHER, DOT_VECTORS, ESTIMATED,
-    GREATEST, GREATEST_EXPONENT, GROUP, HALF_LANES, LANES, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LIFT, LINE,
-    NARROW_ROWS, PANEL, POWER_ORIGIN, QUAD, ROWS, ROW_BLOCK, ROW_SUMS, SMALLEST_NORMAL, VECTORS, WIDE_VECTORS,
-    Magnitudes, Places, add_columns, any_exceeds, approximate_quotient, at_least, at_most, complement_if_positive,
-    copy_columns, even_lanes, exchange, first_lane, first_of_column, flush_if_subnormal, from_half,
-    fused_multiply_add, gather_column, greatest, interleave_high, interleave_low, interleave_parts_high,
-    interleave_parts_low, keep_first_lanes, load, load_column, load_first, load_half, load_parts, load_splat_column,
-    load_unaligned, magnitude, multiply_add, multiply_add_column, multiply_add_double, multiply_add_half,
-    multiply_add_one, no_magnitudes, odd_lanes, opaque, places_of, power_of_two, prefetch, real, splat,
-    splat_column, splat_group, splat_half, spread_groups, square_root, store, store_column, store_first,
-    store_unaligned, take_lanes, times_complement, times_power, vcolumn, vhalf, vreal, where_positive, with_sign_of,
+    COLUMN, COLUMN_BLOCK, COLUMN_SUMS, DEEP_BLOCK, DEPTH_AHEAD, DEPTH_BLOCK, DOT_TOGETHER, DOT_VECTORS,
+    ESTIMATED, GREATEST, GREATEST_EXPONENT, GROUP, HALF_LANES, LANES, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LIFT,
+    LINE, LOG_TWO_HIGH, LOG_TWO_LOW, NARROW_ROWS, PANEL, POWER_ORIGIN, QUAD, ROWS, ROW_BLOCK, ROW_SUMS,
+    SMALLEST_NORMAL, VECTORS, WIDE_VECTORS, Magnitudes, Places, add_columns, any_exceeds, approximate_quotient,
+    at_least, at_most, choose_equal, choose_greater, complement_if_positive, copy_columns, even_lanes, exchange,
+    first_lane, first_of_column, flush_if_subnormal, fraction_minus_one, from_half, fused_multiply_add,
+    gather_column, greatest, interleave_high, interleave_low, interleave_parts_high, interleave_parts_low,
+    keep_first_lanes, load, load_column, load_first, load_half, load_parts, load_splat_column, load_unaligned,
+    magnitude, multiply_add, multiply_add_column, multiply_add_double, multiply_add_half, multiply_add_one,
+    no_magnitudes, odd_lanes, opaque, places_of, power_of_two, prefetch, real, splat, splat_column, splat_group,
+    splat_half, spread_groups, square_root, store, store_column, store_first, store_unaligned, take_lanes,
+    times_complement, times_power, vcolumn, vhalf, vreal, where_positive, with_sign_of,
 )
 
 # One compilation unit, so that the micro-tiles are inlined. A file calls only files above it.
 include "threads.pxi"
+include "elementary.pxi"
 include "activations.pxi"
 include "gemm/sums.pxi"
 include "gemm/micro_tile.pxi"

@@ -11,6 +11,8 @@ cdef extern from "vector.h" nogil:
     const real POWER_ORIGIN
     const real SMALLEST_NORMAL
     const real GREATEST
+    const real LOG_TWO_HIGH         # log 2 in two parts
+    const real LOG_TWO_LOW
 
     enum:
         LANES           # values in a vector
@@ -80,6 +82,9 @@ cdef extern from "vector.h" nogil:
     vreal with_sign_of(vreal v, vreal sign)
     vreal complement_if_positive(vreal z, vreal v)
     vreal where_positive(vreal a, vreal v)
+    vreal choose_greater(vreal a, vreal b, vreal x, vreal y)
+    vreal choose_equal(vreal a, vreal b, vreal x, vreal y)
+    vreal fraction_minus_one(vreal v, vreal x, vreal* n)
     vreal at_most(vreal limit, vreal v)
     vreal at_least(vreal limit, vreal v)
     vreal flush_if_subnormal(vreal v, vreal w)

@@ -1,27 +1,27 @@
-"""Print the polynomials of ``cython_kernels/activations.pxi`` (needs ``pip install mpmath``).
+"""Print the polynomials of ``cython_kernels/elementary.pxi`` (needs ``pip install mpmath``).
 
-exp(r) = 1 + r + r^2 q(r) on |r| <= log(2)/2. The coefficients of q are those that minimise the
-largest error relative to exp(r), found by Remez exchange in 60 digits and rounded once to the dtype.
+exp(r) = 1 + r + r^2 q(r) on |r| <= log(2)/2, and log((1 + s) / (1 - s)) = 2 s (1 + w q(w)), w = s^2, for the
+fractions from sqrt(1/2) to sqrt(2). The coefficients of q are those that minimise the largest error relative to the
+function, found by Remez exchange in 60 digits and rounded once to the dtype.
 """
 
-from mpmath import exp, linspace, log, lu_solve, matrix, mp, mpf
+from collections.abc import Callable
+
+from mpmath import atanh, exp, linspace, log, lu_solve, matrix, mp, mpf, sqrt
 
 mp.dps = 60
 HALF = log(2) / 2 * (1 + mpf(2) ** -10)  # a little room for the rounding of the reduction
+LARGEST_SQUARE = ((sqrt(2) - 1) / (sqrt(2) + 1)) ** 2 * (1 + mpf(2) ** -10)
+
+Function = Callable[[mpf], mpf]
 
 
-def remez(degree: int) -> tuple[list[mpf], mpf]:
-    """Coefficients of q, lowest first, and the largest relative error of exp."""
-
-    def wanted(r: mpf) -> mpf:
-        return (exp(r) - 1 - r) / r**2
-
-    def weight(r: mpf) -> mpf:
-        return r**2 / exp(r)
-
+def remez(wanted: Function, weight: Function, low: mpf, high: mpf, degree: int) -> tuple[list[mpf], mpf]:
+    """Coefficients of the polynomial, lowest first, and the largest weighted error."""
     count = degree + 2
-    nodes = [HALF * mp.cos(mp.pi * (2 * i + 1 + mpf(1) / 8) / (2 * count)) for i in range(count)]
-    grid = [r for r in linspace(-HALF, HALF, 4001) if abs(r) > mpf(10) ** -8]
+    middle, half = (low + high) / 2, (high - low) / 2
+    nodes = [middle + half * mp.cos(mp.pi * (2 * i + 1 + mpf(1) / 8) / (2 * count)) for i in range(count)]
+    grid = [r for r in linspace(low, high, 4001) if abs(r) > mpf(10) ** -8]
     for _ in range(12):
         system = matrix(count, count)
         right = matrix(count, 1)
@@ -53,8 +53,22 @@ def remez(degree: int) -> tuple[list[mpf], mpf]:
 if __name__ == "__main__":
     import numpy as np
 
-    for name, dtype, degree in (("float32", np.float32, 4), ("float64", np.float64, 9)):
-        q, error = remez(degree)
+    def of_exp(r: mpf) -> mpf:
+        """The polynomial of exp, exactly."""
+        return (exp(r) - 1 - r) / r**2
+
+    def of_log(w: mpf) -> mpf:
+        """The polynomial of log, exactly."""
+        return (atanh(sqrt(w)) / sqrt(w) - 1) / w
+
+    cases = (
+        ("exp, float32", np.float32, of_exp, lambda r: r**2 / exp(r), -HALF, HALF, 4),
+        ("exp, float64", np.float64, of_exp, lambda r: r**2 / exp(r), -HALF, HALF, 9),
+        ("log, float32", np.float32, of_log, lambda w: w, mpf(0), LARGEST_SQUARE, 2),
+        ("log, float64", np.float64, of_log, lambda w: w, mpf(0), LARGEST_SQUARE, 6),
+    )
+    for name, dtype, wanted, weight, low, high, degree in cases:
+        q, error = remez(wanted, weight, low, high, degree)
         print(f"{name}: degree {degree}, error {float(error):.2e} = 2**{float(log(error, 2)):.1f}")
         for power, c in enumerate(q):
             print(f"  q{power} = {dtype(float(c))!r}")

@@ -26,9 +26,11 @@ SHARED = {
 
 def public():
     """Every public function, class and method of a class, by name; properties and reference.py speak for themselves."""
-    rooms = {"": fg, "kernels.": fg.kernels, "datasets.": fg.datasets, "testing.": fg.testing}
+    rooms = {"": fg, "kernels.": fg.kernels, "datasets.": fg.datasets, "losses.": fg.losses, "testing.": fg.testing}
     for prefix, room in rooms.items():
         for name, thing in vars(room).items():
+            if prefix and name not in getattr(room, "__all__", [name]):
+                continue
             ours = getattr(thing, "__module__", "").startswith("fusegrad")
             if name.startswith("_") or not ours or (prefix and thing.__module__ != room.__name__):
                 continue

@@ -460,7 +460,7 @@ def test_an_interrupt_ends_a_fit_between_two_steps(n_threads):
         ({"schedule": 0.1}, TypeError, "schedule: expected a callable from step to learning rate, got 0.1"),
         ({"schedule": lambda step: -1.0}, ValueError, r"schedule\(0\): expected a finite number, at least 0, got -1.0"),
         ({"callbacks": [3]}, TypeError, r"callbacks\[0\]: expected a callable, got 3"),
-        ({"validation_data": 3}, TypeError, r"validation_data: expected \(X, y\), got int"),
+        ({"validation_data": 3}, TypeError, r"validation_data: expected \(X, y\) or \(X, y, sample_weight\), got int"),
         ({"validation_data": (np.zeros((4, 2)), np.zeros(2))}, ValueError, "validation_data: X: expected 3 features"),
         ({"optimizer": "adam"}, TypeError, "optimizer: expected an object with step"),
     ],

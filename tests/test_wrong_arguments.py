@@ -43,7 +43,8 @@ ELEMENTS = {"NaN", "negative", "fraction", "five dimensions"}  # of any shape
 
 X, Y = np.ones((3, 5)), np.ones((2, 5))
 NETWORK = {"init": ("torch", OPTIONAL), "dtype": ("float32", NOTHING), "rng": (0, SEED)}
-BATCH = {"X": (X, NOTHING), "y": (Y, NOTHING)}
+WEIGHT = {"sample_weight": (None, OPTIONAL)}
+BATCH = {"X": (X, NOTHING), "y": (Y, NOTHING), **WEIGHT}
 FIT = {
     **BATCH,
     "optimizer": (fg.SGD(lr=0.1), NOTHING),
@@ -61,6 +62,7 @@ FIT = {
     "moments": (True, NOTHING),
 }
 LR = {"lr": (0.1, NUMBER)}
+RULE = {**LR, "clip_norm": (None, OPTIONAL | NUMBER)}
 W, A = np.ones((2, 3)), np.ones((2, 5))
 LAYER = {"weight": (W, NOTHING), "x": (X, NOTHING), "activation": ("relu", NOTHING)}
 FLAT = np.zeros(4)
@@ -68,6 +70,10 @@ FLAT = np.zeros(4)
 
 def network():
     return fg.Sequential(fg.Linear(3, 4), fg.Sigmoid(), fg.Linear(4, 2), dtype="float64", rng=0)
+
+
+def classifier():
+    return fg.Sequential(fg.Linear(3, 2), loss="softmax_cross_entropy", dtype="float64", rng=0)
 
 
 def momentum():
@@ -94,10 +100,26 @@ CALLS = {
         {"n_examples": (5, NOTHING), "n_threads": (1, OPTIONAL), "epochs": (1, OPTIONAL)},
     ),
     "Predictor.forward": (predictor, {"X": (X, NOTHING), "out": (None, OPTIONAL)}),
+    "Predictor.probabilities": (lambda: classifier().freeze(), {"X": (X, NOTHING)}),
+    "Predictor.classes": (lambda: classifier().freeze(), {"X": (X, NOTHING)}),
     "Predictor.unflatten": (predictor, {"flat": (FLAT, NOTHING)}),
     "Predictor.load_state_dict": (predictor, {"state_dict": ({}, NOTHING)}),
     "Predictor.save": (predictor, {"path": ("x", PATH), "optimizer": (None, OPTIONAL), "rng": (None, OPTIONAL)}),
-    "Sequential": (None, {"layers": (fg.Linear(1, 1), NOTHING), **NETWORK}),
+    "Sequential": (
+        None,
+        {
+            "layers": (fg.Linear(1, 1), NOTHING),
+            "loss": ("huber", NOTHING),
+            "l2": (0.0, NUMBER),
+            **NETWORK,
+        },
+    ),
+    "Sequential.backward": (
+        network,
+        {"X": (X, NOTHING), "output_gradient": (Y, NOTHING), "out": (None, OPTIONAL)},
+    ),
+    "Sequential.probabilities": (classifier, {"X": (X, NOTHING)}),
+    "Sequential.classes": (classifier, {"X": (X, NOTHING)}),
     "Sequential.unflatten": (network, {"flat": (FLAT, NOTHING)}),
     "Sequential.load_state_dict": (network, {"state_dict": ({}, NOTHING)}),
     "Sequential.save": (network, {"path": ("x", PATH), "optimizer": (None, OPTIONAL), "rng": (None, OPTIONAL)}),
@@ -108,16 +130,20 @@ CALLS = {
     "Sequential.forward": (network, {"X": (X, NOTHING), "out": (None, OPTIONAL)}),
     "Sequential.loss": (network, BATCH),
     "Sequential.loss_and_gradient": (network, {**BATCH, "out": (None, OPTIONAL)}),
-    "Sequential.input_gradient": (network, BATCH),
+    "Sequential.input_gradient": (network, {**BATCH, "output_gradient": (None, OPTIONAL)}),
     "Sequential.train_step": (network, {**BATCH, "optimizer": (fg.SGD(lr=0.1), NOTHING)}),
     "Sequential.fit": (network, FIT),
-    "SGD": (None, {**LR, "momentum": (0.5, NOTHING), "nesterov": (False, NOTHING)}),
+    "SGD": (None, {**RULE, "momentum": (0.5, NOTHING), "nesterov": (False, NOTHING)}),
     "SGD.look_ahead": (momentum, {"parameters": (FLAT, NOTHING)}),
-    "Adagrad": (None, {**LR, "eps": (0.1, NUMBER)}),
-    "RMSprop": (None, {**LR, "decay": (0.5, NOTHING), "eps": (0.1, NUMBER)}),
+    "Adagrad": (None, {**RULE, "eps": (0.1, NUMBER)}),
+    "RMSprop": (None, {**RULE, "decay": (0.5, NOTHING), "eps": (0.1, NUMBER)}),
     "Adam": (
         None,
-        {**LR, "betas": ((0.5, 0.5), NOTHING), "eps": (0.1, NUMBER), "bias_correction": (True, NOTHING)},
+        {**RULE, "betas": ((0.5, 0.5), NOTHING), "eps": (0.1, NUMBER), "bias_correction": (True, NOTHING)},
+    ),
+    "AdamW": (
+        None,
+        {**RULE, "betas": ((0.5, 0.5), NOTHING), "eps": (0.1, NUMBER), "weight_decay": (0.1, NUMBER)},
     ),
     "Optimizer.check": (momentum, {"parameters": (FLAT, NOTHING)}),
     "Optimizer.prepare": (momentum, {"parameters": (FLAT, NOTHING)}),
@@ -126,6 +152,11 @@ CALLS = {
     "ExponentialDecay": (None, {**LR, "rate": (0.1, NUMBER)}),
     "InverseTimeDecay": (None, {**LR, "rate": (0.1, NUMBER)}),
     "StepDecay": (None, {**LR, "step_size": (1, NOTHING), "factor": (0.5, NUMBER)}),
+    "losses.Huber": (None, {"delta": (1.0, NUMBER)}),
+    "losses.Quantile": (None, {"q": (0.5, NOTHING)}),
+    "losses.Poisson": (None, {"full": (False, NOTHING)}),
+    "losses.SoftmaxCrossEntropy": (None, {"label_smoothing": (0.1, NOTHING)}),
+    "losses.MulticlassHinge": (None, {"margin": (1.0, NUMBER)}),
     "kernels.matmul": (None, {"a": (W, NOTHING), "b": (X, NOTHING), "out": (None, OPTIONAL)}),
     "kernels.sigmoid": (None, {"z": (X, ELEMENTS), "out": (None, OPTIONAL)}),
     "kernels.apply": (None, {"z": (X, ELEMENTS), "activation": ("relu", NOTHING), "out": (None, OPTIONAL)}),
@@ -136,6 +167,7 @@ CALLS = {
         {
             "net": (network(), NOTHING),
             **BATCH,
+            "output_gradient": (None, OPTIONAL),
             "tolerance": (0.1, NUMBER),
             "n_directions": (1, NOTHING),
             "most_parameters": (0, NOTHING),

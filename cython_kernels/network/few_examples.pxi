@@ -142,7 +142,7 @@ cdef void few_forward(
 
 
 cdef real* narrow_scratch(Network* network, Py_ssize_t count, real* scratch) noexcept nogil:
-    """The scratch memory behind the inputs and outputs of all layers and the targets: deltas, or narrow panels."""
+    """The scratch memory behind the inputs and outputs of all layers and the targets: deltas, or panels for a while."""
     cdef Py_ssize_t i
     for i in range(network.n_layers):
         scratch += whole_panels(count * network.layers[i].n_in)
@@ -171,9 +171,12 @@ cdef real* few_forward_pass(
 
 
 cdef void few_predict(
-    Network* network, const real* packed, Matrix out, real* scratch, Interrupt* interrupt, int thread,
+    Network* network, const real* packed, int link, Matrix out, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """The prediction for all of X. packed: the weights as `pack_weight` packs them; NULL: the parameters are read."""
+    """The prediction for all of X. packed: the weights as `pack_weight` packs them; NULL: the parameters are read.
+
+    link: the outputs become probabilities.
+    """
     cdef Py_ssize_t n = network.x.columns, i, width
     cdef Rows x
     cdef Layer* layer
@@ -195,7 +198,12 @@ cdef void few_predict(
             packed += packed_size(layer.n_out, layer.n_in)
         x = Rows(a, width)
         a += whole_panels(n * width)
-    unpack_examples(x.data, x.row, out, 0, n)
+    if link == 0:
+        unpack_examples(x.data, x.row, out, 0, n)
+        return
+    pack_tile(Matrix(<char*>x.data, out.rows, n, sizeof(real), x.row * sizeof(real)), NULL, 0, n, a)
+    to_probabilities(link, out.rows, panels(n), a)
+    unpack_tile(a, out, 0, n)
 
 
 # ---- backward ------------------------------------------------------------------------------------------
@@ -321,6 +329,37 @@ cdef void times_derivatives(int activation, const real* a, real* delta, Py_ssize
         i += LANES
 
 
+cdef double few_losses(
+    Network* network, Py_ssize_t first, Py_ssize_t count, real weight, real* top, real* y, real* panel,
+) noexcept nogil:
+    """The loss of a few examples; their outputs `top` (count, n_outputs) become deltas. y: room for targets. panel: for panels
+    of outputs, targets and weights."""
+    cdef Layer* layer = &network.layers[network.n_layers - 1]
+    cdef int activation = <int>layer.activation
+    cdef Py_ssize_t n = layer.n_out
+    cdef Py_ssize_t width = panels(count) * PANEL
+    cdef Matrix rows = Matrix(<char*>top, n, count, sizeof(real), n * sizeof(real))
+    cdef OutputTile outputs = OutputTile(top, 1, count * n, activation, y, 1, NULL)
+    cdef double loss
+    if network.y_is_gradient or (network.loss.kind < SOFTMAX_CROSS_ENTROPY and network.weights.data == NULL):
+        if not network.tile_is_packed:
+            pack_examples(network.y, network.order, first, count, y)
+        # As panels of a single output: rows follow each other.
+        if network.y_is_gradient:
+            given_stage(activation, 1, count * n, top, y)
+            return 0
+        return loss_stage(&network.loss, &outputs, weight)
+    outputs = OutputTile(panel, n, count, activation, panel + n * width, network.y.rows, NULL)
+    pack_tile(rows, NULL, 0, count, panel)
+    pack_tile(network.y, network.order, first, count, panel + n * width)
+    if network.weights.data != NULL:
+        outputs.weights = panel + 2 * n * width
+        pack_tile(network.weights, network.order, first, count, panel + 2 * n * width)
+    loss = loss_stage(&network.loss, &outputs, weight)
+    unpack_tile(panel, rows, 0, count)
+    return loss
+
+
 cdef double few_deltas(
     Network* network, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, bint wanted, FewPass* p,
     Interrupt* interrupt, int thread,
@@ -343,13 +382,7 @@ cdef double few_deltas(
     p.deltas = y + whole_panels(count * layer.n_out)
     place = top - scratch
     totals = <double*>(p.deltas + place)
-    if not network.tile_is_packed:
-        pack_examples(network.y, network.order, first, count, y)
-    # As panels of a single output: rows follow each other.
-    if network.outputs.data != NULL:
-        given_stage(<int>layer.activation, 1, count * layer.n_out, top, y)
-    else:
-        loss = loss_stage(<int>layer.activation, 1, count * layer.n_out, weight, top, y)
+    loss = few_losses(network, first, count, weight, top, y, p.deltas)
     if not wanted:
         return loss
     while (i > 0 or network.input_gradient.data != NULL) and i >= 0 and not is_raised(&interrupt.stop):

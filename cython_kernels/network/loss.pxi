@@ -1,14 +1,39 @@
 """The loss of a tile, and its gradient with respect to the outputs.
 
-A loss is one function with the signature of `squared_error`: for a vector of outputs and their targets it returns the gradient
-with respect to the outputs and adds the loss to a total. It depends neither on the batch nor on the last activation:
-`loss_panel` multiplies by 1 / normaliser and by f', and masks the padding lanes.
+    L = sum_i w_i l_i / sum_i w_i       over the examples i of a batch, w_i = 1 without weights
+
+A loss is a function of the outputs and targets of one example, with one parameter; it depends neither on the batch nor on
+the last activation. `loss_stage` is its only caller: it multiplies by w_i / sum w and by f', and masks the padding lanes.
+
+    SOFTMAX_CROSS_ENTROPY, MULTICLASS_HINGE     functions of all outputs of an example: `example_losses`
+    the others                                  sums over outputs: `output_loss` of one vector
+
+Targets are (n_outputs, m), or class numbers (1, m), which are compared with the number of each output.
+
+Range. Outputs of any finite size have the right gradient, and a loss that is not finite only where float64 cannot hold it:
+values are added times LOSS_UNIT, so that neither the difference of two outputs nor the sum of thousands of losses overflows.
+The logarithm of a sum of exponentials is that of 1 + the sum without the largest: no digit of a small loss is lost.
+
+The squared error has a loop of its own, whose sums, not scaled, are in registers: it is a tenth of the step of a small network.
+Rejected: losses per example in a buffer, multiplied by the weights afterwards (one more pass); one-hot targets (as many
+values to read as there are outputs); the derivative of the activation as a constant for each loss, too (28 loops).
 """
 
-cdef inline double normaliser(Py_ssize_t count) noexcept nogil:
-    """The divisor of the sums over a batch of `count` examples, of the loss and of its gradient."""
-    return count
+cdef struct OutputTile:
+    # The last layer's outputs of a tile, their targets and weights.
+    real* outputs           # activations on entry, deltas on return
+    Py_ssize_t n_outputs
+    Py_ssize_t count        # examples; the other lanes of the last panel are padding
+    int activation
+    const real* y
+    Py_ssize_t y_rows       # n_outputs, or 1: class numbers
+    const real* weights     # of the examples; NULL: 1
 
+
+cdef real LOSS_UNIT = 1. / (1 << 16)
+
+
+# ---- the squared error ---------------------------------------------------------------------------------
 
 cdef inline vreal squared_error(vreal prediction, vreal y, vreal* total) noexcept nogil:
     """The squared error of one vector of outputs: returns its gradient with respect to the outputs, adds its value to total."""
@@ -17,28 +42,36 @@ cdef inline vreal squared_error(vreal prediction, vreal y, vreal* total) noexcep
     return difference + difference
 
 
-cdef inline void loss_panel(
-    const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y, vreal* total,
+cdef inline void squared_error_panel(
+    const int activation, const bint weighted, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs,
+    const real* y, const real* weights, vreal* total,
 ) noexcept nogil:
-    """`loss_stage` of some outputs of one panel; only its first `count` examples are not padding."""
-    cdef vreal gradient, loss
+    """Some outputs of one panel; only its first `count` examples are not padding."""
+    cdef vreal gradient, loss, of_example
     cdef Py_ssize_t i, place
     cdef int v
     for i in range(n_outputs):
         for v in range(VECTORS):
             place = i * PANEL + v * LANES
-            loss = total[v] if count == PANEL else splat(0)
+            loss = total[v] if count == PANEL and not weighted else splat(0)
             gradient = squared_error(load(outputs + place), load(y + place), &loss)
             gradient = times_derivative(activation, splat(weight) * gradient, load(outputs + place))
+            if weighted:
+                of_example = load(weights + v * LANES)
+                gradient = gradient * of_example
+                loss = loss * of_example
             if count < PANEL:
-                loss = total[v] + keep_first_lanes(loss, count - v * LANES)
+                loss = keep_first_lanes(loss, count - v * LANES)
                 gradient = keep_first_lanes(gradient, count - v * LANES)
+            if count < PANEL or weighted:
+                loss = total[v] + loss
             total[v] = loss
             store(outputs + place, gradient)
 
 
-cdef inline void loss_by(
-    const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y, double* loss_sum,
+cdef inline void squared_error_by(
+    const int activation, const bint weighted, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs,
+    const real* y, const real* weights, double* loss_sum,
 ) noexcept nogil:
     cdef Py_ssize_t n, left = n_outputs, terms = 0
     cdef vreal total[VECTORS]       # a single accumulator would be latency-bound
@@ -54,9 +87,9 @@ cdef inline void loss_by(
                 total[v] = splat(0)
             terms = 0
         if count >= PANEL:
-            loss_panel(activation, n, PANEL, weight, outputs, y, total)
+            squared_error_panel(activation, weighted, n, PANEL, weight, outputs, y, weights, total)
         else:
-            loss_panel(activation, n, count, weight, outputs, y, total)
+            squared_error_panel(activation, weighted, n, count, weight, outputs, y, weights, total)
         terms += n
         outputs += n * PANEL
         y += n * PANEL
@@ -64,26 +97,216 @@ cdef inline void loss_by(
         if left == 0:
             left = n_outputs
             count -= PANEL
+            if weighted:
+                weights += PANEL
     loss_sum[0] = loss + sum_of_lanes(total[0] + total[1])
 
 
-ctypedef void (*LossBy)(
-    const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y, double* loss_sum,
-) noexcept nogil
-cdef extern from "vector.h" nogil:
-    void loss_of "AS_ACTIVATION"(int n_activations, LossBy, int activation, ...)
-
-
-cdef double loss_stage(
-    int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
+cdef inline void squared_error_of(
+    const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
+    const real* weights, double* loss_sum,
 ) noexcept nogil:
-    """The loss of a tile, summed over its examples, without the factor `weight`.
+    if weights == NULL:
+        squared_error_by(activation, False, n_outputs, count, weight, outputs, y, weights, loss_sum)
+    else:
+        squared_error_by(activation, True, n_outputs, count, weight, outputs, y, weights, loss_sum)
 
-    outputs: activations on entry, deltas on return (weight * gradient * f'). Padding lanes contribute nothing.
+
+ctypedef void (*SquaredErrorOf)(
+    const int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y,
+    const real* weights, double* loss_sum) noexcept nogil
+cdef extern from "vector.h" nogil:
+    void squared_error_as "AS_ACTIVATION"(int n_activations, SquaredErrorOf, int activation, ...)
+
+
+# ---- losses of single outputs --------------------------------------------------------------------------
+
+cdef inline vreal output_loss(const int kind, vreal parameter, vreal prediction, vreal y, vreal* value) noexcept nogil:
+    """The gradient and the value, times LOSS_UNIT, of one vector of outputs. NaN where the prediction is."""
+    cdef vreal unit = splat(LOSS_UNIT), zero = splat(0), one = splat(1)
+    cdef vreal difference = prediction - y, size, e, inverse
+    if kind == HUBER:
+        size = magnitude(difference)
+        e = at_most(parameter, size)
+        value[0] = unit * e * (size - splat(0.5) * e)
+        return at_most(parameter, at_least(-parameter, difference))
+    if kind == QUANTILE:
+        value[0] = unit * at_least(zero, parameter * -difference) + unit * at_least(zero, (one - parameter) * difference)
+        e = choose_greater(difference, zero, one - parameter, zero)
+        return choose_greater(zero, difference, -parameter, e) + (difference - difference)
+    if kind == POISSON:
+        e = exponential(prediction)
+        value[0] = unit * (e - y * prediction)
+        # parameter is 0 or 1; the logarithm of a y of 0 is finite here.
+        value[0] = value[0] + parameter * unit * y * (logarithm(y, y - one) - one)
+        return e - y
+    # BINARY_CROSS_ENTROPY, with e = exp(-|z|): sigmoid(z) = 1 / (1 + e), or e / (1 + e) if z is negative
+    e = exp_negative(magnitude(prediction))
+    inverse = one / (one + e)
+    value[0] = unit * (at_least(zero, prediction) - y * prediction) + unit * logarithm(one + e, e)
+    return choose_greater(prediction, zero, (one - y) - e * inverse, e * inverse - y)
+
+
+cdef inline void output_losses(
+    const int kind, const Loss* loss, const OutputTile* t, Py_ssize_t panel, real weight, vreal* total,
+) noexcept nogil:
+    """The sum over the outputs of one panel."""
+    cdef Py_ssize_t i, n = t.count - panel * PANEL
+    cdef real* outputs = t.outputs + panel * t.n_outputs * PANEL
+    cdef const real* y = t.y + panel * t.n_outputs * PANEL
+    cdef vreal of_example, value, gradient
+    cdef int v
+    for v in range(VECTORS):
+        of_example = splat(1) if t.weights == NULL else load(t.weights + panel * PANEL + v * LANES)
+        for i in range(t.n_outputs):
+            gradient = output_loss(
+                kind, splat(loss.parameter), load(outputs + i * PANEL + v * LANES), load(y + i * PANEL + v * LANES), &value)
+            gradient = times_derivative(t.activation, splat(weight) * gradient, load(outputs + i * PANEL + v * LANES))
+            total[v] = total[v] + keep_first_lanes(of_example * value, n - v * LANES)
+            store(outputs + i * PANEL + v * LANES, keep_first_lanes(of_example * gradient, n - v * LANES))
+
+
+# ---- losses of all outputs of an example ---------------------------------------------------------------
+
+cdef inline vreal largest(const real* z, Py_ssize_t n, vreal* place) noexcept nogil:
+    """The largest of n outputs, and its number; the first one of several. NaN if the first output is."""
+    cdef vreal top = load(z), number = splat(0), next
+    cdef Py_ssize_t i
+    for i in range(1, n):
+        next = load(z + i * PANEL)
+        number = choose_greater(next, top, splat(<real>i), number)
+        top = choose_greater(next, top, next, top)
+    place[0] = number
+    return top
+
+
+cdef inline vreal sum_of_others(real* z, Py_ssize_t n, vreal top, vreal place) noexcept nogil:
+    """z = exp(z - top), and the sum of all but that at `place`, which is 1; in blocks of SUM_BLOCK."""
+    cdef vreal others = splat(0), block = splat(0), e
+    cdef Py_ssize_t i
+    for i in range(n):
+        e = exp_negative(top - load(z + i * PANEL))
+        store(z + i * PANEL, e)
+        block = block + choose_equal(place, splat(<real>i), splat(0), e)
+        if i % SUM_BLOCK == SUM_BLOCK - 1:
+            others = others + block
+            block = splat(0)
+    return others + block
+
+
+cdef inline vreal target_of(const real* y, bint classes, Py_ssize_t i) noexcept nogil:
+    """The target of output i."""
+    if classes:
+        return choose_equal(load(y), splat(<real>i), splat(1), splat(0))
+    return load(y + i * PANEL)
+
+
+cdef inline vreal softmax_cross_entropy(
+    real* z, Py_ssize_t n, const real* y, bint classes, real smoothing,
+) noexcept nogil:
+    """The value of one vector of examples, times LOSS_UNIT; z becomes the gradient."""
+    cdef vreal place, others, target, inverse, value = splat(0), total = splat(0), unit = splat(LOSS_UNIT)
+    cdef vreal top = largest(z, n, &place), share = splat(smoothing / <real>n), kept = splat(1 - smoothing)
+    cdef Py_ssize_t i
+    for i in range(n):
+        target = multiply_add(kept, target_of(y, classes, i), share)
+        total = total + target          # 1, except for rounding
+        value = value + target * (unit * top - unit * load(z + i * PANEL))
+    others = sum_of_others(z, n, top, place)
+    inverse = total / (splat(1) + others)
+    for i in range(n):
+        target = multiply_add(kept, target_of(y, classes, i), share)
+        store(z + i * PANEL, choose_equal(
+            place, splat(<real>i), (total - target) - others * inverse, load(z + i * PANEL) * inverse - target))
+    return value + unit * total * logarithm(splat(1) + others, others)
+
+
+cdef inline vreal multiclass_hinge(real* z, Py_ssize_t n, const real* y, real margin) noexcept nogil:
+    """As `softmax_cross_entropy`."""
+    cdef vreal unit = splat(LOSS_UNIT), zero = splat(0), right = zero, value = zero, violations = zero, above, one
+    cdef Py_ssize_t i
+    for i in range(n):
+        right = choose_equal(load(y), splat(<real>i), load(z + i * PANEL), right)
+    for i in range(n):
+        above = multiply_add(unit, splat(margin), unit * load(z + i * PANEL) - unit * right)
+        above = choose_equal(load(y), splat(<real>i), zero, above)
+        value = value + at_least(zero, above)
+        one = choose_greater(above, zero, splat(1), zero) + (above - above)
+        violations = violations + one
+        store(z + i * PANEL, one)
+    for i in range(n):
+        store(z + i * PANEL, choose_equal(load(y), splat(<real>i), -violations, load(z + i * PANEL)))
+    return value
+
+
+cdef inline void example_losses(
+    const int kind, const Loss* loss, const OutputTile* t, Py_ssize_t panel, real weight, vreal* total,
+) noexcept nogil:
+    """The losses of the examples of one panel. The last activation is the identity."""
+    cdef Py_ssize_t i, n = t.count - panel * PANEL
+    cdef real* z
+    cdef const real* y
+    cdef vreal value, scale
+    cdef int v
+    for v in range(VECTORS):
+        z = t.outputs + panel * t.n_outputs * PANEL + v * LANES
+        y = t.y + panel * t.y_rows * PANEL + v * LANES
+        scale = splat(1) if t.weights == NULL else load(t.weights + panel * PANEL + v * LANES)
+        if kind == SOFTMAX_CROSS_ENTROPY:
+            value = softmax_cross_entropy(z, t.n_outputs, y, t.y_rows < t.n_outputs, loss.parameter)
+        else:
+            value = multiclass_hinge(z, t.n_outputs, y, loss.parameter)
+        total[v] = total[v] + keep_first_lanes(scale * value, n - v * LANES)
+        scale = splat(weight) * scale
+        for i in range(t.n_outputs):
+            store(z + i * PANEL, keep_first_lanes(scale * load(z + i * PANEL), n - v * LANES))
+
+
+# ---- the stage -----------------------------------------------------------------------------------------
+
+cdef inline void losses_by(const int kind, const Loss* loss, const OutputTile* t, real weight, double* loss_sum) noexcept nogil:
+    cdef vreal total[VECTORS]
+    cdef double value = 0
+    cdef Py_ssize_t panel
+    cdef int v
+    for panel in range(panels(t.count)):
+        for v in range(VECTORS):
+            total[v] = splat(0)
+        if kind >= SOFTMAX_CROSS_ENTROPY:
+            example_losses(kind, loss, t, panel, weight, total)
+        else:
+            output_losses(kind, loss, t, panel, weight, total)
+        value += sum_of_lanes(total[0] + total[1])
+    loss_sum[0] = value
+
+
+ctypedef void (*LossesBy)(const int kind, const Loss* loss, const OutputTile* t, real weight, double* loss_sum) noexcept nogil
+cdef extern from "vector.h" nogil:
+    void losses_of "AS_CONSTANT"(int most, LossesBy, int kind, ...)
+
+
+cdef double squared_error_stage(
+    int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y, const real* weights,
+) noexcept nogil:
+    cdef double value
+    squared_error_as(N_ACTIVATIONS, squared_error_of, activation, n_outputs, count, weight, outputs, y, weights, &value)
+    return value
+
+
+cdef double other_stage(const Loss* loss, const OutputTile* t, real weight) noexcept nogil:
+    cdef double value
+    losses_of(MULTICLASS_HINGE, losses_by, loss.kind, loss, t, weight, &value)
+    return value
+
+
+cdef inline double loss_stage(const Loss* loss, const OutputTile* t, real weight) noexcept nogil:
+    """The loss of a tile, summed over its examples, without the factor `weight`, times the loss's unit.
+
+    t.outputs: activations on entry, deltas on return (weight * w_i * gradient * f'). Padding lanes contribute nothing.
     """
-    cdef double loss
-    loss_of(N_ACTIVATIONS, loss_by, activation, n_outputs, count, weight, outputs, y, &loss)
-    return loss
+    if loss.kind == MEAN_SQUARED_ERROR:
+        return squared_error_stage(t.activation, t.n_outputs, t.count, weight, t.outputs, t.y, t.weights)
+    return other_stage(loss, t, weight)
 
 
 cdef void given_stage(
@@ -98,3 +321,29 @@ cdef void given_stage(
                 place = (p * n_outputs + i) * PANEL + v * LANES
                 delta = times_derivative(activation, load(gradient + place), load(outputs + place))
                 store(outputs + place, keep_first_lanes(delta, count - p * PANEL - v * LANES))
+
+
+# ---- probabilities -------------------------------------------------------------------------------------
+
+cdef enum Link:         # from outputs to probabilities
+    LOGIT_LINK = 1      # sigmoid(z)
+    SOFTMAX_LINK = 2
+
+
+cdef void to_probabilities(int link, Py_ssize_t n_outputs, Py_ssize_t n_panels, real* outputs) noexcept nogil:
+    """The outputs of a tile become probabilities."""
+    cdef vreal top, place, inverse
+    cdef Py_ssize_t panel, i
+    cdef real* z
+    cdef int v
+    if link == LOGIT_LINK:
+        activate(SIGMOID, outputs, outputs, n_panels * n_outputs * PANEL)
+    if link != SOFTMAX_LINK:
+        return
+    for panel in range(n_panels):
+        for v in range(VECTORS):
+            z = outputs + panel * n_outputs * PANEL + v * LANES
+            top = largest(z, n_outputs, &place)
+            inverse = splat(1) / (splat(1) + sum_of_others(z, n_outputs, top, place))
+            for i in range(n_outputs):
+                store(z + i * PANEL, load(z + i * PANEL) * inverse)

@@ -56,13 +56,28 @@ cdef inline real* forward_tile(
     return a
 
 
-cdef inline const real* targets(Network* network, Py_ssize_t first, Py_ssize_t count, real* tile) noexcept nogil:
-    """The targets of a tile: y in place, or packed."""
-    if network.y.rows == 1 and side_by_side(network.y, network.order, count):
-        return <const real*>network.y.data + first
+cdef inline const real* values_of(
+    Network* network, const Matrix* m, Py_ssize_t first, Py_ssize_t count, real* tile,
+) noexcept nogil:
+    """Targets or weights of a tile: a single row in place, or packed."""
+    if m.rows == 1 and side_by_side(m[0], network.order, count):
+        return <const real*>m.data + first
     if not network.tile_is_packed:
-        pack_tile(network.y, network.order, first, count, tile)
+        pack_tile(m[0], network.order, first, count, tile)
     return tile
+
+
+cdef double sum_of_weights(Network* network, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+    """The divisor of the sums over a batch: of its loss, and of its gradient."""
+    cdef double sums[4]
+    cdef Py_ssize_t i
+    if network.weights.data == NULL:
+        return count
+    for i in range(4):
+        sums[i] = 0
+    for i in range(count):
+        sums[i % 4] += load_unaligned(network.weights.data + example_at(network.order, first + i) * network.weights.column)
+    return (sums[0] + sums[1]) + (sums[2] + sums[3])
 
 
 cdef double gradient_tile(
@@ -77,6 +92,7 @@ cdef double gradient_tile(
     cdef Features lowest = inputs(network, first, count, scratch), seen
     cdef real* delta
     cdef const real* y
+    cdef OutputTile outputs
     cdef real* x
     cdef real* transposed           # scratch for x^T of a layer; that of the first layer has its own, and may be kept
     cdef real* first_transposed
@@ -84,19 +100,23 @@ cdef double gradient_tile(
     cdef double loss = 0
     if (
         network.n_layers == 1 and layer.n_out == 1 and layer.n_in <= MOST_INPUTS and layer.activation == IDENTITY
-        and network.outputs.data == NULL and network.input_gradient.data == NULL
+        and network.outputs.data == NULL and network.input_gradient.data == NULL and not network.y_is_gradient
+        and network.loss.kind == MEAN_SQUARED_ERROR and network.weights.data == NULL
     ):
-        y = targets(network, first, count, scratch + layer.n_in * network.tile)
+        y = values_of(network, &network.y, first, count, scratch + layer.n_in * network.tile)
         return line_tile(network, lowest, y, count, weight, gradient)
     delta = forward_tile(network, &lowest, first, count, scratch)
-    y = targets(network, first, count, delta + layer.n_out * network.tile)
-    first_transposed = transposed = delta + 2 * layer.n_out * network.tile
+    y = values_of(network, &network.y, first, count, delta + layer.n_out * network.tile)
+    first_transposed = transposed = delta + (2 * layer.n_out + 1) * network.tile
     if network.layers[0].transposed:
         transposed += panels(network.layers[0].n_in) * PANEL * network.tile
-    if network.outputs.data != NULL:
+    if network.y_is_gradient:
         given_stage(<int>layer.activation, layer.n_out, count, delta, y)
     else:
-        loss = loss_stage(<int>layer.activation, layer.n_out, count, weight, delta, y)
+        outputs = OutputTile(delta, layer.n_out, count, <int>layer.activation, y, network.y.rows, NULL)
+        if network.weights.data != NULL:
+            outputs.weights = values_of(network, &network.weights, first, count, delta + 2 * layer.n_out * network.tile)
+        loss = loss_stage(&network.loss, &outputs, weight)
     if gradient.data == NULL:
         return loss
     if layer.bias >= 0:

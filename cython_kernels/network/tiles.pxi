@@ -42,6 +42,24 @@ cdef inline real* at(real* buffer, int64 place) noexcept nogil:
     return buffer + place
 
 
+cdef enum LossKind:
+    MEAN_SQUARED_ERROR
+    HUBER
+    QUANTILE
+    POISSON
+    BINARY_CROSS_ENTROPY
+    SOFTMAX_CROSS_ENTROPY
+    MULTICLASS_HINGE
+
+LOSSES = (      # their names, in this order
+    "mean_squared_error", "huber", "quantile", "poisson", "binary_cross_entropy", "softmax_cross_entropy", "multiclass_hinge")
+
+
+cdef struct Loss:
+    int kind
+    real parameter          # delta, quantile, 1: with y log y - y, label smoothing, margin
+
+
 cdef struct Network:
     # What the tiles of one batch share.
     Layer* layers
@@ -49,8 +67,11 @@ cdef struct Network:
     const real* parameters
     Py_ssize_t n_parameters
     Matrix x
-    Matrix y                    # targets; if `outputs` are given, the gradient with respect to them
-    Matrix outputs              # data NULL: computed by the forward pass; else given by the caller, and there is no loss
+    Matrix y                    # targets, or class numbers (1, m), or the gradient with respect to the outputs
+    bint y_is_gradient          # then there is no loss
+    Matrix weights              # of the examples (1, m); data NULL: 1
+    Loss loss
+    Matrix outputs              # data NULL: computed by the forward pass; else given by the caller
     Matrix input_gradient       # data NULL: not wanted
     const Py_ssize_t* order     # NULL: in the order of X
     Py_ssize_t tile             # examples in a tile, a multiple of PANEL

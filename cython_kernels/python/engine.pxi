@@ -26,8 +26,14 @@ cdef class Engine:
     cdef TrainingLock lock
     cdef cnp.ndarray packed         # the weights of a frozen network: see `pack`
 
-    def __cinit__(self, plan, cnp.ndarray parameters=None, TrainingLock lock=None, cnp.ndarray packed=None):
+    def __cinit__(
+        self, plan, loss=(MEAN_SQUARED_ERROR, 0.0), double l2=0, cnp.ndarray parameters=None, TrainingLock lock=None,
+        cnp.ndarray packed=None,
+    ):
         self.parameters, self.lock, self.packed = parameters, lock, packed
+        cdef double parameter = loss[1]     # Cython would convert a Python number to a C float: `real` is one, for it
+        self.job_template.network.loss = Loss(loss[0], <real>parameter)
+        self.job_template.l2 = l2
         # Copies: Python code must not be able to change the tables that a kernel reads.
         self.layers = np.array(plan.layer_table, dtype=np.int64)
         self.members = np.array(plan.member_table, dtype=np.int64)
@@ -36,6 +42,7 @@ cdef class Engine:
         self.job_template.network.n_layers = self.layers.shape[0]
         self.job_template.network.n_parameters = plan.n_folded
         self.job_template.members = <Layer*>&self.members[0, 0]
+        self.job_template.n_members = self.members.shape[0]
         self.job_template.folds = <Fold*>&self.folds[0, 0] if plan.folded else NULL
         self.job_template.n_parameters = plan.n_parameters
         self.job_template.network.tile = plan.tile
@@ -55,9 +62,9 @@ cdef class Engine:
         self.work = 3 * <double>plan.n_folded
         self.scratch_bytes = (
             size_of(plan.scratch, plan.n_threads) + size_of(longest, plan.n_blocks + 4) + self.tiles_bytes
-            + plan.n_blocks * sizeof(double))
+            + (plan.n_blocks + ceil_div(longest, PARAMETER_PART)) * sizeof(double))
 
-    cdef _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters, Py_ssize_t n_examples):
+    cdef inline _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters, Py_ssize_t n_examples):
         """Fills in a job; divides its scratch memory: a part per thread, parameters, gradients, partial gradients, tiles, losses.
 
         X must have n_examples examples; -1: one or more. Each buffer of parameters, before or after folding, takes `line`
@@ -90,7 +97,21 @@ cdef class Engine:
         job.tiles = <real*>place
         place += self.tiles_bytes
         job.block_losses = <double*>place
+        job.part_sums = job.block_losses + self.n_blocks
         return scratch
+
+    cdef inline int read_targets(self, Job* job, cnp.ndarray y, cnp.ndarray weights) except -1:
+        """y (n_outputs, m), or class numbers (1, m); weights (m,) or None."""
+        cdef Py_ssize_t rows = self.n_outputs
+        cdef int kind = job.network.loss.kind
+        if kind == MULTICLASS_HINGE or (kind == SOFTMAX_CROSS_ENTROPY and cnp.PyArray_DIM(y, 0) == 1):
+            rows = 1
+        read_matrix("y", y, rows, job.n_examples, &job.network.y)
+        if weights is not None:
+            job.network.weights = Matrix(
+                <char*>read_flat("sample_weight", weights, job.n_examples), 1, job.n_examples,
+                job.n_examples * sizeof(real), sizeof(real))
+        return 0
 
     def forward_direct(self, X, out=None):
         """`forward` if X has this engine's batch size and all arrays can be used in place; else None, and nothing is done."""
@@ -118,8 +139,11 @@ cdef class Engine:
             place += packed_size(layers[i].n_out, layers[i].n_in)
         return packed
 
-    cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None):
-        """out (n_outputs, m), a new one if there is none, = the network's prediction for X (n_features, m)."""
+    cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None, int link=0):
+        """out (n_outputs, m), a new one if there is none, = the network's prediction for X (n_features, m).
+
+        link: see `Link`; 0: the outputs as they are.
+        """
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch)
         cdef cnp.npy_intp shape[2]
@@ -128,6 +152,7 @@ cdef class Engine:
             shape[1] = job.n_examples
             out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
         read_matrix("out", out, self.n_outputs, job.n_examples, &job.out)
+        job.link = link
         if self.packed is not None:
             job.packed = read_flat("packed", self.packed, cnp.PyArray_SIZE(self.packed))
         self.run(&job, predict, job.n_examples, job.n_examples)
@@ -137,17 +162,25 @@ cdef class Engine:
 
     def gradient(
         self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None,
-        cnp.ndarray gradient=None, cnp.ndarray input_gradient=None, cnp.ndarray outputs=None,
+        cnp.ndarray gradient=None, cnp.ndarray input_gradient=None, cnp.ndarray weights=None,
+        bint y_is_gradient=False, bint penalised=True, cnp.ndarray outputs=None,
     ):
         """Returns the loss; fills gradient (n_parameters,) and, only with it, input_gradient (n_features, m), unless None.
 
-        If outputs = f(W X + b) of a single layer are given, y is the gradient with respect to them, and the loss is 0.
+        y_is_gradient: y is the gradient with respect to the outputs, and there is no loss. Then the outputs f(W X + b) of a
+        single layer may be given. penalised: with the L2 penalty.
         """
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
         if job.n_examples > self.job_template.batch:       # the last batch of an epoch may have fewer
             raise array_error("X", f"at most {self.job_template.batch} examples", X)
-        read_matrix("y", y, self.n_outputs, job.n_examples, &job.network.y)
+        if y_is_gradient:
+            read_matrix("output_gradient", y, self.n_outputs, job.n_examples, &job.network.y)
+            job.network.y_is_gradient = True
+        else:
+            self.read_targets(&job, y, weights)
+        if not penalised:
+            job.l2 = 0
         job.gradient = NULL
         if gradient is not None:
             job.gradient = read_flat("gradient", gradient, job.n_parameters)
@@ -159,7 +192,7 @@ cdef class Engine:
             read_matrix("outputs", outputs, self.n_outputs, job.n_examples, &job.network.outputs)
         self.run(&job, differentiate, job.n_examples, job.n_examples)
         check(&job.interrupt)
-        cdef double loss = mean_loss(&job)      # from scratch memory, which another thread may borrow next
+        cdef double loss = mean_loss(&job) + job.penalty    # from scratch memory, which another thread may borrow next
         return_scratch(scratch)
         return loss
 
@@ -192,13 +225,13 @@ cdef class Engine:
         finally:
             self.lock.release()
 
-    cpdef step(self, cnp.ndarray X, cnp.ndarray y, cnp.ndarray parameters, optimizer):
+    cpdef step(self, cnp.ndarray X, cnp.ndarray y, cnp.ndarray parameters, optimizer, cnp.ndarray weights=None):
         """One step over all of X and y; returns the loss before the update. There is no update if the loss is not finite."""
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch)
         cdef double loss = 0
         # Before the optimizer is read, which may run a user's code.
-        read_matrix("y", y, self.n_outputs, job.n_examples, &job.network.y)
+        self.read_targets(&job, y, weights)
         cdef object _held = read_update(&job.update, optimizer, parameters, job.n_parameters, False)
         job.losses = &loss
         job.n_epochs = 1
@@ -209,7 +242,7 @@ cdef class Engine:
     def train(
         self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None, optimizer,
         TrainingLock lock not None, double[::1] losses, const double[::1] rates=None, bit_generator=None,
-        bint private_generator=False, moments=None,
+        bint private_generator=False, moments=None, cnp.ndarray weights=None,
     ):
         """len(losses) epochs of mini-batches, with one learning rate per step, shuffled if there is a bit_generator.
 
@@ -227,7 +260,7 @@ cdef class Engine:
         cdef double[::1] work
         cdef object generator_lock
         cdef Py_ssize_t n_steps
-        read_matrix("y", y, self.n_outputs, job.n_examples, &job.network.y)
+        self.read_targets(&job, y, weights)
         cdef object _held = read_update(&job.update, optimizer, parameters, job.n_parameters, False)
         job.losses = &losses[0]
         job.n_epochs = losses.shape[0]
@@ -261,7 +294,9 @@ cdef class Engine:
         cdef Py_ssize_t count = minimum(job.batch, job.n_examples)
         if job.update.nesterov and job.folds == NULL:
             job.network.parameters = job.lookahead
-        job.fused = job.network.few and job.folds == NULL and job.moments.means == NULL
+        job.fused = (
+            job.network.few and job.folds == NULL and job.moments.means == NULL
+            and job.l2 == 0 and job.update.clip_norm == 0 and job.update.weight_decay == 0)
         if job.incomplete != NULL:
             set_flag(job.incomplete, EPOCH_INCOMPLETE)
         try:

@@ -17,6 +17,8 @@ cdef struct Constants:
     double eps
     double log_decay
     double log_decay2
+    double clip_norm
+    double weight_decay
 
 
 cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t columns, bint honour_lr):
@@ -44,6 +46,8 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
     u.eps = constants.eps
     u.log_decay = constants.log_decay
     u.log_decay2 = constants.log_decay2
+    u.clip_norm = constants.clip_norm
+    u.weight_decay = constants.weight_decay
     u.learning_rate = optimizer.lr if honour_lr else optimizer._lr
     u.step = PyLong_AsLongLongAndOverflow(n_steps, &overflow) if PyLong_CheckExact(n_steps) else -1
     if not (is_state(state, rows, columns) and 0 <= u.step < LAST_STEP):
@@ -69,17 +73,30 @@ def optimizer_step(optimizer, cnp.ndarray parameters not None, cnp.ndarray gradi
     """One update of parameters, in place. Increments optimizer.n_steps."""
     cdef Update u
     cdef bint squarable
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(parameters)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(parameters), first, last
     cdef real* w = read_flat("parameters", parameters, n)
     cdef const real* g = read_flat("gradient", gradient, n)
     cdef object _held = read_update(&u, optimizer, parameters, n, True)
+    cdef double factor = 1
+    cdef cnp.ndarray clipped
+    if u.clip_norm > 0:
+        factor = clipping(u.clip_norm, squares_of_parts(g, n), g, n)
+    if factor < 1:
+        clipped = np.empty(n, parameters.dtype)
+        scale(g, n, factor, read_flat("clipped", clipped, n))
+        g = read_flat("clipped", clipped, n)
     with nogil:
         squarable = all_within(u.largest_gradient, g, 0, n) or rescale_states(&u, g, n)
-        if squarable:
-            begin_update(&u)
-            update(&u, w, g, 0, n)
     if not squarable:
         raise ValueError("gradient: expected finite numbers, got others; parameters and state are unchanged")
+    if u.weight_decay > 0:
+        for first, last in optimizer._weights or ((0, n),):
+            if not 0 <= first <= last <= n:
+                raise ValueError(f"optimizer: expected the weights of {n} parameters, got {first} to {last}")
+            scale(w + first, last - first, 1 - u.learning_rate * u.weight_decay, w + first)
+    with nogil:
+        begin_update(&u)
+        update(&u, w, g, 0, n)
     count_steps(optimizer, &u, u.step + 1)
 
 

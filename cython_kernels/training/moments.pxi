@@ -40,7 +40,7 @@ cdef double moments_step(
     cdef const real* w
     cdef real* dw
     cdef double* v = moments.work
-    cdef double m = normaliser(count), e, quadratic = 0, mixed = 0, constant = 0, offset = 0, left
+    cdef double m = count, e, quadratic = 0, mixed = 0, constant = 0, offset = 0, left
     for o in range(layer.n_out):
         w = parameters + layer.weight + o * n_in
         dw = gradient + layer.weight + o * n_in

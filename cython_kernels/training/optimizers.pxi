@@ -53,6 +53,8 @@ cdef struct Update:
     double decay            # momentum, or the decay of the (first) average
     double decay2           # of the second average
     double eps
+    double clip_norm        # limit of the norm of the gradient; 0: none
+    double weight_decay     # AdamW's, of weights: see `decay_weights`
     double log_decay        # logarithms of the decays: 1 - decay^t by pow would lose digits where decay is near 1
     double log_decay2
     long long step          # updates made so far
@@ -78,6 +80,7 @@ cdef struct Factors:
     vreal unit              # 2^-exponent
 
 cdef int SQUARE_EXPONENT = GREATEST_EXPONENT // 2 - 14     # of a number, 2^28 squares of which can be added without overflow
+cdef double LEAST_SQUARES = 1 << 30     # times the smallest normal number: of a sum whose squares may have underflowed
 cdef double NEARLY = 0.999      # lowers a bound a little: a rounding error alone must not make it effective
 
 
@@ -133,6 +136,57 @@ cdef bint all_within(real limit, const real* values, Py_ssize_t start, Py_ssize_
         found = greatest(found, load_first(values + i, 1))
         i += 1
     return not any_exceeds(found, limit)
+
+
+cdef enum:
+    PARAMETER_PART = 1 << 13    # parameters in a part, a multiple of the lanes: threads share the parts
+
+
+cdef real sum_of_squares(const real* values, Py_ssize_t n) noexcept nogil:
+    cdef vreal sums = splat(0), v
+    cdef Py_ssize_t i = 0
+    while i < n:
+        v = load_first(values + i, minimum(LANES, n - i))
+        sums = multiply_add(v, v, sums)
+        i += LANES
+    return sum_of_lanes(sums)
+
+
+cdef double squares_of_parts(const real* values, Py_ssize_t n) noexcept nogil:
+    """The sum of squares, part after part, as the threads of a step add it."""
+    cdef double total = 0
+    cdef Py_ssize_t i = 0
+    while i < n:
+        total += sum_of_squares(values + i, minimum(PARAMETER_PART, n - i))
+        i += PARAMETER_PART
+    return total
+
+
+cdef void scale(const real* values, Py_ssize_t n, double factor, real* out) noexcept nogil:
+    """out = factor values, with one rounding, whatever the size of the factor is."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = <real>(values[i] * factor)
+
+
+cdef double clipping(double limit, double squares, const real* g, Py_ssize_t n) noexcept nogil:
+    """The factor, at most 1, by which a gradient is multiplied so that its norm is at most the limit; 1 if g is not finite.
+
+    squares: the sum of the squares of g, in parts. If it has overflowed or may have underflowed, it is computed once more.
+    """
+    cdef double norm = sqrt(squares), largest = 0, total = 0
+    cdef Py_ssize_t i
+    if not (squares > SMALLEST_NORMAL * LEAST_SQUARES and squares < GREATEST):
+        for i in range(n):
+            if not isfinite(g[i]):
+                return 1
+            largest = fabs(g[i]) if fabs(g[i]) > largest else largest
+        if largest == 0:
+            return 1
+        for i in range(n):
+            total += (g[i] / largest) * (g[i] / largest)
+        norm = largest * sqrt(total)
+    return limit / norm if norm > limit else 1
 
 
 cdef bint rescale_states(Update* u, const real* g, Py_ssize_t n) noexcept nogil:

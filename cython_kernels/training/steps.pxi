@@ -32,6 +32,12 @@ cdef struct Job:
     Update update
     Fold* folds             # one per layer after folding; NULL: nothing is folded
     Layer* members          # the network's layers
+    Py_ssize_t n_members
+    double l2
+    const real* point       # the parameters at which the gradient is taken
+    double penalty          # of the loss, for the weights
+    double clip_factor
+    double* part_sums       # one per part of the parameters
     Py_ssize_t n_parameters     # before folding; network.n_parameters: after folding
     real* parameters
     real* lookahead         # Nesterov's look-ahead point, at which the gradient is taken
@@ -43,14 +49,16 @@ cdef struct Job:
     FewPass few                 # of a batch of a few examples
     bint fused                  # its gradient is not stored, if `gradient_is_bounded`
     real* partial_gradients     # one per block, except for the first block, which adds to `folded_gradient`
-    double* block_losses
+    double* block_losses    # times `loss_unit`
     char* scratch           # a part of scratch_size bytes per thread
     Py_ssize_t scratch_size
     Py_ssize_t first        # first example of the batch
     Py_ssize_t count
+    double batch_weight     # the sum of the weights of its examples
     Py_ssize_t n_blocks
     Matrix out              # destination of a prediction
     const real* packed      # packed weights of a prediction; NULL: the parameters are read
+    int link                # of a prediction: the outputs become probabilities
     # a fit
     Py_ssize_t n_examples
     Py_ssize_t batch
@@ -65,7 +73,8 @@ cdef struct Job:
     Py_ssize_t n_steps      # finished steps
     Py_ssize_t finished     # finished epochs
     Py_ssize_t n_seen       # if the leader returned within an epoch: examples done in it,
-    double seen_loss        # and the sum of their losses
+    double seen_loss        # the sum of their losses
+    double seen_weight      # and of their weights
     bint from_moments       # all steps were computed from the moments
     int too_large           # the gradient of this step: too large to be squared, or not finite
     Interrupt interrupt
@@ -92,7 +101,7 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
     cdef Py_ssize_t place = job.first + block * network.block
     cdef Py_ssize_t stop = job.first + minimum(job.count, (block + 1) * network.block)
     cdef GradientSum partial = GradientSum(NULL, 0, True)      # NULL: only the loss is computed
-    cdef real weight = <real>(1.0 / normaliser(job.count))
+    cdef real weight = <real>(1 / job.batch_weight)
     cdef double loss = 0
     if job.gradient != NULL:
         partial.data = partial_gradient_of(job, block)
@@ -110,10 +119,6 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
     job.block_losses[block] = loss
 
 
-cdef enum:
-    PARAMETER_PART = 1 << 13              # parameters in a part, a multiple of the lanes
-
-
 cdef void reduce_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     """The reduction of one part of the parameters: folded_gradient += partial gradient 1, then 2, ...; 0 is in it already."""
     cdef Job* job = <Job*>data
@@ -125,6 +130,64 @@ cdef void reduce_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
             job.folded_gradient[i] += partial[i]
 
 
+cdef void penalty_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
+    """The L2 penalty of one part of the parameters, on weights only: gradient += l2 W, and the sum of the squares of W."""
+    cdef Job* job = <Job*>data
+    cdef Py_ssize_t first = part * PARAMETER_PART, last = minimum(first + PARAMETER_PART, job.n_parameters), i, start, stop
+    cdef vreal sums = splat(0), w, l2 = splat(<real>job.l2)
+    cdef Layer* layer
+    for i in range(job.n_members):
+        layer = &job.members[i]
+        start = maximum(first, layer.weight)
+        stop = minimum(last, layer.weight + layer.n_in * layer.n_out)
+        while start < stop:
+            w = load_first(job.point + start, minimum(LANES, stop - start))
+            sums = multiply_add(w, w, sums)
+            if job.gradient != NULL:
+                store_first(
+                    job.gradient + start, multiply_add(l2, w, load_first(job.gradient + start, minimum(LANES, stop - start))),
+                    minimum(LANES, stop - start))
+            start += LANES
+    job.part_sums[part] = sum_of_lanes(sums)
+
+
+cdef void norm_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
+    """The sum of the squares of one part of the gradient."""
+    cdef Job* job = <Job*>data
+    cdef Py_ssize_t start = part * PARAMETER_PART
+    job.part_sums[part] = sum_of_squares(job.gradient + start, minimum(PARAMETER_PART, job.n_parameters - start))
+
+
+cdef void clip_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
+    """The gradient is multiplied so that its norm is that of the optimizer's limit."""
+    cdef Job* job = <Job*>data
+    cdef Py_ssize_t start = part * PARAMETER_PART
+    scale(job.gradient + start, minimum(PARAMETER_PART, job.n_parameters - start), job.clip_factor, job.gradient + start)
+
+
+cdef double run_sums(Job* job, Team* team, Stage stage) noexcept nogil:
+    """Runs a stage over the parts of the parameters, and adds its sums in order."""
+    cdef Py_ssize_t n_parts = ceil_div(job.n_parameters, PARAMETER_PART), part
+    cdef double total = 0
+    run_stage(team, &job.interrupt, stage, n_parts)
+    for part in range(n_parts):
+        total += job.part_sums[part]
+    return total
+
+
+cdef double penalty(Job* job, Team* team, const real* point) noexcept nogil:
+    """(l2 / 2) |W|^2 at a point, whose gradient is added."""
+    job.point = point
+    return 0.5 * job.l2 * run_sums(job, team, penalty_part)
+
+
+cdef void clip_gradient(Job* job, Team* team) noexcept nogil:
+    """The gradient stage of an optimizer with a limit of the gradient's norm."""
+    job.clip_factor = clipping(job.update.clip_norm, run_sums(job, team, norm_part), job.gradient, job.n_parameters)
+    if job.clip_factor < 1:
+        run_stage(team, &job.interrupt, clip_part, ceil_div(job.n_parameters, PARAMETER_PART))
+
+
 cdef void check_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     """Sets too_large if one part of the gradient has elements that cannot be squared, or are not finite."""
     cdef Job* job = <Job*>data
@@ -133,11 +196,27 @@ cdef void check_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
         raise_flag(&job.too_large)
 
 
+cdef void decay_weights(Job* job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """AdamW: W -= a lambda W for the weights among the parameters start ... stop, before their update."""
+    cdef double factor = 1 - job.update.learning_rate * job.update.weight_decay
+    cdef Py_ssize_t i, first, last
+    cdef Layer* layer
+    for i in range(job.n_members):
+        layer = &job.members[i]
+        first = maximum(start, layer.weight)
+        last = minimum(stop, layer.weight + layer.n_in * layer.n_out)
+        if first < last:
+            scale(job.parameters + first, last - first, factor, job.parameters + first)
+
+
 cdef void update_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     """The update of one part of the parameters."""
     cdef Job* job = <Job*>data
     cdef Py_ssize_t start = part * PARAMETER_PART
-    update(&job.update, job.parameters, job.gradient, start, minimum(start + PARAMETER_PART, job.n_parameters))
+    cdef Py_ssize_t stop = minimum(start + PARAMETER_PART, job.n_parameters)
+    if job.update.weight_decay > 0:
+        decay_weights(job, start, stop)
+    update(&job.update, job.parameters, job.gradient, start, stop)
 
 
 cdef inline void run_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
@@ -171,7 +250,10 @@ cdef double mean_loss(Job* job) noexcept nogil:
     cdef Py_ssize_t block
     for block in range(job.n_blocks):
         total += job.block_losses[block]
-    return total / normaliser(job.count)
+    if job.network.loss.kind != MEAN_SQUARED_ERROR:
+        total *= 1 / LOSS_UNIT / job.batch_weight
+        return total
+    return total / job.batch_weight
 
 
 # ---- a step ------------------------------------------------------------------------------------------
@@ -215,6 +297,12 @@ cdef double one_step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) n
         few_gradient(network, &job.few, job.gradient, &job.interrupt, 0)
         if is_raised(&job.interrupt.stop):
             return 0
+    if job.l2 > 0:
+        loss += penalty(job, team, parameters)
+        if not isfinite(loss):
+            return loss
+    if rule.clip_norm > 0:
+        clip_gradient(job, team)
     run_stage(team, &job.interrupt, check_part, ceil_div(n, PARAMETER_PART))
     if is_raised(&job.too_large):
         if not rescale_states(rule, job.gradient, n):
@@ -232,15 +320,22 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
     cdef Job* job = <Job*>data
     cdef Network* network = &job.network
     cdef Py_ssize_t count, seen = job.n_seen, work = 0, epochs_work = 0
-    cdef double loss, total = job.seen_loss
+    cdef double loss, total = job.seen_loss, seen_weight = job.seen_weight
     cdef bint one_batch = job.n_examples <= job.batch      # no mean over batches is needed: 2 % of the smallest step
     # If the whole data set is one tile, it stays packed from step to step: 5 to 10 % of such a step.
     cdef bint one_tile = one_batch and job.order == NULL and job.n_examples <= network.tile
+    if one_batch:
+        job.batch_weight = sum_of_weights(network, 0, job.n_examples)
     while job.finished < job.n_epochs:
         if seen == 0 and job.order != NULL:
             shuffle(job.order, job.n_examples, job.bits, job.generator_lock, &job.interrupt)
         while seen < job.n_examples:
             count = minimum(job.batch, job.n_examples - seen)
+            if not one_batch:
+                job.batch_weight = sum_of_weights(network, seen, count)
+                if job.batch_weight == 0:       # no step: weights of 0
+                    seen += count
+                    continue
             if job.rates != NULL:
                 job.update.learning_rate = job.rates[job.n_steps]
             loss = one_step(job, team, seen, count)
@@ -249,7 +344,8 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
             if not isfinite(loss) or job.too_large:
                 job.losses[job.finished] = loss
                 return
-            total += loss if one_batch else loss * count
+            total += loss if one_batch else loss * job.batch_weight
+            seen_weight += job.batch_weight
             seen += count
             network.tile_is_packed = one_tile and not job.from_moments
             work += network.n_parameters * count
@@ -259,11 +355,13 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
                     team.call_again = True
                     job.n_seen = seen
                     job.seen_loss = total
+                    job.seen_weight = seen_weight
                     return
-        job.losses[job.finished] = total if one_batch else total / job.n_examples
+        job.losses[job.finished] = total if one_batch else total / seen_weight
         job.finished += 1
         seen = 0
         total = 0
+        seen_weight = 0
         epochs_work += network.n_parameters * job.n_examples
         if epochs_work > CHECK_WORK:
             epochs_work = 0
@@ -304,10 +402,13 @@ cdef void predict_tile(void* data, int thread, Py_ssize_t tile) noexcept nogil:
     cdef Py_ssize_t place = tile * network.tile, count = minimum(network.tile, job.n_examples - place)
     cdef real* scratch = own_scratch(job, thread)
     cdef Features lowest
+    cdef real* outputs
     if is_raised(&job.interrupt.stop):
         return
     lowest = inputs(network, place, count, scratch)
-    unpack_tile(forward_tile(network, &lowest, place, count, scratch), job.out, place, count)
+    outputs = forward_tile(network, &lowest, place, count, scratch)
+    to_probabilities(job.link, job.out.rows, panels(count), outputs)
+    unpack_tile(outputs, job.out, place, count)
     check_interrupt(&job.interrupt, thread, network.n_parameters * network.tile)
 
 
@@ -315,7 +416,7 @@ cdef void predict(void* data, Team* team) noexcept nogil:
     """The leader's function in `Engine.forward`."""
     cdef Job* job = <Job*>data
     if job.network.few:
-        few_predict(&job.network, job.packed, job.out, own_scratch(job, 0), &job.interrupt, 0)
+        few_predict(&job.network, job.packed, job.link, job.out, own_scratch(job, 0), &job.interrupt, 0)
         return
     run_stage(team, &job.interrupt, predict_tile, ceil_div(job.n_examples, job.network.tile))
 
@@ -326,6 +427,9 @@ cdef void differentiate(void* data, Team* team) noexcept nogil:
     if job.folds != NULL:
         fold_layers(job, job.parameters)
     if not is_raised(&job.interrupt.stop):
+        job.batch_weight = sum_of_weights(&job.network, 0, job.n_examples)
         run_batch(job, team, 0, job.n_examples)
     if job.folds != NULL and job.gradient != NULL and not is_raised(&job.interrupt.stop):
         unfold_layers(job, job.parameters)
+    if job.l2 > 0 and not is_raised(&job.interrupt.stop):
+        job.penalty = penalty(job, team, job.parameters)

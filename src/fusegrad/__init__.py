@@ -9,7 +9,7 @@
 True
 """
 
-from fusegrad import datasets, kernels, reference, testing
+from fusegrad import datasets, kernels, losses, reference, testing
 from fusegrad._engine.config import show_config
 from fusegrad._engine.threads import get_num_threads, set_num_threads
 from fusegrad.checkpoints import Checkpoint, load, load_checkpoint
@@ -17,7 +17,7 @@ from fusegrad.course import MultivariateRegression, TwoLayerLinear, TwoLayerSigm
 from fusegrad.history import DivergenceError, History
 from fusegrad.layers import Identity, Linear, ReLU, Sigmoid, Tanh
 from fusegrad.networks import Sequential
-from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
+from fusegrad.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from fusegrad.predictor import Predictor
 from fusegrad.schedules import ExponentialDecay, InverseTimeDecay, StepDecay
 
@@ -27,6 +27,7 @@ __all__ = [
     "SGD",
     "Adagrad",
     "Adam",
+    "AdamW",
     "Checkpoint",
     "DivergenceError",
     "ExponentialDecay",
@@ -51,6 +52,7 @@ __all__ = [
     "kernels",
     "load",
     "load_checkpoint",
+    "losses",
     "reference",
     "set_num_threads",
     "show_config",

@@ -7,7 +7,9 @@ import numpy as np
 
 from fusegrad._engine import files
 from fusegrad._engine.plan import stack_layers
+from fusegrad._engine.validation import as_number
 from fusegrad.layers import build_layers, shapes_of
+from fusegrad.losses import MeanSquaredError, build_loss
 from fusegrad.networks import Sequential, build_network
 from fusegrad.optimizers import Optimizer, build_optimizer
 
@@ -128,7 +130,9 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
             raise ValueError(f"expected arrays of {size} parameters in all")
         if any(array.dtype != dtype for array in (*arrays.values(), *([] if state is None else [state]))):
             raise ValueError(f"expected arrays of {dtype}")
-        net = build_network(tuple(layers), dtype)
+        loss = build_loss(metadata["loss"]) if "loss" in metadata else MeanSquaredError()
+        l2 = as_number(float(metadata.get("l2", "0")), "l2", least=0.0)
+        net = build_network(tuple(layers), dtype, loss, l2)
         net.load_state_dict(arrays)
         optimizer = None
         if "optimizer" in metadata:

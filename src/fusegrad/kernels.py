@@ -336,7 +336,9 @@ def dense_backward(
     parameters = _one_layer(weight, np.zeros(n_out, weight.dtype))
     gradient = np.empty_like(parameters)
     grad_x = np.empty(x.shape, weight.dtype)
-    _engine(weight, activation, True, x.shape[1]).gradient(x, grad_a, parameters, gradient, grad_x, a)
+    _engine(weight, activation, True, x.shape[1]).gradient(
+        x, grad_a, parameters, gradient, grad_x, y_is_gradient=True, outputs=a
+    )
     return gradient[: weight.size].reshape(weight.shape), gradient[weight.size :].reshape(n_out, 1), grad_x
 
 

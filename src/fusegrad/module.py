@@ -11,26 +11,33 @@ from fusegrad._engine.engine import NetworkEngine
 from fusegrad._engine.plan import Dense, Plan, stack_layers
 from fusegrad._engine.validation import Array, as_flat, as_flat_output, as_floats
 from fusegrad.layers import Layer, Linear, describe_layers, shapes_of
+from fusegrad.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy, check_logits, describe_loss
 from fusegrad.optimizers import describe_optimizer
 
 
 class Module:
     """Layers and their parameters, without computations: the base of `Sequential`, named as in PyTorch."""
 
-    def _set_up(self, layers: tuple[Layer, ...], dtype: "np.dtype[Any]") -> None:
+    def _set_up(self, layers: tuple[Layer, ...], dtype: "np.dtype[Any]", loss_function: Any, l2: float) -> None:
+        shapes = shapes_of(layers)
+        if getattr(loss_function, "takes_logits", False):
+            check_logits(loss_function, shapes)
         self._layers = layers
-        self._engine = NetworkEngine(stack_layers(shapes_of(layers)), dtype)
+        self._engine = NetworkEngine(stack_layers(shapes), dtype, loss_function, l2)
         self._layout = describe_layers(layers)  # by which an optimizer identifies its network
 
     def __getstate__(self) -> dict[str, Any]:
         """The layers, the parameters, and attributes that a user or a subclass has set."""
         others = {name: value for name, value in vars(self).items() if name not in ("_engine", "_layout")}
-        return {**others, "_dtype": self.dtype, "_parameters": self.parameters}
+        objective = {"_loss_function": self.loss_function, "_l2": self.l2}
+        return {**others, "_dtype": self.dtype, "_parameters": self.parameters, **objective}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._set_up(state["_layers"], state["_dtype"])
+        # Networks pickled before there were other losses have neither.
+        objective = state.get("_loss_function", MeanSquaredError()), state.get("_l2", 0.0)
+        self._set_up(state["_layers"], state["_dtype"], *objective)
         self.parameters = state["_parameters"]
-        made = ("_dtype", "_parameters", *self.__dict__)
+        made = ("_dtype", "_parameters", "_loss_function", "_l2", *self.__dict__)
         self.__dict__.update((name, value) for name, value in state.items() if name not in made)
 
     # Attributes from which the compiled code reads its sizes cannot be assigned.
@@ -49,6 +56,16 @@ class Module:
     def dtype(self) -> "np.dtype[Any]":
         """The dtype of the parameters and of all computations."""
         return self._engine.dtype
+
+    @property
+    def loss_function(self) -> Any:
+        """The loss: an object of `fusegrad.losses`, or a user-defined one."""
+        return self._engine.loss_function
+
+    @property
+    def l2(self) -> float:
+        """The factor of the penalty (l2 / 2) |W|^2 of all weights, which is a part of the loss."""
+        return self._engine.l2
 
     @property
     def n_features(self) -> int:
@@ -218,6 +235,10 @@ class Module:
         """
         self._engine.lock.check_save(optimizer is not None or rng is not None)
         arrays, metadata = self.state_dict(), {"layers": describe_layers(self.layers), "dtype": self.dtype.name}
+        if self.loss_function != MeanSquaredError():
+            metadata["loss"] = describe_loss(self.loss_function)
+        if self.l2:
+            metadata["l2"] = repr(self.l2)
         if optimizer is not None:
             metadata["optimizer"] = describe_optimizer(optimizer)
             optimizer.check(self._engine.parameters)
@@ -300,3 +321,80 @@ class Module:
         return engine.forward(X, out)
 
     __call__ = forward
+
+    def probabilities(self, X: Any) -> Array:
+        """The probabilities of a classifier: softmax(z) or sigmoid(z) of the outputs z, as its loss takes them.
+
+        Parameters
+        ----------
+        X : array (n_features, m), or (n_features,) for one example
+
+        Returns
+        -------
+        array (n_outputs, m), or (n_outputs,) for one example
+            With "softmax_cross_entropy" those of the classes, which add up to 1. With "binary_cross_entropy" the
+            probability that y is 1, for each output.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the loss is not one of these two, or X is of the wrong kind or shape.
+
+        Notes
+        -----
+        Computed in the pass of the prediction. The probabilities of an example do not depend on the rest of the batch.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.Sequential(fg.Linear(1, 2), loss="softmax_cross_entropy", dtype="float64", rng=0)
+        >>> net.parameters = [0.0, 1.0, 0.0, 0.0]
+        >>> net.probabilities([0.0, 1000.0])
+        array([[0.5, 0. ],
+               [0.5, 1. ]])
+        """
+        if not isinstance(self.loss_function, (SoftmaxCrossEntropy, BinaryCrossEntropy)):
+            raise TypeError(
+                "probabilities: expected a network with loss='softmax_cross_entropy' or 'binary_cross_entropy', "
+                f"got {self.loss_function!r}"
+            )
+        return self._engine.probabilities(X)
+
+    def classes(self, X: Any) -> Array:
+        """The most probable class of each example.
+
+        Parameters
+        ----------
+        X : array (n_features, m), or (n_features,) for one example
+
+        Returns
+        -------
+        integer array (m,), or () for one example
+            The number of the largest output, the first one of several. With "binary_cross_entropy" 1 where the output
+            is positive, else 0; of several outputs (n_outputs, m).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the loss is not one for classes, or X is of the wrong kind or shape.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.Sequential(fg.Linear(1, 2), loss="softmax_cross_entropy", dtype="float64", rng=0)
+        >>> net.parameters = [-1.0, 1.0, 0.0, 0.0]
+        >>> net.classes([-2.0, 3.0])
+        array([0, 1])
+        """
+        if not getattr(self.loss_function, "takes_logits", False):
+            raise TypeError(f"classes: expected a network with a loss for classes, got {self.loss_function!r}")
+        outputs = self.forward(X)
+        if not isinstance(self.loss_function, BinaryCrossEntropy):
+            return np.argmax(outputs, axis=0)
+        return (outputs > 0).astype(np.intp)[0 if self.n_outputs == 1 else slice(None)]
+
+
+def describe_objective(net: Module) -> str:
+    """The arguments `loss` and `l2` of a network in its repr, where they are not the defaults."""
+    loss = "" if net.loss_function == MeanSquaredError() else f"loss={net.loss_function!r}, "
+    return loss + (f"l2={net.l2!r}, " if net.l2 else "")

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from fusegrad._engine.validation import Array, as_dtype, as_generator
+from fusegrad._engine.validation import Array, as_dtype, as_generator, as_number
 from fusegrad.history import History
 from fusegrad.layers import INITS, Layer, initial_bounds
-from fusegrad.module import Module
+from fusegrad.losses import as_loss
+from fusegrad.module import Module, describe_objective
 from fusegrad.optimizers import COMPILED_STEP, SupportsStep
 from fusegrad.predictor import Predictor
 from fusegrad.training import FitOptions, Trainee, fit, train_step
@@ -18,10 +19,11 @@ OWN_MODULES = ("fusegrad.networks", "fusegrad.course")
 
 
 class Sequential(Module):
-    """A network of dense layers, with mean squared error.
+    """A network of dense layers, with a loss.
 
-    x1 = X, x_{l+1} = f_l(W_l x_l + b_l), and for m examples the loss
-    L = |prediction - y|^2 / m, summed over outputs, without one-half.
+    x1 = X, x_{l+1} = f_l(W_l x_l + b_l), and for m examples the loss L = sum_i w_i l_i / sum_i w_i + (l2 / 2) |W|^2. By
+    default l_i = |prediction_i - y_i|^2, summed over outputs, without one-half, and w_i = 1, l2 = 0:
+    L = |prediction - y|^2 / m.
 
     Shapes: X ``(n_features, m)``, y and predictions ``(n_outputs, m)``. ``(m,)`` is accepted for X if there
     is one feature, for y if there is one output. If there are several features, a vector ``(n_features,)``
@@ -33,6 +35,13 @@ class Sequential(Module):
     ----------
     *layers : Linear and activations
         Each activation belongs to the `Linear` before it.
+    loss : str or object, default "mean_squared_error"
+        An object of `fusegrad.losses`, or its name: "huber", "quantile", "poisson", "binary_cross_entropy",
+        "softmax_cross_entropy", "multiclass_hinge". Or any object with
+        ``value_and_gradient(prediction, y)``, which returns the loss of a batch and its gradient (n_outputs, m) with
+        respect to the prediction; Python calls it once a batch, with y of any number of rows.
+    l2 : float, default 0.0
+        At least 0. (l2 / 2) |W|^2 of all weights, not of the biases, is a part of the loss and of its gradient.
     dtype : "float32" (default) or "float64"
         The dtype of the parameters and of all computations.
     rng : None, int or numpy.random.Generator
@@ -45,6 +54,8 @@ class Sequential(Module):
     parameters : array (n_parameters,)
         The only storage of the weights, W1 | b1 | W2 | b2 | ..., row-major. You may write to it.
     layers : tuple of layers
+    loss_function : the loss
+    l2 : float
     dtype : numpy.dtype
     n_features, n_outputs, n_parameters : int
         These and the layers do not change; only the parameters do.
@@ -98,14 +109,22 @@ class Sequential(Module):
     True
     """
 
-    def __init__(self, *layers: Layer, dtype: Any = "float32", rng: Any = None, init: str | None = None) -> None:
+    def __init__(
+        self,
+        *layers: Layer,
+        loss: Any = "mean_squared_error",
+        l2: float = 0.0,
+        dtype: Any = "float32",
+        rng: Any = None,
+        init: str | None = None,
+    ) -> None:
         if init is None:
             init = "default"
         if not isinstance(init, str):
             raise TypeError(f"init: expected one of {', '.join(INITS)}, got {init!r}")
         if init not in INITS:
             raise ValueError(f"init: expected one of {', '.join(INITS)}, got {init!r}")
-        self._set_up(layers, as_dtype(dtype))
+        self._set_up(layers, as_dtype(dtype), as_loss(loss), as_number(l2, "l2", least=0.0))
         self._initialize(as_generator(rng), init)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -142,13 +161,16 @@ class Sequential(Module):
         """
         return Predictor(self)
 
-    def loss(self, X: Any, y: Any) -> float:
-        """The loss L = |prediction - y|^2 / m, summed over outputs.
+    def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The loss L = sum_i w_i l_i / sum_i w_i + (l2 / 2) |W|^2; by default |prediction - y|^2 / m.
 
         Parameters
         ----------
         X : array (n_features, m), or (n_features,) for one example
         y : array (n_outputs, m); for one example (n_outputs,), or a number if there is one output
+            With a loss for classes also class numbers (m,), of any integer dtype.
+        sample_weight : array (m,), optional
+            w, at least 0 and not all 0; 1 by default. A weight of 2 is the example twice.
 
         Returns
         -------
@@ -172,13 +194,15 @@ class Sequential(Module):
         >>> net.loss([1.0, 2.0], [1.0, 4.0])
         0.5
         """
-        return self._engine.loss(X, y)
+        return self._engine.loss(X, y, sample_weight)
 
-    def loss_and_gradient(self, X: Any, y: Any, out: Array | None = None) -> tuple[float, Array]:
+    def loss_and_gradient(
+        self, X: Any, y: Any, out: Array | None = None, *, sample_weight: Any = None
+    ) -> tuple[float, Array]:
         """The loss and its gradient with respect to all parameters.
 
-        delta_L = f_L' * (2/m) (prediction - y), delta_{l-1} = f_{l-1}' * W_l^T delta_l, and the gradients
-        are delta_l x_l^T and delta_l 1.
+        delta_L = f_L' * w_i / (sum w) dl/dprediction (by default (2/m) (prediction - y)),
+        delta_{l-1} = f_{l-1}' * W_l^T delta_l, and the gradients are delta_l x_l^T + l2 W_l and delta_l 1.
 
         Parameters
         ----------
@@ -186,6 +210,8 @@ class Sequential(Module):
         y : array (n_outputs, m); for one example (n_outputs,), or a number if there is one output
         out : array (n_parameters,), optional
             The array to write the gradient to.
+        sample_weight : array (m,), optional
+            As for `loss`.
 
         Returns
         -------
@@ -214,15 +240,19 @@ class Sequential(Module):
         >>> round(float(result.fun), 4)
         0.241
         """
-        return self._engine.loss_and_gradient(X, y, out)
+        return self._engine.loss_and_gradient(X, y, sample_weight, out)
 
-    def input_gradient(self, X: Any, y: Any) -> Array:
+    def input_gradient(self, X: Any, y: Any = None, *, sample_weight: Any = None, output_gradient: Any = None) -> Array:
         """The gradient of the loss with respect to X, (W_1)^T delta_1.
 
         Parameters
         ----------
         X : array (n_features, m), or (n_features,) for one example
         y : array (n_outputs, m); for one example (n_outputs,), or a number if there is one output
+        sample_weight : array (m,), optional
+            As for `loss`.
+        output_gradient : array (n_outputs, m), optional
+            In place of y: a gradient with respect to the predictions, as for `backward`.
 
         Returns
         -------
@@ -246,9 +276,52 @@ class Sequential(Module):
         >>> net.input_gradient([1.0, 2.0], [1.0, 4.0])
         array([[2., 0.]])
         """
-        return self._engine.input_gradient(X, y)
+        if output_gradient is not None and not (y is None and sample_weight is None):
+            raise TypeError("output_gradient: expected neither y nor sample_weight beside it, got both")
+        return self._engine.input_gradient(X, y, sample_weight, output_gradient)
 
-    def train_step(self, X: Any, y: Any, optimizer: SupportsStep) -> float:
+    def backward(self, X: Any, output_gradient: Any, out: Array | None = None) -> Array:
+        """The gradient with respect to all parameters, from one with respect to the predictions: for any other loss.
+
+        delta_L = f_L' * output_gradient, delta_{l-1} = f_{l-1}' * W_l^T delta_l; delta_l x_l^T and delta_l 1. Nothing
+        is divided by m, and neither weights of examples nor `l2` are added.
+
+        Parameters
+        ----------
+        X : array (n_features, m), or (n_features,) for one example
+        output_gradient : array (n_outputs, m), or (n_outputs,) for one example
+            dL / d prediction.
+        out : array (n_parameters,), optional
+            The array to write the gradient to.
+
+        Returns
+        -------
+        array (n_parameters,)
+            In the order of `parameters`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an array is of the wrong kind or shape.
+
+        Notes
+        -----
+        The forward pass is a part of it. Threads share the examples; any number of threads gives the same bits.
+
+        Examples
+        --------
+        The mean absolute error:
+
+        >>> import fusegrad as fg, numpy as np
+        >>> net = fg.UnivariateRegression(dtype="float64", rng=0)
+        >>> net.parameters = [1.0, 0.0]
+        >>> X, y = np.array([[1.0, 2.0]]), np.array([[2.0, 0.0]])
+        >>> net.backward(X, np.sign(net(X) - y) / 2)
+        array([0.5, 0. ])
+        """
+        return self._engine.backward(X, output_gradient, out)
+
+    def train_step(self, X: Any, y: Any, optimizer: SupportsStep, sample_weight: Any = None) -> float:
         """One step over the whole of X and y: loss, gradient and update in one call.
 
         Parameters
@@ -257,6 +330,8 @@ class Sequential(Module):
         y : array (n_outputs, m); for one example (n_outputs,), or a number if there is one output
         optimizer : Optimizer
             Or any object with ``step(parameters, gradient)``.
+        sample_weight : array (m,), optional
+            As for `loss`.
 
         Returns
         -------
@@ -283,15 +358,15 @@ class Sequential(Module):
         """
         engine = self._engine
         small = engine.small_step
-        if small is not None:
+        if small is not None and sample_weight is None:
             direct: float | None = small.step_direct(X, y, optimizer, COMPILED_STEP)
             if direct is not None:
                 return direct
-        return train_step(self._trainee(), X, y, optimizer)
+        return train_step(self._trainee(), X, y, sample_weight, optimizer)
 
     def _trainee(self) -> Trainee:
         overridden = getattr(self.loss_and_gradient, "__func__", None) is not COMPILED_GRADIENT
-        return Trainee(self, self._engine, self._layout, overridden)
+        return Trainee(self, self._engine, self._layout, overridden, COMPILED_LOSS)
 
     def fit(
         self,
@@ -305,7 +380,8 @@ class Sequential(Module):
         shuffle: bool = True,
         rng: Any = None,
         schedule: Callable[[int], float] | None = None,
-        validation_data: tuple[Any, Any] | None = None,
+        sample_weight: Any = None,
+        validation_data: tuple[Any, ...] | None = None,
         callbacks: Iterable[Callable[["Sequential", History], Any]] = (),
         on_divergence: str = "raise",
         verbose: int = 0,
@@ -336,7 +412,9 @@ class Sequential(Module):
             A function of the step (the optimizer's ``n_steps``, which continues from fit to fit) that returns the
             learning rate. Without it the rate is ``optimizer.lr``. It is called once per step, in order, but some steps
             ahead; if it fails, the steps before may have been made.
-        validation_data : (X, y), optional
+        sample_weight : array (m,), optional
+            As for `loss`. A batch whose weights are all 0 makes no step, and is not counted.
+        validation_data : (X, y) or (X, y, sample_weight), optional
             Its loss is computed after each epoch.
         callbacks : iterable of callables
             Each is called after each epoch as ``callback(net, history)`` and may read or save the network, or stop the
@@ -397,21 +475,21 @@ class Sequential(Module):
         """
         options = FitOptions(
             optimizer=optimizer, epochs=epochs, initial_epoch=initial_epoch, batch_size=batch_size, shuffle=shuffle,
-            rng=rng, schedule=schedule, validation_data=validation_data, callbacks=callbacks,
-            on_divergence=on_divergence, verbose=verbose, n_threads=n_threads, moments=moments,
+            rng=rng, schedule=schedule, sample_weight=sample_weight, validation_data=validation_data,
+            callbacks=callbacks, on_divergence=on_divergence, verbose=verbose, n_threads=n_threads, moments=moments,
         )  # fmt: skip
         with self._engine.lock:
             return fit(self._trainee(), X, y, options)
 
     def __repr__(self) -> str:
-        return f"Sequential({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
+        return f"Sequential({', '.join(map(repr, self.layers))}, {describe_objective(self)}dtype={self.dtype.name!r})"
 
 
-COMPILED_GRADIENT = Sequential.loss_and_gradient
+COMPILED_GRADIENT, COMPILED_LOSS = Sequential.loss_and_gradient, Sequential.loss
 
 
-def build_network(layers: tuple[Layer, ...], dtype: "np.dtype[Any]") -> Sequential:
+def build_network(layers: tuple[Layer, ...], dtype: "np.dtype[Any]", loss: Any, l2: float) -> Sequential:
     """A network with all parameters 0: no weights are drawn, since parameters are loaded next."""
     net = Sequential.__new__(Sequential)
-    net._set_up(layers, dtype)
+    net._set_up(layers, dtype, loss, l2)
     return net

@@ -35,6 +35,8 @@ class Optimizer:
     ----------
     lr : float
         The learning rate; may be set between steps. The other hyperparameters of a rule are fixed.
+    clip_norm : float or None
+        If the norm |g| of the whole gradient is more than this, the gradient is multiplied by clip_norm / |g|.
     n_steps : int
         The number of updates so far.
     state : array (n_states, n_parameters) or None
@@ -57,6 +59,9 @@ class Optimizer:
     n_steps: int = 0  # also for a subclass whose __init__ does not call this one
     state: Array | None = None
     _exponent: int = 0  # the state is in units of this power of two
+    _clip_norm: float | None = None
+    _weight_decay: float = 0.0
+    _weights: tuple[tuple[int, int], ...] = ()  # first and last parameter of each W of the network; (): all are weights
     _owner: Any = None  # the lock of the network to which it belongs
     _layout: str | None = None  # the layers of that network, or of the one whose state it has loaded
     _direct_for: Any = None  # that lock, if nothing is overridden: `train_step` may call the engine directly
@@ -73,10 +78,11 @@ class Optimizer:
             if any(isinstance(vars(base).get(name), property) for base in cls.__mro__[1:] if _is_ours(base)):
                 raise TypeError(f"{cls.__name__}.{name}: its update does not read it; override step (or lr) instead")
 
-    def __init__(self, lr: float) -> None:
+    def __init__(self, lr: float, *, clip_norm: float | None = None) -> None:
         if self.rule == "none" and type(self).step is Optimizer.step:
             raise TypeError(f"{type(self).__name__}: expected a class with a step of its own, such as fusegrad.SGD")
         self.lr = as_number(lr, "lr", above=0.0)
+        self._clip_norm = None if clip_norm is None else as_number(clip_norm, "clip_norm", above=0.0)
         self.n_steps = 0
         self.state = None
         self._exponent = 0
@@ -101,6 +107,11 @@ class Optimizer:
         self._lr = as_number(value, "lr", least=0.0)  # a schedule may end at 0
 
     @property
+    def clip_norm(self) -> float | None:
+        """The largest norm of a gradient; None: any."""
+        return self._clip_norm
+
+    @property
     def _update(self) -> str:
         """The name of its compiled update in `RULES`."""
         return self.rule
@@ -113,7 +124,11 @@ class Optimizer:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the constructor, with the current learning rate."""
-        return {"lr": self.lr}
+        return self._arguments()
+
+    def _arguments(self, **others: Any) -> dict[str, Any]:
+        """lr, the hyperparameters of a rule, and what all rules have, if it is set."""
+        return {"lr": self.lr, **others, **({} if self._clip_norm is None else {"clip_norm": self._clip_norm})}
 
     def __copy__(self) -> Self:
         """A copy with its own state, for any network."""
@@ -143,7 +158,8 @@ class Optimizer:
         names = list(RULES)
         rule = names.index(self._update) if self._update in names else 0  # another name: the class has its own step
         logs = _log(decay), _log(decay2)
-        return struct.pack("3q5d", rule, nesterov, bias_correction, decay, decay2, eps, *logs)
+        limits = self._clip_norm or 0.0, self._weight_decay
+        return struct.pack("3q7d", rule, nesterov, bias_correction, decay, decay2, eps, *logs, *limits)
 
     def check(self, parameters: Array) -> None:
         """Raise unless the state, if there is one, matches the parameters, and the count of steps is valid."""
@@ -317,10 +333,18 @@ def runs_compiled(optimizer: Any) -> bool:
     return not isinstance(optimizer, SGD) or getattr(optimizer.look_ahead, "__func__", None) is COMPILED_LOOK_AHEAD
 
 
-def bind(optimizer: Optimizer, parameters: Array, lock: Any, layout: str, compiled: bool) -> None:
+def bind(
+    optimizer: Optimizer,
+    parameters: Array,
+    lock: Any,
+    layout: str,
+    weights: tuple[tuple[int, int], ...],
+    compiled: bool,
+) -> None:
     """Bind the optimizer to the network with this lock and these layers; raise if it belongs to another.
 
-    compiled: its steps run compiled, and `train_step` may call the engine directly.
+    weights: the first and the last parameter of each W. compiled: its steps run compiled, and `train_step` may call the
+    engine directly.
     """
     optimizer.check(parameters)
     if optimizer._owner is not lock:
@@ -332,7 +356,7 @@ def bind(optimizer: Optimizer, parameters: Array, lock: Any, layout: str, compil
             )
         if not stateless and optimizer._layout not in (None, layout):
             raise ValueError(f"optimizer: its state is of a network of layers {optimizer._layout}, got {layout}")
-        optimizer._owner, optimizer._layout = lock, layout
+        optimizer._owner, optimizer._layout, optimizer._weights = lock, layout, weights
     optimizer._direct_for = lock if compiled else None
 
 
@@ -387,6 +411,8 @@ class SGD(Optimizer):
     nesterov : bool, default False
         Compute the gradient at the look-ahead point W + mu v. Needs momentum. The loss that a step
         returns is then the loss at that point.
+    clip_norm : float, optional
+        The largest norm of the whole gradient: a larger one is scaled down to it.
 
     Raises
     ------
@@ -417,8 +443,10 @@ class SGD(Optimizer):
     rule = "sgd"
     _momentum: float = 0.0
 
-    def __init__(self, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
-        super().__init__(lr)
+    def __init__(
+        self, lr: float, momentum: float = 0.0, nesterov: bool = False, *, clip_norm: float | None = None
+    ) -> None:
+        super().__init__(lr, clip_norm=clip_norm)
         self._momentum = as_number(momentum, "momentum", least=0.0, below=1.0)
         self._nesterov = as_flag(nesterov, "nesterov")
         if self._nesterov and not self._momentum:
@@ -471,7 +499,7 @@ class SGD(Optimizer):
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the constructor, with the current learning rate."""
-        return {"lr": self.lr, "momentum": self._momentum, "nesterov": self._nesterov}
+        return self._arguments(momentum=self._momentum, nesterov=self._nesterov)
 
 
 class Adagrad(Optimizer):
@@ -488,6 +516,8 @@ class Adagrad(Optimizer):
         a, the learning rate, more than 0.
     eps : float, default 1e-10
         At least 0; a value below the smallest normal number of the dtype is replaced by that number.
+    clip_norm : float, optional
+        The largest norm of the whole gradient: a larger one is scaled down to it.
 
     Raises
     ------
@@ -510,8 +540,8 @@ class Adagrad(Optimizer):
 
     rule = "adagrad"
 
-    def __init__(self, lr: float, eps: float = 1e-10) -> None:
-        super().__init__(lr)
+    def __init__(self, lr: float, eps: float = 1e-10, *, clip_norm: float | None = None) -> None:
+        super().__init__(lr, clip_norm=clip_norm)
         self._eps = as_number(eps, "eps", least=0.0)
         self._constants = self._pack(eps=self._eps)
 
@@ -523,7 +553,7 @@ class Adagrad(Optimizer):
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the constructor, with the current learning rate."""
-        return {"lr": self.lr, "eps": self._eps}
+        return self._arguments(eps=self._eps)
 
 
 class RMSprop(Optimizer):
@@ -542,6 +572,8 @@ class RMSprop(Optimizer):
         In [0, 1).
     eps : float, default 1e-8
         At least 0; a value below the smallest normal number of the dtype is replaced by that number.
+    clip_norm : float, optional
+        The largest norm of the whole gradient: a larger one is scaled down to it.
 
     Raises
     ------
@@ -563,8 +595,8 @@ class RMSprop(Optimizer):
 
     rule = "rmsprop"
 
-    def __init__(self, lr: float, decay: float = 0.99, eps: float = 1e-8) -> None:
-        super().__init__(lr)
+    def __init__(self, lr: float, decay: float = 0.99, eps: float = 1e-8, *, clip_norm: float | None = None) -> None:
+        super().__init__(lr, clip_norm=clip_norm)
         self._decay = as_number(decay, "decay", least=0.0, below=1.0)
         self._eps = as_number(eps, "eps", least=0.0)
         self._constants = self._pack(decay=self._decay, eps=self._eps)
@@ -582,7 +614,7 @@ class RMSprop(Optimizer):
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the constructor, with the current learning rate."""
-        return {"lr": self.lr, "decay": self._decay, "eps": self._eps}
+        return self._arguments(decay=self._decay, eps=self._eps)
 
 
 class Adam(Optimizer):
@@ -607,6 +639,8 @@ class Adam(Optimizer):
         At least 0; a value below the smallest normal number of the dtype is replaced by that number.
     bias_correction : bool, default True
         Correct the averages for their start at 0.
+    clip_norm : float, optional
+        The largest norm of the whole gradient: a larger one is scaled down to it.
 
     Raises
     ------
@@ -634,8 +668,10 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         bias_correction: bool = True,
+        *,
+        clip_norm: float | None = None,
     ) -> None:
-        super().__init__(lr)
+        super().__init__(lr, clip_norm=clip_norm)
         try:
             beta1, beta2 = betas
         except (TypeError, ValueError):
@@ -668,7 +704,79 @@ class Adam(Optimizer):
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the constructor, with the current learning rate."""
-        return {"lr": self.lr, "betas": self._betas, "eps": self._eps, "bias_correction": self._bias_correction}
+        return self._arguments(betas=self._betas, eps=self._eps, bias_correction=self._bias_correction)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: the weights, not the biases, decrease by themselves.
+
+    ::
+
+        W -= a lambda W
+        W -= a m' / (sqrt(v') + eps)        as in Adam; lambda is not a part of g
+
+    Parameters
+    ----------
+    lr : float, default 1e-3
+        a, the learning rate, more than 0.
+    betas : (float, float), default (0.9, 0.999)
+        b1 and b2, in [0, 1).
+    eps : float, default 1e-8
+        At least 0; a value below the smallest normal number of the dtype is replaced by that number.
+    weight_decay : float, default 0.01
+        lambda, at least 0.
+    clip_norm : float, optional
+        The largest norm of the whole gradient: a larger one is scaled down to it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of its range.
+
+    Notes
+    -----
+    Which parameters are weights is known once a network trains with it; alone, `step` decays all parameters.
+
+    References
+    ----------
+    Loshchilov, I. and Hutter, F. (2019). Decoupled weight decay regularization. ICLR.
+
+    Examples
+    --------
+    >>> import numpy as np, fusegrad as fg
+    >>> w = np.array([1.0, 2.0])
+    >>> fg.AdamW(lr=0.1, weight_decay=0.1).step(w, np.array([2.0, -4.0]))
+    >>> w.round(6)
+    array([0.89, 2.08])
+    """
+
+    rule = "adamw"
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        *,
+        clip_norm: float | None = None,
+    ) -> None:
+        self._weight_decay = as_number(weight_decay, "weight_decay", least=0.0)
+        super().__init__(lr, betas, eps, clip_norm=clip_norm)
+
+    @property
+    def _update(self) -> str:
+        return "adam"
+
+    @property
+    def weight_decay(self) -> float:
+        """The decay of the weights in a step, divided by the learning rate."""
+        return self._weight_decay
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the constructor, with the current learning rate."""
+        return self._arguments(betas=self._betas, eps=self._eps, weight_decay=self._weight_decay)
 
 
 # The original functions, with which `runs_compiled` compares.
@@ -677,7 +785,7 @@ COMPILED_LR = vars(Optimizer)["lr"]
 COMPILED_LOOK_AHEAD = SGD.look_ahead
 
 
-BUILT_IN: dict[str, type[Optimizer]] = {kind.__name__: kind for kind in (SGD, Adagrad, RMSprop, Adam)}
+BUILT_IN: dict[str, type[Optimizer]] = {kind.__name__: kind for kind in (SGD, Adagrad, RMSprop, Adam, AdamW)}
 
 
 def describe_optimizer(optimizer: Any) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fusegrad.module import Module
+from fusegrad.module import Module, describe_objective
 
 
 class Predictor(Module):
@@ -47,14 +47,11 @@ class Predictor(Module):
     def __init__(self, net: Module) -> None:
         if not isinstance(net, Module):
             raise TypeError(f"net: expected a network, got {type(net).__name__}")
-        self.__setstate__({"_layers": net.layers, "_dtype": net.dtype, "_parameters": net.parameters})
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_layers": self.layers, "_dtype": self.dtype, "_parameters": self.parameters}
+        own = ("_layers", "_dtype", "_parameters", "_loss_function", "_l2")
+        self.__setstate__({name: value for name, value in net.__getstate__().items() if name in own})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._set_up(state["_layers"], state["_dtype"])
-        self.parameters = state["_parameters"]
+        super().__setstate__(state)
         self._engine.freeze()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -63,4 +60,4 @@ class Predictor(Module):
         object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        return f"Predictor({', '.join(map(repr, self.layers))}, dtype={self.dtype.name!r})"
+        return f"Predictor({', '.join(map(repr, self.layers))}, {describe_objective(self)}dtype={self.dtype.name!r})"

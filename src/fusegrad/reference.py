@@ -5,8 +5,9 @@ array or None; `layers_of` makes it from a `fusegrad.Sequential`. Shapes are (fe
 Everything is computed in the dtype of the arguments.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -80,6 +81,85 @@ def dense_backward(
     return delta @ x.T, delta.sum(axis=1, keepdims=True), weight.T @ delta
 
 
+# ---- losses: the value of each example (m,), and the gradient with respect to the outputs z (n_outputs, m) ----
+
+
+def mean_squared_error(z: Array, y: Array) -> tuple[Array, Array]:
+    """(z - y)^2, summed over outputs."""
+    return ((z - y) ** 2).sum(axis=0), 2 * (z - y)
+
+
+def huber(z: Array, y: Array, delta: float) -> tuple[Array, Array]:
+    """r^2 / 2 where |r| <= delta, else delta (|r| - delta / 2), with r = z - y."""
+    r = z - y
+    values = np.where(np.abs(r) <= delta, r * r / 2, delta * (np.abs(r) - delta / 2))
+    return values.sum(axis=0), np.clip(r, -delta, delta)
+
+
+def quantile(z: Array, y: Array, q: float) -> tuple[Array, Array]:
+    """max(q (y - z), (q - 1) (y - z))."""
+    d = y - z
+    return np.maximum(q * d, (q - 1) * d).sum(axis=0), np.where(d > 0, -q, np.where(d < 0, 1 - q, d))
+
+
+def poisson(z: Array, y: Array, full: bool = False) -> tuple[Array, Array]:
+    """exp(z) - y z, with `full` also y log y - y."""
+    values = np.exp(z) - y * z
+    if full:
+        values = values + y * np.log(np.where(y > 0, y, 1)) - y
+    return values.sum(axis=0), np.exp(z) - y
+
+
+def binary_cross_entropy(z: Array, y: Array) -> tuple[Array, Array]:
+    """max(z, 0) - z y + log(1 + exp(-|z|))."""
+    e = np.exp(-np.abs(z))
+    values = np.maximum(z, 0) - z * y + np.log1p(e)
+    return values.sum(axis=0), np.where(z > 0, (1 - y) - e / (1 + e), e / (1 + e) - y)
+
+
+def softmax(z: Array) -> Array:
+    """exp(z_o) / sum_o exp(z_o)."""
+    e = np.exp(z - z.max(axis=0))
+    return e / e.sum(axis=0)
+
+
+def one_hot(y: Array, n_outputs: int, dtype: Any) -> Array:
+    """Class numbers (m,) or (1, m) as probabilities (n_outputs, m); probabilities are returned."""
+    if y.ndim == 2 and len(y) == n_outputs > 1:
+        return y
+    return (np.arange(n_outputs)[:, np.newaxis] == y.reshape(-1)).astype(dtype)
+
+
+def softmax_cross_entropy(z: Array, y: Array, label_smoothing: float = 0.0) -> tuple[Array, Array]:
+    """log sum_o exp(z_o) - sum_o y_o z_o, y class numbers or probabilities: -sum_o y_o log softmax(z)_o."""
+    y = (1 - label_smoothing) * one_hot(y, len(z), z.dtype) + label_smoothing / len(z)
+    top, total = z.max(axis=0), y.sum(axis=0)  # total is 1, except for rounding
+    values = total * np.log(np.exp(z - top).sum(axis=0)) + (y * (top - z)).sum(axis=0)
+    return values, total * softmax(z) - y
+
+
+def multiclass_hinge(z: Array, y: Array, margin: float) -> tuple[Array, Array]:
+    """sum_{o != c} max(0, z_o - z_c + margin), c the class."""
+    right = one_hot(y, len(z), bool)
+    margins = np.where(right, 0, z - (z * right).sum(axis=0) + margin)
+    active = (margins > 0).astype(z.dtype)
+    return np.maximum(margins, 0).sum(axis=0), np.where(right, -active.sum(axis=0), active)
+
+
+LOSSES: dict[str, Any] = {
+    function.__name__: function
+    for function in (
+        mean_squared_error, huber, quantile, poisson, binary_cross_entropy, softmax_cross_entropy, multiclass_hinge,
+    )
+}  # fmt: skip
+
+
+def mean_loss(values: Array, gradient: Array, sample_weight: Array | None = None) -> tuple[float, Array]:
+    """The loss of a batch, sum_i w_i l_i / sum_i w_i, and its gradient."""
+    w = np.ones(len(values), values.dtype) if sample_weight is None else sample_weight.astype(values.dtype)
+    return float((w * values).sum() / w.sum()), gradient * (w / w.sum())
+
+
 # ---- a network ----
 
 
@@ -107,41 +187,66 @@ def forward(layers: Sequence[DenseLayer], X: Array) -> Array:
     return activations(layers, X)[-1]
 
 
-def loss(layers: Sequence[DenseLayer], X: Array, y: Array) -> float:
-    """L = |prediction - y|^2 / m."""
-    difference = forward(layers, X) - y
-    return float((difference * difference).sum() / X.shape[1])
+class Objective(NamedTuple):
+    """What is minimised: a loss by its name and arguments, the weights of the examples, and the L2 penalty."""
+
+    loss: str = "mean_squared_error"
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    sample_weight: Array | None = None
+    l2: float = 0.0
 
 
-def gradients(layers: Sequence[DenseLayer], X: Array, y: Array) -> tuple[float, list[tuple[Array, Array | None]]]:
-    """The loss, and delta x^T and delta 1 of each layer."""
+#: The mean squared error.
+PLAIN = Objective()
+
+
+def objective_of(net: Any, sample_weight: Array | None = None) -> Objective:
+    """The objective of a network."""
+    return Objective(net.loss_function.name, net.loss_function.arguments, sample_weight, net.l2)
+
+
+def loss(layers: Sequence[DenseLayer], X: Array, y: Array, objective: Objective = PLAIN) -> float:
+    """L = sum_i w_i l_i / sum_i w_i + (l2 / 2) |W|^2."""
+    return gradients(layers, X, y, objective)[0]
+
+
+def gradients(
+    layers: Sequence[DenseLayer], X: Array, y: Array, objective: Objective = PLAIN
+) -> tuple[float, list[tuple[Array, Array | None]]]:
+    """The loss, and delta x^T + l2 W and delta 1 of each layer."""
     x = activations(layers, X)
-    value, delta = _deltas(layers, x, y)
+    value, delta = _deltas(layers, x, y, objective)
+    l2 = objective.l2
+    value += l2 / 2 * sum(float((weight.astype("float64") ** 2).sum()) for weight, _, _ in layers)
     return value, [
-        (d @ below.T, None if bias is None else d.sum(axis=1, keepdims=True))
-        for d, below, (_, bias, _) in zip(delta, x[:-1], layers, strict=True)
+        (d @ below.T + l2 * weight, None if bias is None else d.sum(axis=1, keepdims=True))
+        for d, below, (weight, bias, _) in zip(delta, x[:-1], layers, strict=True)
     ]
 
 
-def _deltas(layers: Sequence[DenseLayer], x: list[Array], y: Array) -> tuple[float, list[Array]]:
-    """delta_L = f_L' * (2/m) (prediction - y); delta_{l-1} = f_{l-1}' * W_l^T delta_l."""
-    m = y.shape[1]
-    difference = x[-1] - y
-    delta = [times_derivative(2 / m * difference, x[-1], layers[-1][2])]
+def _deltas(
+    layers: Sequence[DenseLayer], x: list[Array], y: Array, objective: Objective = PLAIN
+) -> tuple[float, list[Array]]:
+    """delta_L = f_L' * dL/dz; delta_{l-1} = f_{l-1}' * W_l^T delta_l."""
+    values, gradient = LOSSES[objective.loss](x[-1], y, **objective.arguments)
+    value, gradient = mean_loss(values, gradient, objective.sample_weight)
+    delta = [times_derivative(gradient, x[-1], layers[-1][2])]
     for i in reversed(range(1, len(layers))):
         delta.insert(0, times_derivative(layers[i][0].T @ delta[0], x[i], layers[i - 1][2]))
-    return float((difference * difference).sum() / m), delta
+    return value, delta
 
 
-def loss_and_gradient(layers: Sequence[DenseLayer], X: Array, y: Array) -> tuple[float, Array]:
+def loss_and_gradient(
+    layers: Sequence[DenseLayer], X: Array, y: Array, objective: Objective = PLAIN
+) -> tuple[float, Array]:
     """The loss and the flat gradient, W1 | b1 | W2 | b2 | ..."""
-    value, of_layers = gradients(layers, X, y)
+    value, of_layers = gradients(layers, X, y, objective)
     return value, np.concatenate([part.ravel() for pair in of_layers for part in pair if part is not None])
 
 
-def input_gradient(layers: Sequence[DenseLayer], X: Array, y: Array) -> Array:
+def input_gradient(layers: Sequence[DenseLayer], X: Array, y: Array, objective: Objective = PLAIN) -> Array:
     """The gradient of the loss with respect to X, W_1^T delta_1."""
-    _, delta = _deltas(layers, activations(layers, X), y)
+    _, delta = _deltas(layers, activations(layers, X), y, objective)
     return layers[0][0].T @ delta[0]
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusegrad._engine.validation import Array, as_batch, as_count, as_generator, as_number
+from fusegrad._engine.validation import Array, as_count, as_generator, as_matrix, as_number
 from fusegrad.networks import Sequential
 from fusegrad.reference import ACTIVATIONS, layers_of
 
@@ -72,8 +72,10 @@ class GradientCheck:
 def check_gradients(
     net: Sequential,
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
+    sample_weight: Any = None,
+    output_gradient: Any = None,
     tolerance: float = 1e-7,
     n_directions: int = 8,
     most_parameters: int = 500,
@@ -90,7 +92,11 @@ def check_gradients(
     net : Sequential
         Of dtype float64: float32 does not resolve differences. Its parameters are restored afterwards, also on Ctrl-C.
     X : array (n_features, m)
-    y : array (n_outputs, m)
+    y : array (n_outputs, m), or class numbers (m,)
+    sample_weight : array (m,), optional
+    output_gradient : array (n_outputs, m), optional
+        In place of y: `Sequential.backward` is compared with differences of the sum of output_gradient times
+        prediction.
     tolerance : float, default 1e-7
         The largest error allowed, relative to the derivative; if the derivative is small, to what differences
         resolve: about a hundredth of the loss, for a change by which the sum of a unit changes by one.
@@ -141,27 +147,44 @@ def check_gradients(
     tolerance = as_number(tolerance, "tolerance", above=0.0)
     n_directions = as_count(n_directions, "n_directions")
     most_parameters = as_count(most_parameters, "most_parameters", least=0)
-    X, y = as_batch(X, y, net.dtype, net.n_features, net.n_outputs)
-    net.loss(X, y)  # which raises if the parameters have been reshaped
+    X = as_matrix(X, "X", net.dtype, net.n_features, "features")
+    weights = {} if sample_weight is None else {"sample_weight": sample_weight}
     parameters, start = net.parameters, net.parameters.copy()
     n, end = start.size, start.size + X.size
 
-    def set_point(point: Array) -> tuple[Array, Array]:
+    def set_point(point: Array) -> Array:
         parameters[:] = point[:n]
-        return point[n:end].reshape(X.shape), point[end:].reshape(y.shape)
+        return point[n:].reshape(X.shape)
 
-    def loss(point: Array) -> float:
-        return net.loss(*set_point(point))
+    if output_gradient is None:
+        net.loss(X, y, **weights)  # which raises if an argument is wrong, or the parameters have been reshaped
 
-    def gradient(point: Array) -> Array:
-        data = set_point(point)
-        return np.concatenate([net.loss_and_gradient(*data)[1], net.input_gradient(*data).ravel()])
+        def loss(point: Array) -> float:
+            return net.loss(set_point(point), y, **weights)
+
+        def gradient(point: Array) -> Array:
+            X = set_point(point)
+            of_parameters = net.loss_and_gradient(X, y, **weights)[1]
+            return np.concatenate([of_parameters, net.input_gradient(X, y, **weights).ravel()])
+
+    else:
+        if y is not None or weights:
+            raise TypeError("output_gradient: expected neither y nor sample_weight beside it, got both")
+        net.backward(X, output_gradient)
+        given = as_matrix(output_gradient, "output_gradient", net.dtype, net.n_outputs, "outputs")
+
+        def loss(point: Array) -> float:
+            return float((given * net.forward(set_point(point))).sum())
+
+        def gradient(point: Array) -> Array:
+            X = set_point(point)
+            of_inputs = net.input_gradient(X, output_gradient=given)
+            return np.concatenate([net.backward(X, given), of_inputs.ravel()])
 
     try:
-        point = np.concatenate([start, X.ravel(), y.ravel()])
+        point = np.concatenate([start, X.ravel()])
         with np.errstate(over="ignore", invalid="ignore"):
             scale, at_corner = _scale(net, X)
-        scale = np.concatenate([scale, np.zeros(y.size)])  # the targets do not change
         checker = _Checker(loss, gradient, point, scale, at_corner, tolerance, as_generator(rng))
         arrays = [int(places.flat[0]) for places in net.unflatten(np.arange(n)).values()]
         of_parameters, singles = checker.check(0, n, arrays, n_directions, most_parameters)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fusegrad._engine.engine import NetworkEngine
+from fusegrad._engine.engine import Batch, NetworkEngine
 from fusegrad._engine.moments import Moments
 from fusegrad._engine.moments import moments as take_moments
 from fusegrad._engine.plan import moments_pay, step_work
@@ -51,10 +51,10 @@ class Network(Protocol):
     def forward(self, X: Any) -> Array:
         """Predict."""
 
-    def loss(self, X: Any, y: Any) -> float:
+    def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The loss, for validation."""
 
-    def loss_and_gradient(self, X: Any, y: Any) -> tuple[float, Array]:
+    def loss_and_gradient(self, X: Any, y: Any, *, sample_weight: Any = None) -> tuple[float, Array]:
         """Called by steps if it is overridden."""
 
 
@@ -65,6 +65,7 @@ class Trainee(NamedTuple):
     engine: NetworkEngine
     layout: str  # by which an optimizer identifies the network
     overridden: bool  # whether its `loss_and_gradient` is: then steps call it
+    compiled_loss: Any  # its `loss`, unless that is overridden
 
 
 # ---- one step ------------------------------------------------------------------------------------------
@@ -72,34 +73,34 @@ class Trainee(NamedTuple):
 
 def take(trainee: Trainee, optimizer: Any) -> bool:
     """Bind an optimizer to a network, or raise. Returns whether its steps run compiled."""
-    compiled = runs_compiled(optimizer) and not trainee.overridden
+    compiled = runs_compiled(optimizer) and not trainee.overridden and trainee.engine.loss_compiled
     if isinstance(optimizer, Optimizer):
         engine = trainee.engine
-        bind(optimizer, engine.parameters, engine.lock, trainee.layout, compiled)
+        bind(optimizer, engine.parameters, engine.lock, trainee.layout, engine.weights, compiled)
     return compiled
 
 
-def train_step(trainee: Trainee, X: Any, y: Any, optimizer: Any) -> float:
+def train_step(trainee: Trainee, X: Any, y: Any, sample_weight: Any, optimizer: Any) -> float:
     """See `Sequential.train_step`."""
     engine = trainee.engine
-    X, y = engine.batch(X, y, vectors=True)
+    batch = engine.batch(X, y, sample_weight, vectors=True)
     with engine.lock:
         if take(trainee, optimizer):
-            return engine.step(X, y, optimizer)
-        return python_step(trainee, engine.compiled(X.shape[1]), X, y, optimizer)
+            return engine.step(batch, optimizer)
+        return python_step(trainee, engine.compiled(batch.X.shape[1]), batch, optimizer)
 
 
-def python_step(trainee: Trainee, compiled_engine: Any, X: Array, y: Array, optimizer: Any) -> float:
+def python_step(trainee: Trainee, compiled_engine: Any, batch: Batch, optimizer: Any) -> float:
     """A step in Python, for overridden methods; the numbers are those of the compiled step."""
     engine = trainee.engine
     point = engine.parameters
     if isinstance(optimizer, SGD) and optimizer.nesterov:
         point = as_flat(optimizer.look_ahead(engine.parameters), "look_ahead", engine.dtype, engine.n_parameters)
     if trainee.overridden:
-        value, gradient = _overridden_gradient(trainee, X, y, point)
+        value, gradient = _overridden_gradient(trainee, batch, point)
     else:
         gradient = np.empty(engine.n_parameters, engine.dtype)
-        value = compiled_engine.gradient(X, y, point, gradient)
+        value = engine.gradient_of(compiled_engine, batch, point, gradient)
     if not isfinite(value):
         return value
     if not engine.kernels.is_finite(gradient):
@@ -111,17 +112,35 @@ def python_step(trainee: Trainee, compiled_engine: Any, X: Array, y: Array, opti
     return value
 
 
-def _overridden_gradient(trainee: Trainee, X: Array, y: Array, point: Array) -> tuple[float, Array]:
+def loss_of(trainee: Trainee, batch: Batch) -> float:
+    """The loss of a validated batch, by the network's own method if that is overridden."""
+    engine = trainee.engine
+    if getattr(trainee.net.loss, "__func__", None) is trainee.compiled_loss:
+        return engine.gradient_of(engine.compiled(batch.X.shape[1], folding=False), batch, engine.parameters, None)
+    X, y, arguments = _as_passed(engine, batch)
+    return trainee.net.loss(X, y, **arguments)
+
+
+def _as_passed(engine: NetworkEngine, batch: Batch) -> tuple[Array, Array, dict[str, Array]]:
+    """A validated batch as arguments of an overridden method: class numbers are integers (m,)."""
+    X, y, weights = batch
+    if engine.classes is not None and len(y) == 1:
+        y = y[0].astype(np.intp)
+    return X, y, {} if weights is None else {"sample_weight": weights}
+
+
+def _overridden_gradient(trainee: Trainee, batch: Batch, point: Array) -> tuple[float, Array]:
     """The result of an overridden `loss_and_gradient` at a point. It reads the parameters from the network."""
     net, engine = trainee.net, trainee.engine
+    X, y, arguments = _as_passed(engine, batch)
     if point is engine.parameters:
-        value, gradient = net.loss_and_gradient(X, y)
+        value, gradient = net.loss_and_gradient(X, y, **arguments)
     else:
         start = engine.parameters.copy()
         engine.lock.set_incomplete("a step")
         try:
             engine.parameters[:] = point
-            value, gradient = net.loss_and_gradient(X, y)
+            value, gradient = net.loss_and_gradient(X, y, **arguments)
         finally:
             engine.parameters[:] = start
             engine.lock.set_incomplete("an epoch")
@@ -152,7 +171,8 @@ class FitOptions:
     shuffle: bool
     rng: Any
     schedule: Callable[[int], float] | None
-    validation_data: tuple[Any, Any] | None
+    sample_weight: Any
+    validation_data: tuple[Any, ...] | None
     callbacks: Iterable[Callable[[Any, History], Any]]
     on_divergence: str
     verbose: int
@@ -208,9 +228,9 @@ def _cut(m: int, options: FitOptions) -> _Batches:
 class _Run:
     """Runs the epochs of one fit, and undoes them. X and y are validated; no other code can set their shapes."""
 
-    def __init__(self, trainee: Trainee, X: Array, y: Array, options: FitOptions) -> None:
+    def __init__(self, trainee: Trainee, batch: Batch, options: FitOptions) -> None:
         self.trainee, self.net, self.engine = trainee, trainee.net, trainee.engine
-        self.X, self.y = X, y
+        self.X, self.y, self.weights = X, y, _ = batch
         self.optimizer, self.schedule = options.optimizer, options.schedule
         m = X.shape[1]
         self.batches = _cut(m, options)
@@ -220,14 +240,16 @@ class _Run:
         known = self.optimizer.n_steps if isinstance(self.optimizer, Optimizer) else 0
         self.n_steps: int = max(known, options.initial_epoch * self.batches.per_epoch)
         plan = self.engine.plan(self.batches.size, options.n_threads)
-        pays = options.moments and self.compiled and moments_pay(plan, m, options.epochs)[0]
+        squares = self.engine.squared_error and self.weights is None
+        pays = options.moments and self.compiled and squares and moments_pay(plan, m, options.epochs)[0]
         self.moments: Moments | None = take_moments(X, y) if pays else None
         self.from_moments = pays
         shuffled = self.compiled and self.batches.rng is not None
         self.copies = [
             ExampleMajor(array, self.engine.kernels, may_change=bool(options.callbacks)) for array in (X, y) if shuffled
         ]
-        self.rates: Array | None = None  # of the steps of this stretch
+        self.rates: Array | None = None  # learning rates of the steps from `first_rate` on
+        self.first_rate = 0
         self.lost = ("loss", 0.0)  # what was not finite, and its loss
         if not self.compiled or options.epochs == options.initial_epoch:
             self.check_start()
@@ -313,7 +335,7 @@ class _Run:
         count = n
         while True:
             self.restore(start)
-            self.epochs(count - done, first=done)
+            self.epochs(count - done)
             if self.overflow() is None:
                 done, start = count, self.snapshot()
             else:
@@ -330,13 +352,17 @@ class _Run:
         """Calls the schedule for the learning rates of the next n epochs, once per step, in order."""
         if self.compiled and self.schedule is not None:
             first = self.optimizer.n_steps
-            self.rates = np.array([self.rate(first + i) for i in range(n * self.batches.per_epoch)])
+            # A batch without weight made no step: the rates that are left are those of the next steps.
+            left = [] if self.rates is None else self.rates[first - self.first_rate :].tolist()
+            last = first + n * self.batches.per_epoch
+            self.rates = np.array([*left, *(self.rate(i) for i in range(first + len(left), last))])
+            self.first_rate = first
 
-    def epochs(self, n: int, first: int = 0) -> Array:
-        """Runs n epochs, from `first` in the stretch on. Returns their mean losses, up to one that is not finite."""
+    def epochs(self, n: int) -> Array:
+        """Runs n epochs. Returns their mean losses, up to one that is not finite."""
         losses = np.empty(n)
         if self.compiled:
-            return self._compiled_epochs(losses, first)
+            return self._compiled_epochs(losses)
         for i in range(n):
             self.engine.lock.set_incomplete("an epoch")
             losses[i] = loss = self._epoch()
@@ -345,13 +371,13 @@ class _Run:
             self.engine.lock.set_incomplete("nothing")
         return losses
 
-    def _compiled_epochs(self, losses: Array, first: int) -> Array:
-        rates = None if self.rates is None else self.rates[first * self.batches.per_epoch :]
+    def _compiled_epochs(self, losses: Array) -> Array:
+        rates = None if self.rates is None else self.rates[self.optimizer.n_steps - self.first_rate :]
         bits = None if self.batches.rng is None else self.batches.rng.bit_generator
         X, y = [copy.current() for copy in self.copies] or (self.X, self.y)
         finished, from_moments, cause = self.compiled_engine.train(
             X, y, self.engine.parameters, self.optimizer, self.engine.lock, losses, rates, bits,
-            self.batches.private, self.moments,
+            self.batches.private, self.moments, self.weights,
         )  # fmt: skip
         self.from_moments = self.from_moments and from_moments
         if finished < losses.size:
@@ -362,30 +388,36 @@ class _Run:
         """An epoch whose steps run in Python."""
         m, size, rng = self.X.shape[1], self.batches.size, self.batches.rng
         order = None if rng is None else self.engine.kernels.permutation(rng.bit_generator, m)
-        total = 0.0
+        total = seen = 0.0
         for first in range(0, m, size):
             which: Any = slice(first, first + size)
             if order is not None:
                 which = order[which]
-            X, y = self.X[:, which], self.y[:, which]
+            weights = None if self.weights is None else self.weights[which]
+            if weights is not None and not weights.any():
+                continue  # no step
+            batch = Batch(self.X[:, which], self.y[:, which], weights)
+            weight = float(batch.X.shape[1] if weights is None else weights.sum(dtype="float64"))
             if self.schedule is not None:
                 self.optimizer.lr = self.rate(self.n_steps)
-            loss = python_step(self.trainee, self.compiled_engine, X, y, self.optimizer)
+            loss = python_step(self.trainee, self.compiled_engine, batch, self.optimizer)
             if not isfinite(loss):
-                value = self.net.loss(X, y)
+                value = loss_of(self.trainee, batch)
                 self.lost = ("gradient", value) if isfinite(value) else ("loss", loss)
                 return loss
-            total += loss * X.shape[1]
+            total += loss * weight
+            seen += weight
             self.n_steps += 1
-        return loss if size == m else total / m
+        return loss if size == m else total / seen
 
 
 def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
     """See `Sequential.fit`."""
     net, engine = trainee.net, trainee.engine
     validation = _validation_data(engine, options.validation_data)
-    X, y = (array.view() for array in engine.batch(X, y))  # views whose shapes no other code can set
-    run = _Run(trainee, X, y, options)
+    batch = _own_views(engine.batch(X, y, options.sample_weight))
+    X = batch.X
+    run = _Run(trainee, batch, options)
     initial_epoch, callbacks, verbose = options.initial_epoch, options.callbacks, options.verbose
 
     history = History()
@@ -420,7 +452,7 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
                     start = None  # epochs that others have seen are not undone
                 losses = {"loss": last_loss(history)}
                 if validation is not None:
-                    losses["validation_loss"] = net.loss(*validation)
+                    losses["validation_loss"] = loss_of(trainee, validation)
                     history.validation_loss.append(losses["validation_loss"])
                 stop = [_wants_stop(i, callback(net, history)) for i, callback in enumerate(callbacks)]
                 if any(stop):
@@ -466,16 +498,23 @@ def _make_epochs(run: _Run, start: _Snapshot, n: int, initial_epoch: int, histor
     return DivergenceError(initial_epoch + history.epochs, step, loss, history, cause, advice)
 
 
-def _validation_data(engine: NetworkEngine, data: Any) -> tuple[Array, Array] | None:
+def _own_views(batch: Batch) -> Batch:
+    """Views whose shapes no other code can set."""
+    return Batch(*(None if array is None else array.view() for array in batch))  # type: ignore[arg-type]
+
+
+def _validation_data(engine: NetworkEngine, data: Any) -> Batch | None:
     if data is None:
         return None
     try:
-        X, y = data
+        X, y, *weights = data
+        (sample_weight,) = weights or (None,)
     except (TypeError, ValueError):
-        raise TypeError(f"validation_data: expected (X, y), got {type(data).__name__}") from None
+        raise TypeError(
+            f"validation_data: expected (X, y) or (X, y, sample_weight), got {type(data).__name__}"
+        ) from None
     try:
-        X, y = engine.batch(X, y)
-        return X.view(), y.view()  # views whose shapes no callback can set
+        return _own_views(engine.batch(X, y, sample_weight))
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"validation_data: {error}") from None

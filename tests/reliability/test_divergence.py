@@ -311,7 +311,7 @@ def test_what_diverged_late_is_made_again_in_part(last, monkeypatch):
     X, y = examples(net, 3000)
     n, made = 20_000, []
     epochs = training._Run.epochs
-    monkeypatch.setattr(training._Run, "epochs", lambda run, n, first=0: (made.append(n), epochs(run, n, first))[1])
+    monkeypatch.setattr(training._Run, "epochs", lambda run, n: (made.append(n), epochs(run, n))[1])
     monkeypatch.setattr(training, "STRETCH_SECONDS", 0.02)
     monkeypatch.setattr(training, "FIRST_WORK", 1 << 22)
     late = n - 1 if last == "parameters" else n - 2

@@ -116,7 +116,7 @@ def test_what_cannot_be_saved(tmp_path):
         pass
 
     for arguments, message in (
-        ({"optimizer": Own(lr=0.1)}, "optimizer: expected one of Adagrad, Adam, RMSprop, SGD, got"),
+        ({"optimizer": Own(lr=0.1)}, "optimizer: expected one of Adagrad, Adam, AdamW, RMSprop, SGD, got"),
         ({"optimizer": 3}, "optimizer: expected one of"),
         ({"rng": 3}, "rng: expected a numpy.random.Generator of PCG64"),
         ({"rng": np.random.RandomState(0)}, "rng: expected a numpy.random.Generator of"),

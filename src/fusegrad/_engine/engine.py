@@ -5,16 +5,37 @@ A compiled engine is for one batch size, number of threads and kind of call; it 
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusegrad._engine.dispatch import by_dtype
 from fusegrad._engine.plan import Dense, Plan, make_plan, moments_pay, packed_pays, parallel_from
 from fusegrad._engine.threads import resolve_threads
-from fusegrad._engine.validation import Array, as_batch, as_count, as_examples, as_flat_output, as_floats, as_output
+from fusegrad._engine.validation import (
+    Array,
+    Classes,
+    as_batch,
+    as_count,
+    as_examples,
+    as_flat_output,
+    as_floats,
+    as_matrix,
+    as_output,
+    as_sample_weight,
+    check_targets,
+)
 
 MOST_ENGINES = 256  # cached by a network
+SIGMOID, SOFTMAX = 1, 2  # `Link` in cython_kernels/network/loss.pxi
+
+
+class Batch(NamedTuple):
+    """Validated examples."""
+
+    X: Array
+    y: Array
+    weights: Array | None
 
 
 class NetworkEngine:
@@ -24,6 +45,11 @@ class NetworkEngine:
     ----------
     layers : tuple of Dense
     dtype : numpy.dtype
+    loss_function : a loss of fusegrad.losses, or a user-defined one
+    l2 : float
+        The factor of the penalty of the weights.
+    weights : tuple of (int, int)
+        The first parameter of each W, and the one after its last.
     parameters : array (n_parameters,)
         The storage of the weights, initially zeros.
     kernels : module
@@ -38,10 +64,14 @@ class NetworkEngine:
 
     __slots__ = (
         "_engines",
+        "classes",
         "dtype",
         "kernels",
+        "l2",
         "layers",
         "lock",
+        "loss_compiled",
+        "loss_function",
         "n_features",
         "n_outputs",
         "n_parameters",
@@ -50,14 +80,26 @@ class NetworkEngine:
         "parameters",
         "small_predictor",
         "small_step",
+        "squared_error",
+        "weights",
     )  # fmt: skip
 
-    def __init__(self, layers: tuple[Dense, ...], dtype: "np.dtype[Any]") -> None:
+    def __init__(self, layers: tuple[Dense, ...], dtype: "np.dtype[Any]", loss_function: Any, l2: float) -> None:
         self.layers = layers
         self.dtype = dtype
+        self.loss_function = loss_function
+        self.loss_compiled = hasattr(loss_function, "kind")  # else it is user-defined, and called from Python
+        self.squared_error = (
+            self.loss_compiled and loss_function.kind == 0
+        )  # which the moments of the data are enough for
+        self.classes: Classes | None = None
+        if self.loss_compiled and loss_function.targets in ("classes", "probabilities"):
+            self.classes = Classes(layers[-1].n_out, loss_function.targets == "classes")
+        self.l2 = l2
         self.n_features = layers[0].n_in
         self.n_outputs = layers[-1].n_out
         self.n_parameters = layers[-1].end
+        self.weights = tuple((layer.weight, layer.weight + layer.n_in * layer.n_out) for layer in layers)
         try:
             self.parameters: Array = np.zeros(self.n_parameters, dtype)
         except (ValueError, OverflowError):  # more elements than an array can have
@@ -82,7 +124,9 @@ class NetworkEngine:
                 self._engines.clear()
             packed = self.packed is not None and packed_pays(self.layers, m, self.kernels.panel)
             plan = make_plan(self.layers, self.dtype, *key, few_examples=packed or None)
-            engine = self._engines[key] = self.kernels.Engine(plan, self.parameters, self.lock, self.packed)
+            loss = (self.loss_function.kind, self.loss_function.parameter) if self.loss_compiled else (0, 0.0)
+            engine = self.kernels.Engine(plan, loss, self.l2, self.parameters, self.lock, self.packed)
+            self._engines[key] = engine
         return engine
 
     def predictor(self, m: int) -> Any:
@@ -102,28 +146,50 @@ class NetworkEngine:
         """See `Sequential.plan`."""
         m = as_count(n_examples, "n_examples")
         plan = make_plan(self.layers, self.dtype, m, resolve_threads(n_threads))
-        note = ""
+        note = f"loss {self.loss_function!r}{f', l2 {self.l2:g}' if self.l2 else ''}"
         if epochs is not None:
             pays, why = moments_pay(plan, m, as_count(epochs, "epochs"))
-            note = f"{epochs} epochs from {'the moments' if pays else 'the examples'}: {why}"
+            if not self.squared_error:
+                pays, why = False, "not the squared error"
+            note += f"\n  {epochs} epochs from {'the moments' if pays else 'the examples'}: {why}"
         return replace(plan, note=note)  # a copy: engines are made from the cached plan
 
     # ---- validation -----------------------------------------------------------------------------------
 
-    def batch(self, X: Any, y: Any, *, vectors: bool = False) -> tuple[Array, Array]:
-        """X (n_features, m) and y (n_outputs, m), validated; with `vectors` also one example: see `as_batch`.
+    def batch(self, X: Any, y: Any, sample_weight: Any = None, *, vectors: bool = False) -> Batch:
+        """X (n_features, m), y (n_outputs, m) or class numbers (1, m), and weights, validated.
 
-        The results share no memory with the parameters.
+        vectors: X and y may be one example, see `as_batch`. The results share no memory with the parameters.
         """
+        loss, classes = self.loss_function, self.classes
         is_batch = self.kernels.is_batch
-        if is_batch(X, y, self.parameters, self.n_features, self.n_outputs):
-            return X, y
-        X, y = as_batch(X, y, self.dtype, self.n_features, self.n_outputs, vectors=vectors)
-        if is_batch(X, y, self.parameters, self.n_features, self.n_outputs):
-            return X, y
-        return X.copy(), y.copy()
+        if classes or not self.loss_compiled or not is_batch(X, y, self.parameters, self.n_features, self.n_outputs):
+            n_targets = self.n_outputs if self.loss_compiled else None
+            X, y = as_batch(X, y, self.dtype, self.n_features, n_targets, vectors=vectors, classes=classes)
+            if any(np.may_share_memory(array, self.parameters) for array in (X, y)):
+                X, y = X.copy(), y.copy()
+        if self.loss_compiled and not (classes and len(y) == 1):
+            check_targets(loss.targets, y)
+        weights = None
+        if sample_weight is not None:
+            if not self.loss_compiled:
+                raise TypeError(f"sample_weight: expected None, since a user-defined loss takes no weights: {loss!r}")
+            weights = as_sample_weight(sample_weight, X.shape[1], self.dtype)
+        return Batch(X, y, weights)
+
+    def given(self, X: Any, output_gradient: Any) -> tuple[Array, Array]:
+        """X (n_features, m), and the gradient (n_outputs, m) with respect to its predictions."""
+        n_features, n_outputs = self.n_features, self.n_outputs
+        return as_batch(X, output_gradient, self.dtype, n_features, n_outputs, vectors=True, name="output_gradient")
 
     # ---- computing ------------------------------------------------------------------------------------
+
+    def probabilities(self, X: Any) -> Array:
+        """See `Module.probabilities`."""
+        X, one = as_examples(X, self.dtype, self.n_features)
+        link = SIGMOID if self.classes is None else SOFTMAX
+        result: Array = self.predictor(X.shape[1]).forward(X, self.parameters, None, link)
+        return result[:, 0] if one else result
 
     def forward(self, X: Any, out: Array | None) -> Array:
         """See `Sequential.forward`."""
@@ -145,40 +211,79 @@ class NetworkEngine:
             predictor.forward(X, self.parameters, target)
         return out
 
-    def loss(self, X: Any, y: Any) -> float:
+    def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """See `Sequential.loss`."""
-        X, y = self.batch(X, y, vectors=True)
-        value: float = self.compiled(X.shape[1], folding=False).gradient(X, y, self.parameters)
-        return value
+        batch = self.batch(X, y, sample_weight, vectors=True)
+        return self.gradient_of(self.compiled(batch.X.shape[1], folding=False), batch, self.parameters, None)
 
-    def loss_and_gradient(self, X: Any, y: Any, out: Array | None) -> tuple[float, Array]:
+    def gradient_of(
+        self, compiled: Any, batch: Batch, parameters: Array, gradient: Array | None, of_input: Array | None = None
+    ) -> float:
+        """The loss of a validated batch; fills in its gradients."""
+        X, y, weights = batch
+        if self.loss_compiled:
+            value: float = compiled.gradient(X, y, parameters, gradient, of_input, weights)
+            return value
+        prediction = self.compiled(X.shape[1], folding=False).forward(X, parameters)
+        answer = self.loss_function.value_and_gradient(prediction, y)
+        try:
+            value, of_output = answer
+            value = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"value_and_gradient: expected it to return (loss, gradient), got {answer!r}") from None
+        of_output = as_matrix(of_output, "value_and_gradient", self.dtype, self.n_outputs, "outputs")
+        return value + float(compiled.gradient(X, of_output, parameters, gradient, of_input, y_is_gradient=True))
+
+    def loss_and_gradient(self, X: Any, y: Any, sample_weight: Any, out: Array | None) -> tuple[float, Array]:
         """See `Sequential.loss_and_gradient`."""
-        X, y = self.batch(X, y, vectors=True)
-        if out is None:
-            target = np.empty(self.n_parameters, self.dtype)
-        else:
-            target = as_flat_output(out, "out", self.dtype, self.n_parameters)
-        gradient = target
-        if out is not None and any(np.may_share_memory(target, used) for used in (X, y, self.parameters)):
-            gradient = np.empty_like(target)
-        value: float = self.compiled(X.shape[1]).gradient(X, y, self.parameters, gradient)
-        if gradient is not target:
-            target[:] = gradient
-        return value, target if out is None else out
+        batch = self.batch(X, y, sample_weight, vectors=True)
+        gradient, copy_to = self.flat_output(out, *batch)
+        value = self.gradient_of(self.compiled(batch.X.shape[1]), batch, self.parameters, gradient)
+        if copy_to is not None:
+            copy_to[:] = gradient
+        return value, gradient if out is None else out
 
-    def input_gradient(self, X: Any, y: Any) -> Array:
+    def flat_output(self, out: Array | None, *used: Array | None) -> tuple[Array, Array | None]:
+        """The array for a gradient, and the one to copy it to: `out`, if it shares memory with what is read."""
+        if out is None:
+            return np.empty(self.n_parameters, self.dtype), None
+        target = as_flat_output(out, "out", self.dtype, self.n_parameters)
+        if any(array is not None and np.may_share_memory(target, array) for array in (*used, self.parameters)):
+            return np.empty(self.n_parameters, self.dtype), target
+        return target, None
+
+    def backward(self, X: Any, output_gradient: Any, out: Array | None) -> Array:
+        """See `Sequential.backward`."""
+        X, of_output = self.given(X, output_gradient)
+        gradient, copy_to = self.flat_output(out, X, of_output)
+        engine = self.compiled(X.shape[1])
+        engine.gradient(X, of_output, self.parameters, gradient, y_is_gradient=True, penalised=False)
+        if copy_to is not None:
+            copy_to[:] = gradient
+        return gradient if out is None else out
+
+    def input_gradient(self, X: Any, y: Any, sample_weight: Any, output_gradient: Any) -> Array:
         """See `Sequential.input_gradient`."""
         given = as_floats(X, "X", self.dtype)
-        X, y = self.batch(given, y, vectors=True)
-        result = np.empty(X.shape, self.dtype)
         gradient = np.empty(self.n_parameters, self.dtype)
-        self.compiled(X.shape[1], folding=False).gradient(X, y, self.parameters, gradient, result)
+        if output_gradient is None:
+            batch = self.batch(given, y, sample_weight, vectors=True)
+            result = np.empty(batch.X.shape, self.dtype)
+            self.gradient_of(self.compiled(batch.X.shape[1], folding=False), batch, self.parameters, gradient, result)
+        else:
+            X, of_output = self.given(given, output_gradient)
+            result = np.empty(X.shape, self.dtype)
+            self.compiled(X.shape[1], folding=False).gradient(
+                X, of_output, self.parameters, gradient, result, y_is_gradient=True
+            )
         return result[:, 0] if given.ndim == 1 and self.n_features > 1 else result
 
-    def step(self, X: Array, y: Array, optimizer: Any) -> float:
+    def step(self, batch: Batch, optimizer: Any) -> float:
         """One compiled step over a validated batch, for an optimizer whose rule is compiled."""
+        X, y, weights = batch
         engine = self.compiled(X.shape[1])
-        if X.shape[1] < self.parallel_from:
+        # The direct call does not check targets.
+        if X.shape[1] < self.parallel_from and self.loss_function.targets == "numbers":
             self.small_step = engine
-        value: float = engine.step(X, y, self.parameters, optimizer)
+        value: float = engine.step(X, y, self.parameters, optimizer, weights)
         return value

@@ -332,7 +332,9 @@ def make_plan(
     few_scratch += (
         _up(batch * max(inputs), panel) * (8 // dtype.itemsize) * (max(layer.n_out for layer in layers) > 512)
     )
-    few_scratch += lanes * max(layer.n_in + layer.n_out for layer in layers)
+    # For a while: a panel that is one vector wide, or panels of outputs, targets and weights.
+    narrow = lanes * max(layer.n_in + layer.n_out for layer in layers)
+    few_scratch += max(narrow, _up(batch, panel) * (2 * layers[-1].n_out + 1))
     most_blocks = max(1, min(MOST_BLOCKS, PARTIAL_BYTES // (layers[-1].end * dtype.itemsize)))
     least = LEAST_BLOCK if layers[-1].end * dtype.itemsize <= L2_GRADIENT else 2 * LEAST_BLOCK
     block = _up(max(least, -(-batch // most_blocks)), tile)
@@ -352,7 +354,7 @@ def make_plan(
         n_threads=n_threads,
         few_examples=few_examples,
         small_batch=small_batch_of(layers, members) if n_threads == 1 else 0,
-        scratch=max(tile * per_example, few_scratch if few_examples else 0),
+        scratch=max(tile * (per_example + 1), few_scratch if few_examples else 0),  # 1: weights of examples
         fold_scratch=fold_scratch,
         layer_table=_table(layers, kernels.ACTIVATIONS, transposed),
         member_table=_table(linear, kernels.ACTIVATIONS, [False] * len(members)),

@@ -15,7 +15,7 @@ import operator
 import sys
 from collections import deque
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,25 +221,109 @@ def as_examples(X: Any, dtype: np.dtype[Any], n_features: int) -> tuple[Array, b
     return _checked_matrix(X[:, np.newaxis] if one else X, "X", n_features, "features"), one
 
 
-def as_batch(
-    X: Any, y: Any, dtype: np.dtype[Any], n_features: int, n_outputs: int, *, vectors: bool = False
-) -> tuple[Array, Array]:
-    """X (n_features, m) and y (n_outputs, m), with the same m.
+class Classes(NamedTuple):
+    """How y may name the classes of a network."""
 
-    With `vectors` they may also be one example: X (n_features,) and y (n_outputs,), (n_outputs, 1) or a number.
-    """
+    n_classes: int
+    only_numbers: bool  # no probabilities
+
+
+def as_batch(
+    X: Any,
+    y: Any,
+    dtype: np.dtype[Any],
+    n_features: int,
+    n_targets: int | None,
+    *,
+    vectors: bool = False,
+    classes: Classes | None = None,
+    name: str = "y",
+) -> tuple[Array, Array]:
+    """X (n_features, m) and y (n_targets, m), with the same m; n_targets None: any number of rows.
+
+    With `vectors` they may also be one example: X (n_features,) and y (n_targets,), (n_targets, 1) or a number.
+    With `classes` y may, or must, be class numbers (m,): they become one row.
+    """  # fmt: skip
     if vectors:
         X, one = as_examples(X, dtype, n_features)
-        y = as_floats(y, "y", dtype)
-        if one and y.ndim < 2 and y.size == n_outputs:
-            y = y.reshape(-1, 1)
     else:
-        X = as_matrix(X, "X", dtype, n_features, "features")
-        y = as_floats(y, "y", dtype)
-    y = _checked_matrix(y, "y", n_outputs, "outputs")
+        X, one = as_matrix(X, "X", dtype, n_features, "features"), False
+    numbers = None if classes is None else _class_numbers(y, classes, one)
+    if numbers is not None:
+        y = numbers.astype(dtype)
+    else:
+        y = as_floats(y, name, dtype)
+        if one and y.ndim < 2 and n_targets in (None, y.size):
+            y = y.reshape(-1, 1)
+        y = _checked_matrix(y, name, n_targets, "outputs" if n_targets is not None else "targets")
     if X.shape[1] != y.shape[1]:
-        raise ValueError(f"y: expected {X.shape[1]} examples (columns) as in X, got shape {y.shape}")
+        raise ValueError(f"{name}: expected {X.shape[1]} examples (columns) as in X, got shape {y.shape}")
     return X, y
+
+
+def _class_numbers(y: Any, classes: Classes, one: bool) -> Array | None:
+    """Class numbers as a row; None if y is not of their kind. one: y belongs to one example."""
+    array = y.view() if type(y) is np.ndarray else _as_array(y, "y")
+    probabilities = "" if classes.only_numbers else f", or probabilities ({classes.n_classes}, m)"
+    if array.dtype.kind in "biu" and array.size and (array.ndim < 2 or array.shape[0] == 1):
+        if one and array.ndim == 1 and array.size == classes.n_classes and not classes.only_numbers:
+            return None  # probabilities of one example
+        numbers = array.reshape(1, -1)
+        expected = f"y: expected class numbers from 0 to {classes.n_classes - 1}"
+        refuse_where((numbers < 0) | (numbers >= classes.n_classes), numbers, expected)
+        return numbers
+    if array.dtype.kind in "OUST":
+        hint = ": numpy.unique(labels, return_inverse=True)[1] numbers labels"
+    elif array.ndim < 2 and not one:
+        hint = ": convert with astype(int)" if array.dtype.kind == "f" else ""
+    elif classes.only_numbers:
+        hint = ": y.argmax(axis=0) of a row for each class" if array.ndim == 2 else ""
+    else:
+        return None
+    raise TypeError(
+        f"y: expected class numbers (m,) of an integer dtype{probabilities}, "
+        f"got {array.dtype} of shape {array.shape}{hint}"
+    )
+
+
+def as_sample_weight(value: Any, m: int, dtype: np.dtype[Any]) -> Array:
+    """Weights of m examples (m,), contiguous, at least 0, and not all 0; for one example a number."""
+    weights = as_floats(value, "sample_weight", dtype)
+    if weights.ndim == 0 and m == 1:
+        weights = weights.reshape(1)
+    if weights.shape != (m,):
+        raise ValueError(f"sample_weight: expected shape ({m},), one for each example, got {weights.shape}")
+    weights = np.require(weights, requirements=["C", "A"])
+    refuse_where(
+        ~((weights >= 0) & (weights < np.inf)), weights, "sample_weight: expected finite numbers of at least 0"
+    )
+    if not weights.any():
+        raise ValueError("sample_weight: expected at least one weight of more than 0, got zeros")
+    return weights
+
+
+def check_targets(kind: str, y: Array) -> None:
+    """Raise if a target is not of a loss's kind. NaN passes: `fit` looks for it once, when a loss is not finite."""
+    if kind == "counts":
+        refuse_where(y < 0, y, "y: expected counts of at least 0")
+    elif kind == "fractions":
+        refuse_where((y < 0) | (y > 1), y, "y: expected 0, 1 or probabilities between them")
+    elif kind == "probabilities":
+        refuse_where(y < 0, y, "y: expected probabilities of at least 0")
+        sums = y.sum(axis=0, keepdims=True, dtype="float64")
+        most = 1e-3 if y.dtype == np.float32 else 1e-6
+        refuse_where(abs(sums - 1) > most, sums, "y: expected probabilities of each example that add up to 1")
+
+
+def refuse_where(wrong: Array, values: Array, expected: str) -> None:
+    """Raise for the first example with a wrong value; `values` has shape (rows, m) or (m,)."""
+    if not wrong.any():
+        return
+    wrong, values = np.atleast_2d(wrong), np.atleast_2d(values)
+    example = int(wrong.any(axis=0).argmax())
+    row = int(wrong[:, example].argmax())
+    where = f"row {row}, " if len(values) > 1 else ""
+    raise ValueError(f"{expected}, got {values[row, example]} at {where}example (column) {example}")
 
 
 def as_flat(value: Any, name: str, dtype: np.dtype[Any] | None = None, size: int | None = None) -> Array:
