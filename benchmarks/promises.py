@@ -93,6 +93,30 @@ def subnormal(dtype: str, scale: float, m: int) -> tuple[float, float]:
     return ratio(lambda: step(0), lambda: step(1))
 
 
+SHAPES = ((784, 128, 10, 128), (30, 64, 1, 128), (13, 50, 1, 32))  # inputs, hidden, outputs, examples of a step
+
+
+def objective(
+    shape: tuple[int, int, int, int], loss: str = "mean_squared_error", *, weighted: bool = False, l2: float = 0.0,
+    clip_norm: float | None = None,
+) -> tuple[float, float]:  # fmt: skip
+    """Fits with another loss, with weights of examples, a penalty or clipping, against the squared error alone."""
+    n, k, n_outputs, m = shape
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, m)).astype("f4")
+    classes = rng.integers(0, max(2, n_outputs), m)
+    targets = {"softmax_cross_entropy": classes, "binary_cross_entropy": (rng.random((n_outputs, m)) < 0.5).astype("f4")}
+    plain_y = rng.normal(size=(n_outputs, m)).astype("f4")
+    layers = fg.Linear(n, k), fg.Sigmoid(), fg.Linear(k, n_outputs)
+    ours, plain = fg.Sequential(*layers, loss=loss, l2=l2, rng=0), fg.Sequential(*layers, rng=0)
+    weights = rng.uniform(0.5, 1.5, m).astype("f4") if weighted else None
+    optimizers = fg.SGD(1e-9, clip_norm=clip_norm), fg.SGD(1e-9)
+    return ratio(
+        lambda: ours.fit(X, targets.get(loss, plain_y), optimizer=optimizers[0], epochs=500, sample_weight=weights),
+        lambda: plain.fit(X, plain_y, optimizer=optimizers[1], epochs=500),
+    )
+
+
 def main() -> None:
     fg.set_num_threads(1)
     rows = [
@@ -104,9 +128,19 @@ def main() -> None:
         ("weights, inputs and targets of 1e-40, float32", subnormal("float32", 1e-40, 20_000), 5),
         ("weights, inputs and targets of 1e-310, float64", subnormal("float64", 1e-310, 20_000), None),
     ]
-    print(f"{'times as long as without':<62} {'median':>8} {'minima':>8}  at most")
+    for shape in SHAPES:
+        name = "a step of ({}, {}, {}), {} examples: ".format(*shape)
+        loss = "softmax_cross_entropy" if shape[2] > 1 else "binary_cross_entropy"
+        rows += [
+            (name + loss.replace("_", " "), objective(shape, loss), 1.1),
+            (name + "weights", objective(shape, weighted=True), 1.03),
+            (name + "l2", objective(shape, l2=1e-3), 1.03),
+            (name + "a limit of the norm", objective(shape, clip_norm=1e6), 1.1),
+            (name + "an exceeded limit", objective(shape, clip_norm=1e-6), 1.1),
+        ]
+    print(f"{'times as long as without':<68} {'median':>8} {'minima':>8}  at most")
     for name, (median, best), most in rows:
-        print(f"{name:<62} {median:>8.3f} {best:>8.3f}  {most or ''}{' !' if most and best > most else ''}")
+        print(f"{name:<68} {median:>8.3f} {best:>8.3f}  {most or ''}{' !' if most and best > most else ''}")
 
 
 if __name__ == "__main__":

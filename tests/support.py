@@ -32,6 +32,12 @@ def within(what, value, most):
     assert value <= most, what
 
 
+def at_least(what, value, least):
+    """Assert that a figure is no smaller than promised, and keep the worst."""
+    FIGURES[what] = min(FIGURES.get(what, (np.inf, ""))[0], float(value)), f"at least {least:g}"
+    assert value >= least, what
+
+
 def tried(what, count=1):
     """Count what was tried and held."""
     FIGURES[what] = FIGURES.get(what, (0, ""))[0] + count, "all held"

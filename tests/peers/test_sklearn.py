@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import relative
+from support import at_least, relative, within
 
 import fusegrad as fg
 
@@ -49,3 +49,61 @@ def test_gradients_of_mlp_regressor():
     ours = net.parameters.copy()
     take_over()
     assert relative(ours, net.parameters) <= 1e-12
+
+
+def split(data, y, seed):
+    """A standardised training part, and a fifth held out; features by examples."""
+    from sklearn.model_selection import train_test_split
+
+    train, test, y_train, y_test = train_test_split(data, y, test_size=0.2, random_state=seed)
+    mean, std = train.mean(axis=0), train.std(axis=0)
+    std[std == 0] = 1
+    return ((train - mean) / std).T, y_train, ((test - mean) / std).T, y_test
+
+
+def test_digits():
+    from sklearn.datasets import load_digits
+
+    data, y = load_digits(return_X_y=True)
+    accuracies = []
+    for seed in range(5):
+        X, y_train, held_out, y_test = split(data, y, seed)
+        net = fg.Sequential(
+            fg.Linear(64, 64), fg.ReLU(), fg.Linear(64, 10), loss="softmax_cross_entropy", l2=1e-4, rng=seed
+        )
+        net.fit(X, y_train, optimizer=fg.Adam(0.003), epochs=60, batch_size=64, rng=seed)
+        accuracies.append(np.mean(net.classes(held_out) == y_test))
+    at_least("accuracy on a fifth of digits, mean of 5 seeds", np.mean(accuracies), 0.97)
+
+
+def test_breast_cancer():
+    from sklearn.datasets import load_breast_cancer
+
+    data, y = load_breast_cancer(return_X_y=True)
+    accuracies = []
+    for seed in range(5):
+        X, y_train, held_out, y_test = split(data, y, seed)
+        net = fg.Sequential(
+            fg.Linear(30, 32), fg.ReLU(), fg.Linear(32, 1), loss="binary_cross_entropy", l2=1e-3, rng=seed
+        )
+        net.fit(X, y_train, optimizer=fg.Adam(0.003), epochs=60, batch_size=32, rng=seed)
+        accuracies.append(np.mean(net.classes(held_out) == y_test))
+    at_least("accuracy on a fifth of breast cancer, mean of 5 seeds", np.mean(accuracies), 0.96)
+
+
+def test_quantiles_of_auto_mpg():
+    """Between the 0.1- and the 0.9-quantile lie 80 % of the held-out cars, nearly."""
+    X, y = fg.datasets.load_auto_mpg()
+    between = []
+    for seed in range(10):
+        train, y_train, held_out, y_test = split(X.T, y[0], seed)
+        bounds = []
+        for q in (0.1, 0.9):
+            net = fg.Sequential(
+                fg.Linear(6, 16), fg.Tanh(), fg.Linear(16, 1), loss=fg.losses.Quantile(q), l2=1e-2, rng=seed
+            )
+            net.fit(train, y_train, optimizer=fg.Adam(0.01), epochs=200, batch_size=32, rng=seed)
+            bounds.append(net(held_out)[0])
+        between.append(np.mean((bounds[0] <= y_test) & (y_test <= bounds[1])))
+    at_least("cars between the quantiles 0.1 and 0.9", np.mean(between), 0.74)
+    within("cars between the quantiles 0.1 and 0.9, at most", np.mean(between), 0.86)

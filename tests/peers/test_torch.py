@@ -100,3 +100,69 @@ def test_state_dicts_go_both_ways(torch, dtype):
     other = fg.Sequential(*FIVE_LAYERS, dtype=dtype)
     other.load_state_dict(twin.state_dict())
     np.testing.assert_array_equal(other.parameters, net.parameters)
+
+
+# ---- losses ---------------------------------------------------------------------------------------------
+
+#: Each loss, and PyTorch's of predictions (m, n_outputs) and targets, weighted by example.
+LOSSES = {
+    "mean_squared_error": lambda F, z, y: ((z - y) ** 2).sum(1),
+    "huber": lambda F, z, y: F.huber_loss(z, y, reduction="none", delta=1.0).sum(1),
+    "quantile": lambda F, z, y: (0.5 * F.l1_loss(z, y, reduction="none")).sum(1),
+    "poisson": lambda F, z, y: F.poisson_nll_loss(z, y, log_input=True, reduction="none").sum(1),
+    "binary_cross_entropy": lambda F, z, y: F.binary_cross_entropy_with_logits(z, y, reduction="none").sum(1),
+    "softmax_cross_entropy": lambda F, z, y: F.cross_entropy(z, y, reduction="none"),
+    "smoothed": lambda F, z, y: F.cross_entropy(z, y, reduction="none", label_smoothing=0.1),
+    "probabilities": lambda F, z, y: F.cross_entropy(z, y, reduction="none"),
+    "multiclass_hinge": lambda F, z, y: z.shape[1] * F.multi_margin_loss(z, y, reduction="none"),
+}
+
+
+def classifier(name):
+    """A network with this loss, data, and the targets in PyTorch's shape."""
+    special = {"smoothed": fg.losses.SoftmaxCrossEntropy(0.1), "probabilities": fg.losses.SoftmaxCrossEntropy()}
+    net = perturbed(
+        fg.Linear(6, 9), fg.Tanh(), fg.Linear(9, 4), loss=special.get(name, name), l2=0.01, dtype="float64"
+    )
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(6, 50))
+    if name == "probabilities":
+        y = rng.dirichlet(np.ones(4), 50).T
+    elif net.loss_function.targets in ("classes", "probabilities"):
+        y = rng.integers(0, 4, 50)
+    elif name == "poisson":
+        y = rng.poisson(2.0, (4, 50)).astype(float)
+    else:
+        y = rng.integers(0, 2, (4, 50)).astype(float)
+    return net, X, y, y.T if y.ndim == 2 else y
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+@pytest.mark.parametrize("name", LOSSES)
+def test_100_steps_with_each_loss(torch, name, clip_norm):
+    """Weights of examples, an L2 penalty on weights only, AdamW, and a limit of the gradient's norm."""
+    net, X, y, theirs = classifier(name)
+    weights = np.random.default_rng(4).uniform(0.5, 2, 50)
+    twin = twin_of(torch, net)
+    decayed = [p for p in twin.parameters() if p.ndim == 2]
+    others = [p for p in twin.parameters() if p.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer, other = fg.AdamW(0.01, weight_decay=0.1, clip_norm=clip_norm), torch.optim.AdamW(groups, lr=0.01)
+    inputs, targets, w = torch.tensor(X.T), torch.tensor(theirs), torch.tensor(weights)
+    for _ in range(100):
+        other.zero_grad()
+        values = LOSSES[name](torch.nn.functional, twin(inputs), targets)
+        loss = (w * values).sum() / w.sum() + 0.005 * sum((p**2).sum() for p in decayed)
+        loss.backward()
+        if clip_norm is not None:
+            norm = torch.sqrt(sum((p.grad**2).sum() for p in twin.parameters()))
+            for p in twin.parameters():  # clip_grad_norm_ adds 1e-6 to the norm
+                p.grad *= min(1.0, clip_norm / norm.item())
+        other.step()
+        assert net.train_step(X, y, optimizer, sample_weight=weights) == pytest.approx(loss.item(), rel=1e-10)
+    flat = np.concatenate([parameter.detach().numpy().ravel() for parameter in twin.parameters()])
+    within("100 steps with each loss against PyTorch", relative(net.parameters, flat), 1e-10)
+    if name == "softmax_cross_entropy":
+        expected = torch.softmax(twin(inputs), dim=1).detach().numpy().T
+        np.testing.assert_allclose(net.probabilities(X), expected, rtol=1e-9)
+        np.testing.assert_array_equal(net.classes(X), expected.argmax(axis=0))
