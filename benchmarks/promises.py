@@ -105,7 +105,10 @@ def objective(
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n, m)).astype("f4")
     classes = rng.integers(0, max(2, n_outputs), m)
-    targets = {"softmax_cross_entropy": classes, "binary_cross_entropy": (rng.random((n_outputs, m)) < 0.5).astype("f4")}
+    targets = {
+        "softmax_cross_entropy": classes,
+        "binary_cross_entropy": (rng.random((n_outputs, m)) < 0.5).astype("f4"),
+    }
     plain_y = rng.normal(size=(n_outputs, m)).astype("f4")
     layers = fg.Linear(n, k), fg.Sigmoid(), fg.Linear(k, n_outputs)
     ours, plain = fg.Sequential(*layers, loss=loss, l2=l2, rng=0), fg.Sequential(*layers, rng=0)

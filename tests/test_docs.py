@@ -39,7 +39,8 @@ def public():
                 hidden = (base for base in thing.__bases__ if not hasattr(fg, base.__name__))
                 methods = {name: member for kind in (thing, *hidden) for name, member in vars(kind).items()}
                 for method, member in methods.items():
-                    if not method.startswith("_") and inspect.isfunction(member):
+                    # on_start and on_end are how `fit` calls any callback: callbacks.py describes them once.
+                    if not method.startswith(("_", "on_")) and inspect.isfunction(member):
                         yield f"{prefix}{name}.{method}", member
 
 

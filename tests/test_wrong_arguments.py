@@ -55,6 +55,8 @@ FIT = {
     "rng": (0, SEED),
     "schedule": (None, {"None", "class"}),  # int is a schedule
     "validation_data": (None, OPTIONAL),
+    "metrics": ((), {"dict", "set"} & NOTHING),
+    "keep_best": (False, NOTHING),
     "callbacks": ((), NOTHING),
     "on_divergence": ("raise", NOTHING),
     "verbose": (0, NOTHING),
@@ -157,6 +159,23 @@ CALLS = {
     "losses.Poisson": (None, {"full": (False, NOTHING)}),
     "losses.SoftmaxCrossEntropy": (None, {"label_smoothing": (0.1, NOTHING)}),
     "losses.MulticlassHinge": (None, {"margin": (1.0, NUMBER)}),
+    "CosineDecay": (None, {**LR, "steps": (10, NOTHING), "warmup": (0, NOTHING), "floor": (0.0, NOTHING)}),
+    "CosineLogDecay": (None, {**LR, "steps": (10, NOTHING)}),
+    "EarlyStopping": (
+        None,
+        {"patience": (3, NOTHING), "min_delta": (0.0, NUMBER), "restore_best": (True, NOTHING)},
+    ),
+    "ReduceOnPlateau": (
+        None,
+        {
+            "factor": (0.5, NOTHING),
+            "patience": (3, NOTHING),
+            "min_delta": (0.0, NUMBER),
+            "least": (0.0, NUMBER),
+        },
+    ),
+    "Checkpoint": (None, {"path": ("x", PATH), "every": (1, NOTHING)}),
+    "LogCSV": (None, {"path": ("x", PATH)}),
     "kernels.matmul": (None, {"a": (W, NOTHING), "b": (X, NOTHING), "out": (None, OPTIONAL)}),
     "kernels.sigmoid": (None, {"z": (X, ELEMENTS), "out": (None, OPTIONAL)}),
     "kernels.apply": (None, {"z": (X, ELEMENTS), "activation": ("relu", NOTHING), "out": (None, OPTIONAL)}),
@@ -178,7 +197,7 @@ CALLS = {
 
 
 #: They hold what they are given, or are no more than their base: what may be wrong with it is said there.
-EXEMPT = {"Checkpoint", "DivergenceError", "Optimizer", "testing.GradientCheck"}
+EXEMPT = {"LoadedCheckpoint", "DivergenceError", "Optimizer", "testing.GradientCheck"}
 
 
 def test_every_argument_is_here():

@@ -140,16 +140,54 @@ cdef bint all_within(real limit, const real* values, Py_ssize_t start, Py_ssize_
 
 cdef enum:
     PARAMETER_PART = 1 << 13    # parameters in a part, a multiple of the lanes: threads share the parts
+    SQUARE_SUMS = 4             # vectors of sums of squares: one would be latency-bound
+
+
+cdef inline void add_vectors(const int count, const bint adds, vreal l2, const real* w, real* g, vreal* sums) noexcept nogil:
+    """sums += w^2 and, if it adds, g += l2 w, of `count` vectors."""
+    cdef vreal v
+    cdef int i
+    for i in range(count):
+        v = load(w + i * LANES)
+        sums[i] = multiply_add(v, v, sums[i])
+        if adds:
+            store(g + i * LANES, multiply_add(l2, v, load(g + i * LANES)))
+
+
+cdef inline real sum_of_squares_by(
+    const bint adds, real l2, const real* w, real* g, Py_ssize_t n, Py_ssize_t room,
+) noexcept nogil:
+    cdef vreal sums[SQUARE_SUMS]
+    cdef vreal v
+    cdef Py_ssize_t i = 0
+    cdef int j
+    for j in range(SQUARE_SUMS):
+        sums[j] = splat(0)
+    while i + SQUARE_SUMS * LANES <= n:
+        add_vectors(SQUARE_SUMS, adds, splat(l2), w + i, g + i, sums)
+        i += SQUARE_SUMS * LANES
+    while i + LANES <= n:
+        add_vectors(1, adds, splat(l2), w + i, g + i, sums)
+        i += LANES
+    if i < n:
+        v = load_first(w + i, n - i)
+        sums[1] = multiply_add(v, v, sums[1])
+        if adds and i + LANES <= room:
+            store(g + i, multiply_add(splat(l2), v, load(g + i)))
+            i = n
+        while adds and i < n:       # one by one: the next to load them would wait for a masked store
+            g[i] = multiply_add_one(l2, w[i], g[i])
+            i += 1
+    return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]))
 
 
 cdef real sum_of_squares(const real* values, Py_ssize_t n) noexcept nogil:
-    cdef vreal sums = splat(0), v
-    cdef Py_ssize_t i = 0
-    while i < n:
-        v = load_first(values + i, minimum(LANES, n - i))
-        sums = multiply_add(v, v, sums)
-        i += LANES
-    return sum_of_lanes(sums)
+    return sum_of_squares_by(False, 0, values, <real*>values, n, n)
+
+
+cdef real add_penalty(real l2, const real* w, real* g, Py_ssize_t n, Py_ssize_t room) noexcept nogil:
+    """g += l2 w for n elements, of `room` that may be read and stored; returns the sum of the squares of w."""
+    return sum_of_squares_by(True, l2, w, g, n, room)
 
 
 cdef double squares_of_parts(const real* values, Py_ssize_t n) noexcept nogil:
@@ -163,10 +201,15 @@ cdef double squares_of_parts(const real* values, Py_ssize_t n) noexcept nogil:
 
 
 cdef void scale(const real* values, Py_ssize_t n, double factor, real* out) noexcept nogil:
-    """out = factor values, with one rounding, whatever the size of the factor is."""
+    """out = factor values; in float64, if the factor is too small for the dtype."""
+    cdef real rounded = <real>factor
     cdef Py_ssize_t i
-    for i in range(n):
-        out[i] = <real>(values[i] * factor)
+    if rounded > SMALLEST_NORMAL:
+        for i in range(n):
+            out[i] = values[i] * rounded
+    else:
+        for i in range(n):
+            out[i] = <real>(values[i] * factor)
 
 
 cdef double clipping(double limit, double squares, const real* g, Py_ssize_t n) noexcept nogil:

@@ -134,21 +134,20 @@ cdef void penalty_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     """The L2 penalty of one part of the parameters, on weights only: gradient += l2 W, and the sum of the squares of W."""
     cdef Job* job = <Job*>data
     cdef Py_ssize_t first = part * PARAMETER_PART, last = minimum(first + PARAMETER_PART, job.n_parameters), i, start, stop
-    cdef vreal sums = splat(0), w, l2 = splat(<real>job.l2)
+    cdef double total = 0
     cdef Layer* layer
     for i in range(job.n_members):
         layer = &job.members[i]
         start = maximum(first, layer.weight)
         stop = minimum(last, layer.weight + layer.n_in * layer.n_out)
-        while start < stop:
-            w = load_first(job.point + start, minimum(LANES, stop - start))
-            sums = multiply_add(w, w, sums)
-            if job.gradient != NULL:
-                store_first(
-                    job.gradient + start, multiply_add(l2, w, load_first(job.gradient + start, minimum(LANES, stop - start))),
-                    minimum(LANES, stop - start))
-            start += LANES
-    job.part_sums[part] = sum_of_lanes(sums)
+        if start >= stop:
+            continue
+        if job.gradient == NULL:
+            total += sum_of_squares(job.point + start, stop - start)
+        else:
+            total += add_penalty(
+                <real>job.l2, job.point + start, job.gradient + start, stop - start, last - start)
+    job.part_sums[part] = total
 
 
 cdef void norm_part(void* data, int thread, Py_ssize_t part) noexcept nogil:

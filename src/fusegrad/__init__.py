@@ -12,14 +12,15 @@ True
 from fusegrad import datasets, kernels, losses, reference, testing
 from fusegrad._engine.config import show_config
 from fusegrad._engine.threads import get_num_threads, set_num_threads
-from fusegrad.checkpoints import Checkpoint, load, load_checkpoint
+from fusegrad.callbacks import Checkpoint, EarlyStopping, LogCSV, ReduceOnPlateau
+from fusegrad.checkpoints import LoadedCheckpoint, load, load_checkpoint
 from fusegrad.course import MultivariateRegression, TwoLayerLinear, TwoLayerSigmoid, UnivariateRegression
 from fusegrad.history import DivergenceError, History
 from fusegrad.layers import Identity, Linear, ReLU, Sigmoid, Tanh
 from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from fusegrad.predictor import Predictor
-from fusegrad.schedules import ExponentialDecay, InverseTimeDecay, StepDecay
+from fusegrad.schedules import CosineDecay, CosineLogDecay, ExponentialDecay, InverseTimeDecay, StepDecay
 
 __version__ = "0.1.0"
 
@@ -29,17 +30,23 @@ __all__ = [
     "Adam",
     "AdamW",
     "Checkpoint",
+    "CosineDecay",
+    "CosineLogDecay",
     "DivergenceError",
+    "EarlyStopping",
     "ExponentialDecay",
     "History",
     "Identity",
     "InverseTimeDecay",
     "Linear",
+    "LoadedCheckpoint",
+    "LogCSV",
     "MultivariateRegression",
     "Optimizer",
     "Predictor",
     "RMSprop",
     "ReLU",
+    "ReduceOnPlateau",
     "Sequential",
     "Sigmoid",
     "StepDecay",

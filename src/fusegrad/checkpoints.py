@@ -14,7 +14,7 @@ from fusegrad.networks import Sequential, build_network
 from fusegrad.optimizers import Optimizer, build_optimizer
 
 
-class Checkpoint(NamedTuple):
+class LoadedCheckpoint(NamedTuple):
     """What `load_checkpoint` returns.
 
     Attributes
@@ -27,7 +27,7 @@ class Checkpoint(NamedTuple):
     Examples
     --------
     >>> import fusegrad as fg
-    >>> fg.Checkpoint(fg.UnivariateRegression(rng=0), fg.SGD(lr=0.1), None).optimizer
+    >>> fg.LoadedCheckpoint(fg.UnivariateRegression(rng=0), fg.SGD(lr=0.1), None).optimizer
     SGD(lr=0.1, momentum=0.0, nesterov=False)
     """
 
@@ -72,7 +72,7 @@ def load(path: str | PathLike[str]) -> Sequential:
     return load_checkpoint(path).network
 
 
-def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+def load_checkpoint(path: str | PathLike[str]) -> LoadedCheckpoint:
     """Read a network, and the optimizer and the generator that `Sequential.save` wrote with it.
 
     A fit that is resumed from it gives the same bits as if it had not been stopped.
@@ -83,7 +83,7 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
 
     Returns
     -------
-    Checkpoint
+    LoadedCheckpoint
         ``(network, optimizer, rng)``, with None for what was not saved.
 
     Raises
@@ -141,7 +141,7 @@ def load_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         rng = files.build_generator(metadata["rng"]) if "rng" in metadata else None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its metadata and its arrays do not match: {str(error)[:300]}") from None
-    return Checkpoint(net, optimizer, rng)
+    return LoadedCheckpoint(net, optimizer, rng)
 
 
 def _build_dtype(description: str) -> np.dtype[Any]:

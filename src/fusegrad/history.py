@@ -14,6 +14,11 @@ class History:
         The mean loss of each epoch, over all examples, each before the update of its batch.
     validation_loss : list of float
         The loss of the validation data after each epoch; empty if there are none.
+    metrics : dict of lists of float
+        Each metric of the validation data, after each epoch.
+    best_epoch : int or None
+        The epoch of this fit, from 0 on, with the smallest validation loss (without validation data: loss); None
+        before the first.
     stopped : bool
         Whether a callback, or divergence, ended the training.
     divergence : DivergenceError or None
@@ -36,6 +41,7 @@ class History:
         self._epochs = 0
         self._last = nan  # independent of the list, which a callback may change
         self.validation_loss: list[float] = []
+        self.metrics: dict[str, list[float]] = {}
         self.stopped = False
         self.divergence: DivergenceError | None = None
         self.from_moments = False
@@ -53,6 +59,27 @@ class History:
     def epochs(self) -> int:
         """The number of finished epochs."""
         return self._epochs
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch with the smallest validation loss, or without validation data with the smallest loss."""
+        losses = self.validation_loss or self.loss
+        finite = [i for i, loss in enumerate(losses) if loss == loss]
+        return min(finite, key=lambda i: losses[i]) if finite else None
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """The columns of a table: loss, validation_loss and metrics, as far as there are such.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> net = fg.UnivariateRegression(rng=0)
+        >>> history = net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.SGD(lr=0.1), epochs=3)
+        >>> {name: len(column) for name, column in history.to_dict().items()}
+        {'loss': 3}
+        """
+        validation = {"validation_loss": list(self.validation_loss)} if self.validation_loss else {}
+        return {"loss": list(self.loss), **validation, **{name: list(values) for name, values in self.metrics.items()}}
 
     def __repr__(self) -> str:
         last = f", last loss {self._last:.6g}" if self._epochs else ""

@@ -289,8 +289,8 @@ class SoftmaxCrossEntropy(Loss):
     >>> import fusegrad as fg
     >>> net = fg.Sequential(fg.Linear(1, 3), loss="softmax_cross_entropy", dtype="float64", rng=0)
     >>> net.parameters = [0.0, 1000.0, 0.0, 0.0, 0.0, 0.0]
-    >>> net.loss([0.0, 1.0, 2.0], [2, 1, 1]) == np.log(3) / 3
-    True
+    >>> round(net.loss([0.0, 1.0, 2.0], [2, 1, 1]), 6)
+    0.366204
     >>> net.classes([1.0])
     array([1])
     """

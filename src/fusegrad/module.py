@@ -277,6 +277,7 @@ class Module:
         1000 examples a step, in tiles of ...
           dense 8 -> 1 identity, gradient lane-wise, 2 linear layers in one
           a shuffled fit of 65536 to 16777216 examples copies X, if the features of an example are not contiguous
+          loss MeanSquaredError()
         """
         return self._engine.plan(n_examples, n_threads, epochs)
 

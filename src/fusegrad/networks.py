@@ -382,6 +382,8 @@ class Sequential(Module):
         schedule: Callable[[int], float] | None = None,
         sample_weight: Any = None,
         validation_data: tuple[Any, ...] | None = None,
+        metrics: Iterable[Any] = (),
+        keep_best: bool = False,
         callbacks: Iterable[Callable[["Sequential", History], Any]] = (),
         on_divergence: str = "raise",
         verbose: int = 0,
@@ -416,9 +418,16 @@ class Sequential(Module):
             As for `loss`. A batch whose weights are all 0 makes no step, and is not counted.
         validation_data : (X, y) or (X, y, sample_weight), optional
             Its loss is computed after each epoch.
+        metrics : list of str and callables, default ()
+            Computed for the validation data after each epoch: "accuracy" (of classes), "mae", "r2", or functions of
+            (y, prediction): ``history.metrics``.
+        keep_best : bool, default False
+            At the end, copy the parameters of the epoch with the smallest validation loss back: ``history.best_epoch``.
+            The optimizer stays as it is.
         callbacks : iterable of callables
             Each is called after each epoch as ``callback(net, history)`` and may read or save the network, or stop the
-            training by returning True. It returns True, False or None.
+            training by returning True. It returns True, False or None. It may also have ``on_start`` and ``on_end``,
+            as those of this package: `EarlyStopping`, `ReduceOnPlateau`, `Checkpoint`, `LogCSV`.
         on_divergence : {"raise", "stop"}
             What to do if a loss, a gradient, a state of the optimizer or a parameter is no longer finite. Network,
             optimizer and `rng` are restored to the end of the last epoch that was finite throughout. Then a
@@ -476,7 +485,8 @@ class Sequential(Module):
         options = FitOptions(
             optimizer=optimizer, epochs=epochs, initial_epoch=initial_epoch, batch_size=batch_size, shuffle=shuffle,
             rng=rng, schedule=schedule, sample_weight=sample_weight, validation_data=validation_data,
-            callbacks=callbacks, on_divergence=on_divergence, verbose=verbose, n_threads=n_threads, moments=moments,
+            metrics=metrics, keep_best=keep_best, callbacks=callbacks, on_divergence=on_divergence, verbose=verbose,
+            n_threads=n_threads, moments=moments,
         )  # fmt: skip
         with self._engine.lock:
             return fit(self._trainee(), X, y, options)

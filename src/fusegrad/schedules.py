@@ -127,3 +127,105 @@ class InverseTimeDecay:
     def __call__(self, step: int) -> float:
         """The learning rate at this step."""
         return self.lr / (1 + self.rate * _whole(step))
+
+
+@dataclass(frozen=True, slots=True)
+class CosineDecay:
+    """A linear warm-up, then half a period of a cosine from lr to the floor.
+
+    ::
+
+        lr (step + 1) / warmup                                      step < warmup
+        floor + (lr - floor) (1 + cos(pi p)) / 2                    p = (step - warmup) / (steps - warmup), at most 1
+
+    Parameters
+    ----------
+    lr : float
+        The largest learning rate, more than 0.
+    steps : int
+        The step from which on the rate is the floor, more than `warmup`.
+    warmup : int, default 0
+        Steps of the warm-up.
+    floor : float, default 0.0
+        In [0, lr].
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of its range.
+
+    References
+    ----------
+    Loshchilov, I. and Hutter, F. (2017). SGDR: stochastic gradient descent with warm restarts. ICLR.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> decay = fg.CosineDecay(0.5, steps=110, warmup=10, floor=0.1)
+    >>> decay(0), decay(9), decay(10), round(decay(60), 6), decay(200)
+    (0.05, 0.5, 0.5, 0.3, 0.1)
+    """
+
+    lr: float
+    steps: int
+    warmup: int = 0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        as_number(self.lr, "lr", above=0.0)
+        as_count(self.warmup, "warmup", least=0)
+        as_count(self.steps, "steps", least=self.warmup + 1)
+        if as_number(self.floor, "floor", least=0.0) > self.lr:
+            raise ValueError(f"floor: expected at most lr, {self.lr}, got {self.floor}")
+
+    def __call__(self, step: int) -> float:
+        """The learning rate at this step."""
+        step = _whole(step)
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        part = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
+        return self.floor + (self.lr - self.floor) * (1 + math.cos(math.pi * part)) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class CosineLogDecay:
+    """Periods of a cosine whose lengths double: lr (1 - cos(2 pi log2(1 + 15 t))) / 2, t = step / steps, at most 1.
+
+    It starts and ends at 0, and reaches lr four times, each time later and for longer.
+
+    Parameters
+    ----------
+    lr : float
+        The largest learning rate, more than 0.
+    steps : int
+        The last step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of its range.
+
+    References
+    ----------
+    Holzmueller, D., Grinsztajn, L. and Steinwart, I. (2024). Better by default: strong pre-tuned MLPs and boosted trees
+    on tabular data. NeurIPS. (coslog_4)
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> decay = fg.CosineLogDecay(0.5, steps=1500)
+    >>> [round(decay(step), 3) for step in (0, 41, 100, 1500)]
+    [0.0, 0.5, 0.0, 0.0]
+    """
+
+    lr: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        as_number(self.lr, "lr", above=0.0)
+        as_count(self.steps, "steps")
+
+    def __call__(self, step: int) -> float:
+        """The learning rate at this step."""
+        part = min(1.0, _whole(step) / self.steps)
+        return self.lr * (1 - math.cos(2 * math.pi * math.log2(1 + 15 * part))) / 2

@@ -16,7 +16,7 @@ parameters per epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any, NamedTuple, Protocol
@@ -30,6 +30,7 @@ from fusegrad._engine.plan import moments_pay, step_work
 from fusegrad._engine.shuffled import ExampleMajor
 from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_generator, as_number
 from fusegrad.history import ADVICE, DivergenceError, History, last_loss, record
+from fusegrad.metrics import named_metrics
 from fusegrad.optimizers import SGD, Optimizer, bind, copy_into, restore_snapshot, runs_compiled, take_snapshot
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
 
@@ -160,6 +161,34 @@ class _Snapshot(NamedTuple):
     draws: Any  # the state of the generator
 
 
+@dataclass(frozen=True)
+class FitContext:
+    """What a fit tells its callbacks: see `fusegrad.callbacks`.
+
+    Attributes
+    ----------
+    net, optimizer
+        As passed to the fit.
+    rng : numpy.random.Generator or None
+        The generator of the shuffling; None if nothing is shuffled.
+    history : History
+        Of this fit.
+    initial_epoch, epochs : int
+        As passed to the fit.
+    has_schedule, has_validation : bool
+        Whether the fit has a schedule, and validation data.
+    """
+
+    net: Any
+    optimizer: Any
+    rng: "np.random.Generator | None"
+    history: History
+    initial_epoch: int
+    epochs: int
+    has_schedule: bool
+    has_validation: bool
+
+
 @dataclass(kw_only=True)
 class FitOptions:
     """The arguments of `Sequential.fit` except the data, validated as far as possible without them."""
@@ -173,6 +202,8 @@ class FitOptions:
     schedule: Callable[[int], float] | None
     sample_weight: Any
     validation_data: tuple[Any, ...] | None
+    metrics: Iterable[Any]
+    keep_best: bool
     callbacks: Iterable[Callable[[Any, History], Any]]
     on_divergence: str
     verbose: int
@@ -194,6 +225,11 @@ class FitOptions:
             raise ValueError(f"on_divergence: expected 'raise' or 'stop', got {self.on_divergence!r}")
         if not isinstance(self.verbose, (int, np.integer)) or self.verbose not in (0, 1, 2):
             raise ValueError(f"verbose: expected 0, 1 or 2, got {self.verbose!r}")
+        self.keep_best = as_flag(self.keep_best, "keep_best")
+        self.metrics = named_metrics(self.metrics)
+        for name, wanted in (("keep_best", self.keep_best), ("metrics", self.metrics)):
+            if wanted and self.validation_data is None:
+                raise ValueError(f"{name}: expected validation_data beside it, got None")
         try:
             self.callbacks = tuple(self.callbacks)
         except TypeError:
@@ -222,6 +258,7 @@ def _cut(m: int, options: FitOptions) -> _Batches:
     shuffled, rng = options.shuffle and size < m, options.rng
     generator = as_generator(rng) if shuffled or rng is not None else None
     shared = shuffled and isinstance(rng, (np.random.Generator, np.random.BitGenerator, np.random.RandomState))
+    shared = shared or any(hasattr(callback, "on_start") for callback in options.callbacks)  # they are given it
     return _Batches(size, -(-m // size), generator if shuffled else None, not shared)
 
 
@@ -421,6 +458,14 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
     initial_epoch, callbacks, verbose = options.initial_epoch, options.callbacks, options.verbose
 
     history = History()
+    history.metrics = {name: [] for name in options.metrics}
+    context = FitContext(
+        net, options.optimizer, run.batches.rng, history, initial_epoch, options.epochs, run.schedule is not None,
+        validation is not None,
+    )  # fmt: skip
+    for callback in callbacks:
+        getattr(callback, "on_start", _nothing)(context)
+    best, best_loss = None, inf
     # A rule that runs in Python may have its own state: its epochs cannot be repeated. One by one, none has to be.
     one_by_one = validation is not None or bool(callbacks) or verbose == 2 or not run.compiled
     most = max(1, MOST_AHEAD // (1 if run.schedule is None else run.batches.per_epoch))
@@ -454,6 +499,11 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
                 if validation is not None:
                     losses["validation_loss"] = loss_of(trainee, validation)
                     history.validation_loss.append(losses["validation_loss"])
+                    if options.keep_best and losses["validation_loss"] < best_loss:
+                        best, best_loss = copy_into(best, engine.parameters), losses["validation_loss"]
+                    for name, value in measure(trainee, validation, options.metrics):
+                        losses[name] = value
+                        history.metrics[name].append(value)
                 stop = [_wants_stop(i, callback(net, history)) for i, callback in enumerate(callbacks)]
                 if any(stop):
                     stopped = history.stopped = True
@@ -467,7 +517,25 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
         if start is not None:
             run.restore(start)
         raise
+    if best is not None:
+        engine.parameters[:] = best
+    for callback in callbacks:
+        getattr(callback, "on_end", _nothing)(context)
     return history
+
+
+def _nothing(context: FitContext) -> None:
+    """For callbacks without `on_start` or `on_end`."""
+
+
+def measure(trainee: Trainee, batch: Batch, metrics: Any) -> Iterator[tuple[str, float]]:
+    """The metrics of a validated batch."""
+    if not metrics:
+        return
+    X, y, _ = _as_passed(trainee.engine, batch)
+    prediction = trainee.net.forward(X)
+    for name, metric in metrics.items():
+        yield name, as_number(metric(y, prediction), f"metrics: {name}", finite=False)
 
 
 def _wants_stop(i: int, answer: Any) -> bool:

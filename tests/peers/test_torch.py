@@ -121,9 +121,7 @@ LOSSES = {
 def classifier(name):
     """A network with this loss, data, and the targets in PyTorch's shape."""
     special = {"smoothed": fg.losses.SoftmaxCrossEntropy(0.1), "probabilities": fg.losses.SoftmaxCrossEntropy()}
-    net = perturbed(
-        fg.Linear(6, 9), fg.Tanh(), fg.Linear(9, 4), loss=special.get(name, name), l2=0.01, dtype="float64"
-    )
+    net = perturbed(fg.Linear(6, 9), fg.Tanh(), fg.Linear(9, 4), loss=special.get(name, name), l2=0.01, dtype="float64")
     rng = np.random.default_rng(3)
     X = rng.normal(size=(6, 50))
     if name == "probabilities":

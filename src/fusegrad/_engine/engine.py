@@ -78,6 +78,7 @@ class NetworkEngine:
         "packed",
         "parallel_from",
         "parameters",
+        "plain_targets",
         "small_predictor",
         "small_step",
         "squared_error",
@@ -92,6 +93,7 @@ class NetworkEngine:
         self.squared_error = (
             self.loss_compiled and loss_function.kind == 0
         )  # which the moments of the data are enough for
+        self.plain_targets = self.loss_compiled and loss_function.targets == "numbers"  # of any value
         self.classes: Classes | None = None
         if self.loss_compiled and loss_function.targets in ("classes", "probabilities"):
             self.classes = Classes(layers[-1].n_out, loss_function.targets == "classes")
@@ -161,8 +163,10 @@ class NetworkEngine:
 
         vectors: X and y may be one example, see `as_batch`. The results share no memory with the parameters.
         """
+        is_batch, n_features, n_outputs = self.kernels.is_batch, self.n_features, self.n_outputs
+        if self.plain_targets and sample_weight is None and is_batch(X, y, self.parameters, n_features, n_outputs):
+            return Batch(X, y, None)
         loss, classes = self.loss_function, self.classes
-        is_batch = self.kernels.is_batch
         if classes or not self.loss_compiled or not is_batch(X, y, self.parameters, self.n_features, self.n_outputs):
             n_targets = self.n_outputs if self.loss_compiled else None
             X, y = as_batch(X, y, self.dtype, self.n_features, n_targets, vectors=vectors, classes=classes)
@@ -283,7 +287,7 @@ class NetworkEngine:
         X, y, weights = batch
         engine = self.compiled(X.shape[1])
         # The direct call does not check targets.
-        if X.shape[1] < self.parallel_from and self.loss_function.targets == "numbers":
+        if X.shape[1] < self.parallel_from and self.plain_targets:
             self.small_step = engine
         value: float = engine.step(X, y, self.parameters, optimizer, weights)
         return value

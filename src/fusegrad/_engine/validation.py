@@ -67,15 +67,17 @@ def as_flag(value: Any, name: str) -> bool:
     return bool(value)
 
 
-def as_number(value: Any, name: str, *, least: float = -np.inf, below: float = np.inf, above: float = -np.inf) -> float:
-    """A finite number in [least, below), and greater than `above`."""
+def as_number(
+    value: Any, name: str, *, least: float = -np.inf, below: float = np.inf, above: float = -np.inf, finite: bool = True
+) -> float:
+    """A number, finite by default, in [least, below), and greater than `above`."""
     if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
         number = float(value)
     except OverflowError:  # an integer larger than any float
         value = number = np.inf
-    if not (np.isfinite(number) and least <= number < below and number > above):
+    if finite and not (np.isfinite(number) and least <= number < below and number > above):
         bounds = [f"at least {least:g}"] if least > -np.inf else []
         bounds += [f"more than {above:g}"] if above > -np.inf else []
         bounds += [f"less than {below:g}"] if below < np.inf else []

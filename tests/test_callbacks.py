@@ -1,0 +1,278 @@
+"""Early stopping, plateaus, checkpoints, logs, metrics: around fits of real networks."""
+
+import csv
+import pickle
+
+import numpy as np
+import pytest
+
+import fusegrad as fg
+
+
+def data(rng, m=120):
+    X = rng.normal(size=(3, m))
+    return X, np.sin(X).sum(axis=0, keepdims=True) + 0.3 * rng.normal(size=(1, m))
+
+
+def network(**options):
+    return fg.Sequential(fg.Linear(3, 24), fg.Tanh(), fg.Linear(24, 1), dtype="float64", rng=0, **options)
+
+
+def validation(rng):
+    X, y = data(rng)
+    return {"validation_data": (X[:, 80:], y[:, 80:])}, X[:, :80], y[:, :80]
+
+
+# ---- early stopping ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_early_stopping(restore, rng):
+    held_out, X, y = validation(rng)
+    net, stopping = network(), fg.EarlyStopping(patience=10, restore_best=restore)
+    history = net.fit(
+        X, y, optimizer=fg.Adam(0.05), epochs=5000, batch_size=16, rng=0, callbacks=[stopping], **held_out
+    )
+    losses = history.validation_loss
+    assert history.stopped
+    assert history.epochs == history.best_epoch + 12  # the best, ten that are tolerated, and one more
+    assert losses[history.best_epoch] == min(losses)
+    expected = min(losses) if restore else losses[-1]
+    assert net.loss(*held_out["validation_data"]) == expected
+
+
+def test_a_small_decrease_is_no_improvement(rng):
+    X, y = data(rng)
+    net = network()
+    history = net.fit(
+        X, y, optimizer=fg.SGD(1e-5), epochs=1000, callbacks=[fg.EarlyStopping(5, min_delta=1.0, restore_best=False)]
+    )
+    assert history.epochs == 7
+    assert history.loss == sorted(history.loss, reverse=True)
+
+
+def test_the_best_is_restored_whoever_ends_the_fit(rng):
+    held_out, X, y = validation(rng)
+    net = network()
+    history = net.fit(
+        X, y, optimizer=fg.Adam(0.05), epochs=60, batch_size=16, rng=0, callbacks=[fg.EarlyStopping(1000)], **held_out
+    )
+    assert not history.stopped
+    assert net.loss(*held_out["validation_data"]) == min(history.validation_loss) < history.validation_loss[-1]
+
+
+def test_keep_best(rng):
+    held_out, X, y = validation(rng)
+    options = {"epochs": 60, "batch_size": 16, "rng": 0, **held_out}
+    plain, kept = network(), network()
+    history = plain.fit(X, y, optimizer=fg.Adam(0.05), **options)
+    again = kept.fit(X, y, optimizer=fg.Adam(0.05), keep_best=True, **options)
+    assert again.to_dict() == history.to_dict()
+    assert kept.loss(*held_out["validation_data"]) == history.validation_loss[history.best_epoch]
+    assert plain.loss(*held_out["validation_data"]) == history.validation_loss[-1]
+    with pytest.raises(ValueError, match="keep_best: expected validation_data beside it, got None"):
+        plain.fit(X, y, optimizer=fg.Adam(0.05), epochs=1, keep_best=True)
+
+
+def test_a_stopped_and_resumed_fit_stops_where_it_would_have(tmp_path, rng):
+    """The callback is pickled beside the checkpoint: parameters, losses and the end are the same, bit for bit."""
+    held_out, X, y = validation(rng)
+    options = {"epochs": 3000, "batch_size": 16, **held_out}
+    straight = network()
+    whole = straight.fit(
+        X, y, optimizer=fg.Adam(0.05), rng=np.random.default_rng(1), callbacks=[fg.EarlyStopping(20)], **options
+    )
+    net, optimizer, generator, stopping = network(), fg.Adam(0.05), np.random.default_rng(1), fg.EarlyStopping(20)
+
+    def interrupt(net, history):
+        (tmp_path / "stopping").write_bytes(pickle.dumps(stopping))
+        net.save(tmp_path / "net", optimizer=optimizer, rng=generator)
+        return history.epochs == 15
+
+    first = net.fit(X, y, optimizer=optimizer, rng=generator, callbacks=[stopping, interrupt], **options)
+    again, optimizer, generator = fg.load_checkpoint(tmp_path / "net")
+    stopping = pickle.loads((tmp_path / "stopping").read_bytes())
+    rest = again.fit(X, y, optimizer=optimizer, rng=generator, callbacks=[stopping], initial_epoch=15, **options)
+    assert first.validation_loss + rest.validation_loss == whole.validation_loss
+    np.testing.assert_array_equal(again.parameters, straight.parameters)
+
+
+# ---- plateaus, checkpoints, logs -----------------------------------------------------------------------
+
+
+def test_reduce_on_plateau(rng):
+    X, y = data(rng)
+    net, optimizer, rates = network(), fg.SGD(0.5, momentum=0.9), []
+    plateau = fg.ReduceOnPlateau(factor=0.5, patience=3, least=0.1)
+
+    def note(net, history):
+        rates.append(optimizer.lr)
+
+    history = net.fit(X, y, optimizer=optimizer, epochs=400, callbacks=[plateau, note])
+    assert set(rates) == {0.5, 0.25, 0.125, 0.1}
+    assert rates == sorted(rates, reverse=True)
+    best, waited = np.inf, 0
+    for loss, before, after in zip(history.loss, [0.5, *rates], rates, strict=False):
+        best, waited = (loss, 0) if loss < best else (best, waited + 1)
+        assert (after < before) == (waited > 3 and before > 0.1)
+        waited = 0 if waited > 3 else waited
+    with pytest.raises(ValueError, match="schedule: expected None with ReduceOnPlateau"):
+        net.fit(X, y, optimizer=optimizer, epochs=1, callbacks=[plateau], schedule=fg.StepDecay(0.1, 10, 0.5))
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_checkpoints_are_those_of_a_fit_that_goes_on(seed, tmp_path, rng):
+    """Also if the generator is the fit's own: the checkpoint has it."""
+    X, y = data(rng)
+    net = network()
+    options = {"epochs": 10, "batch_size": 16}
+    saved = fg.Checkpoint(tmp_path / "net-{epoch}", every=4)
+    history = net.fit(X, y, optimizer=fg.Adam(0.01), rng=seed, callbacks=[saved], **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net-10", "net-4", "net-8"]
+    again, optimizer, generator = fg.load_checkpoint(tmp_path / "net-4")
+    rest = again.fit(X, y, optimizer=optimizer, rng=generator, initial_epoch=4, callbacks=[saved], **options)
+    assert rest.loss == history.loss[4:]
+    np.testing.assert_array_equal(again.parameters, net.parameters)
+    assert pickle.loads(pickle.dumps(saved)).path == saved.path
+
+
+def test_a_rule_of_ones_own_is_not_saved(tmp_path, rng):
+    class Plain:
+        def step(self, parameters, gradient):
+            parameters -= 0.01 * gradient
+
+    X, y = data(rng)
+    net = network()
+    net.fit(X, y, optimizer=Plain(), epochs=3, callbacks=[fg.Checkpoint(tmp_path / "net")])
+    assert fg.load_checkpoint(tmp_path / "net").optimizer is None
+    np.testing.assert_array_equal(fg.load(tmp_path / "net").parameters, net.parameters)
+
+
+def test_log(tmp_path, rng):
+    held_out, X, y = validation(rng)
+    path = tmp_path / "log.csv"
+    options = {"optimizer": fg.Adam(0.05), "metrics": ["mae", "r2"], "callbacks": [fg.LogCSV(path)], **held_out}
+    net = network()
+    history = net.fit(X, y, epochs=5, **options)
+    rest = net.fit(X, y, epochs=8, initial_epoch=5, **options)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
+    for name in ("loss", "validation_loss", "mae", "r2"):
+        assert [float(row[name]) for row in rows] == history.to_dict()[name] + rest.to_dict()[name]
+    assert {row["lr"] for row in rows} == {"0.05"}
+
+
+# ---- the protocol --------------------------------------------------------------------------------------
+
+
+def test_start_and_end(rng):
+    calls = []
+
+    class Notes:
+        def on_start(self, fit):
+            calls.append(("start", fit.epochs, fit.initial_epoch, fit.has_schedule, fit.has_validation, fit.rng))
+
+        def __call__(self, net, history):
+            calls.append(history.epochs)
+
+        def on_end(self, fit):
+            calls.append(("end", fit.history.epochs, fit.net is net, fit.optimizer is optimizer))
+
+    X, y = data(rng)
+    net, optimizer = network(), fg.SGD(0.1)
+    net.fit(X, y, optimizer=optimizer, epochs=2, callbacks=[Notes(), lambda net, history: None])
+    assert calls == [("start", 2, 0, False, False, None), 1, 2, ("end", 2, True, True)]
+    calls.clear()
+    generator = np.random.default_rng(0)
+    net.fit(X, y, optimizer=optimizer, epochs=1, batch_size=50, rng=generator, callbacks=[Notes()])
+    assert calls[0][-1] is generator
+    calls.clear()
+    with pytest.raises(fg.DivergenceError):
+        net.fit(X, y, optimizer=fg.SGD(1e200), epochs=9, callbacks=[Notes()])
+    assert not any(call[0] == "end" for call in calls if isinstance(call, tuple))
+
+
+def test_a_callback_that_starts_wrongly_changes_nothing(rng):
+    class Broken:
+        def on_start(self, fit):
+            raise KeyError("here")
+
+        def __call__(self, net, history):
+            pass
+
+    X, y = data(rng)
+    net, before = network(), network().parameters
+    with pytest.raises(KeyError, match="here"):
+        net.fit(X, y, optimizer=fg.SGD(0.1), epochs=1, callbacks=[Broken()])
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+# ---- metrics -------------------------------------------------------------------------------------------
+
+
+def test_metrics(rng):
+    held_out, X, y = validation(rng)
+
+    def worst(y, prediction):
+        return np.abs(y - prediction).max()
+
+    net = network()
+    history = net.fit(X, y, optimizer=fg.Adam(0.05), epochs=4, metrics=["mae", "r2", worst], **held_out)
+    X, y = held_out["validation_data"]
+    residual = y - net(X)
+    assert {name: values[-1] for name, values in history.metrics.items()} == {
+        "mae": pytest.approx(np.abs(residual).mean()),
+        "r2": pytest.approx(1 - (residual**2).sum() / ((y - y.mean()) ** 2).sum()),
+        "worst": pytest.approx(np.abs(residual).max()),
+    }
+    assert all(len(values) == 4 for values in history.metrics.values())
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "binary_cross_entropy"])
+def test_accuracy(loss, rng):
+    n_outputs = 3 if loss == "softmax_cross_entropy" else 1
+    net = fg.Sequential(fg.Linear(2, n_outputs), loss=loss, rng=0)
+    X = rng.normal(size=(2, 90))
+    y = (X[0] > 0).astype(int)
+    targets = y if n_outputs == 3 else y[np.newaxis]
+    history = net.fit(X, targets, optimizer=fg.Adam(0.1), epochs=20, metrics=["accuracy"], validation_data=(X, targets))
+    assert history.metrics["accuracy"][-1] == np.mean(net.classes(X) == y) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error", "message"),
+    [
+        ("accuracy", TypeError, "metrics: expected a list of names or functions"),
+        (["f1"], ValueError, "metrics: expected one of accuracy, mae, r2, got 'f1'"),
+        (["mae", "mae"], ValueError, "metrics: expected different names, got 'mae' twice"),
+        ([3], TypeError, "metrics: expected a list"),
+        ([lambda y, prediction: "good"], TypeError, "metrics: <lambda>: expected a number, got 'good'"),
+    ],
+)
+def test_wrong_metrics(metrics, error, message, rng):
+    X, y = data(rng)
+    with pytest.raises(error, match=message):
+        network().fit(X, y, optimizer=fg.SGD(0.1), epochs=1, metrics=metrics, validation_data=(X, y))
+    with pytest.raises((TypeError, ValueError), match="metrics: expected"):
+        network().fit(X, y, optimizer=fg.SGD(0.1), epochs=1, metrics=["mae"])
+
+
+def test_cosines():
+    decay = fg.CosineDecay(0.5, steps=110, warmup=10, floor=0.1)
+    rates = [decay(step) for step in range(150)]
+    assert rates[:10] == pytest.approx([0.05 * (step + 1) for step in range(10)])
+    assert max(rates) == rates[10] == 0.5
+    assert rates[10:111] == sorted(rates[10:111], reverse=True)
+    assert set(rates[110:]) == {0.1}
+    log = fg.CosineLogDecay(0.04, steps=1000)
+    t = np.linspace(0, 1, 1001)
+    np.testing.assert_allclose(
+        [log(step) for step in range(1001)], 0.02 * (1 - np.cos(2 * np.pi * np.log2(1 + 15 * t))), atol=1e-15
+    )
+    for make, message in (
+        (lambda: fg.CosineDecay(0.1, 10, warmup=10), "steps: expected at least 11"),
+        (lambda: fg.CosineDecay(0.1, 10, floor=0.2), "floor: expected at most lr"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
