@@ -19,7 +19,8 @@ bits on Intel and AMD, which is promised nowhere else, but 16 instead of 13 oper
 vector pipes execute).
 
 The derivative is a function of the activation alone, f' = a (1 - a), 1 - a^2, [a > 0], 1: the pre-activation is
-not stored. An activation without such a derivative (GELU, SiLU) has no place here.
+not stored. These four are compiled into the loops that need a derivative. For all others (functions.pxi) the derivative is
+written to the place of the activation first, and OTHER multiplies by it.
 """
 
 cdef enum Activation:
@@ -27,6 +28,7 @@ cdef enum Activation:
     SIGMOID
     RELU
     TANH
+    OTHER               # in a layer: its `function`; in `times_derivative`: a is the derivative
     N_ACTIVATIONS
 
 ACTIVATIONS = ("identity", "sigmoid", "relu", "tanh")     # their names, in this order
@@ -137,4 +139,6 @@ cdef inline vreal times_derivative(int kind, vreal delta, vreal a) noexcept nogi
         return delta * multiply_add(-a, a, splat(1))
     if kind == RELU:
         return where_positive(a, delta)
+    if kind == OTHER:
+        return delta * a
     return delta

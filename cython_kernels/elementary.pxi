@@ -48,6 +48,15 @@ cdef inline vreal exp_negative(vreal a) noexcept nogil:
     return e if LIFT == 0 else e * splat(1. / (<long long>1 << LIFT))
 
 
+cdef inline vreal exp_minus_one(vreal a) noexcept nogil:
+    """exp(-a) - 1, a >= 0, exact where a is small. A NaN is returned."""
+    cdef vreal place, square, r, s
+    r = reduce_range(at_most(splat(20 if sizeof(real) == 4 else 40), a), 0, &place)     # for larger a it is -1 in the dtype
+    s = power_of_two(place)
+    square = r * r
+    return fused_multiply_add(s, square * exp_polynomial(r, square), fused_multiply_add(s, r, s - splat(1)))
+
+
 cdef inline vreal exponential(vreal z) noexcept nogil:
     """exp(z) as the square of exp(z / 2), so that nothing overflows or is subnormal before the result is."""
     cdef vreal root = exp_negative(splat(0.5) * magnitude(z))

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 ACTIVATIONS: tuple[str, ...]
 LOSSES: tuple[str, ...]
+FUNCTIONS: tuple[str, ...]
+FROM_ACTIVATION: int
 RULES: dict[str, int]
 MOST_STEPS: int
 lanes: int

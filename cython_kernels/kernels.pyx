@@ -36,6 +36,7 @@ from vector cimport (
 include "threads.pxi"
 include "elementary.pxi"
 include "activations.pxi"
+include "functions.pxi"
 include "gemm/sums.pxi"
 include "gemm/micro_tile.pxi"
 include "gemm/packing.pxi"

@@ -1,13 +1,14 @@
 """Print the polynomials of ``cython_kernels/elementary.pxi`` (needs ``pip install mpmath``).
 
 exp(r) = 1 + r + r^2 q(r) on |r| <= log(2)/2, and log((1 + s) / (1 - s)) = 2 s (1 + w q(w)), w = s^2, for the
-fractions from sqrt(1/2) to sqrt(2). The coefficients of q are those that minimise the largest error relative to the
+fractions from sqrt(1/2) to sqrt(2); of functions.pxi, (1 + 2 t) erfcx(t) in q = (t - k) / (t + k).
+The coefficients of q are those that minimise the largest error relative to the
 function, found by Remez exchange in 60 digits and rounded once to the dtype.
 """
 
 from collections.abc import Callable
 
-from mpmath import atanh, exp, linspace, log, lu_solve, matrix, mp, mpf, sqrt
+from mpmath import atanh, erfc, exp, linspace, log, lu_solve, matrix, mp, mpf, sqrt
 
 mp.dps = 60
 HALF = log(2) / 2 * (1 + mpf(2) ** -10)  # a little room for the rounding of the reduction
@@ -61,10 +62,25 @@ if __name__ == "__main__":
         """The polynomial of log, exactly."""
         return (atanh(sqrt(w)) / sqrt(w) - 1) / w
 
+    def of_erfcx(k: int) -> Function:
+        """The polynomial of erfcx, exactly."""
+
+        def function(q: mpf) -> mpf:
+            t = k * (1 + q) / (1 - q)
+            return (1 + 2 * t) * exp(t * t) * erfc(t)
+
+        return function
+
+    def end(k: int, largest: int) -> mpf:
+        """The q of the largest t."""
+        return mpf(largest - k) / (largest + k)
+
     cases = (
         ("exp, float32", np.float32, of_exp, lambda r: r**2 / exp(r), -HALF, HALF, 4),
         ("exp, float64", np.float64, of_exp, lambda r: r**2 / exp(r), -HALF, HALF, 9),
         ("log, float32", np.float32, of_log, lambda w: w, mpf(0), LARGEST_SQUARE, 2),
+        ("erfcx, float32", np.float32, of_erfcx(2), lambda q: 1 / of_erfcx(2)(q), mpf(-1), end(2, 10), 10),
+        ("erfcx, float64", np.float64, of_erfcx(4), lambda q: 1 / of_erfcx(4)(q), mpf(-1), end(4, 28), 22),
         ("log, float64", np.float64, of_log, lambda w: w, mpf(0), LARGEST_SQUARE, 6),
     )
     for name, dtype, wanted, weight, low, high, degree in cases:

@@ -117,7 +117,7 @@ def reference(net, X, y):
         z = fg.reference.dense_forward(weight, x, bias)
         if activation == "relu":
             smooth &= (np.abs(z) > 8 * np.finfo(net.dtype).eps * np.abs(z).max()).all(axis=0)
-        x = fg.reference.ACTIVATIONS[activation](z)
+        x = fg.reference.activate(activation, z)
     return SimpleNamespace(
         loss=loss,
         loss_scale=loss + np.sqrt(loss * (x * x).sum() / X.shape[1]),

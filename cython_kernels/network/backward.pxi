@@ -145,7 +145,7 @@ cdef void backward_single_output(
     gradient of that layer's bias. 6 % of a step of a two-layer network.
     """
     single_output_of(
-        N_ACTIVATIONS, single_output_by, activation, weight, delta, x, layer.n_in, n_panels, weight_gradient, bias_gradient)
+        OTHER, single_output_by, activation, weight, delta, x, layer.n_in, n_panels, weight_gradient, bias_gradient)
 
 
 # ---- through any layer ------------------------------------------------------------------------------

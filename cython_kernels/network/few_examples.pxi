@@ -112,11 +112,11 @@ cdef void multiply_narrow(
 
 cdef void few_forward(
     Layer* layer, const real* weight, const real* bias, const real* x, Py_ssize_t x_row, real* a, Py_ssize_t n,
-    real* narrow, Interrupt* interrupt, int thread,
+    real* narrow, real* derivatives, Interrupt* interrupt, int thread,
 ) noexcept nogil:
     """a (n, n_out) = f(W x + b) of n examples, rows x_row apart. a has room for whole vectors.
 
-    narrow: room for (n_in + n_out, LANES), see `narrow_scratch`.
+    narrow: room for (n_in + n_out, LANES), see `narrow_scratch`. derivatives: f', unless that is NULL.
     """
     cdef Py_ssize_t n_in = layer.n_in, n_out = layer.n_out, e, i
     cdef ColumnProduct columns
@@ -138,7 +138,7 @@ cdef void few_forward(
     if layer.activation != IDENTITY:
         for i in range(n * n_out, ceil_div(n * n_out, LANES) * LANES):
             a[i] = 0
-        activate(<int>layer.activation, a, a, ceil_div(n * n_out, LANES) * LANES)
+        activate_layer(layer, a, ceil_div(n * n_out, LANES) * LANES, derivatives)
 
 
 cdef real* narrow_scratch(Network* network, Py_ssize_t count, real* scratch) noexcept nogil:
@@ -150,9 +150,10 @@ cdef real* narrow_scratch(Network* network, Py_ssize_t count, real* scratch) noe
 
 
 cdef real* few_forward_pass(
-    Network* network, Py_ssize_t first, Py_ssize_t count, real* scratch, Rows* x, Interrupt* interrupt, int thread,
+    Network* network, Py_ssize_t first, Py_ssize_t count, real* scratch, bint wanted, Rows* x,
+    Interrupt* interrupt, int thread,
 ) noexcept nogil:
-    """The activations follow each other in scratch, after room for x; returns the last."""
+    """The activations follow each other in scratch, after room for x; returns the last. wanted: derivatives are stored."""
     cdef Py_ssize_t i
     cdef real* narrow = narrow_scratch(network, count, scratch)
     cdef real* a = read_examples(network, first, count, scratch, x)
@@ -165,7 +166,7 @@ cdef real* few_forward_pass(
         else:
             few_forward(
                 &network.layers[i], weight_of(network, i), bias_of(network, i), below.data, below.row, a, count,
-                narrow, interrupt, thread)
+                narrow, derivatives_of(&network.layers[i], scratch) if wanted else NULL, interrupt, thread)
         below = Rows(a, network.layers[i].n_out)
     return a
 
@@ -188,12 +189,12 @@ cdef void few_predict(
         width = layer.n_out
         # A few dot products read the weights faster from memory: their rows are several streams.
         if packed == NULL or (n <= DOT_TOGETHER and comes_from_memory(layer.n_out, layer.n_in)):
-            few_forward(layer, weight_of(network, i), bias_of(network, i), x.data, x.row, a, n, narrow, interrupt, thread)
+            few_forward(layer, weight_of(network, i), bias_of(network, i), x.data, x.row, a, n, narrow, NULL, interrupt, thread)
         else:
             width = panels(layer.n_out) * PANEL
             product = PackedProduct(packed, layer.n_in, layer.n_out, x.data, x.row, a, width)
             multiply_packed(&product, n, interrupt, thread)
-            activate(<int>layer.activation, a, a, n * width)
+            activate_layer(layer, a, n * width, NULL)
         if packed != NULL:
             packed += packed_size(layer.n_out, layer.n_in)
         x = Rows(a, width)
@@ -321,11 +322,19 @@ cdef void few_delta_below(
         round_totals(totals, below, count * n_in, below)
 
 
-cdef void times_derivatives(int activation, const real* a, real* delta, Py_ssize_t n) noexcept nogil:
-    """delta *= f'(a), whole vectors."""
+cdef void times_derivatives(const Layer* layer, real* a, real* delta, Py_ssize_t n, real* scratch) noexcept nogil:
+    """delta *= f' of a layer's activations a, whole vectors. If that is OTHER, a is still needed: for the gradient of W."""
     cdef Py_ssize_t i = 0
+    cdef vreal slope
+    if layer.activation == OTHER and layer.derivatives >= 0:
+        multiply_by(delta, scratch + layer.derivatives, ceil_div(n, LANES) * LANES)
+        return
     while i < n:
-        store(delta + i, times_derivative(activation, load(delta + i), load(a + i)))
+        if layer.activation == OTHER:
+            differentiate_function(<int>layer.function, <real>layer.parameter, a + i, <real*>&slope, LANES)
+            store(delta + i, load(delta + i) * slope)
+        else:
+            store(delta + i, times_derivative(<int>layer.activation, load(delta + i), load(a + i)))
         i += LANES
 
 
@@ -335,7 +344,7 @@ cdef double few_losses(
     """The loss of a few examples; their outputs `top` (count, n_outputs) become deltas. y: room for targets. panel: for panels
     of outputs, targets and weights."""
     cdef Layer* layer = &network.layers[network.n_layers - 1]
-    cdef int activation = <int>layer.activation
+    cdef int activation = direct_activation(layer)
     cdef Py_ssize_t n = layer.n_out
     cdef Py_ssize_t width = panels(count) * PANEL
     cdef Matrix rows = Matrix(<char*>top, n, count, sizeof(real), n * sizeof(real))
@@ -370,7 +379,7 @@ cdef double few_deltas(
     """
     cdef Py_ssize_t i = network.n_layers - 1, place
     cdef Layer* layer = &network.layers[i]
-    cdef real* top = few_forward_pass(network, first, count, scratch, &p.lowest, interrupt, thread)
+    cdef real* top = few_forward_pass(network, first, count, scratch, wanted, &p.lowest, interrupt, thread)
     cdef real* y = top + whole_panels(count * layer.n_out)
     cdef double* totals
     cdef const real* delta = top
@@ -385,13 +394,15 @@ cdef double few_deltas(
     loss = few_losses(network, first, count, weight, top, y, p.deltas)
     if not wanted:
         return loss
+    if layer.activation == OTHER:
+        multiply_by(top, scratch + layer.derivatives, ceil_div(count * layer.n_out, LANES) * LANES)
     while (i > 0 or network.input_gradient.data != NULL) and i >= 0 and not is_raised(&interrupt.stop):
         layer = &network.layers[i]
         place -= whole_panels(count * layer.n_in)
         below = p.deltas + place
         few_delta_below(layer, weight_of(network, i), delta, count, below, totals, interrupt, thread)
         if i > 0:
-            times_derivatives(<int>network.layers[i - 1].activation, scratch + place, below, count * layer.n_in)
+            times_derivatives(&network.layers[i - 1], scratch + place, below, count * layer.n_in, scratch)
         else:
             unpack_examples(below, layer.n_in, network.input_gradient, first, count)
         delta = below

@@ -87,7 +87,7 @@ cdef void fold_parameters(
             count = minimum(FOLD_PANELS, n_panels - p)
             inputs = of_tile(tile + p * member.n_in * PANEL, member.n_in)
             dense_forward(
-                member, parameters + member.weight, NULL, &inputs, above + p * member.n_out * PANEL, count)
+                member, parameters + member.weight, NULL, &inputs, above + p * member.n_out * PANEL, count, NULL)
             if check_interrupt(interrupt, 0, member.n_in * member.n_out * count * PANEL):
                 return
             p += count

@@ -111,9 +111,10 @@ cdef void forward_deep(
 
 
 cdef void dense_forward(
-    Layer* layer, const real* weight, const real* bias, const Features* inputs, real* a, Py_ssize_t n_panels,
+    Layer* layer, const real* weight, const real* bias, const Features* inputs, real* a, Py_ssize_t n_panels, real* derivatives,
 ) noexcept nogil:
-    """a = f(W x + b); bias may be NULL. inputs: a tile, or perhaps X in place if there is a single output."""
+    """a = f(W x + b); bias may be NULL. inputs: a tile, or perhaps X in place if there is a single output. derivatives: f',
+    unless that is NULL."""
     cdef Features x = inputs[0]
     cdef Py_ssize_t p = 0, i = 0, n_in = layer.n_in, rows
     cdef bint in_place
@@ -126,7 +127,7 @@ cdef void dense_forward(
         else:
             forward_deep(in_place, n_in, weight, bias, inputs, a, n_panels)
         if layer.activation != IDENTITY:
-            activate(<int>layer.activation, a, a, n_panels * PANEL)
+            activate_layer(layer, a, n_panels * PANEL, derivatives)
         return
     rows = weight_rows(layer.n_out, n_in)
     left = Left(weight, n_in, 1)
@@ -140,7 +141,7 @@ cdef void dense_forward(
         for p in range(n_panels):
             out.data = a + (p * layer.n_out + i) * PANEL
             forward_panel(rows, n_in, &left, Right(x.data + p * x.panel, PANEL), &out)
-            activate(<int>layer.activation, out.data, out.data, rows * PANEL)
+            activate_layer(layer, out.data, rows * PANEL, NULL if derivatives == NULL else derivatives + (out.data - a))
         left.data += rows * n_in
         if bias != NULL:
             out.bias += rows

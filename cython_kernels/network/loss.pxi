@@ -289,7 +289,7 @@ cdef double squared_error_stage(
     int activation, Py_ssize_t n_outputs, Py_ssize_t count, real weight, real* outputs, const real* y, const real* weights,
 ) noexcept nogil:
     cdef double value
-    squared_error_as(N_ACTIVATIONS, squared_error_of, activation, n_outputs, count, weight, outputs, y, weights, &value)
+    squared_error_as(OTHER, squared_error_of, activation, n_outputs, count, weight, outputs, y, weights, &value)
     return value
 
 

@@ -35,11 +35,11 @@ cdef inline Features inputs(Network* network, Py_ssize_t first, Py_ssize_t count
 
 
 cdef inline real* forward_tile(
-    Network* network, const Features* lowest, Py_ssize_t first, Py_ssize_t count, real* scratch,
+    Network* network, const Features* lowest, Py_ssize_t first, Py_ssize_t count, real* scratch, bint wanted,
 ) noexcept nogil:
     """The forward pass of a tile. scratch: x, then the activations of each layer. Returns those of the last layer.
 
-    lowest: the input of the first layer, by its address, see README.md on structs.
+    lowest: the input of the first layer, by its address, see README.md on structs. wanted: the derivatives are stored, too.
     """
     cdef Py_ssize_t i
     cdef real* a = scratch
@@ -50,7 +50,9 @@ cdef inline real* forward_tile(
         if network.outputs.data != NULL:
             pack_tile(network.outputs, network.order, first, count, a)
         else:
-            dense_forward(&network.layers[i], weight_of(network, i), bias_of(network, i), x, a, panels(count))
+            dense_forward(
+                &network.layers[i], weight_of(network, i), bias_of(network, i), x, a, panels(count),
+                derivatives_of(&network.layers[i], scratch) if wanted else NULL)
         below = of_tile(a, network.layers[i].n_out)
         x = &below
     return a
@@ -65,6 +67,14 @@ cdef inline const real* values_of(
     if not network.tile_is_packed:
         pack_tile(m[0], network.order, first, count, tile)
     return tile
+
+
+cdef void write_derivatives(const Layer* layer, real* a, Py_ssize_t n, real* scratch) noexcept nogil:
+    """The derivatives of a layer whose activation is OTHER overwrite its activations."""
+    if layer.derivatives < 0:
+        differentiate_function(<int>layer.function, <real>layer.parameter, a, a, n)
+    else:
+        memcpy(a, scratch + layer.derivatives, n * sizeof(real))
 
 
 cdef double sum_of_weights(Network* network, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
@@ -105,20 +115,22 @@ cdef double gradient_tile(
     ):
         y = values_of(network, &network.y, first, count, scratch + layer.n_in * network.tile)
         return line_tile(network, lowest, y, count, weight, gradient)
-    delta = forward_tile(network, &lowest, first, count, scratch)
+    delta = forward_tile(network, &lowest, first, count, scratch, gradient.data != NULL)
     y = values_of(network, &network.y, first, count, delta + layer.n_out * network.tile)
     first_transposed = transposed = delta + (2 * layer.n_out + 1) * network.tile
     if network.layers[0].transposed:
         transposed += panels(network.layers[0].n_in) * PANEL * network.tile
     if network.y_is_gradient:
-        given_stage(<int>layer.activation, layer.n_out, count, delta, y)
+        given_stage(direct_activation(layer), layer.n_out, count, delta, y)
     else:
-        outputs = OutputTile(delta, layer.n_out, count, <int>layer.activation, y, network.y.rows, NULL)
+        outputs = OutputTile(delta, layer.n_out, count, direct_activation(layer), y, network.y.rows, NULL)
         if network.weights.data != NULL:
             outputs.weights = values_of(network, &network.weights, first, count, delta + 2 * layer.n_out * network.tile)
         loss = loss_stage(&network.loss, &outputs, weight)
     if gradient.data == NULL:
         return loss
+    if layer.activation == OTHER:
+        multiply_by(delta, scratch + layer.derivatives, layer.n_out * n_panels * PANEL)
     if layer.bias >= 0:
         add_examples(delta, layer.n_out, n_panels, GradientSum(gradient.data + layer.bias, 0, gradient.overwrite))
     while i >= 0:
@@ -128,7 +140,7 @@ cdef double gradient_tile(
         below = GradientSum(NULL, 0, gradient.overwrite)
         if i > 0:
             below.data = at(gradient.data, network.layers[i - 1].bias)
-        if i > 0 and layer.n_out == 1:
+        if i > 0 and layer.n_out == 1 and network.layers[i - 1].activation != OTHER:
             backward_single_output(
                 layer, weight_of(network, i), delta, x, n_panels, <int>network.layers[i - 1].activation, here, below)
             delta = x
@@ -141,6 +153,8 @@ cdef double gradient_tile(
         seen = of_tile(x, layer.n_in)
         dense_backward(layer, &lowest if i == 0 else &seen, delta, n_panels, here, transposed)
         if i > 0:
+            if network.layers[i - 1].activation == OTHER:
+                write_derivatives(&network.layers[i - 1], x, layer.n_in * n_panels * PANEL, scratch)
             delta_below(layer, weight_of(network, i), delta, x, n_panels, <int>network.layers[i - 1].activation)
             if below.data != NULL:
                 add_examples(x, layer.n_in, n_panels, below)

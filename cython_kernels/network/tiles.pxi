@@ -20,6 +20,9 @@ cdef struct Layer:
     int64 weight            # offsets of W and b in the flat parameters; b: -1 if there is none
     int64 bias
     int64 transposed        # the gradient of W is summed 1: transposed, 0: lane-wise (weight_gradient.pxi)
+    int64 function          # if the activation is OTHER: see `Function`
+    double parameter        # its parameter
+    int64 derivatives       # its derivatives are stored from this element of the scratch memory on; -1: not stored
 
 
 cdef struct Features:
@@ -86,6 +89,30 @@ cdef inline const real* weight_of(Network* network, Py_ssize_t layer) noexcept n
 
 cdef inline const real* bias_of(Network* network, Py_ssize_t layer) noexcept nogil:
     return at(<real*>network.parameters, network.layers[layer].bias)
+
+
+cdef inline int direct_activation(const Layer* layer) noexcept nogil:
+    """The activation whose derivative the loss stage takes; that of an OTHER is multiplied by afterwards."""
+    return IDENTITY if layer.activation == OTHER else <int>layer.activation
+
+
+cdef inline void activate_layer(const Layer* layer, real* a, Py_ssize_t n, real* derivatives) noexcept nogil:
+    """a = f(a), n a multiple of LANES; derivatives: where those of this a are stored, or NULL."""
+    if layer.activation == OTHER:
+        apply_function(<int>layer.function, <real>layer.parameter, a, derivatives, n)
+    else:
+        activate(<int>layer.activation, a, a, n)
+
+
+cdef inline real* derivatives_of(const Layer* layer, real* scratch) noexcept nogil:
+    return NULL if layer.derivatives < 0 else scratch + layer.derivatives
+
+
+cdef void multiply_by(real* x, const real* derivatives, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i < n:
+        store(x + i, load(x + i) * load(derivatives + i))
+        i += LANES
 
 
 # ---- packing and unpacking ---------------------------------------------------------------------------

@@ -405,7 +405,7 @@ cdef void predict_tile(void* data, int thread, Py_ssize_t tile) noexcept nogil:
     if is_raised(&job.interrupt.stop):
         return
     lowest = inputs(network, place, count, scratch)
-    outputs = forward_tile(network, &lowest, place, count, scratch)
+    outputs = forward_tile(network, &lowest, place, count, scratch, False)
     to_probabilities(job.link, job.out.rows, panels(count), outputs)
     unpack_tile(outputs, job.out, place, count)
     check_interrupt(&job.interrupt, thread, network.n_parameters * network.tile)

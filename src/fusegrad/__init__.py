@@ -16,7 +16,7 @@ from fusegrad.callbacks import Checkpoint, EarlyStopping, LogCSV, ReduceOnPlatea
 from fusegrad.checkpoints import LoadedCheckpoint, load, load_checkpoint
 from fusegrad.course import MultivariateRegression, TwoLayerLinear, TwoLayerSigmoid, UnivariateRegression
 from fusegrad.history import DivergenceError, History
-from fusegrad.layers import Identity, Linear, ReLU, Sigmoid, Tanh
+from fusegrad.layers import ELU, GELU, SELU, Identity, LeakyReLU, Linear, Mish, ReLU, Sigmoid, SiLU, Softplus, Tanh
 from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from fusegrad.predictor import Predictor
@@ -25,6 +25,9 @@ from fusegrad.schedules import CosineDecay, CosineLogDecay, ExponentialDecay, In
 __version__ = "0.1.0"
 
 __all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
     "SGD",
     "Adagrad",
     "Adam",
@@ -38,9 +41,11 @@ __all__ = [
     "History",
     "Identity",
     "InverseTimeDecay",
+    "LeakyReLU",
     "Linear",
     "LoadedCheckpoint",
     "LogCSV",
+    "Mish",
     "MultivariateRegression",
     "Optimizer",
     "Predictor",
@@ -48,7 +53,9 @@ __all__ = [
     "ReLU",
     "ReduceOnPlateau",
     "Sequential",
+    "SiLU",
     "Sigmoid",
+    "Softplus",
     "StepDecay",
     "Tanh",
     "TwoLayerLinear",

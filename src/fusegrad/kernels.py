@@ -14,6 +14,7 @@ from fusegrad._engine.dispatch import by_dtype
 from fusegrad._engine.plan import (
     THREAD_WORK,
     Dense,
+    Shape,
     allowed_threads,
     make_plan,
     stack_layers,
@@ -353,7 +354,7 @@ def _one_layer(weight: Array, bias: Any) -> Array:
 
 
 def _engine(weight: Array, activation: str, bias: bool, m: int) -> Any:
-    layers = stack_layers([(weight.shape[1], weight.shape[0], activation, bias)])
+    layers = stack_layers([Shape(weight.shape[1], weight.shape[0], activation, bias)])
     return _make_engine(layers, weight.dtype, m, allowed_threads(step_work(layers, m)))
 
 

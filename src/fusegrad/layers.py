@@ -6,7 +6,8 @@ from math import sqrt
 from typing import Any, ClassVar
 
 from fusegrad._engine.files import parse_json
-from fusegrad._engine.validation import as_count, as_flag
+from fusegrad._engine.plan import Shape
+from fusegrad._engine.validation import as_count, as_flag, as_number
 
 
 class Layer:
@@ -79,8 +80,13 @@ class Activation(Layer):
     __slots__ = ()
     name: ClassVar[str]
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {}
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
 
 
 class Identity(Activation):
@@ -146,28 +152,247 @@ class Tanh(Activation):
     name = "tanh"
 
 
+class LeakyReLU(Activation):
+    """The leaky rectifier, a = z where z > 0, else slope z; its derivative is 1 or the slope.
+
+    Element by element, z and a ``(n_outputs, m)``; NaN propagates.
+
+    Parameters
+    ----------
+    slope : float, default 0.01
+        At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `slope` is not such a number.
+
+    References
+    ----------
+    Maas, A. L., Hannun, A. Y. and Ng, A. Y. (2013). Rectifier nonlinearities improve neural network acoustic models.
+    ICML.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.Sequential(fg.Linear(3, 8), fg.LeakyReLU(0.1), fg.Linear(8, 1))
+    """
+
+    __slots__ = ("_slope",)
+    name = "leaky_relu"
+
+    def __init__(self, slope: float = 0.01) -> None:
+        self._slope = as_number(slope, "slope", least=0.0)
+
+    @property
+    def slope(self) -> float:
+        """The derivative for negative z."""
+        return self._slope
+
+    @property
+    def arguments(self) -> dict[str, float]:
+        """The arguments of the constructor."""
+        return {"slope": self._slope}
+
+
+class ELU(Activation):
+    """The exponential linear unit, a = z where z > 0, else alpha (exp(z) - 1); its derivative is 1 or a + alpha.
+
+    Element by element, z and a ``(n_outputs, m)``; NaN propagates.
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
+        More than 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `alpha` is not such a number.
+
+    References
+    ----------
+    Clevert, D.-A., Unterthiner, T. and Hochreiter, S. (2016). Fast and accurate deep network learning by exponential
+    linear units. ICLR.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.Sequential(fg.Linear(3, 8), fg.ELU(), fg.Linear(8, 1))
+    """
+
+    __slots__ = ("_alpha",)
+    name = "elu"
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self._alpha = as_number(alpha, "alpha", above=0.0)
+
+    @property
+    def alpha(self) -> float:
+        """Minus the limit for very negative z."""
+        return self._alpha
+
+    @property
+    def arguments(self) -> dict[str, float]:
+        """The arguments of the constructor."""
+        return {"alpha": self._alpha}
+
+
+class SELU(Activation):
+    """The scaled exponential linear unit: 1.0507 times `ELU` with alpha 1.6733. It keeps mean and variance.
+
+    Element by element, z and a ``(n_outputs, m)``; NaN propagates. The default initial weights have variance 1 / n.
+
+    References
+    ----------
+    Klambauer, G. et al. (2017). Self-normalizing neural networks. NeurIPS.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.Sequential(fg.Linear(3, 8), fg.SELU(), fg.Linear(8, 1))
+    """
+
+    __slots__ = ()
+    name = "selu"
+
+
+class Softplus(Activation):
+    """The smooth rectifier, a = log(1 + exp(z)), with derivative sigmoid(z) = 1 - exp(-a).
+
+    Element by element, z and a ``(n_outputs, m)``; nothing overflows, and NaN propagates.
+
+    References
+    ----------
+    Dugas, C. et al. (2001). Incorporating second-order functional knowledge for better option pricing. NIPS.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.Sequential(fg.Linear(3, 8), fg.Softplus(), fg.Linear(8, 1))
+    """
+
+    __slots__ = ()
+    name = "softplus"
+
+
+class SiLU(Activation):
+    """The sigmoid linear unit (swish), a = z sigmoid(z).
+
+    Element by element, z and a ``(n_outputs, m)``. The derivative needs z: steps store it beside a.
+
+    References
+    ----------
+    Elfwing, S., Uchibe, E. and Doya, K. (2018). Sigmoid-weighted linear units. Neural Networks 107.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.Sequential(fg.Linear(3, 8), fg.SiLU(), fg.Linear(8, 1))
+    """
+
+    __slots__ = ()
+    name = "silu"
+
+
+class Mish(Activation):
+    """a = z tanh(log(1 + exp(z))).
+
+    Element by element, z and a ``(n_outputs, m)``. The derivative needs z: steps store it beside a.
+
+    References
+    ----------
+    Misra, D. (2020). Mish: a self regularized non-monotonic activation function. BMVC.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.Sequential(fg.Linear(3, 8), fg.Mish(), fg.Linear(8, 1))
+    """
+
+    __slots__ = ()
+    name = "mish"
+
+
+class GELU(Activation):
+    """The Gaussian error linear unit, a = z Phi(z), with the cumulative normal distribution Phi; exact by default.
+
+    Element by element, z and a ``(n_outputs, m)``. The derivative needs z: steps store it beside a.
+
+    Parameters
+    ----------
+    approximate : {"none", "tanh"}, default "none"
+        "tanh": z (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) / 2, as some networks were trained with.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither of these.
+
+    References
+    ----------
+    Hendrycks, D. and Gimpel, K. (2016). Gaussian error linear units. arXiv:1606.08415.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.Sequential(fg.Linear(3, 8), fg.GELU(), fg.Linear(8, 1))
+    """
+
+    __slots__ = ("_approximate",)
+
+    def __init__(self, approximate: str = "none") -> None:
+        if not isinstance(approximate, str):
+            raise TypeError(f"approximate: expected 'none' or 'tanh', got {approximate!r}")
+        if approximate not in ("none", "tanh"):
+            raise ValueError(f"approximate: expected 'none' or 'tanh', got {approximate!r}")
+        self._approximate = approximate
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The name of the function in the kernels."""
+        return "gelu" if self._approximate == "none" else "gelu_tanh"
+
+    @property
+    def approximate(self) -> str:
+        """Which of the two functions."""
+        return self._approximate
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {} if self._approximate == "none" else {"approximate": self._approximate}
+
+
+#: The activations that are compiled into other loops; `fusegrad.kernels` has them as functions.
 ACTIVATIONS: dict[str, type[Activation]] = {layer.name: layer for layer in (Identity, Sigmoid, ReLU, Tanh)}
+#: How a file names each activation.
+BY_NAME: dict[str, type[Activation]] = {
+    **ACTIVATIONS,
+    **{layer.name: layer for layer in (LeakyReLU, ELU, SELU, Softplus, SiLU, Mish)},
+    "gelu": GELU,
+}
 
 
-def shapes_of(layers: tuple[Layer, ...]) -> list[tuple[int, int, str, bool]]:
-    """(n_in, n_out, activation, bias) of each dense layer: a Linear and the activation after it."""
-    shapes: list[tuple[int, int, str, bool]] = []
+def shapes_of(layers: tuple[Layer, ...]) -> list[Shape]:
+    """The shape of each dense layer: a Linear and the activation after it."""
+    shapes: list[Shape] = []
     for i, layer in enumerate(layers):
         if isinstance(layer, Linear):
             if shapes and layer.in_features != shapes[-1][1]:
                 raise ValueError(
                     f"layers[{i}]: expected {shapes[-1][1]} in_features, the outputs of the layer before, got {layer!r}"
                 )
-            shapes.append((layer.in_features, layer.out_features, "identity", layer.bias))
+            shapes.append(Shape(layer.in_features, layer.out_features, "identity", layer.bias))
         elif not isinstance(layer, Activation):
             raise TypeError(f"layers[{i}]: expected a fusegrad layer such as Linear or Sigmoid, got {layer!r}")
         elif not shapes:
             raise ValueError(f"layers[{i}]: expected a Linear first, got {layer!r}")
         elif not isinstance(layer, Identity):
-            n_in, n_out, activation, bias = shapes[-1]
-            if activation != "identity":
+            if shapes[-1].activation != "identity":
                 raise ValueError(f"layers[{i}]: expected a Linear between two activations, got {layer!r}")
-            shapes[-1] = (n_in, n_out, layer.name, bias)
+            (parameter,) = [value for value in layer.arguments.values() if isinstance(value, float)] or [0.0]
+            shapes[-1] = shapes[-1]._replace(activation=layer.name, parameter=parameter)
     if not shapes:
         raise ValueError("layers: expected at least one Linear, got none")
     return shapes
@@ -180,7 +405,8 @@ def describe_layers(layers: Sequence[Layer]) -> str:
         if isinstance(layer, Linear):
             described.append(["linear", layer.in_features, layer.out_features, layer.bias])
         elif isinstance(layer, Activation):
-            described.append([layer.name])
+            arguments = [layer.arguments] if layer.arguments else []
+            described.append(["gelu" if isinstance(layer, GELU) else layer.name, *arguments])
     return json.dumps(described)
 
 
@@ -192,7 +418,8 @@ def build_layers(description: str) -> list[Layer]:
             n_in, n_out, bias = arguments
             layers.append(Linear(n_in, n_out, bias=bias))
         else:
-            layers.append(ACTIVATIONS[name]())
+            (options,) = arguments or [{}]
+            layers.append(BY_NAME[name](**options))
     return layers
 
 
@@ -206,6 +433,8 @@ def initial_bounds(init: str, activation: str, n_in: int, n_out: int) -> tuple[f
     The default is the best one for each activation: see docs/initial-weights.md.
     """
     torch, he = 1 / sqrt(n_in), sqrt(6 / n_in)
+    if (init, activation) == ("default", "selu"):
+        return sqrt(3 / n_in), 0.0  # LeCun's, which self-normalization asks for
     match init, activation:
         case "glorot_uniform", _:
             return sqrt(6 / (n_in + n_out)), 0.0

@@ -11,6 +11,7 @@ import numpy as np
 
 from fusegrad._engine.dispatch import by_dtype
 from fusegrad._engine.files import parse_json
+from fusegrad._engine.plan import Shape
 from fusegrad._engine.validation import Array, as_flag, as_number
 
 __all__ = [
@@ -399,9 +400,9 @@ def build_loss(description: str) -> Loss:
     return BUILT_IN[described["name"]](**described["arguments"])
 
 
-def check_logits(loss: Loss, shapes: list[tuple[int, int, str, bool]]) -> None:
-    """Raise unless the last layer of (n_in, n_out, activation, bias) has the outputs that a loss of logits takes."""
-    _, n_outputs, activation, _ = shapes[-1]
+def check_logits(loss: Loss, last: Shape) -> None:
+    """Raise unless the last layer has the outputs that a loss of logits takes."""
+    n_outputs, activation = last.n_out, last.activation
     if activation != "identity":
         raise ValueError(
             f"loss: expected no activation behind the last Linear, since {loss!r} takes logits, got {activation}; "

@@ -21,7 +21,7 @@ class Module:
     def _set_up(self, layers: tuple[Layer, ...], dtype: "np.dtype[Any]", loss_function: Any, l2: float) -> None:
         shapes = shapes_of(layers)
         if getattr(loss_function, "takes_logits", False):
-            check_logits(loss_function, shapes)
+            check_logits(loss_function, shapes[-1])
         self._layers = layers
         self._engine = NetworkEngine(stack_layers(shapes), dtype, loss_function, l2)
         self._layout = describe_layers(layers)  # by which an optimizer identifies its network

@@ -76,6 +76,7 @@ class Sequential(Module):
     ``init``                   bound of W         bound of b
     =========================  =================  ===========
     "default", tanh or ReLU    1 / sqrt(n)        1 / sqrt(n)
+    "default", SELU            sqrt(3 / n)        0
     "default", sigmoid         sqrt(6 / n)        1 / sqrt(n)
     "default", no activation   1 / sqrt(n)        0
     "glorot_uniform"           sqrt(6 / (n + k))  0
@@ -83,8 +84,10 @@ class Sequential(Module):
     "torch"                    1 / sqrt(n)        1 / sqrt(n)
     =========================  =================  ===========
 
-    The default trained best on twelve regression problems, by the losses on training and held-out data
-    together: docs/initial-weights.md. "he_uniform" keeps the size of the activations through many layers of ReLU.
+    The default of sigmoid, tanh and ReLU trained best on twelve regression problems, by the losses on training and
+    held-out data together: docs/initial-weights.md. Other activations have that of ReLU; SELU has LeCun's weights of
+    variance 1 / n, which its self-normalization needs. "he_uniform" keeps the size of the activations through many
+    layers of ReLU.
 
     Every method that computes releases the GIL, unless it takes only a few microseconds. It uses as many threads as
     `set_num_threads` allows and as are worthwhile for the work. The number of threads changes no bit of a result.
@@ -96,6 +99,7 @@ class Sequential(Module):
     Glorot, X. and Bengio, Y. (2010). Understanding the difficulty of training deep feedforward neural
     networks. AISTATS. ("glorot_uniform")
     He, K. et al. (2015). Delving deep into rectifiers. ICCV. ("he_uniform")
+    Klambauer, G. et al. (2017). Self-normalizing neural networks. NeurIPS. (SELU)
     LeCun, Y. et al. (1998). Efficient backprop. In Neural networks: tricks of the trade. Springer. (1 / sqrt(n))
     PyTorch's documentation of ``torch.nn.Linear``. ("torch")
 

@@ -5,6 +5,7 @@ array or None; `layers_of` makes it from a `fusegrad.Sequential`. Shapes are (fe
 Everything is computed in the dtype of the arguments.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ import numpy as np
 
 from fusegrad._engine.validation import Array
 
-DenseLayer = tuple[Array, Array | None, str]
+#: A name, or a name and its parameter.
+Activation = str | tuple[str, float]
+DenseLayer = tuple[Array, Array | None, Activation]
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -62,15 +65,86 @@ def times_derivative(grad_a: Array, a: Array, activation: str) -> Array:
     raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
 
 
+def leaky_relu(z: Array, slope: float) -> tuple[Array, Array]:
+    """z where z > 0, else slope z; and the derivative."""
+    return np.where(z > 0, z, slope * z), np.where(z > 0, 1, slope).astype(z.dtype)
+
+
+def elu(z: Array, alpha: float) -> tuple[Array, Array]:
+    """z where z > 0, else alpha (exp(z) - 1); and the derivative."""
+    below = alpha * np.expm1(-np.abs(z))
+    return np.where(z > 0, z, below), np.where(z > 0, 1, below + alpha)
+
+
+def selu(z: Array) -> tuple[Array, Array]:
+    """Scaled ELU, and the derivative."""
+    scale = 1.0507009873554804934193349852946
+    a, slope = elu(z, 1.6732632423543772848170429916717)
+    return scale * a, scale * slope
+
+
+def softplus(z: Array) -> tuple[Array, Array]:
+    """log(1 + exp(z)), and the derivative."""
+    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))), sigmoid(z)
+
+
+def silu(z: Array) -> tuple[Array, Array]:
+    """z sigmoid(z), and the derivative."""
+    return z * sigmoid(z), sigmoid(z) * (1 + z * sigmoid(-z))
+
+
+def mish(z: Array) -> tuple[Array, Array]:
+    """z tanh(softplus(z)), and the derivative."""
+    t = np.tanh(softplus(z)[0])
+    e = np.exp(-np.abs(z))
+    rest = np.where(z > 0, 2 * e * e, 2) / np.where(z > 0, 1 + 2 * e + 2 * e * e, e * (e + 2) + 2)  # 1 - t
+    return z * t, t + z * rest * (1 + t) * sigmoid(z)
+
+
+def gelu(z: Array) -> tuple[Array, Array]:
+    """z Phi(z), and the derivative; slow."""
+    phi = np.vectorize(lambda x: 0.5 * math.erfc(-x / math.sqrt(2)), otypes=[z.dtype])(z)
+    return z * phi, phi + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+def gelu_tanh(z: Array) -> tuple[Array, Array]:
+    """z (1 + tanh(u)) / 2, u = sqrt(2 / pi) (z + 0.044715 z^3), and the derivative."""
+    c = math.sqrt(2 / math.pi)
+    u, slope = c * (z + 0.044715 * z**3), c * (1 + 3 * 0.044715 * z**2)
+    s = sigmoid(2 * u)
+    return z * s, s + 2 * z * s * sigmoid(-2 * u) * slope
+
+
+#: Activations of z that return the value and the derivative.
+FUNCTIONS: dict[str, Any] = {
+    function.__name__: function for function in (leaky_relu, elu, selu, softplus, silu, mish, gelu, gelu_tanh)
+}
+
+
+def activate(activation: Activation, z: Array) -> Array:
+    """a = f(z)."""
+    name, *parameters = (activation,) if isinstance(activation, str) else activation
+    return FUNCTIONS[name](z, *parameters)[0] if name in FUNCTIONS else ACTIVATIONS[name](z)
+
+
+def times_slope(grad_a: Array, z: Array, a: Array, activation: Activation) -> Array:
+    """f'(z) * grad_a, of any activation."""
+    name, *parameters = (activation,) if isinstance(activation, str) else activation
+    if name not in FUNCTIONS:
+        return times_derivative(grad_a, a, name)
+    slope: Array = FUNCTIONS[name](z, *parameters)[1]
+    return grad_a * slope
+
+
 # ---- one layer ----
 
 
-def dense_forward(weight: Array, x: Array, bias: Array | None, activation: str = "identity") -> Array:
+def dense_forward(weight: Array, x: Array, bias: Array | None, activation: Activation = "identity") -> Array:
     """a = f(W x + b)."""
     z = weight @ x
     if bias is not None:
         z = z + bias
-    return ACTIVATIONS[activation](z)
+    return activate(activation, z)
 
 
 def dense_backward(
@@ -170,7 +244,9 @@ def layers_of(net: Any, dtype: Any = None) -> list[DenseLayer]:
     layers: list[DenseLayer] = []
     for i, layer in enumerate(net.dense_layers, start=1):
         bias = named[f"b{i}"].astype(dtype) if layer.bias is not None else None
-        layers.append((named[f"W{i}"].astype(dtype), bias, layer.activation))
+        has_parameter = layer.activation in ("leaky_relu", "elu")
+        activation = (layer.activation, layer.parameter) if has_parameter else layer.activation
+        layers.append((named[f"W{i}"].astype(dtype), bias, activation))
     return layers
 
 
@@ -230,9 +306,10 @@ def _deltas(
     """delta_L = f_L' * dL/dz; delta_{l-1} = f_{l-1}' * W_l^T delta_l."""
     values, gradient = LOSSES[objective.loss](x[-1], y, **objective.arguments)
     value, gradient = mean_loss(values, gradient, objective.sample_weight)
-    delta = [times_derivative(gradient, x[-1], layers[-1][2])]
+    z = [dense_forward(weight, below, bias) for (weight, bias, _), below in zip(layers, x[:-1], strict=True)]
+    delta = [times_slope(gradient, z[-1], x[-1], layers[-1][2])]
     for i in reversed(range(1, len(layers))):
-        delta.insert(0, times_derivative(layers[i][0].T @ delta[0], x[i], layers[i - 1][2]))
+        delta.insert(0, times_slope(layers[i][0].T @ delta[0], z[i - 1], x[i], layers[i - 1][2]))
     return value, delta
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from fusegrad._engine.validation import Array, as_count, as_generator, as_matrix, as_number
 from fusegrad.networks import Sequential
-from fusegrad.reference import ACTIVATIONS, layers_of
+from fusegrad.reference import activate, layers_of
 
 EPS = float(np.finfo(float).eps)
 FIRST_STEP = -4  # steps are powers of ten, in units of `_scale`
@@ -359,8 +359,10 @@ def _scale(net: Sequential, X: Array) -> tuple[Array, bool]:
         named[f"W{i}"][:] = sums[-1] / _rms(x, 1 if i == 1 else None).T
         if b is not None:
             named[f"b{i}"][:] = sums[-1]
-        at_corner |= activation == "relu" and bool((np.abs(z) <= 1e-12 * np.abs(z).max()).any())
-        x = ACTIVATIONS[activation](z)
+        at_corner |= (activation == "relu" or activation[0] == "leaky_relu") and bool(
+            (np.abs(z) <= 1e-12 * np.abs(z).max()).any()
+        )
+        x = activate(activation, z)
     of_inputs = np.broadcast_to(sums[0] / _rms(net.named_parameters()["W1"], 0).T, X.shape)
     return np.concatenate([scale, of_inputs.ravel()]), at_corner
 

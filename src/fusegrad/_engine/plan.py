@@ -5,10 +5,10 @@ and how many threads are worthwhile. Nothing in it depends on the data, and only
 `small_batch`) depends on the machine's number of processors: so results do not depend on that number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,7 +54,7 @@ LEAST_COPIED = 2 * 1024 * 1024
 MOST_COPIED = 512 * 1024 * 1024
 
 #: The columns of the layer table; `Layer` in cython_kernels/network/tiles.pxi reads them in this order.
-LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed")
+LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed", "function", "parameter", "derivatives")
 #: The columns of the fold table; `Fold` in cython_kernels/network/folding.pxi reads them in this order.
 FOLD_TABLE = ("first", "count", "scratch")
 #: Multiply-adds that folding costs in addition to its products.
@@ -72,6 +72,7 @@ class Dense:
     activation: str
     weight: int
     bias: int | None
+    parameter: float = 0.0  # of the activation
 
     @property
     def end(self) -> int:
@@ -118,7 +119,7 @@ class Plan:
         ]
         for layer, row, (_, count, _) in zip(self.layers, self.layer_table, self.fold_table, strict=True):
             folded = f", {count} linear layers in one" if count > 1 else ""
-            lines.append(f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}, gradient {ways[row[-1]]}{folded}")
+            lines.append(f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}, gradient {ways[row[5]]}{folded}")
         example = self.layers[0].n_in * self.dtype.itemsize
         if self.layers[0].n_in > 1:
             lines.append(
@@ -128,12 +129,22 @@ class Plan:
         return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
 
 
-def stack_layers(shapes: Sequence[tuple[int, int, str, bool]]) -> tuple[Dense, ...]:
-    """Lay out layers (n_in, n_out, activation, bias) in one flat buffer: W1 | b1 | W2 | b2 | ..."""
+class Shape(NamedTuple):
+    """A dense layer before it has a place in the flat buffer."""
+
+    n_in: int
+    n_out: int
+    activation: str
+    bias: bool
+    parameter: float = 0.0  # of the activation
+
+
+def stack_layers(shapes: Iterable[Shape]) -> tuple[Dense, ...]:
+    """Lay out layers in one flat buffer: W1 | b1 | W2 | b2 | ..."""
     layers: list[Dense] = []
     place = 0
-    for n_in, n_out, activation, bias in shapes:
-        layers.append(Dense(n_in, n_out, activation, place, place + n_in * n_out if bias else None))
+    for n_in, n_out, activation, bias, parameter in shapes:
+        layers.append(Dense(n_in, n_out, activation, place, place + n_in * n_out if bias else None, parameter))
         place = layers[-1].end
     return tuple(layers)
 
@@ -264,24 +275,57 @@ def _folded_layers(folds: list[tuple[Dense, ...]]) -> tuple[Dense, ...]:
         return tuple(fold[0] for fold in folds)
     return stack_layers(
         [
-            (fold[0].n_in, fold[-1].n_out, fold[-1].activation, any(layer.bias is not None for layer in fold))
+            Shape(
+                fold[0].n_in,
+                fold[-1].n_out,
+                fold[-1].activation,
+                any(layer.bias is not None for layer in fold),
+                fold[-1].parameter,
+            )
             for fold in folds
         ]
     )
 
 
-def _table(layers: Sequence[Dense], activations: Sequence[str], transposed: Sequence[bool]) -> Table:
-    return tuple(
-        (
-            layer.n_in,
-            layer.n_out,
-            activations.index(layer.activation),
-            layer.weight,
-            -1 if layer.bias is None else layer.bias,
-            int(turned),
+def _table(
+    layers: Sequence[Dense], kernels: Any, transposed: Sequence[bool] = (), derivatives: Sequence[int] = ()
+) -> Table:
+    """The table of some layers; without the last two arguments, of layers that are only members of folds."""
+    rows = []
+    for i, layer in enumerate(layers):
+        direct = layer.activation in kernels.ACTIVATIONS
+        rows.append(
+            (
+                layer.n_in,
+                layer.n_out,
+                kernels.ACTIVATIONS.index(layer.activation) if direct else len(kernels.ACTIVATIONS),
+                layer.weight,
+                -1 if layer.bias is None else layer.bias,
+                int(transposed[i]) if transposed else 0,
+                0 if direct else kernels.FUNCTIONS.index(layer.activation),
+                int(np.float64(layer.parameter).view(np.int64)),  # its bits
+                derivatives[i] if derivatives else -1,
+            )
         )
-        for layer, turned in zip(layers, transposed, strict=True)
-    )
+    return tuple(rows)
+
+
+def _stored_derivatives(
+    layers: Sequence[Dense], kernels: Any, first: int, examples: int, panel: int
+) -> tuple[list[int], int]:
+    """Where each layer's derivatives are in the scratch memory, from `first` on; -1: not stored. And the end.
+
+    They are stored if they are no function of the activation, and for the last layer, whose deltas overwrite it.
+    """
+    places, end = [], first
+    for i, layer in enumerate(layers):
+        direct = layer.activation in kernels.ACTIVATIONS
+        stored = not direct and (
+            i == len(layers) - 1 or kernels.FUNCTIONS.index(layer.activation) > kernels.FROM_ACTIVATION
+        )
+        places.append(end if stored else -1)
+        end += _up(examples * layer.n_out, panel) * stored
+    return places, end
 
 
 @lru_cache(maxsize=1024)
@@ -340,6 +384,8 @@ def make_plan(
     block = _up(max(least, -(-batch // most_blocks)), tile)
     n_blocks = -(-batch // block)
     n_threads = worthwhile_threads(step_work(layers, batch), n_blocks, n_threads)
+    first, rows = (few_scratch, batch) if few_examples else (tile * (per_example + 1), tile)  # 1: weights of examples
+    derivatives, scratch = _stored_derivatives(layers, kernels, first, rows, panel)
 
     return Plan(
         layers=layers,
@@ -354,9 +400,9 @@ def make_plan(
         n_threads=n_threads,
         few_examples=few_examples,
         small_batch=small_batch_of(layers, members) if n_threads == 1 else 0,
-        scratch=max(tile * (per_example + 1), few_scratch if few_examples else 0),  # 1: weights of examples
+        scratch=max(scratch, tile * (per_example + 1)),
         fold_scratch=fold_scratch,
-        layer_table=_table(layers, kernels.ACTIVATIONS, transposed),
-        member_table=_table(linear, kernels.ACTIVATIONS, [False] * len(members)),
+        layer_table=_table(layers, kernels, transposed, derivatives),
+        member_table=_table(linear, kernels),
         fold_table=tuple(fold_table),
     )
