@@ -102,6 +102,37 @@ def test_state_dicts_go_both_ways(torch, dtype):
     np.testing.assert_array_equal(other.parameters, net.parameters)
 
 
+#: Each of the other activations, and PyTorch's.
+FUNCTIONS = {
+    "LeakyReLU": (fg.LeakyReLU(0.1), lambda nn: nn.LeakyReLU(0.1)),
+    "ELU": (fg.ELU(0.7), lambda nn: nn.ELU(0.7)),
+    "SELU": (fg.SELU(), lambda nn: nn.SELU()),
+    "Softplus": (fg.Softplus(), lambda nn: nn.Softplus(threshold=1000)),
+    "SiLU": (fg.SiLU(), lambda nn: nn.SiLU()),
+    "Mish": (fg.Mish(), lambda nn: nn.Mish()),
+    "GELU": (fg.GELU(), lambda nn: nn.GELU()),
+    "GELU, tanh": (fg.GELU("tanh"), lambda nn: nn.GELU(approximate="tanh")),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_other_activations(torch, name):
+    ours, theirs = FUNCTIONS[name]
+    net = perturbed(fg.Linear(6, 40), ours, fg.Linear(40, 9), ours, fg.Linear(9, 2), ours, dtype="float64")
+    nn = torch.nn
+    twin = nn.Sequential(
+        nn.Linear(6, 40), theirs(nn), nn.Linear(40, 9), theirs(nn), nn.Linear(9, 2), theirs(nn)
+    ).double()
+    twin.load_state_dict({name: torch.from_numpy(value) for name, value in net.state_dict().items()})
+    for m in (1, 5, 300):
+        X, y = examples(net, m)
+        loss, gradient, inputs = torch_gradient(torch, twin, 3 * X, y)
+        found = net.loss_and_gradient(3 * X, y)
+        assert found[0] == pytest.approx(loss, rel=1e-12)
+        within("gradients of other activations against PyTorch", relative(found[1], gradient), 1e-10)
+        assert relative(net.input_gradient(3 * X, y), inputs) <= 1e-10
+
+
 # ---- losses ---------------------------------------------------------------------------------------------
 
 #: Each loss, and PyTorch's of predictions (m, n_outputs) and targets, weighted by example.
