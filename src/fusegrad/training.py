@@ -513,14 +513,14 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
                 if took < seconds / 2:
                     count = min(most, count * (MOST_GROWTH if MOST_GROWTH * took < seconds / 2 else 2))
         history.from_moments = run.from_moments
+        if best is not None:
+            engine.parameters[:] = best
+        for callback in callbacks:
+            getattr(callback, "on_end", _nothing)(context)
     except MemoryError:
         if start is not None:
             run.restore(start)
         raise
-    if best is not None:
-        engine.parameters[:] = best
-    for callback in callbacks:
-        getattr(callback, "on_end", _nothing)(context)
     return history
 
 
