@@ -186,6 +186,16 @@ def test_wrong_weights(weights, error, message):
         net.fit(X, y, optimizer=optimizer, epochs=1, validation_data=(X, y, weights))
 
 
+def test_weights_that_are_the_parameters(rng):
+    """What is read stays as it was when the call began."""
+    net, other = network("Huber"), network("Huber")
+    net.parameters[:] = other.parameters[:] = np.abs(net.parameters) + 0.1
+    X, y = data_for("Huber", 20, rng)
+    net.fit(X, y, optimizer=fg.SGD(0.1), epochs=5, sample_weight=net.parameters[:20])
+    other.fit(X, y, optimizer=fg.SGD(0.1), epochs=5, sample_weight=other.parameters[:20].copy())
+    np.testing.assert_array_equal(net.parameters, other.parameters)
+
+
 def test_nan_targets_are_named(rng):
     for name in ("Huber", "quantile", "Poisson", "binary"):
         net = network(name)

@@ -1,4 +1,4 @@
-"""Random networks, sizes, optimizers, threads, forks and saves, against the NumPy reference, for so many minutes.
+"""Random networks, losses, sizes, optimizers, threads, forks, saves, against the NumPy reference, for so many minutes.
 
     python tests/reliability/soak.py [minutes] [seed]
 
@@ -20,7 +20,11 @@ import numpy as np
 import fusegrad as fg
 
 Array = Any
-ACTIVATIONS = (fg.Sigmoid, fg.ReLU, fg.Tanh, fg.Identity)
+ACTIVATIONS = (
+    fg.Sigmoid, fg.ReLU, fg.Tanh, fg.Identity, fg.LeakyReLU, fg.ELU, fg.SELU, fg.Softplus, fg.SiLU, fg.Mish, fg.GELU,
+    lambda: fg.GELU("tanh"),
+)  # fmt: skip
+CORNERS = (fg.ReLU, fg.LeakyReLU, fg.SELU, fg.losses.Quantile, fg.losses.MulticlassHinge)  # their derivatives jump
 
 
 def draw_network(rng: np.random.Generator) -> tuple[Any, ...]:
@@ -37,21 +41,47 @@ def draw_network(rng: np.random.Generator) -> tuple[Any, ...]:
 def draw_optimizer(rng: np.random.Generator) -> fg.Optimizer:
     """Any rule, with a small rate: the reference follows it for some steps without chaos."""
     lr = float(10 ** rng.uniform(-5, -3))
-    way = rng.integers(7)
+    way, clip_norm = rng.integers(8), (None, 0.1)[rng.integers(2)]
     if way < 3:
-        return fg.SGD(lr, momentum=(0.0, 0.9, 0.9)[way], nesterov=way == 2)
+        return fg.SGD(lr, momentum=(0.0, 0.9, 0.9)[way], nesterov=way == 2, clip_norm=clip_norm)
     if way == 3:
-        return fg.Adagrad(lr, eps=1e-3)
+        return fg.Adagrad(lr, eps=1e-3, clip_norm=clip_norm)
     if way == 4:
-        return fg.RMSprop(lr, decay=0.9, eps=1e-3)
-    return fg.Adam(lr, eps=1e-3, bias_correction=way == 5)
+        return fg.RMSprop(lr, decay=0.9, eps=1e-3, clip_norm=clip_norm)
+    if way == 5:
+        return fg.AdamW(lr, eps=1e-3, weight_decay=0.5, clip_norm=clip_norm)
+    return fg.Adam(lr, eps=1e-3, bias_correction=way == 6, clip_norm=clip_norm)
+
+
+def draw_loss(rng: np.random.Generator, layers: tuple[Any, ...]) -> Any:
+    """Any loss that these layers can have."""
+    last = layers[-1]
+    logits = isinstance(last, (fg.Linear, fg.Identity))
+    n_outputs = next(layer.out_features for layer in reversed(layers) if isinstance(layer, fg.Linear))
+    losses = [fg.losses.MeanSquaredError(), fg.losses.Huber(0.5), fg.losses.Quantile(0.3)]
+    losses += [fg.losses.Poisson(full=True), fg.losses.BinaryCrossEntropy()] * logits
+    losses += [fg.losses.SoftmaxCrossEntropy(0.1), fg.losses.MulticlassHinge()] * (logits and n_outputs > 1)
+    return losses[int(rng.integers(len(losses)))]
+
+
+def draw_targets(rng: np.random.Generator, net: fg.Sequential, m: int) -> Array:
+    """What the loss of a network takes."""
+    shape = net.n_outputs, m
+    match net.loss_function.targets:
+        case "classes" | "probabilities":
+            return rng.integers(0, net.n_outputs, m)
+        case "counts":
+            return rng.poisson(2.0, shape).astype(net.dtype)
+        case "fractions":
+            return rng.integers(0, 2, shape).astype(net.dtype)
+    return rng.normal(size=shape).astype(net.dtype)
 
 
 class Reference:
     """The rule of an optimizer in float64, from the equations."""
 
-    def __init__(self, optimizer: fg.Optimizer, w: Array) -> None:
-        self.o, self.w, self.t = optimizer, w, 0
+    def __init__(self, optimizer: fg.Optimizer, w: Array, weights: Any) -> None:
+        self.o, self.w, self.t, self.weights = optimizer, w, 0, weights
         self.first, self.second = np.zeros_like(w), np.zeros_like(w)
 
     def step(self, gradient_at: Any) -> float:
@@ -60,6 +90,11 @@ class Reference:
         nesterov = isinstance(o, fg.SGD) and o.nesterov
         loss, g = gradient_at(self.w + o.momentum * self.first if nesterov else self.w)
         self.t += 1
+        if o.clip_norm is not None:
+            g = g * min(1.0, o.clip_norm / max(float(np.linalg.norm(g)), 1e-300))
+        if isinstance(o, fg.AdamW):
+            for first, last in self.weights:
+                self.w[first:last] *= 1 - o.lr * o.weight_decay
         if isinstance(o, fg.SGD) and o.momentum:
             self.w, self.first = fg.reference.momentum(self.w, g, self.first, o.lr, o.momentum)
         elif isinstance(o, fg.SGD):
@@ -93,17 +128,20 @@ def one_round(seed: int, folder: Path) -> str:
     moments = bool(rng.random() < 0.5)
     shuffle = bool(rng.random() < 0.5)
     order_seed = int(rng.integers(2**31))
-    say = f"{dtype}, {layers}, m={m}, batch={batch}, epochs={epochs}, threads={n_threads}, shuffle={shuffle}"
+    loss, l2 = draw_loss(rng, layers), float(rng.choice([0.0, 0.0, 0.05]))
+    say = f"{dtype}, {layers}, {loss}, l2={l2}, m={m}, batch={batch}, epochs={epochs}, threads={n_threads}"
+    say += f", shuffle={shuffle}"
 
     def fresh() -> tuple[fg.Sequential, fg.Optimizer]:
         own = np.random.default_rng(seed + 1)
-        net = fg.Sequential(*layers, dtype=dtype, rng=own)
+        net = fg.Sequential(*layers, loss=loss, l2=l2, dtype=dtype, rng=own)
         net.parameters[:] += own.normal(scale=0.1, size=net.n_parameters).astype(dtype)
         return net, draw_optimizer(np.random.default_rng(seed + 2))
 
     net, optimizer = fresh()
     X = rng.normal(size=(net.n_features, m)).astype(dtype)
-    y = rng.normal(size=(net.n_outputs, m)).astype(dtype)
+    y = draw_targets(rng, net, m)
+    weights = rng.uniform(0.1, 2, m).astype(dtype) if rng.random() < 0.3 else None
     if rng.random() < 0.5:
         X = np.asfortranarray(X)
 
@@ -111,30 +149,35 @@ def one_round(seed: int, folder: Path) -> str:
         generator = np.random.default_rng(order_seed) if generator is None else generator
         return net.fit(
             X, y, optimizer=optimizer, epochs=epochs, batch_size=batch, shuffle=shuffle, rng=generator, n_threads=n,
-            moments=moments, on_divergence="stop", **more,
+            moments=moments, on_divergence="stop", sample_weight=weights, **more,
         )  # fmt: skip
 
     def left(net: fg.Sequential, optimizer: Any, history: Any) -> tuple[Any, ...]:
         state = None if optimizer.state is None else optimizer.state.tobytes()
         return net.parameters.tobytes(), state, optimizer.n_steps, history
 
-    # Of float32 and ReLU a sum may round to the other side of 0, and its gradient jumps.
-    smooth = dtype == np.float64 or not any(isinstance(layer, fg.ReLU) for layer in layers)
+    # In float32 a sum may round to the other side of a corner, and its gradient jumps.
+    smooth = dtype == np.float64 or not any(isinstance(part, CORNERS) for part in (*layers, loss))
 
     # The reference's prediction, loss and gradients before, and its parameters after.
     reference = fg.reference.layers_of(net, "float64")
-    x8, y8 = X.astype("f8"), y.astype("f8")
+    x8, y8 = X.astype("f8"), y if y.ndim == 1 else y.astype("f8")
+    objective = fg.reference.objective_of(net, None if weights is None else weights.astype("f8"))
     close(net(X), fg.reference.forward(reference, x8), dtype, f"{say}: prediction")
     if smooth:
-        exact = fg.reference.loss_and_gradient(reference, x8, y8)[1]
-        close(net.loss_and_gradient(X, y)[1], exact, dtype, f"{say}: gradient")
-        close(net.input_gradient(X, y), fg.reference.input_gradient(reference, x8, y8), dtype, f"{say}: input gradient")
-    follower = Reference(draw_optimizer(np.random.default_rng(seed + 2)), net.parameters.astype("f8"))
+        exact = fg.reference.loss_and_gradient(reference, x8, y8, objective)[1]
+        close(net.loss_and_gradient(X, y, sample_weight=weights)[1], exact, dtype, f"{say}: gradient")
+        exact = fg.reference.input_gradient(reference, x8, y8, objective)
+        close(net.input_gradient(X, y, sample_weight=weights), exact, dtype, f"{say}: input gradient")
+    rule = draw_optimizer(np.random.default_rng(seed + 2))
+    in_weights = [(d.weight, d.weight + d.n_in * d.n_out) for d in net.dense_layers]
+    follower = Reference(rule, net.parameters.astype("f8"), in_weights)
     wide = fg.Sequential(*layers, dtype="float64", rng=0)
 
     def gradient_at(w: Array, part: slice) -> tuple[float, Array]:
         wide.parameters = w
-        return fg.reference.loss_and_gradient(fg.reference.layers_of(wide, "float64"), x8[:, part], y8[:, part])
+        own = objective if weights is None else objective._replace(sample_weight=weights[part].astype("f8"))
+        return fg.reference.loss_and_gradient(fg.reference.layers_of(wide, "float64"), x8[:, part], y8[..., part], own)
 
     history = fit(net, optimizer, n_threads)
     if smooth and (not shuffle or batch is None or batch >= m):

@@ -36,11 +36,20 @@ def value(found):
 
 sigmoid = fg.Linear(4, 8), fg.Sigmoid(), fg.Linear(8, 1)
 linear = fg.Linear(4, 8), fg.Linear(8, 1)
+weights, numbers = np.linspace(0.5, 1.5, 3000), np.arange(3000) % 3
+def classifier():
+    layers = fg.Linear(4, 8), fg.Mish(), fg.Linear(8, 3)
+    net = fg.Sequential(*layers, loss="softmax_cross_entropy", l2=0.1, rng=0)
+    return net, fg.AdamW(clip_norm=0.1)
 unread = fg.Sequential(*sigmoid, rng=0).fit(X, y, optimizer=fg.Adam(), epochs=200)
 cases = [
     training(sigmoid, fg.Adam), training(sigmoid, fg.Adam, batch_size=256, rng=rng),
     training(sigmoid, lambda: fg.SGD(lr=0.1, momentum=0.9, nesterov=True), schedule=fg.StepDecay(0.1, 2, 0.5)),
     training(linear, lambda: fg.SGD(lr=0.01), epochs=500), training(linear, lambda: fg.SGD(lr=0.01), moments=False),
+    (classifier, lambda net, optimizer: net.fit(
+        X, numbers, optimizer=optimizer, epochs=3, batch_size=1000, shuffle=False, sample_weight=weights, n_threads=1)),
+    (classifier, lambda net, optimizer: net.probabilities(X).tobytes()),
+    (classifier, lambda net, optimizer: net.backward(X, np.ones((3, 3000))).tobytes()),
     (lambda: (fg.Sequential(*sigmoid, rng=0), fg.Adam()), lambda net, optimizer: copy.copy(unread).loss),
     (lambda: (fg.Sequential(*sigmoid, rng=0), fg.Adam()), lambda net, optimizer: net(X).tobytes()),
     (lambda: (fg.Sequential(*sigmoid, rng=0), fg.Adam()), lambda net, optimizer: net.input_gradient(X, y).tobytes()),

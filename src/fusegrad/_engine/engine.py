@@ -179,6 +179,8 @@ class NetworkEngine:
             if not self.loss_compiled:
                 raise TypeError(f"sample_weight: expected None, since a user-defined loss takes no weights: {loss!r}")
             weights = as_sample_weight(sample_weight, X.shape[1], self.dtype)
+            if np.may_share_memory(weights, self.parameters):
+                weights = weights.copy()
         return Batch(X, y, weights)
 
     def given(self, X: Any, output_gradient: Any) -> tuple[Array, Array]:

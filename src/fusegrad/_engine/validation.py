@@ -299,7 +299,7 @@ def as_sample_weight(value: Any, m: int, dtype: np.dtype[Any]) -> Array:
     refuse_where(
         ~((weights >= 0) & (weights < np.inf)), weights, "sample_weight: expected finite numbers of at least 0"
     )
-    if not weights.any():
+    if not np.count_nonzero(weights):
         raise ValueError("sample_weight: expected at least one weight of more than 0, got zeros")
     return weights
 
@@ -312,14 +312,14 @@ def check_targets(kind: str, y: Array) -> None:
         refuse_where((y < 0) | (y > 1), y, "y: expected 0, 1 or probabilities between them")
     elif kind == "probabilities":
         refuse_where(y < 0, y, "y: expected probabilities of at least 0")
-        sums = y.sum(axis=0, keepdims=True, dtype="float64")
+        sums = np.ones((1, len(y))) @ y
         most = 1e-3 if y.dtype == np.float32 else 1e-6
         refuse_where(abs(sums - 1) > most, sums, "y: expected probabilities of each example that add up to 1")
 
 
 def refuse_where(wrong: Array, values: Array, expected: str) -> None:
     """Raise for the first example with a wrong value; `values` has shape (rows, m) or (m,)."""
-    if not wrong.any():
+    if not np.count_nonzero(wrong):  # not any(): if memory runs out, NumPy's reductions raise a SystemError
         return
     wrong, values = np.atleast_2d(wrong), np.atleast_2d(values)
     example = int(wrong.any(axis=0).argmax())
