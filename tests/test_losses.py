@@ -370,6 +370,26 @@ def test_a_loss_of_ones_own(rng):
         own.save("never.safetensors")
 
 
+def test_a_loss_of_ones_own_may_have_any_attributes(rng):
+    """Also the names of those of this package; a subclass with a function of its own is called."""
+
+    class Doubled(fg.losses.MeanSquaredError):
+        kind, targets = "mine", "something"
+
+        def value_and_gradient(self, prediction, y):
+            residual = prediction - y
+            return 2 * (residual**2).mean(), 4 * residual / residual.shape[1]
+
+    X, y = rng.normal(size=(4, 20)), rng.normal(size=(1, 20))
+    layers = fg.Linear(4, 3), fg.Tanh(), fg.Linear(3, 1)
+    net = fg.Sequential(*layers, loss=Doubled(), dtype="float64", rng=0)
+    plain = fg.Sequential(*layers, dtype="float64", rng=0)
+    assert net.loss(X, y) == pytest.approx(2 * plain.loss(X, y), rel=1e-14)
+    net.fit(X, y, optimizer=fg.SGD(0.05), epochs=3)
+    plain.fit(X, y, optimizer=fg.SGD(0.1), epochs=3)
+    np.testing.assert_allclose(net.parameters, plain.parameters, rtol=1e-12)
+
+
 def test_backward(dtype, rng):
     """Any loss whose gradient is known; networks after one another."""
     net = fg.Sequential(fg.Linear(4, 6), fg.Tanh(), fg.Linear(6, 3), fg.Sigmoid(), l2=0.5, dtype=dtype, rng=0)

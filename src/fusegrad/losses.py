@@ -387,6 +387,11 @@ def as_loss(loss: Any) -> Any:
     return loss
 
 
+def is_compiled(loss: Any) -> bool:
+    """Whether a loss runs in compiled code: it is of this package, and no subclass has a function of its own."""
+    return isinstance(loss, Loss) and not hasattr(loss, "value_and_gradient")
+
+
 def describe_loss(loss: Any) -> str:
     """A loss as JSON."""
     if type(loss) not in BUILT_IN.values():

@@ -11,7 +11,14 @@ from fusegrad._engine.engine import NetworkEngine
 from fusegrad._engine.plan import Dense, Plan, stack_layers
 from fusegrad._engine.validation import Array, as_flat, as_flat_output, as_floats
 from fusegrad.layers import Layer, Linear, describe_layers, shapes_of
-from fusegrad.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy, check_logits, describe_loss
+from fusegrad.losses import (
+    BinaryCrossEntropy,
+    MeanSquaredError,
+    SoftmaxCrossEntropy,
+    check_logits,
+    describe_loss,
+    is_compiled,
+)
 from fusegrad.optimizers import describe_optimizer
 
 
@@ -20,10 +27,11 @@ class Module:
 
     def _set_up(self, layers: tuple[Layer, ...], dtype: "np.dtype[Any]", loss_function: Any, l2: float) -> None:
         shapes = shapes_of(layers)
-        if getattr(loss_function, "takes_logits", False):
+        compiled = is_compiled(loss_function)
+        if compiled and loss_function.takes_logits:
             check_logits(loss_function, shapes[-1])
         self._layers = layers
-        self._engine = NetworkEngine(stack_layers(shapes), dtype, loss_function, l2)
+        self._engine = NetworkEngine(stack_layers(shapes), dtype, loss_function, compiled, l2)
         self._layout = describe_layers(layers)  # by which an optimizer identifies its network
 
     def __getstate__(self) -> dict[str, Any]:
@@ -387,7 +395,7 @@ class Module:
         >>> net.classes([-2.0, 3.0])
         array([0, 1])
         """
-        if not getattr(self.loss_function, "takes_logits", False):
+        if not (self._engine.loss_compiled and self.loss_function.takes_logits):
             raise TypeError(f"classes: expected a network with a loss for classes, got {self.loss_function!r}")
         outputs = self.forward(X)
         if not isinstance(self.loss_function, BinaryCrossEntropy):

@@ -267,9 +267,9 @@ class _Run:
 
     def __init__(self, trainee: Trainee, batch: Batch, options: FitOptions) -> None:
         self.trainee, self.net, self.engine = trainee, trainee.net, trainee.engine
-        self.X, self.y, self.weights = X, y, _ = batch
+        self.X, self.y, self.weights = batch
         self.optimizer, self.schedule = options.optimizer, options.schedule
-        m = X.shape[1]
+        m = batch.X.shape[1]
         self.batches = _cut(m, options)
         self.compiled_engine = self.engine.compiled(self.batches.size, options.n_threads)
         self.compiled = take(trainee, self.optimizer)
@@ -279,11 +279,13 @@ class _Run:
         plan = self.engine.plan(self.batches.size, options.n_threads)
         squares = self.engine.squared_error and self.weights is None
         pays = options.moments and self.compiled and squares and moments_pay(plan, m, options.epochs)[0]
-        self.moments: Moments | None = take_moments(X, y) if pays else None
+        self.moments: Moments | None = take_moments(batch.X, batch.y) if pays else None
         self.from_moments = pays
         shuffled = self.compiled and self.batches.rng is not None
         self.copies = [
-            ExampleMajor(array, self.engine.kernels, may_change=bool(options.callbacks)) for array in (X, y) if shuffled
+            ExampleMajor(array, self.engine.kernels, may_change=bool(options.callbacks))
+            for array in (batch.X, batch.y)
+            if shuffled
         ]
         self.rates: Array | None = None  # learning rates of the steps from `first_rate` on
         self.first_rate = 0

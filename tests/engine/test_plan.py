@@ -5,7 +5,15 @@ import pytest
 
 import fusegrad as fg
 from fusegrad._engine.dispatch import by_dtype
-from fusegrad._engine.plan import LEAST_BLOCK, MOST_BLOCKS, make_plan, parallel_from, stack_layers, worthwhile_threads
+from fusegrad._engine.plan import (
+    LAYER_TABLE,
+    LEAST_BLOCK,
+    MOST_BLOCKS,
+    make_plan,
+    parallel_from,
+    stack_layers,
+    worthwhile_threads,
+)
 
 NETS = [
     [(1, 1, "identity", True)],
@@ -80,4 +88,4 @@ def test_the_inputs_of_a_single_output_are_never_turned(n_in, m, dtype):
     layers = stack_layers([(n_in, 1, "sigmoid", True), (1, 3, "tanh", True), (3, 1, "identity", True)])
     plan = make_plan(layers, np.dtype(dtype), m, 1)
     for layer, row in zip(layers, plan.layer_table, strict=True):
-        assert not row[-1] or (layer.n_in > 1 and layer.n_out > 1)
+        assert not row[LAYER_TABLE.index("transposed")] or (layer.n_in > 1 and layer.n_out > 1)

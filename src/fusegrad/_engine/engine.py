@@ -46,6 +46,8 @@ class NetworkEngine:
     layers : tuple of Dense
     dtype : numpy.dtype
     loss_function : a loss of fusegrad.losses, or a user-defined one
+    loss_compiled : bool
+        Whether it is one of fusegrad.losses; else it is called from Python.
     l2 : float
         The factor of the penalty of the weights.
     weights : tuple of (int, int)
@@ -85,17 +87,17 @@ class NetworkEngine:
         "weights",
     )  # fmt: skip
 
-    def __init__(self, layers: tuple[Dense, ...], dtype: "np.dtype[Any]", loss_function: Any, l2: float) -> None:
+    def __init__(
+        self, layers: tuple[Dense, ...], dtype: "np.dtype[Any]", loss_function: Any, loss_compiled: bool, l2: float
+    ) -> None:
         self.layers = layers
         self.dtype = dtype
         self.loss_function = loss_function
-        self.loss_compiled = hasattr(loss_function, "kind")  # else it is user-defined, and called from Python
-        self.squared_error = (
-            self.loss_compiled and loss_function.kind == 0
-        )  # which the moments of the data are enough for
-        self.plain_targets = self.loss_compiled and loss_function.targets == "numbers"  # of any value
+        self.loss_compiled = loss_compiled
+        self.squared_error = loss_compiled and loss_function.kind == 0  # for which the moments of the data are enough
+        self.plain_targets = loss_compiled and loss_function.targets == "numbers"  # of any value
         self.classes: Classes | None = None
-        if self.loss_compiled and loss_function.targets in ("classes", "probabilities"):
+        if loss_compiled and loss_function.targets in ("classes", "probabilities"):
             self.classes = Classes(layers[-1].n_out, loss_function.targets == "classes")
         self.l2 = l2
         self.n_features = layers[0].n_in

@@ -8,6 +8,7 @@ and how many threads are worthwhile. Nothing in it depends on the data, and only
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import starmap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,11 +140,11 @@ class Shape(NamedTuple):
     parameter: float = 0.0  # of the activation
 
 
-def stack_layers(shapes: Iterable[Shape]) -> tuple[Dense, ...]:
+def stack_layers(shapes: Iterable[tuple[Any, ...]]) -> tuple[Dense, ...]:
     """Lay out layers in one flat buffer: W1 | b1 | W2 | b2 | ..."""
     layers: list[Dense] = []
     place = 0
-    for n_in, n_out, activation, bias, parameter in shapes:
+    for n_in, n_out, activation, bias, parameter in starmap(Shape, shapes):
         layers.append(Dense(n_in, n_out, activation, place, place + n_in * n_out if bias else None, parameter))
         place = layers[-1].end
     return tuple(layers)
