@@ -60,12 +60,13 @@ FUSEGRAD_INLINE vreal choose_equal(vreal a, vreal b, vreal x, vreal y) {
     return (vreal)(((vbits)x & equal) | ((vbits)y & ~equal));
 }
 
-/* A positive normal v is 2^n f with sqrt(1/2) <= f < sqrt(2): writes n, returns f - 1, or x where n is 0. */
+/* A positive normal v is 2^n f with sqrt(1/2) <= f < sqrt(2): writes n, returns f - 1, or x where n is 0. Other v, as in
+   padding lanes, give any number; unsigned, so that nothing overflows. */
 FUSEGRAD_INLINE vreal fraction_minus_one(vreal v, vreal x, vreal *n) {
     const vreal rounder = splat(ROUNDER);
-    vbits exponent = ((vbits)v - (vbits)splat((real)0.70710678118654752440)) >> MANTISSA;
-    vreal f = (vreal)((vbits)v - (exponent << MANTISSA));
-    *n = (vreal)((vbits)rounder + exponent) - rounder;
+    vunsigned exponent = (vunsigned)((vbits)((vunsigned)v - (vunsigned)splat((real)0.70710678118654752440)) >> MANTISSA);
+    vreal f = (vreal)((vunsigned)v - (exponent << MANTISSA));
+    *n = (vreal)((vunsigned)rounder + exponent) - rounder;
     return choose_equal(*n, splat(0), x, f - 1);
 }
 

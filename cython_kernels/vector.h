@@ -15,9 +15,11 @@
 #if FUSEGRAD_REAL == 32
 typedef float real;
 typedef int32_t bits;
+typedef uint32_t unsigned_bits;
 #elif FUSEGRAD_REAL == 64
 typedef double real;
 typedef int64_t bits;
+typedef uint64_t unsigned_bits;
 #else
 #error "FUSEGRAD_REAL must be 32 or 64"
 #endif
@@ -26,6 +28,7 @@ typedef int64_t bits;
 
 typedef real vreal __attribute__((vector_size(VECTOR_BYTES)));
 typedef bits vbits __attribute__((vector_size(VECTOR_BYTES)));
+typedef unsigned_bits vunsigned __attribute__((vector_size(VECTOR_BYTES)));
 typedef real vreal_unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
 typedef real real_unaligned __attribute__((aligned(1), may_alias));
 
