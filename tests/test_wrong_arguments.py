@@ -55,7 +55,7 @@ FIT = {
     "rng": (0, SEED),
     "schedule": (None, {"None", "class"}),  # int is a schedule
     "validation_data": (None, OPTIONAL),
-    "metrics": ((), {"dict", "set"} & NOTHING),
+    "metrics": ((), NOTHING),
     "keep_best": (False, NOTHING),
     "callbacks": ((), NOTHING),
     "on_divergence": ("raise", NOTHING),

@@ -300,7 +300,8 @@ cdef double other_stage(const Loss* loss, const OutputTile* t, real weight) noex
 
 
 cdef inline double loss_stage(const Loss* loss, const OutputTile* t, real weight) noexcept nogil:
-    """The loss of a tile, summed over its examples, without the factor `weight`, times the loss's unit.
+    """The loss of a tile, summed over its examples, without the factor `weight`; times LOSS_UNIT, unless it is the
+    squared error.
 
     t.outputs: activations on entry, deltas on return (weight * w_i * gradient * f'). Padding lanes contribute nothing.
     """

@@ -49,7 +49,7 @@ cdef struct Job:
     FewPass few                 # of a batch of a few examples
     bint fused                  # its gradient is not stored, if `gradient_is_bounded`
     real* partial_gradients     # one per block, except for the first block, which adds to `folded_gradient`
-    double* block_losses    # times `loss_unit`
+    double* block_losses    # of other losses than the squared error times LOSS_UNIT
     char* scratch           # a part of scratch_size bytes per thread
     Py_ssize_t scratch_size
     Py_ssize_t first        # first example of the batch

@@ -6,11 +6,12 @@ which is called after the last one, unless an exception ends the fit.
 """
 
 import csv
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any
 
 import numpy as np
 
+from fusegrad._engine.files import as_path
 from fusegrad._engine.validation import Array, as_count, as_flag, as_number
 from fusegrad.history import History
 from fusegrad.optimizers import BUILT_IN
@@ -196,12 +197,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | PathLike[str], every: int = 1) -> None:
-        try:
-            self.path = fspath(path)
-        except TypeError:
-            raise TypeError(f"path: expected a path, got {path!r}") from None
-        if not isinstance(self.path, str):
-            raise TypeError(f"path: expected a path of text, got {path!r}")
+        self.path = as_path(path)
         self.every = as_count(every, "every")
         self._fit: FitContext | None = None
         self._saved = -1
@@ -229,7 +225,7 @@ class Checkpoint:
         assert fit is not None
         optimizer = fit.optimizer if type(fit.optimizer) in BUILT_IN.values() else None
         epoch = str(fit.initial_epoch + fit.history.epochs)
-        fit.net.save(self.path.replace("{epoch}", epoch), optimizer=optimizer, rng=fit.rng)
+        fit.net.save(str(self.path).replace("{epoch}", epoch), optimizer=optimizer, rng=fit.rng)
         self._saved = fit.history.epochs
 
 
@@ -265,12 +261,7 @@ class LogCSV:
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        try:
-            self.path = fspath(path)
-        except TypeError:
-            raise TypeError(f"path: expected a path, got {path!r}") from None
-        if not isinstance(self.path, str):
-            raise TypeError(f"path: expected a path of text, got {path!r}")
+        self.path = as_path(path)
         self._fit: FitContext | None = None
 
     def __getstate__(self) -> dict[str, Any]:

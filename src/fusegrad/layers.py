@@ -349,7 +349,7 @@ class GELU(Activation):
         self._approximate = approximate
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:  # type: ignore[override]  # of the class everywhere else; here of the argument
         """The name of the function in the kernels."""
         return "gelu" if self._approximate == "none" else "gelu_tanh"
 

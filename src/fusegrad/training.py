@@ -570,7 +570,7 @@ def _make_epochs(run: _Run, start: _Snapshot, n: int, initial_epoch: int, histor
 
 def _own_views(batch: Batch) -> Batch:
     """Views whose shapes no other code can set."""
-    return Batch(*(None if array is None else array.view() for array in batch))  # type: ignore[arg-type]
+    return Batch(*(None if array is None else array.view() for array in batch))  # type: ignore[arg-type]  # only weights may be None
 
 
 def _validation_data(engine: NetworkEngine, data: Any) -> Batch | None:

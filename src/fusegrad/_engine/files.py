@@ -101,7 +101,8 @@ def _digest(header: bytes, data: bytes) -> str:
     return digest.hexdigest()
 
 
-def _path(path: Any) -> Path:
+def as_path(path: Any) -> Path:
+    """A path that a file can have."""
     try:
         result = Path(path)
         valid = os.fspath(path) != "" and b"\0" not in os.fsencode(result)
@@ -134,7 +135,7 @@ def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str
     If a signal handler raises an exception, no temporary file and no open descriptor remain. A temporary file of a
     killed process is removed by the next save to the same path, if the file system has locks.
     """
-    path = _path(path)
+    path = as_path(path)
     # safetensors requires little-endian numbers in C order
     arrays = {name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")) for name, a in arrays.items()}
     data = b"".join(a.tobytes() for a in arrays.values())
@@ -364,7 +365,7 @@ def load(path: str | PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
 
     No more is read or allocated than the size of the file allows.
     """
-    path = _path(path)
+    path = as_path(path)
     _check_regular(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
