@@ -98,9 +98,9 @@ SHAPES = ((784, 128, 10, 128), (30, 64, 1, 128), (13, 50, 1, 32))  # inputs, hid
 
 def objective(
     shape: tuple[int, int, int, int], loss: str = "mean_squared_error", *, weighted: bool = False, l2: float = 0.0,
-    clip_norm: float | None = None,
+    clip_norm: float | None = None, dropout: float = 0.0,
 ) -> tuple[float, float]:  # fmt: skip
-    """Fits with another loss, with weights of examples, a penalty or clipping, against the squared error alone."""
+    """Fits with another loss, weights of examples, a penalty, clipping or dropout, against the squared error alone."""
     n, k, n_outputs, m = shape
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n, m)).astype("f4")
@@ -110,8 +110,9 @@ def objective(
         "binary_cross_entropy": (rng.random((n_outputs, m)) < 0.5).astype("f4"),
     }
     plain_y = rng.normal(size=(n_outputs, m)).astype("f4")
-    layers = fg.Linear(n, k), fg.Sigmoid(), fg.Linear(k, n_outputs)
-    ours, plain = fg.Sequential(*layers, loss=loss, l2=l2, rng=0), fg.Sequential(*layers, rng=0)
+    hidden, top = (fg.Linear(n, k), fg.Sigmoid()), fg.Linear(k, n_outputs)
+    ours = fg.Sequential(*hidden, fg.Dropout(dropout), top, loss=loss, l2=l2, rng=0)
+    plain = fg.Sequential(*hidden, top, rng=0)
     weights = rng.uniform(0.5, 1.5, m).astype("f4") if weighted else None
     optimizers = fg.SGD(1e-9, clip_norm=clip_norm), fg.SGD(1e-9)
     return ratio(
@@ -140,6 +141,7 @@ def main() -> None:
             (name + "l2", objective(shape, l2=1e-3), 1.03),
             (name + "a limit of the norm", objective(shape, clip_norm=1e6), 1.1),
             (name + "an exceeded limit", objective(shape, clip_norm=1e-6), 1.1),
+            (name + "dropout", objective(shape, dropout=0.2), 1.25),
         ]
     print(f"{'times as long as without':<68} {'median':>8} {'minima':>8}  at most")
     for name, (median, best), most in rows:

@@ -242,4 +242,46 @@ FUSEGRAD_INLINE vreal approximate_quotient(vreal a, vreal b) {
 #endif
 }
 
+/* ---- words of 32 bits: for a generator of random numbers ------------------------------------
+   One in the lower half of each lane of 64 bits; what the upper halves hold is ignored. */
+
+typedef uint64_t vwords __attribute__((vector_size(VECTOR_BYTES)));
+
+FUSEGRAD_INLINE vwords splat_word(uint32_t x) {
+    vwords zero = {0};
+    return zero + x;
+}
+
+/* first + i step in lane i. */
+FUSEGRAD_INLINE vwords words_from(Py_ssize_t first, const int step) {
+    vwords words;
+    for (int i = 0; i < VECTOR_BYTES / 8; i++) words[i] = (uint64_t)(i * step);
+    return words + (uint64_t)first;
+}
+
+/* The products, of 64 bits. */
+FUSEGRAD_INLINE vwords multiply_words(vwords a, uint32_t b) {
+#if defined(__AVX512F__)
+    return (vwords)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
+#elif defined(__AVX2__)
+    return (vwords)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
+#elif defined(__SSE4_2__)
+    return (vwords)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b));
+#else
+    return (a & splat_word(0xffffffff)) * splat_word(b);
+#endif
+}
+
+FUSEGRAD_INLINE vwords high_words(vwords a) { return a >> 32; }
+
+/* The words of the even and of the odd lanes of float32, in those lanes. */
+FUSEGRAD_INLINE vwords join_words(vwords even, vwords odd) { return (even & splat_word(0xffffffff)) | (odd << 32); }
+
+/* v in the lanes in whose word the lower (half 0) or upper 16 bits are at least `least`; else 0. */
+FUSEGRAD_INLINE vreal kept(vwords words, const int half, int least, vreal v) {
+    const vunsigned sixteen = {0};
+    vunsigned number = ((vunsigned)words >> (16 * half)) & (sixteen + 0xffff);
+    return (vreal)((vbits)v & ((vbits)number > (vbits)sixteen + (bits)(least - 1)));
+}
+
 #endif

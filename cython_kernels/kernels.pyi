@@ -36,10 +36,16 @@ class Engine:
         parameters: NDArray[Any] | None = None,
         lock: TrainingLock | None = None,
         packed: NDArray[Any] | None = None,
+        dropout_seed: int = 0,
     ) -> Engine: ...
     def pack(self, parameters: NDArray[Any]) -> NDArray[Any]: ...
     def forward(
-        self, X: NDArray[Any], parameters: NDArray[Any], out: NDArray[Any] | None = None, link: int = 0
+        self,
+        X: NDArray[Any],
+        parameters: NDArray[Any],
+        out: NDArray[Any] | None = None,
+        link: int = 0,
+        masks_of: int = -1,
     ) -> NDArray[Any]: ...
     def gradient(
         self,
@@ -52,6 +58,7 @@ class Engine:
         y_is_gradient: bool = False,
         penalised: bool = True,
         outputs: NDArray[Any] | None = None,
+        masks_of: int = -1,
     ) -> float: ...
     def forward_direct(self, X: Any, out: Any = None) -> NDArray[Any] | None: ...
     def step_direct(self, X: Any, y: Any, optimizer: Any, compiled_step: Any) -> float | None: ...

@@ -24,12 +24,13 @@ from vector cimport (
     SMALLEST_NORMAL, VECTORS, WIDE_VECTORS, Magnitudes, Places, add_columns, any_exceeds, approximate_quotient,
     at_least, at_most, choose_equal, choose_greater, complement_if_positive, copy_columns, even_lanes, exchange,
     first_lane, first_of_column, flush_if_subnormal, fraction_minus_one, from_half, fused_multiply_add,
-    gather_column, greatest, interleave_high, interleave_low, interleave_parts_high, interleave_parts_low,
-    keep_first_lanes, load, load_column, load_first, load_half, load_parts, load_splat_column, load_unaligned,
-    magnitude, multiply_add, multiply_add_column, multiply_add_double, multiply_add_half, multiply_add_one,
-    no_magnitudes, odd_lanes, opaque, places_of, power_of_two, prefetch, real, splat, splat_column, splat_group,
-    splat_half, spread_groups, square_root, store, store_column, store_first, store_unaligned, take_lanes,
-    times_complement, times_power, vcolumn, vhalf, vreal, where_positive, with_sign_of,
+    gather_column, greatest, high_words, interleave_high, interleave_low, interleave_parts_high,
+    interleave_parts_low, join_words, keep_first_lanes, kept, load, load_column, load_first, load_half,
+    load_parts, load_splat_column, load_unaligned, magnitude, multiply_add, multiply_add_column,
+    multiply_add_double, multiply_add_half, multiply_add_one, multiply_words, no_magnitudes, odd_lanes, opaque,
+    places_of, power_of_two, prefetch, real, splat, splat_column, splat_group, splat_half, splat_word,
+    spread_groups, square_root, store, store_column, store_first, store_unaligned, take_lanes, times_complement,
+    times_power, vcolumn, vhalf, vreal, vwords, where_positive, with_sign_of, words_from,
 )
 
 # One compilation unit, so that the micro-tiles are inlined. A file calls only files above it.
@@ -50,6 +51,7 @@ include "gemm/dots.pxi"
 include "gemm/packed.pxi"
 include "network/tiles.pxi"
 include "network/forward.pxi"
+include "network/dropout.pxi"
 include "network/weight_gradient.pxi"
 include "network/backward.pxi"
 include "network/folding.pxi"

@@ -1,5 +1,7 @@
 """The vector type of the module being compiled; see vector.h."""
 
+from libc.stdint cimport uint32_t
+
 cdef extern from "vector.h" nogil:
     # Vector types are declared as scalars: Cython emits C operators, which the compiler applies to vectors.
     ctypedef float real
@@ -8,6 +10,7 @@ cdef extern from "vector.h" nogil:
     ctypedef float vcolumn
     ctypedef int Places "vbits"
     ctypedef int Magnitudes "vbits"
+    ctypedef unsigned long long vwords
     const real POWER_ORIGIN
     const real SMALLEST_NORMAL
     const real GREATEST
@@ -102,3 +105,10 @@ cdef extern from "vector.h" nogil:
     vreal power_of_two(vreal place)
     vreal times_power(vreal v, vreal place)
     vreal approximate_quotient(vreal a, vreal b)
+
+    vwords splat_word(uint32_t x)
+    vwords words_from(Py_ssize_t first, const int step)
+    vwords multiply_words(vwords a, uint32_t b)
+    vwords high_words(vwords a)
+    vwords join_words(vwords even, vwords odd)
+    vreal kept(vwords words, const int half, int least, vreal v)

@@ -45,7 +45,7 @@ cdef void add_examples(const real* delta, Py_ssize_t n_delta, Py_ssize_t n_panel
 # ---- through a layer with a single output -----------------------------------------------------------
 
 cdef inline void single_output_rows(
-    const int rows, const int activation, const real* delta, const real* weight, real* x, Py_ssize_t n_x,
+    const int rows, const int activation, const real* delta, const real* weight, real* x, Py_ssize_t slopes, Py_ssize_t n_x,
     Py_ssize_t n_panels, vreal* weight_sums, vreal* delta_sums,
 ) noexcept nogil:
     """`backward_single_output` for some rows of x: two vectors of partial sums for each row, their lanes not yet added."""
@@ -68,7 +68,10 @@ cdef inline void single_output_rows(
             for i in range(rows):       # all loads before the first store: 2 % of a small step
                 a[i] = load(place + i * PANEL)
             for i in range(rows):
-                lower = w[i] * times_derivative(activation, upper, a[i])
+                if activation == OTHER:
+                    lower = w[i] * (upper * load(place + slopes + i * PANEL))
+                else:
+                    lower = w[i] * times_derivative(activation, upper, a[i])
                 # sigmoid: upper * a[i] is also computed in its derivative, so it is a common subexpression
                 ws[i] = ws[i] + upper * a[i] if activation == SIGMOID else multiply_add(upper, a[i], ws[i])
                 ds[i] = ds[i] + lower
@@ -79,8 +82,8 @@ cdef inline void single_output_rows(
 
 
 cdef inline void single_output_sums(
-    const bint whole, const int activation, const real* delta, const real* weight, real* x, Py_ssize_t count, Py_ssize_t n_x,
-    Py_ssize_t n_panels, real* totals,
+    const bint whole, const int activation, const real* delta, const real* weight, real* x, Py_ssize_t slopes, Py_ssize_t count,
+    Py_ssize_t n_x, Py_ssize_t n_panels, real* totals,
 ) noexcept nogil:
     """The sums of `count` rows of x, with their lanes added: first of the weight, from LANES / 2 on of the bias below.
 
@@ -89,29 +92,29 @@ cdef inline void single_output_sums(
     cdef vreal sums[LANES]
     cdef int i, step = LANE_ROWS if LANE_ROWS <= LANES // 2 else 1
     if whole:
-        single_output_rows(step, activation, delta, weight, x, n_x, n_panels, sums, sums + LANES // 2)
+        single_output_rows(step, activation, delta, weight, x, slopes, n_x, n_panels, sums, sums + LANES // 2)
         if LANES // 2 > step:       # then it is 2 * step, for all sizes in blocks.h
             single_output_rows(
-                step, activation, delta, weight + step, x + step * PANEL, n_x, n_panels,
+                step, activation, delta, weight + step, x + step * PANEL, slopes, n_x, n_panels,
                 sums + step, sums + LANES // 2 + step)
     else:
         for i in range(LANES):
             sums[i] = splat(0)
         for i in range(count):
             single_output_rows(
-                1, activation, delta, weight + i, x + i * PANEL, n_x, n_panels, sums + i, sums + LANES // 2 + i)
+                1, activation, delta, weight + i, x + i * PANEL, slopes, n_x, n_panels, sums + i, sums + LANES // 2 + i)
     add_lanes(sums, LANES, totals)
 
 
 cdef inline void single_output_by(
-    const int activation, const real* weight, const real* delta, real* x, Py_ssize_t n_x, Py_ssize_t n_panels,
-    GradientSum weight_gradient, GradientSum bias_gradient,
+    const int activation, const real* weight, const real* delta, real* x, Py_ssize_t slopes, Py_ssize_t n_x,
+    Py_ssize_t n_panels, GradientSum weight_gradient, GradientSum bias_gradient,
 ) noexcept nogil:
     cdef vreal sums[2]
     cdef real totals[LANES]
     cdef Py_ssize_t j = 0, count
     if n_x == 1:
-        single_output_rows(1, activation, delta, weight, x, 1, n_panels, sums, sums + 1)
+        single_output_rows(1, activation, delta, weight, x, slopes, 1, n_panels, sums, sums + 1)
         add_to(weight_gradient, 0, 0, sum_of_lanes(sums[0]))
         if bias_gradient.data != NULL:
             add_to(bias_gradient, 0, 0, sum_of_lanes(sums[1]))
@@ -119,9 +122,9 @@ cdef inline void single_output_by(
     while j < n_x:
         count = minimum(LANES // 2, n_x - j)
         if count == LANES // 2:
-            single_output_sums(True, activation, delta, weight + j, x + j * PANEL, count, n_x, n_panels, totals)
+            single_output_sums(True, activation, delta, weight + j, x + j * PANEL, slopes, count, n_x, n_panels, totals)
         else:
-            single_output_sums(False, activation, delta, weight + j, x + j * PANEL, count, n_x, n_panels, totals)
+            single_output_sums(False, activation, delta, weight + j, x + j * PANEL, slopes, count, n_x, n_panels, totals)
         add_all_to(weight_gradient, 0, j, totals, count)
         if bias_gradient.data != NULL:
             add_all_to(bias_gradient, 0, j, totals + LANES // 2, count)
@@ -129,23 +132,25 @@ cdef inline void single_output_by(
 
 
 ctypedef void (*SingleOutputBy)(
-    const int activation, const real* weight, const real* delta, real* x, Py_ssize_t n_x, Py_ssize_t n_panels,
-    GradientSum weight_gradient, GradientSum bias_gradient) noexcept nogil
+    const int activation, const real* weight, const real* delta, real* x, Py_ssize_t slopes, Py_ssize_t n_x,
+    Py_ssize_t n_panels, GradientSum weight_gradient, GradientSum bias_gradient) noexcept nogil
 cdef extern from "vector.h" nogil:
     void single_output_of "AS_ACTIVATION"(int n_activations, SingleOutputBy, int activation, ...)
 
 
 cdef void backward_single_output(
-    Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t n_panels, int activation,
+    Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t slopes, Py_ssize_t n_panels, int activation,
     GradientSum weight_gradient, GradientSum bias_gradient,
 ) noexcept nogil:
-    """Backward through a layer with a single output, in one pass over x.
+    """Backward through a layer with a single output, in one pass over x. If the activation of x is OTHER, its derivatives are
+    `slopes` elements behind x.
 
     It computes the gradient of the weight, delta x^T; the delta of the layer below, which overwrites x; and the
     gradient of that layer's bias. 6 % of a step of a two-layer network.
     """
     single_output_of(
-        OTHER, single_output_by, activation, weight, delta, x, layer.n_in, n_panels, weight_gradient, bias_gradient)
+        N_ACTIVATIONS, single_output_by, activation, weight, delta, x, slopes, layer.n_in, n_panels, weight_gradient,
+        bias_gradient)
 
 
 # ---- through any layer ------------------------------------------------------------------------------

@@ -167,6 +167,10 @@ cdef real* few_forward_pass(
             few_forward(
                 &network.layers[i], weight_of(network, i), bias_of(network, i), below.data, below.row, a, count,
                 narrow, derivatives_of(&network.layers[i], scratch) if wanted else NULL, interrupt, thread)
+            if network.layers[i].dropped:
+                drop_rows(
+                    &network.dropout, &network.layers[i], first - network.dropout.first, count, a,
+                    derivatives_of(&network.layers[i], scratch) if wanted else NULL)
         below = Rows(a, network.layers[i].n_out)
     return a
 
@@ -195,6 +199,8 @@ cdef void few_predict(
             product = PackedProduct(packed, layer.n_in, layer.n_out, x.data, x.row, a, width)
             multiply_packed(&product, n, interrupt, thread)
             activate_layer(layer, a, n * width, NULL)
+        if layer.dropped:
+            drop_rows(&network.dropout, layer, 0, n, a, NULL)
         if packed != NULL:
             packed += packed_size(layer.n_out, layer.n_in)
         x = Rows(a, width)
@@ -326,7 +332,7 @@ cdef void times_derivatives(const Layer* layer, real* a, real* delta, Py_ssize_t
     """delta *= f' of a layer's activations a, whole vectors. If that is OTHER, a is still needed: for the gradient of W."""
     cdef Py_ssize_t i = 0
     cdef vreal slope
-    if layer.activation == OTHER and layer.derivatives >= 0:
+    if layer.derivatives >= 0:
         multiply_by(delta, scratch + layer.derivatives, ceil_div(n, LANES) * LANES)
         return
     while i < n:
@@ -394,7 +400,7 @@ cdef double few_deltas(
     loss = few_losses(network, first, count, weight, top, y, p.deltas)
     if not wanted:
         return loss
-    if layer.activation == OTHER:
+    if layer.backward == OTHER:
         multiply_by(top, scratch + layer.derivatives, ceil_div(count * layer.n_out, LANES) * LANES)
     while (i > 0 or network.input_gradient.data != NULL) and i >= 0 and not is_raised(&interrupt.stop):
         layer = &network.layers[i]

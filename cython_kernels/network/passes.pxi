@@ -53,6 +53,10 @@ cdef inline real* forward_tile(
             dense_forward(
                 &network.layers[i], weight_of(network, i), bias_of(network, i), x, a, panels(count),
                 derivatives_of(&network.layers[i], scratch) if wanted else NULL)
+            if network.layers[i].dropped:
+                drop_tile(
+                    &network.dropout, &network.layers[i], first - network.dropout.first, panels(count), a,
+                    derivatives_of(&network.layers[i], scratch) if wanted else NULL)
         below = of_tile(a, network.layers[i].n_out)
         x = &below
     return a
@@ -70,7 +74,7 @@ cdef inline const real* values_of(
 
 
 cdef void write_derivatives(const Layer* layer, real* a, Py_ssize_t n, real* scratch) noexcept nogil:
-    """The derivatives of a layer whose activation is OTHER overwrite its activations."""
+    """The derivatives of a layer whose activation is OTHER there overwrite its activations."""
     if layer.derivatives < 0:
         differentiate_function(<int>layer.function, <real>layer.parameter, a, a, n)
     else:
@@ -109,7 +113,7 @@ cdef double gradient_tile(
     cdef GradientSum here, below          # the gradients of a layer's W, and of the bias of the layer below
     cdef double loss = 0
     if (
-        network.n_layers == 1 and layer.n_out == 1 and layer.n_in <= MOST_INPUTS and layer.activation == IDENTITY
+        network.n_layers == 1 and layer.n_out == 1 and layer.n_in <= MOST_INPUTS and layer.backward == IDENTITY
         and network.outputs.data == NULL and network.input_gradient.data == NULL and not network.y_is_gradient
         and network.loss.kind == MEAN_SQUARED_ERROR and network.weights.data == NULL
     ):
@@ -129,7 +133,7 @@ cdef double gradient_tile(
         loss = loss_stage(&network.loss, &outputs, weight)
     if gradient.data == NULL:
         return loss
-    if layer.activation == OTHER:
+    if layer.backward == OTHER:
         multiply_by(delta, scratch + layer.derivatives, layer.n_out * n_panels * PANEL)
     if layer.bias >= 0:
         add_examples(delta, layer.n_out, n_panels, GradientSum(gradient.data + layer.bias, 0, gradient.overwrite))
@@ -140,9 +144,10 @@ cdef double gradient_tile(
         below = GradientSum(NULL, 0, gradient.overwrite)
         if i > 0:
             below.data = at(gradient.data, network.layers[i - 1].bias)
-        if i > 0 and layer.n_out == 1 and network.layers[i - 1].activation != OTHER:
+        if i > 0 and layer.n_out == 1 and (network.layers[i - 1].backward != OTHER or network.layers[i - 1].derivatives >= 0):
             backward_single_output(
-                layer, weight_of(network, i), delta, x, n_panels, <int>network.layers[i - 1].activation, here, below)
+                layer, weight_of(network, i), delta, x, scratch + network.layers[i - 1].derivatives - x, n_panels,
+                <int>network.layers[i - 1].backward, here, below)
             delta = x
             i -= 1
             continue
@@ -153,9 +158,9 @@ cdef double gradient_tile(
         seen = of_tile(x, layer.n_in)
         dense_backward(layer, &lowest if i == 0 else &seen, delta, n_panels, here, transposed)
         if i > 0:
-            if network.layers[i - 1].activation == OTHER:
+            if network.layers[i - 1].backward == OTHER:
                 write_derivatives(&network.layers[i - 1], x, layer.n_in * n_panels * PANEL, scratch)
-            delta_below(layer, weight_of(network, i), delta, x, n_panels, <int>network.layers[i - 1].activation)
+            delta_below(layer, weight_of(network, i), delta, x, n_panels, <int>network.layers[i - 1].backward)
             if below.data != NULL:
                 add_examples(x, layer.n_in, n_panels, below)
         elif network.input_gradient.data != NULL:

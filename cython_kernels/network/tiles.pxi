@@ -23,6 +23,9 @@ cdef struct Layer:
     int64 function          # if the activation is OTHER: see `Function`
     double parameter        # its parameter
     int64 derivatives       # its derivatives are stored from this element of the scratch memory on; -1: not stored
+    int64 backward          # the activation in the backward pass: OTHER, too, if a mask has multiplied it
+    int64 dropped           # in training a unit is dropped with probability dropped / 2^16; 0: never
+    int64 mask              # number of this layer among those with dropout
 
 
 cdef struct Features:
@@ -43,6 +46,17 @@ cdef inline real* at(real* buffer, int64 place) noexcept nogil:
     if place < 0:
         return NULL
     return buffer + place
+
+
+cdef struct Dropout:
+    # What the masks of a step depend on, see dropout.pxi.
+    uint64_t seed
+    int64 step              # -1: no masks
+    Py_ssize_t first        # the first example of the batch
+
+
+cdef inline real dropout_scale(const Layer* layer) noexcept nogil:
+    return <real>(65536. / (65536 - layer.dropped))
 
 
 cdef enum LossKind:
@@ -79,6 +93,7 @@ cdef struct Network:
     const Py_ssize_t* order     # NULL: in the order of X
     Py_ssize_t tile             # examples in a tile, a multiple of PANEL
     Py_ssize_t block            # examples in a block, a multiple of tile
+    Dropout dropout
     bint few                    # a few examples: features in lanes (few_examples.pxi)
     bint tile_is_packed         # the tile is the same as in the previous step: x, x^T and y are still in scratch
 
@@ -93,11 +108,11 @@ cdef inline const real* bias_of(Network* network, Py_ssize_t layer) noexcept nog
 
 cdef inline int direct_activation(const Layer* layer) noexcept nogil:
     """The activation whose derivative the loss stage takes; that of an OTHER is multiplied by afterwards."""
-    return IDENTITY if layer.activation == OTHER else <int>layer.activation
+    return IDENTITY if layer.backward == OTHER else <int>layer.backward
 
 
 cdef inline void activate_layer(const Layer* layer, real* a, Py_ssize_t n, real* derivatives) noexcept nogil:
-    """a = f(a), n a multiple of LANES; derivatives: where those of this a are stored, or NULL."""
+    """a = f(a), n a multiple of LANES; derivatives: where those of this a are stored if it is an OTHER, or NULL."""
     if layer.activation == OTHER:
         apply_function(<int>layer.function, <real>layer.parameter, a, derivatives, n)
     else:

@@ -28,12 +28,13 @@ cdef class Engine:
 
     def __cinit__(
         self, plan, loss=(MEAN_SQUARED_ERROR, 0.0), double l2=0, cnp.ndarray parameters=None, TrainingLock lock=None,
-        cnp.ndarray packed=None,
+        cnp.ndarray packed=None, uint64_t dropout_seed=0,
     ):
         self.parameters, self.lock, self.packed = parameters, lock, packed
         cdef double parameter = loss[1]     # Cython would convert a Python number to a C float: `real` is one, for it
         self.job_template.network.loss = Loss(loss[0], <real>parameter)
         self.job_template.l2 = l2
+        self.job_template.network.dropout = Dropout(dropout_seed, -1, 0)
         # Copies: Python code must not be able to change the tables that a kernel reads.
         self.layers = np.array(plan.layer_table, dtype=np.int64)
         self.members = np.array(plan.member_table, dtype=np.int64)
@@ -139,10 +140,10 @@ cdef class Engine:
             place += packed_size(layers[i].n_out, layers[i].n_in)
         return packed
 
-    cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None, int link=0):
+    cpdef forward(self, cnp.ndarray X, cnp.ndarray parameters, cnp.ndarray out=None, int link=0, int64 masks_of=-1):
         """out (n_outputs, m), a new one if there is none, = the network's prediction for X (n_features, m).
 
-        link: see `Link`; 0: the outputs as they are.
+        link: see `Link`; 0: the outputs as they are. masks_of: with the masks of dropout of this step; -1: without.
         """
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch)
@@ -153,6 +154,7 @@ cdef class Engine:
             out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
         read_matrix("out", out, self.n_outputs, job.n_examples, &job.out)
         job.link = link
+        job.network.dropout.step = masks_of
         if self.packed is not None:
             job.packed = read_flat("packed", self.packed, cnp.PyArray_SIZE(self.packed))
         self.run(&job, predict, job.n_examples, job.n_examples)
@@ -163,12 +165,12 @@ cdef class Engine:
     def gradient(
         self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None,
         cnp.ndarray gradient=None, cnp.ndarray input_gradient=None, cnp.ndarray weights=None,
-        bint y_is_gradient=False, bint penalised=True, cnp.ndarray outputs=None,
+        bint y_is_gradient=False, bint penalised=True, cnp.ndarray outputs=None, int64 masks_of=-1,
     ):
         """Returns the loss; fills gradient (n_parameters,) and, only with it, input_gradient (n_features, m), unless None.
 
         y_is_gradient: y is the gradient with respect to the outputs, and there is no loss. Then the outputs f(W X + b) of a
-        single layer may be given. penalised: with the L2 penalty.
+        single layer may be given. penalised: with the L2 penalty. masks_of: with the masks of dropout of this step; -1: without.
         """
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
@@ -179,6 +181,7 @@ cdef class Engine:
             job.network.y_is_gradient = True
         else:
             self.read_targets(&job, y, weights)
+        job.network.dropout.step = masks_of
         if not penalised:
             job.l2 = 0
         job.gradient = NULL

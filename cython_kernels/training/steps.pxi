@@ -221,6 +221,7 @@ cdef void update_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
 cdef inline void run_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """The losses of `count` examples from `first` on, and the sum of their gradients if one is wanted. May be interrupted."""
     job.first = first
+    job.network.dropout.first = first
     job.count = count
     job.n_blocks = blocks_of(&job.network, count)
     run_stage(team, &job.interrupt, gradient_block, job.n_blocks)
@@ -265,6 +266,7 @@ cdef double one_step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) n
     cdef Py_ssize_t n = job.n_parameters
     cdef const real* parameters = job.lookahead if rule.nesterov else job.parameters
     cdef double loss = -1
+    network.dropout.step = rule.step
     if rule.nesterov:
         look_ahead(rule, job.parameters, job.lookahead, n)
     if job.folds != NULL:

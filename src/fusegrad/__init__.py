@@ -16,7 +16,21 @@ from fusegrad.callbacks import Checkpoint, EarlyStopping, LogCSV, ReduceOnPlatea
 from fusegrad.checkpoints import LoadedCheckpoint, load, load_checkpoint
 from fusegrad.course import MultivariateRegression, TwoLayerLinear, TwoLayerSigmoid, UnivariateRegression
 from fusegrad.history import DivergenceError, History
-from fusegrad.layers import ELU, GELU, SELU, Identity, LeakyReLU, Linear, Mish, ReLU, Sigmoid, SiLU, Softplus, Tanh
+from fusegrad.layers import (
+    ELU,
+    GELU,
+    SELU,
+    Dropout,
+    Identity,
+    LeakyReLU,
+    Linear,
+    Mish,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
 from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from fusegrad.predictor import Predictor
@@ -36,6 +50,7 @@ __all__ = [
     "CosineDecay",
     "CosineLogDecay",
     "DivergenceError",
+    "Dropout",
     "EarlyStopping",
     "ExponentialDecay",
     "History",

@@ -7,7 +7,7 @@ import numpy as np
 
 from fusegrad._engine import files
 from fusegrad._engine.plan import stack_layers
-from fusegrad._engine.validation import as_number
+from fusegrad._engine.validation import as_count, as_number
 from fusegrad.layers import build_layers, shapes_of
 from fusegrad.losses import MeanSquaredError, build_loss
 from fusegrad.networks import Sequential, build_network
@@ -132,7 +132,8 @@ def load_checkpoint(path: str | PathLike[str]) -> LoadedCheckpoint:
             raise ValueError(f"expected arrays of {dtype}")
         loss = build_loss(metadata["loss"]) if "loss" in metadata else MeanSquaredError()
         l2 = as_number(float(metadata.get("l2", "0")), "l2", least=0.0)
-        net = build_network(tuple(layers), dtype, loss, l2)
+        seed = metadata.get("dropout_seed")
+        net = build_network(tuple(layers), dtype, loss, l2, None if seed is None else _build_seed(seed))
         net.load_state_dict(arrays)
         optimizer = None
         if "optimizer" in metadata:
@@ -142,6 +143,13 @@ def load_checkpoint(path: str | PathLike[str]) -> LoadedCheckpoint:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its metadata and its arrays do not match: {str(error)[:300]}") from None
     return LoadedCheckpoint(net, optimizer, rng)
+
+
+def _build_seed(description: str) -> int:
+    seed = as_count(int(description), "dropout_seed", least=0)
+    if seed >= 1 << 64:
+        raise ValueError(f"expected a dropout_seed of 64 bits, got {seed}")
+    return seed
 
 
 def _build_dtype(description: str) -> np.dtype[Any]:

@@ -11,7 +11,7 @@ from fusegrad._engine.validation import as_count, as_flag, as_number
 
 
 class Layer:
-    """The base of the layers of a `fusegrad.Sequential`: `Linear` and the activations."""
+    """The base of the layers of a `fusegrad.Sequential`: `Linear`, the activations, `Dropout`."""
 
     __slots__ = ()
 
@@ -364,6 +364,54 @@ class GELU(Activation):
         return {} if self._approximate == "none" else {"approximate": self._approximate}
 
 
+class Dropout(Layer):
+    """In training, each activation of the layer before it is 0 with probability p, else multiplied by 1 / (1 - p).
+
+    Elsewhere it does nothing: neither in predictions nor in losses and gradients that are no training step's. Any
+    shape; it is after an activation, or after a `Linear` without one.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        In [0, 1); rounded to a multiple of 2^-16.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `p` is not such a number.
+
+    Notes
+    -----
+    The masks are a function of the network's ``dropout_seed``, which its `rng` draws after the weights, of the step
+    (the optimizer's ``n_steps``), of the layer, of the example's place in its batch, and of the unit. So they are the
+    same on any number of threads and after a resume. `fusegrad.reference.dropout_mask` returns them.
+    ``loss_and_gradient(..., training_step=t)`` is the gradient with those of step t.
+
+    References
+    ----------
+    Srivastava, N. et al. (2014). Dropout: a simple way to prevent neural networks from overfitting. JMLR 15.
+    Salmon, J. K. et al. (2011). Parallel random numbers: as easy as 1, 2, 3. SC11. (Philox4x32-7)
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.Sequential(fg.Linear(3, 8), fg.ReLU(), fg.Dropout(0.1), fg.Linear(8, 1), rng=0)
+    """
+
+    __slots__ = ("_p",)
+
+    def __init__(self, p: float = 0.5) -> None:
+        self._p = as_number(p, "p", least=0.0, below=1.0)
+
+    @property
+    def p(self) -> float:
+        """The probability that an activation is 0."""
+        return self._p
+
+    def __repr__(self) -> str:
+        return f"Dropout({self._p!r})"
+
+
 #: The activations that are compiled into other loops; `fusegrad.kernels` has them as functions.
 ACTIVATIONS: dict[str, type[Activation]] = {layer.name: layer for layer in (Identity, Sigmoid, ReLU, Tanh)}
 #: How a file names each activation.
@@ -375,7 +423,7 @@ BY_NAME: dict[str, type[Activation]] = {
 
 
 def shapes_of(layers: tuple[Layer, ...]) -> list[Shape]:
-    """The shape of each dense layer: a Linear and the activation after it."""
+    """The shape of each dense layer: a Linear, and the activation and the dropout after it."""
     shapes: list[Shape] = []
     for i, layer in enumerate(layers):
         if isinstance(layer, Linear):
@@ -384,10 +432,16 @@ def shapes_of(layers: tuple[Layer, ...]) -> list[Shape]:
                     f"layers[{i}]: expected {shapes[-1][1]} in_features, the outputs of the layer before, got {layer!r}"
                 )
             shapes.append(Shape(layer.in_features, layer.out_features, "identity", layer.bias))
-        elif not isinstance(layer, Activation):
+        elif not isinstance(layer, (Activation, Dropout)):
             raise TypeError(f"layers[{i}]: expected a fusegrad layer such as Linear or Sigmoid, got {layer!r}")
         elif not shapes:
             raise ValueError(f"layers[{i}]: expected a Linear first, got {layer!r}")
+        elif shapes[-1].dropout and not isinstance(layer, Identity):
+            raise ValueError(
+                f"layers[{i}]: expected a Linear after a Dropout, got {layer!r}; an activation goes before it"
+            )
+        elif isinstance(layer, Dropout):
+            shapes[-1] = shapes[-1]._replace(dropout=layer.p)
         elif not isinstance(layer, Identity):
             if shapes[-1].activation != "identity":
                 raise ValueError(f"layers[{i}]: expected a Linear between two activations, got {layer!r}")
@@ -404,6 +458,8 @@ def describe_layers(layers: Sequence[Layer]) -> str:
     for layer in layers:
         if isinstance(layer, Linear):
             described.append(["linear", layer.in_features, layer.out_features, layer.bias])
+        elif isinstance(layer, Dropout):
+            described.append(["dropout", layer.p])
         elif isinstance(layer, Activation):
             arguments = [layer.arguments] if layer.arguments else []
             described.append(["gelu" if isinstance(layer, GELU) else layer.name, *arguments])
@@ -417,6 +473,8 @@ def build_layers(description: str) -> list[Layer]:
         if name == "linear":
             n_in, n_out, bias = arguments
             layers.append(Linear(n_in, n_out, bias=bias))
+        elif name == "dropout":
+            layers.append(Dropout(*arguments))
         else:
             (options,) = arguments or [{}]
             layers.append(BY_NAME[name](**options))

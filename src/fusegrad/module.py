@@ -21,31 +21,44 @@ from fusegrad.losses import (
 )
 from fusegrad.optimizers import describe_optimizer
 
+#: What `Module.__setstate__` passes to the engine, and `Predictor` takes from a network.
+CONSTRUCTED = ("_dtype", "_parameters", "_loss_function", "_l2", "_dropout_seed")
+
 
 class Module:
     """Layers and their parameters, without computations: the base of `Sequential`, named as in PyTorch."""
 
-    def _set_up(self, layers: tuple[Layer, ...], dtype: "np.dtype[Any]", loss_function: Any, l2: float) -> None:
+    def _set_up(
+        self,
+        layers: tuple[Layer, ...],
+        dtype: "np.dtype[Any]",
+        loss_function: Any,
+        l2: float,
+        dropout_seed: int | None = None,
+    ) -> None:
         shapes = shapes_of(layers)
         compiled = is_compiled(loss_function)
         if compiled and loss_function.takes_logits:
             check_logits(loss_function, shapes[-1])
         self._layers = layers
         self._engine = NetworkEngine(stack_layers(shapes), dtype, loss_function, compiled, l2)
+        if dropout_seed is not None:
+            self._engine.dropout_seed = dropout_seed
         self._layout = describe_layers(layers)  # by which an optimizer identifies its network
 
     def __getstate__(self) -> dict[str, Any]:
         """The layers, the parameters, and attributes that a user or a subclass has set."""
         others = {name: value for name, value in vars(self).items() if name not in ("_engine", "_layout")}
         objective = {"_loss_function": self.loss_function, "_l2": self.l2}
-        return {**others, "_dtype": self.dtype, "_parameters": self.parameters, **objective}
+        seed = {} if self.dropout_seed is None else {"_dropout_seed": self.dropout_seed}
+        return {**others, "_dtype": self.dtype, "_parameters": self.parameters, **objective, **seed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Networks pickled before there were other losses have neither.
         objective = state.get("_loss_function", MeanSquaredError()), state.get("_l2", 0.0)
-        self._set_up(state["_layers"], state["_dtype"], *objective)
+        self._set_up(state["_layers"], state["_dtype"], *objective, state.get("_dropout_seed"))
         self.parameters = state["_parameters"]
-        made = ("_dtype", "_parameters", "_loss_function", "_l2", *self.__dict__)
+        made = (*CONSTRUCTED, *self.__dict__)
         self.__dict__.update((name, value) for name, value in state.items() if name not in made)
 
     # Attributes from which the compiled code reads its sizes cannot be assigned.
@@ -74,6 +87,11 @@ class Module:
     def l2(self) -> float:
         """The factor of the penalty (l2 / 2) |W|^2 of all weights, which is a part of the loss."""
         return self._engine.l2
+
+    @property
+    def dropout_seed(self) -> int | None:
+        """The seed of the masks of `fusegrad.Dropout`; None if no layer has dropout."""
+        return self._engine.dropout_seed
 
     @property
     def n_features(self) -> int:
@@ -247,6 +265,8 @@ class Module:
             metadata["loss"] = describe_loss(self.loss_function)
         if self.l2:
             metadata["l2"] = repr(self.l2)
+        if self.dropout_seed is not None:
+            metadata["dropout_seed"] = str(self.dropout_seed)
         if optimizer is not None:
             metadata["optimizer"] = describe_optimizer(optimizer)
             optimizer.check(self._engine.parameters)

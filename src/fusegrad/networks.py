@@ -45,7 +45,8 @@ class Sequential(Module):
     dtype : "float32" (default) or "float64"
         The dtype of the parameters and of all computations.
     rng : None, int or numpy.random.Generator
-        Draws the initial weights. The same seed gives the same network in both dtypes, except for rounding.
+        Draws the initial weights, and the seed of `Dropout`. The same seed gives the same network in both dtypes,
+        except for rounding.
     init : {None, "default", "glorot_uniform", "he_uniform", "torch"}
         The distribution of the initial weights of a layer of n inputs and k outputs; see Notes.
 
@@ -147,6 +148,8 @@ class Sequential(Module):
             parameters[layer.weight : layer.weight + size] = rng.uniform(-weight, weight, size)
             if layer.bias is not None and bias > 0:
                 parameters[layer.bias : layer.end] = rng.uniform(-bias, bias, layer.n_out)
+        if self._engine.dropout_seed is not None:
+            self._engine.dropout_seed = int(rng.integers(1 << 63))
 
     # ---- computing ------------------------------------------------------------------------------------
 
@@ -201,7 +204,7 @@ class Sequential(Module):
         return self._engine.loss(X, y, sample_weight)
 
     def loss_and_gradient(
-        self, X: Any, y: Any, out: Array | None = None, *, sample_weight: Any = None
+        self, X: Any, y: Any, out: Array | None = None, *, sample_weight: Any = None, training_step: int | None = None
     ) -> tuple[float, Array]:
         """The loss and its gradient with respect to all parameters.
 
@@ -216,6 +219,9 @@ class Sequential(Module):
             The array to write the gradient to.
         sample_weight : array (m,), optional
             As for `loss`.
+        training_step : int, optional
+            The number of a training step: `Dropout` is applied, with the masks of that step. For a loop with an
+            optimizer of another package.
 
         Returns
         -------
@@ -244,7 +250,7 @@ class Sequential(Module):
         >>> round(float(result.fun), 4)
         0.241
         """
-        return self._engine.loss_and_gradient(X, y, sample_weight, out)
+        return self._engine.loss_and_gradient(X, y, sample_weight, out, training_step)
 
     def input_gradient(self, X: Any, y: Any = None, *, sample_weight: Any = None, output_gradient: Any = None) -> Array:
         """The gradient of the loss with respect to X, (W_1)^T delta_1.
@@ -502,8 +508,10 @@ class Sequential(Module):
 COMPILED_GRADIENT, COMPILED_LOSS = Sequential.loss_and_gradient, Sequential.loss
 
 
-def build_network(layers: tuple[Layer, ...], dtype: "np.dtype[Any]", loss: Any, l2: float) -> Sequential:
+def build_network(
+    layers: tuple[Layer, ...], dtype: "np.dtype[Any]", loss: Any, l2: float, dropout_seed: int | None
+) -> Sequential:
     """A network with all parameters 0: no weights are drawn, since parameters are loaded next."""
     net = Sequential.__new__(Sequential)
-    net._set_up(layers, dtype, loss, l2)
+    net._set_up(layers, dtype, loss, l2, dropout_seed)
     return net

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fusegrad.module import Module, describe_objective
+from fusegrad.module import CONSTRUCTED, Module, describe_objective
 
 
 class Predictor(Module):
@@ -47,7 +47,7 @@ class Predictor(Module):
     def __init__(self, net: Module) -> None:
         if not isinstance(net, Module):
             raise TypeError(f"net: expected a network, got {type(net).__name__}")
-        own = ("_layers", "_dtype", "_parameters", "_loss_function", "_l2")
+        own = ("_layers", *CONSTRUCTED)
         self.__setstate__({name: value for name, value in net.__getstate__().items() if name in own})
 
     def __setstate__(self, state: dict[str, Any]) -> None:

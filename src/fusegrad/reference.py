@@ -136,6 +136,39 @@ def times_slope(grad_a: Array, z: Array, a: Array, activation: Activation) -> Ar
     return grad_a * slope
 
 
+def philox(counter: Sequence[Array], key: tuple[int, int], rounds: int = 7) -> list[Array]:
+    """Philox4x32: four words of 32 bits for each counter of four words, all of dtype uint64.
+
+    Salmon, J. K. et al. (2011). Parallel random numbers: as easy as 1, 2, 3. SC11.
+    """
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    a, b, c, d = counter
+    first_key, second_key = key
+    for _ in range(rounds):
+        first, second = a * np.uint64(0xD2511F53), c * np.uint64(0xCD9E8D57)
+        a, b = second >> half ^ b ^ np.uint64(first_key), second & low
+        c, d = first >> half ^ d ^ np.uint64(second_key), first & low
+        first_key, second_key = (first_key + 0x9E3779B9) % 2**32, (second_key + 0xBB67AE85) % 2**32
+    return [a, b, c, d]
+
+
+def dropout_mask(p: float, seed: int, step: int, layer: int, shape: tuple[int, int]) -> Array:
+    """The mask (units, examples) of a layer in one step: 0 or 1 / (1 - p), float64.
+
+    layer: its number among the layers with dropout, from 0; step: the optimizer's ``n_steps``. Philox4x32-7: the key is
+    the seed, the counter (example, unit // 8, step, layer); 16 bits of the result decide for each of 8 units.
+    """
+    n, m = shape
+    groups, examples = np.meshgrid(np.arange(-(-n // 8), dtype="u8"), np.arange(m, dtype="u8"), indexing="ij")
+    rest = np.full_like(groups, step % 2**32), np.full_like(groups, layer + (step >> 32 << 16))
+    words = philox([examples, groups, *rest], (seed % 2**32, seed >> 32))
+    bits = np.stack([word >> np.uint64(shift) & np.uint64(0xFFFF) for word in words for shift in (0, 16)], axis=1)
+    dropped = min(round(p * 65536), 65535)
+    kept = bits.reshape(-1, m)[:n] >= dropped
+    mask: Array = kept * (65536 / (65536 - dropped))
+    return mask
+
+
 # ---- one layer ----
 
 
@@ -250,11 +283,26 @@ def layers_of(net: Any, dtype: Any = None) -> list[DenseLayer]:
     return layers
 
 
-def activations(layers: Sequence[DenseLayer], X: Array) -> list[Array]:
-    """All of x1 = X, x_{l+1} = f_l(W_l x_l + b_l)."""
+#: For each layer a mask (n_out, m) of dropout, or None.
+Masks = Sequence[Array | None] | None
+
+
+def masks_of(net: Any, step: int, n_examples: int) -> list[Array | None]:
+    """The masks of all layers of a network in one step."""
+    masks: list[Array | None] = []
+    for layer in net.dense_layers:
+        number = sum(mask is not None for mask in masks)
+        shape = (layer.n_out, n_examples)
+        masks.append(dropout_mask(layer.dropout, net.dropout_seed, step, number, shape) if layer.dropped else None)
+    return masks
+
+
+def activations(layers: Sequence[DenseLayer], X: Array, masks: Masks = None) -> list[Array]:
+    """All of x1 = X, x_{l+1} = f_l(W_l x_l + b_l), times its mask."""
     x = [X]
-    for weight, bias, activation in layers:
-        x.append(dense_forward(weight, x[-1], bias, activation))
+    for (weight, bias, activation), mask in zip(layers, masks or [None] * len(layers), strict=True):
+        a = dense_forward(weight, x[-1], bias, activation)
+        x.append(a if mask is None else a * mask.astype(a.dtype))
     return x
 
 
@@ -287,11 +335,11 @@ def loss(layers: Sequence[DenseLayer], X: Array, y: Array, objective: Objective 
 
 
 def gradients(
-    layers: Sequence[DenseLayer], X: Array, y: Array, objective: Objective = PLAIN
+    layers: Sequence[DenseLayer], X: Array, y: Array, objective: Objective = PLAIN, masks: Masks = None
 ) -> tuple[float, list[tuple[Array, Array | None]]]:
     """The loss, and delta x^T + l2 W and delta 1 of each layer."""
-    x = activations(layers, X)
-    value, delta = _deltas(layers, x, y, objective)
+    x = activations(layers, X, masks)
+    value, delta = _deltas(layers, x, y, objective, masks)
     l2 = objective.l2
     value += l2 / 2 * sum(float((weight.astype("float64") ** 2).sum()) for weight, _, _ in layers)
     return value, [
@@ -301,23 +349,27 @@ def gradients(
 
 
 def _deltas(
-    layers: Sequence[DenseLayer], x: list[Array], y: Array, objective: Objective = PLAIN
+    layers: Sequence[DenseLayer], x: list[Array], y: Array, objective: Objective = PLAIN, masks: Masks = None
 ) -> tuple[float, list[Array]]:
-    """delta_L = f_L' * dL/dz; delta_{l-1} = f_{l-1}' * W_l^T delta_l."""
+    """delta_L = f_L' * dL/dz; delta_{l-1} = f_{l-1}' * W_l^T delta_l; f' times the mask."""
     values, gradient = LOSSES[objective.loss](x[-1], y, **objective.arguments)
     value, gradient = mean_loss(values, gradient, objective.sample_weight)
-    z = [dense_forward(weight, below, bias) for (weight, bias, _), below in zip(layers, x[:-1], strict=True)]
-    delta = [times_slope(gradient, z[-1], x[-1], layers[-1][2])]
-    for i in reversed(range(1, len(layers))):
-        delta.insert(0, times_slope(layers[i][0].T @ delta[0], z[i - 1], x[i], layers[i - 1][2]))
+    delta: list[Array] = []
+    for i in reversed(range(len(layers))):
+        weight, bias, activation = layers[i]
+        z = dense_forward(weight, x[i], bias)
+        mask = None if masks is None else masks[i]
+        grad_a = gradient if mask is None else gradient * mask.astype(z.dtype)
+        delta.insert(0, times_slope(grad_a, z, activate(activation, z), activation))
+        gradient = weight.T @ delta[0]
     return value, delta
 
 
 def loss_and_gradient(
-    layers: Sequence[DenseLayer], X: Array, y: Array, objective: Objective = PLAIN
+    layers: Sequence[DenseLayer], X: Array, y: Array, objective: Objective = PLAIN, masks: Masks = None
 ) -> tuple[float, Array]:
     """The loss and the flat gradient, W1 | b1 | W2 | b2 | ..."""
-    value, of_layers = gradients(layers, X, y, objective)
+    value, of_layers = gradients(layers, X, y, objective, masks)
     return value, np.concatenate([part.ravel() for pair in of_layers for part in pair if part is not None])
 
 

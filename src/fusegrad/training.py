@@ -55,7 +55,9 @@ class Network(Protocol):
     def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The loss, for validation."""
 
-    def loss_and_gradient(self, X: Any, y: Any, *, sample_weight: Any = None) -> tuple[float, Array]:
+    def loss_and_gradient(
+        self, X: Any, y: Any, *, sample_weight: Any = None, training_step: int | None = None
+    ) -> tuple[float, Array]:
         """Called by steps if it is overridden."""
 
 
@@ -88,20 +90,28 @@ def train_step(trainee: Trainee, X: Any, y: Any, sample_weight: Any, optimizer: 
     with engine.lock:
         if take(trainee, optimizer):
             return engine.step(batch, optimizer)
-        return python_step(trainee, engine.compiled(batch.X.shape[1]), batch, optimizer)
+        value = python_step(trainee, engine.compiled(batch.X.shape[1]), batch, optimizer, engine.loop_steps)
+        engine.loop_steps += 1
+        return value
 
 
-def python_step(trainee: Trainee, compiled_engine: Any, batch: Batch, optimizer: Any) -> float:
-    """A step in Python, for overridden methods; the numbers are those of the compiled step."""
+def python_step(trainee: Trainee, compiled_engine: Any, batch: Batch, optimizer: Any, number: int) -> float:
+    """A step in Python, for overridden methods; the numbers are those of the compiled step.
+
+    number: of the step, for the masks of dropout, if the optimizer does not count its steps.
+    """
     engine = trainee.engine
+    training_step = None
+    if engine.dropout_seed is not None:
+        training_step = optimizer.n_steps if isinstance(optimizer, Optimizer) else number
     point = engine.parameters
     if isinstance(optimizer, SGD) and optimizer.nesterov:
         point = as_flat(optimizer.look_ahead(engine.parameters), "look_ahead", engine.dtype, engine.n_parameters)
     if trainee.overridden:
-        value, gradient = _overridden_gradient(trainee, batch, point)
+        value, gradient = _overridden_gradient(trainee, batch, point, training_step)
     else:
         gradient = np.empty(engine.n_parameters, engine.dtype)
-        value = engine.gradient_of(compiled_engine, batch, point, gradient)
+        value = engine.gradient_of(compiled_engine, batch, point, gradient, training_step=training_step)
     if not isfinite(value):
         return value
     if not engine.kernels.is_finite(gradient):
@@ -130,10 +140,15 @@ def _as_passed(engine: NetworkEngine, batch: Batch) -> tuple[Array, Array, dict[
     return X, y, {} if weights is None else {"sample_weight": weights}
 
 
-def _overridden_gradient(trainee: Trainee, batch: Batch, point: Array) -> tuple[float, Array]:
+def _overridden_gradient(
+    trainee: Trainee, batch: Batch, point: Array, training_step: int | None
+) -> tuple[float, Array]:
     """The result of an overridden `loss_and_gradient` at a point. It reads the parameters from the network."""
     net, engine = trainee.net, trainee.engine
-    X, y, arguments = _as_passed(engine, batch)
+    X, y, passed = _as_passed(engine, batch)
+    arguments: dict[str, Any] = dict(passed)
+    if training_step is not None:
+        arguments["training_step"] = training_step
     if point is engine.parameters:
         value, gradient = net.loss_and_gradient(X, y, **arguments)
     else:
@@ -439,7 +454,7 @@ class _Run:
             weight = float(batch.X.shape[1] if weights is None else weights.sum(dtype="float64"))
             if self.schedule is not None:
                 self.optimizer.lr = self.rate(self.n_steps)
-            loss = python_step(self.trainee, self.compiled_engine, batch, self.optimizer)
+            loss = python_step(self.trainee, self.compiled_engine, batch, self.optimizer, self.n_steps)
             if not isfinite(loss):
                 value = loss_of(self.trainee, batch)
                 self.lost = ("gradient", value) if isfinite(value) else ("loss", loss)

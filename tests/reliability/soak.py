@@ -35,6 +35,8 @@ def draw_network(rng: np.random.Generator) -> tuple[Any, ...]:
         layers.append(fg.Linear(n_in, n_out, bias=bool(rng.random() < 0.9)))
         if rng.random() < 0.8:
             layers.append(rng.choice(ACTIVATIONS)())
+        if rng.random() < 0.1:
+            layers.append(fg.Dropout(0.2))
     return tuple(layers)
 
 
@@ -55,7 +57,7 @@ def draw_optimizer(rng: np.random.Generator) -> fg.Optimizer:
 
 def draw_loss(rng: np.random.Generator, layers: tuple[Any, ...]) -> Any:
     """Any loss that these layers can have."""
-    last = layers[-1]
+    last = [layer for layer in layers if not isinstance(layer, fg.Dropout)][-1]
     logits = isinstance(last, (fg.Linear, fg.Identity))
     n_outputs = next(layer.out_features for layer in reversed(layers) if isinstance(layer, fg.Linear))
     losses = [fg.losses.MeanSquaredError(), fg.losses.Huber(0.5), fg.losses.Quantile(0.3)]
@@ -176,8 +178,10 @@ def one_round(seed: int, folder: Path) -> str:
 
     def gradient_at(w: Array, part: slice) -> tuple[float, Array]:
         wide.parameters = w
+        masks = fg.reference.masks_of(net, follower.t, x8[:, part].shape[1])
         own = objective if weights is None else objective._replace(sample_weight=weights[part].astype("f8"))
-        return fg.reference.loss_and_gradient(fg.reference.layers_of(wide, "float64"), x8[:, part], y8[..., part], own)
+        wide_layers = fg.reference.layers_of(wide, "float64")
+        return fg.reference.loss_and_gradient(wide_layers, x8[:, part], y8[..., part], own, masks)
 
     history = fit(net, optimizer, n_threads)
     if smooth and (not shuffle or batch is None or batch >= m):

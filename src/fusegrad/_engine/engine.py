@@ -50,6 +50,10 @@ class NetworkEngine:
         Whether it is one of fusegrad.losses; else it is called from Python.
     l2 : float
         The factor of the penalty of the weights.
+    dropout_seed : int or None
+        Of the masks of dropout; None if no layer has any.
+    loop_steps : int
+        Steps by `train_step` with rules that do not count them: they number the masks.
     weights : tuple of (int, int)
         The first parameter of each W, and the one after its last.
     parameters : array (n_parameters,)
@@ -67,11 +71,13 @@ class NetworkEngine:
     __slots__ = (
         "_engines",
         "classes",
+        "dropout_seed",
         "dtype",
         "kernels",
         "l2",
         "layers",
         "lock",
+        "loop_steps",
         "loss_compiled",
         "loss_function",
         "n_features",
@@ -100,6 +106,8 @@ class NetworkEngine:
         if loss_compiled and loss_function.targets in ("classes", "probabilities"):
             self.classes = Classes(layers[-1].n_out, loss_function.targets == "classes")
         self.l2 = l2
+        self.dropout_seed: int | None = 0 if any(layer.dropped for layer in layers) else None
+        self.loop_steps = 0
         self.n_features = layers[0].n_in
         self.n_outputs = layers[-1].n_out
         self.n_parameters = layers[-1].end
@@ -129,7 +137,8 @@ class NetworkEngine:
             packed = self.packed is not None and packed_pays(self.layers, m, self.kernels.panel)
             plan = make_plan(self.layers, self.dtype, *key, few_examples=packed or None)
             loss = (self.loss_function.kind, self.loss_function.parameter) if self.loss_compiled else (0, 0.0)
-            engine = self.kernels.Engine(plan, loss, self.l2, self.parameters, self.lock, self.packed)
+            seed = self.dropout_seed or 0
+            engine = self.kernels.Engine(plan, loss, self.l2, self.parameters, self.lock, self.packed, seed)
             self._engines[key] = engine
         return engine
 
@@ -225,14 +234,21 @@ class NetworkEngine:
         return self.gradient_of(self.compiled(batch.X.shape[1], folding=False), batch, self.parameters, None)
 
     def gradient_of(
-        self, compiled: Any, batch: Batch, parameters: Array, gradient: Array | None, of_input: Array | None = None
+        self,
+        compiled: Any,
+        batch: Batch,
+        parameters: Array,
+        gradient: Array | None,
+        of_input: Array | None = None,
+        training_step: int | None = None,
     ) -> float:
-        """The loss of a validated batch; fills in its gradients."""
+        """The loss of a validated batch; fills in its gradients. training_step: with dropout."""
         X, y, weights = batch
+        masks_of = -1 if training_step is None else training_step
         if self.loss_compiled:
-            value: float = compiled.gradient(X, y, parameters, gradient, of_input, weights)
+            value: float = compiled.gradient(X, y, parameters, gradient, of_input, weights, masks_of=masks_of)
             return value
-        prediction = self.compiled(X.shape[1], folding=False).forward(X, parameters)
+        prediction = self.compiled(X.shape[1], folding=False).forward(X, parameters, masks_of=masks_of)
         answer = self.loss_function.value_and_gradient(prediction, y)
         try:
             value, of_output = answer
@@ -240,13 +256,20 @@ class NetworkEngine:
         except (TypeError, ValueError):
             raise TypeError(f"value_and_gradient: expected it to return (loss, gradient), got {answer!r}") from None
         of_output = as_matrix(of_output, "value_and_gradient", self.dtype, self.n_outputs, "outputs")
-        return value + float(compiled.gradient(X, of_output, parameters, gradient, of_input, y_is_gradient=True))
+        return value + float(
+            compiled.gradient(X, of_output, parameters, gradient, of_input, y_is_gradient=True, masks_of=masks_of)
+        )
 
-    def loss_and_gradient(self, X: Any, y: Any, sample_weight: Any, out: Array | None) -> tuple[float, Array]:
+    def loss_and_gradient(
+        self, X: Any, y: Any, sample_weight: Any, out: Array | None, training_step: Any = None
+    ) -> tuple[float, Array]:
         """See `Sequential.loss_and_gradient`."""
+        if training_step is not None:
+            training_step = as_count(training_step, "training_step", least=0)
         batch = self.batch(X, y, sample_weight, vectors=True)
         gradient, copy_to = self.flat_output(out, *batch)
-        value = self.gradient_of(self.compiled(batch.X.shape[1]), batch, self.parameters, gradient)
+        engine = self.compiled(batch.X.shape[1])
+        value = self.gradient_of(engine, batch, self.parameters, gradient, training_step=training_step)
         if copy_to is not None:
             copy_to[:] = gradient
         return value, gradient if out is None else out

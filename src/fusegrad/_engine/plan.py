@@ -55,7 +55,10 @@ LEAST_COPIED = 2 * 1024 * 1024
 MOST_COPIED = 512 * 1024 * 1024
 
 #: The columns of the layer table; `Layer` in cython_kernels/network/tiles.pxi reads them in this order.
-LAYER_TABLE = ("n_in", "n_out", "activation", "weight", "bias", "transposed", "function", "parameter", "derivatives")
+LAYER_TABLE = (
+    "n_in", "n_out", "activation", "weight", "bias", "transposed", "function", "parameter", "derivatives", "backward",
+    "dropped", "mask",
+)  # fmt: skip
 #: The columns of the fold table; `Fold` in cython_kernels/network/folding.pxi reads them in this order.
 FOLD_TABLE = ("first", "count", "scratch")
 #: Multiply-adds that folding costs in addition to its products.
@@ -74,6 +77,17 @@ class Dense:
     weight: int
     bias: int | None
     parameter: float = 0.0  # of the activation
+    dropout: float = 0.0  # the probability with which training drops an activation
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether a = z, in training too."""
+        return self.activation == "identity" and not self.dropped
+
+    @property
+    def dropped(self) -> int:
+        """The probability in units of 2^-16, as the masks are drawn."""
+        return min(round(self.dropout * 65536), 65535)
 
     @property
     def end(self) -> int:
@@ -120,7 +134,10 @@ class Plan:
         ]
         for layer, row, (_, count, _) in zip(self.layers, self.layer_table, self.fold_table, strict=True):
             folded = f", {count} linear layers in one" if count > 1 else ""
-            lines.append(f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}, gradient {ways[row[5]]}{folded}")
+            dropout = f", dropout {layer.dropout:g}" if layer.dropped else ""
+            lines.append(
+                f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}{dropout}, gradient {ways[row[5]]}{folded}"
+            )
         example = self.layers[0].n_in * self.dtype.itemsize
         if self.layers[0].n_in > 1:
             lines.append(
@@ -138,14 +155,15 @@ class Shape(NamedTuple):
     activation: str
     bias: bool
     parameter: float = 0.0  # of the activation
+    dropout: float = 0.0
 
 
 def stack_layers(shapes: Iterable[tuple[Any, ...]]) -> tuple[Dense, ...]:
     """Lay out layers in one flat buffer: W1 | b1 | W2 | b2 | ..."""
     layers: list[Dense] = []
     place = 0
-    for n_in, n_out, activation, bias, parameter in starmap(Shape, shapes):
-        layers.append(Dense(n_in, n_out, activation, place, place + n_in * n_out if bias else None, parameter))
+    for n_in, n_out, activation, bias, *others in starmap(Shape, shapes):
+        layers.append(Dense(n_in, n_out, activation, place, place + n_in * n_out if bias else None, *others))
         place = layers[-1].end
     return tuple(layers)
 
@@ -185,7 +203,7 @@ def moments_pay(plan: Plan, m: int, epochs: int) -> tuple[bool, str]:
     In multiply-adds per example: the moments cost 2 (n_in + n_out)^2, once, in float64; each step from the examples
     costs 2 n_in n_out. The moments are used only if they take less than half.
     """
-    if len(plan.layers) > 1 or plan.layers[0].activation != "identity":
+    if len(plan.layers) > 1 or not plan.layers[0].is_linear:
         return False, "not one linear layer"
     if plan.batch < m:
         return False, "mini-batches"
@@ -255,7 +273,7 @@ def fold_layers(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple
     """
     folds: list[list[Dense]] = []
     for layer in layers:
-        if folds and folds[-1][-1].activation == "identity":
+        if folds and folds[-1][-1].is_linear:
             folds[-1].append(layer)
         else:
             folds.append([layer])
@@ -282,6 +300,7 @@ def _folded_layers(folds: list[tuple[Dense, ...]]) -> tuple[Dense, ...]:
                 fold[-1].activation,
                 any(layer.bias is not None for layer in fold),
                 fold[-1].parameter,
+                fold[-1].dropout,
             )
             for fold in folds
         ]
@@ -292,22 +311,28 @@ def _table(
     layers: Sequence[Dense], kernels: Any, transposed: Sequence[bool] = (), derivatives: Sequence[int] = ()
 ) -> Table:
     """The table of some layers; without the last two arguments, of layers that are only members of folds."""
-    rows = []
+    rows, masks = [], 0
+    other = len(kernels.ACTIVATIONS)
     for i, layer in enumerate(layers):
         direct = layer.activation in kernels.ACTIVATIONS
+        activation = kernels.ACTIVATIONS.index(layer.activation) if direct else other
         rows.append(
             (
                 layer.n_in,
                 layer.n_out,
-                kernels.ACTIVATIONS.index(layer.activation) if direct else len(kernels.ACTIVATIONS),
+                activation,
                 layer.weight,
                 -1 if layer.bias is None else layer.bias,
                 int(transposed[i]) if transposed else 0,
                 0 if direct else kernels.FUNCTIONS.index(layer.activation),
                 int(np.float64(layer.parameter).view(np.int64)),  # its bits
                 derivatives[i] if derivatives else -1,
+                other if layer.dropped else activation,
+                layer.dropped,
+                masks,
             )
         )
+        masks += layer.dropped > 0
     return tuple(rows)
 
 
@@ -316,14 +341,14 @@ def _stored_derivatives(
 ) -> tuple[list[int], int]:
     """Where each layer's derivatives are in the scratch memory, from `first` on; -1: not stored. And the end.
 
-    They are stored if they are no function of the activation, and for the last layer, whose deltas overwrite it.
+    They are stored if they are no function of the activation, if a mask multiplies them, and for the last layer,
+    whose deltas overwrite it.
     """
     places, end = [], first
     for i, layer in enumerate(layers):
         direct = layer.activation in kernels.ACTIVATIONS
-        stored = not direct and (
-            i == len(layers) - 1 or kernels.FUNCTIONS.index(layer.activation) > kernels.FROM_ACTIVATION
-        )
+        from_activation = direct or kernels.FUNCTIONS.index(layer.activation) <= kernels.FROM_ACTIVATION
+        stored = layer.dropped > 0 or not from_activation or (i == len(layers) - 1 and not direct)
         places.append(end if stored else -1)
         end += _up(examples * layer.n_out, panel) * stored
     return places, end
@@ -353,7 +378,7 @@ def make_plan(
         if len(fold) > 1:
             fold_scratch += _up(fold[0].n_in + 1, panel) * sum(layer.n_out for layer in fold)
     # The folded layer applies the last activation of a fold; within a fold all members are linear.
-    linear = [replace(layer, activation="identity") for layer in members]
+    linear = [replace(layer, activation="identity", dropout=0.0) for layer in members]
 
     # Activations of all layers and the targets; x^T of the first layer and of the widest other are added below.
     per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out
