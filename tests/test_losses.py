@@ -303,7 +303,7 @@ def test_clipped_and_penalised_steps(rule, dtype, rng):
         _, gradient = Reference(free_at).gradient(X, y)
         gradient *= min(1, 0.05 / np.linalg.norm(gradient))
         if rule == "AdamW":
-            for first, last in free._engine.weights:
+            for first, last in (place for name, place in free._engine.places.items() if name[0] == "W"):
                 free.parameters[first:last] *= 1 - 0.01 * 0.3
             without._weight_decay, without._constants = 0.0, fg.Adam(0.01)._constants
         without.step(free.parameters, gradient)

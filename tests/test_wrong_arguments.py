@@ -64,7 +64,7 @@ FIT = {
     "moments": (True, NOTHING),
 }
 LR = {"lr": (0.1, NUMBER)}
-RULE = {**LR, "clip_norm": (None, OPTIONAL | NUMBER)}
+RULE = {**LR, "clip_norm": (None, OPTIONAL | NUMBER), "learning_rate_factors": (None, {"None", "dict"})}
 W, A = np.ones((2, 3)), np.ones((2, 5))
 LAYER = {"weight": (W, NOTHING), "x": (X, NOTHING), "activation": ("relu", NOTHING)}
 FLAT = np.zeros(4)
@@ -155,6 +155,7 @@ CALLS = {
     "InverseTimeDecay": (None, {**LR, "rate": (0.1, NUMBER)}),
     "StepDecay": (None, {**LR, "step_size": (1, NOTHING), "factor": (0.5, NUMBER)}),
     "Dropout": (None, {"p": (0.5, NOTHING)}),
+    "Scale": (None, {"n_features": (2, NOTHING)}),
     "LeakyReLU": (None, {"slope": (0.1, NUMBER)}),
     "ELU": (None, {"alpha": (1.0, NUMBER)}),
     "GELU": (None, {"approximate": ("none", NOTHING)}),

@@ -10,6 +10,10 @@ and dW_1 | db_1 = D_1. This has the form of a forward and a backward pass of n_i
 computed by the same kernels: E_l and D_l are tiles whose columns are the inputs and, last, the bias. If a step has
 many more examples than inputs, a two-layer linear network costs no more than one layer.
 
+A scale before the first member, z = W1 (s * x) + b1, is folded into its weights, which are W1 diag(s) in the equations
+above. With G, the gradient of those: dW1 = G diag(s), and ds_j is the sum over i of G_ij W1_ij. This is done in predictions,
+too, also if a fold has a single member.
+
 The plan decides which layers are folded (`_engine.plan.fold_layers`). The folded parameters are in a buffer of
 their own.
 """
@@ -24,6 +28,51 @@ cdef struct Fold:
 cdef enum:
     FOLD_PANELS = 4        # panels of a member's tile,
     FOLD_ROWS = 64         # and rows of its gradient, between two calls of `check_interrupt`
+    SCALED_VECTORS = 4     # of a row of W that are processed together
+
+
+cdef void scale_weight(
+    const real* weight, const real* s, Py_ssize_t n_out, Py_ssize_t n_in, real* out, Interrupt* interrupt,
+) noexcept nogil:
+    """out = W diag(s)."""
+    cdef Py_ssize_t i, j
+    for i in range(n_out):
+        if i % FOLD_ROWS == 0 and check_interrupt(interrupt, 0, FOLD_ROWS * n_in):
+            return
+        for j in range(n_in):
+            out[i * n_in + j] = weight[i * n_in + j] * s[j]
+
+
+cdef void scale_gradient(
+    const real* weight, const real* s, Py_ssize_t n_out, Py_ssize_t n_in, real* gradient, real* of_scale, Interrupt* interrupt,
+) noexcept nogil:
+    """of_scale_j = sum over i of G_ij W_ij; G = G diag(s). The sums are added in blocks (gemm/sums.pxi)."""
+    cdef vreal sums[SCALED_VECTORS]
+    cdef vreal totals[SCALED_VECTORS]
+    cdef vreal g
+    cdef real* place
+    cdef Py_ssize_t j = 0, i, n
+    cdef int v, vectors
+    while j < n_in:
+        if check_interrupt(interrupt, 0, 4 * SCALED_VECTORS * LANES * n_out):
+            return
+        vectors = <int>minimum(SCALED_VECTORS, ceil_div(n_in - j, LANES))
+        for v in range(SCALED_VECTORS):
+            sums[v] = splat(0)
+            totals[v] = splat(0)
+        for i in range(n_out):
+            for v in range(vectors):
+                n = minimum(LANES, n_in - j - v * LANES)
+                place = gradient + i * n_in + j + v * LANES
+                g = load_first(place, n)
+                sums[v] = multiply_add(g, load_first(weight + i * n_in + j + v * LANES, n), sums[v])
+                store_first(place, g * load_first(s + j + v * LANES, n), n)
+                if (i + 1) % SUM_BLOCK == 0:
+                    totals[v] = totals[v] + sums[v]
+                    sums[v] = splat(0)
+        for v in range(vectors):
+            store_first(of_scale + j + v * LANES, totals[v] + sums[v], minimum(LANES, n_in - j - v * LANES))
+        j += vectors * LANES
 
 
 cdef Matrix dense_matrix(const real* data, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
@@ -62,6 +111,23 @@ cdef void unpack_affine(const real* tile, Py_ssize_t n_out, Py_ssize_t n_in, rea
             bias[i] = place[i * PANEL]
 
 
+cdef void scale_columns(const real* s, Py_ssize_t n_out, Py_ssize_t n_in, real* tile) noexcept nogil:
+    """The columns of [W | b | ...] in a tile, times s; that of b stays."""
+    cdef Py_ssize_t column, i
+    cdef real* place
+    for column in range(n_in):
+        place = column_of(tile, n_out, column)
+        for i in range(n_out):
+            place[i * PANEL] *= s[column]
+
+
+cdef void unfold_scale(const Layer* member, const real* parameters, real* gradient, Interrupt* interrupt) noexcept nogil:
+    if member.scale >= 0:
+        scale_gradient(
+            parameters + member.weight, parameters + member.scale, member.n_out, member.n_in, gradient + member.weight,
+            gradient + member.scale, interrupt)
+
+
 cdef void fold_parameters(
     Fold* fold, Layer* members, Layer* layer, const real* parameters, real* folded, real* scratch, Interrupt* interrupt,
 ) noexcept nogil:
@@ -74,11 +140,17 @@ cdef void fold_parameters(
     cdef real* last
     cdef const real* bias
     if fold.count == 1:
-        memcpy(folded + layer.weight, parameters + member.weight, member.n_in * member.n_out * sizeof(real))
+        if member.scale >= 0:
+            scale_weight(
+                parameters + member.weight, parameters + member.scale, member.n_out, n_in, folded + layer.weight, interrupt)
+        else:
+            memcpy(folded + layer.weight, parameters + member.weight, member.n_in * member.n_out * sizeof(real))
         if member.bias >= 0:
             memcpy(folded + layer.bias, parameters + member.bias, member.n_out * sizeof(real))
         return
     pack_affine(parameters + member.weight, at(<real*>parameters, member.bias), member.n_out, n_in, tile)
+    if member.scale >= 0:
+        scale_columns(parameters + member.scale, member.n_out, n_in, tile)
     for step in range(1, fold.count):
         member = &members[fold.first + step]
         above = tile + member.n_in * n_panels * PANEL
@@ -115,6 +187,7 @@ cdef void unfold_gradient(
         memcpy(gradient + member.weight, folded_gradient + layer.weight, member.n_in * member.n_out * sizeof(real))
         if member.bias >= 0:
             memcpy(gradient + member.bias, folded_gradient + layer.bias, member.n_out * sizeof(real))
+        unfold_scale(member, parameters, gradient, interrupt)
         return
     for step in range(1, fold.count):
         tile += members[fold.first + step].n_in * n_panels * PANEL
@@ -152,3 +225,4 @@ cdef void unfold_gradient(
         step -= 1
     member = &members[fold.first]
     unpack_affine(tile, member.n_out, n_in, gradient + member.weight, at(gradient, member.bias))
+    unfold_scale(member, parameters, gradient, interrupt)

@@ -26,6 +26,7 @@ cdef struct Layer:
     int64 backward          # the activation in the backward pass: OTHER, too, if a mask has multiplied it
     int64 dropped           # in training a unit is dropped with probability dropped / 2^16; 0: never
     int64 mask              # number of this layer among those with dropout
+    int64 scale             # offset of s in the flat parameters, if x * s is its input; -1: x is
 
 
 cdef struct Features:

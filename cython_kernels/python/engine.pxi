@@ -132,7 +132,15 @@ cdef class Engine:
         for i in range(self.job_template.network.n_layers):
             size += packed_size(layers[i].n_out, layers[i].n_in)
         cdef cnp.ndarray packed = np.empty(size, parameters.dtype)
+        cdef cnp.ndarray folded = np.empty(self.job_template.network.n_parameters, parameters.dtype)
         cdef const real* source = read_flat("parameters", parameters, self.job_template.n_parameters)
+        cdef Interrupt never = NO_INTERRUPT
+        if self.job_template.folds != NULL:
+            for i in range(self.job_template.network.n_layers):
+                fold_parameters(
+                    &self.job_template.folds[i], self.job_template.members, &layers[i], source,
+                    read_flat("folded", folded, cnp.PyArray_SIZE(folded)), NULL, &never)
+            source = read_flat("folded", folded, cnp.PyArray_SIZE(folded))
         cdef real* place = read_flat("packed", packed, size)
         for i in range(self.job_template.network.n_layers):
             pack_weight(
@@ -299,7 +307,7 @@ cdef class Engine:
             job.network.parameters = job.lookahead
         job.fused = (
             job.network.few and job.folds == NULL and job.moments.means == NULL
-            and job.l2 == 0 and job.update.clip_norm == 0 and job.update.weight_decay == 0)
+            and job.l2 == 0 and job.update.clip_norm == 0 and job.update.weight_decay == 0 and job.update.factors == NULL)
         if job.incomplete != NULL:
             set_flag(job.incomplete, EPOCH_INCOMPLETE)
         try:

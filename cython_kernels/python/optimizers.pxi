@@ -12,6 +12,7 @@ cdef struct Constants:
     long long rule
     long long nesterov
     long long bias_correction
+    long long factored
     double decay
     double decay2
     double eps
@@ -24,10 +25,10 @@ cdef struct Constants:
 cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t columns, bint honour_lr):
     """Fills in u from a fusegrad.optimizers.Optimizer, and makes or checks its state (rows, columns).
 
-    Returns the state, which must be held while u points into it: another thread may replace the optimizer's state.
+    Returns the state and the factors, which must be held while u points into them: another thread may replace the state.
     honour_lr: read the learning rate through `lr`, which a subclass may have overridden.
     """
-    cdef object state = optimizer.state, n_steps = optimizer.n_steps
+    cdef object state = optimizer.state, n_steps = optimizer.n_steps, factors = None
     cdef bytes packed = optimizer._constants
     cdef Constants constants
     cdef Py_ssize_t rows
@@ -59,6 +60,10 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
     set_scale(u, optimizer._exponent if has_squares(u.rule) else 0)
     if not cnp.PyArray_ISWRITEABLE(parameters):
         raise ValueError("parameters: expected a writable array, got a read-only one")
+    u.factors = NULL
+    if constants.factored:
+        factors = optimizer._flat_factors(parameters)
+        u.factors = read_flat("learning_rate_factors", factors, columns)
     u.far = columns * <Py_ssize_t>sizeof(real) > MEMORY_BYTES
     u.first = NULL
     u.second = NULL
@@ -66,7 +71,7 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
         u.first = <real*>cnp.PyArray_DATA(<cnp.ndarray>state)
     if rows > 1:
         u.second = u.first + columns
-    return state
+    return state if factors is None else (state, factors)
 
 
 def optimizer_step(optimizer, cnp.ndarray parameters not None, cnp.ndarray gradient not None):
@@ -93,7 +98,7 @@ def optimizer_step(optimizer, cnp.ndarray parameters not None, cnp.ndarray gradi
         for first, last in optimizer._weights or ((0, n),):
             if not 0 <= first <= last <= n:
                 raise ValueError(f"optimizer: expected the weights of {n} parameters, got {first} to {last}")
-            scale(w + first, last - first, 1 - u.learning_rate * u.weight_decay, w + first)
+            decay(&u, w, first, last)
     with nogil:
         begin_update(&u)
         update(&u, w, g, 0, n)

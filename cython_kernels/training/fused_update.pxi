@@ -55,17 +55,17 @@ cdef inline void update_row(
     while j + GRADIENT_VECTORS * LANES <= n_in:
         gradient_sums(GRADIENT_VECTORS, delta, n_out, x.data + j, x.row, count, sums)
         for v in range(GRADIENT_VECTORS):
-            update_vector(rule, far, f, w, firsts, seconds, start + j + v * LANES, LANES, sums[v])
+            update_vector(rule, far, f, f.rate, w, firsts, seconds, start + j + v * LANES, LANES, sums[v])
         j += GRADIENT_VECTORS * LANES
     while j + LANES <= n_in:
         gradient_sums(1, delta, n_out, x.data + j, x.row, count, sums)
-        update_vector(rule, far, f, w, firsts, seconds, start + j, LANES, sums[0])
+        update_vector(rule, far, f, f.rate, w, firsts, seconds, start + j, LANES, sums[0])
         j += LANES
     if j < n_in:
         sums[0] = splat(delta[0]) * load_first(x.data + j, n_in - j)
         for e in range(1, count):
             sums[0] = multiply_add(splat(delta[e * n_out]), load_first(x.data + e * x.row + j, n_in - j), sums[0])
-        update_vector(rule, False, f, w, firsts, seconds, start + j, n_in - j, sums[0])
+        update_vector(rule, False, f, f.rate, w, firsts, seconds, start + j, n_in - j, sums[0])
 
 
 cdef inline void update_layer(

@@ -62,6 +62,7 @@ cdef struct Update:
     real unit               # 2^-exponent
     real largest_gradient   # the largest element of a gradient that can be squared at this scale
     bint far                # parameters and states come from memory
+    const real* factors     # of the learning rate, one for each parameter; NULL: 1
     real* first             # the states, as many as `states_of` says
     real* second
     # Constants of one update, set by `begin_update`.
@@ -212,6 +213,17 @@ cdef void scale(const real* values, Py_ssize_t n, double factor, real* out) noex
             out[i] = <real>(values[i] * factor)
 
 
+cdef void decay(const Update* u, real* w, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """AdamW: W -= a lambda W for the elements start ... stop."""
+    cdef double most = u.learning_rate * u.weight_decay
+    cdef Py_ssize_t i
+    if u.factors == NULL:
+        scale(w + start, stop - start, 1 - most, w + start)
+        return
+    for i in range(start, stop):
+        w[i] = <real>(w[i] * (1 - most * u.factors[i]))
+
+
 cdef double clipping(double limit, double squares, const real* g, Py_ssize_t n) noexcept nogil:
     """The factor, at most 1, by which a gradient is multiplied so that its norm is at most the limit; 1 if g is not finite.
 
@@ -271,24 +283,26 @@ cdef inline vreal root(Factors* f, vreal square, vreal beside) noexcept nogil:
     return at_least(f.least_root * magnitude(beside), square_root(square)) + f.root_eps
 
 
-cdef inline vreal updated(const int rule, Factors* f, vreal w, vreal g, vreal* first, vreal* second) noexcept nogil:
+cdef inline vreal updated(
+    const int rule, Factors* f, vreal rate, vreal w, vreal g, vreal* first, vreal* second,
+) noexcept nogil:
     """w after one step; the states are changed in place."""
     if has_squares(rule):
         g = g * f.unit
     if rule == ADAGRAD:
         first[0] = multiply_add(g, g, first[0])
-        return w - f.rate * g / root(f, first[0], g)
+        return w - rate * g / root(f, first[0], g)
     if rule == RMSPROP:
         first[0] = multiply_add(f.one_minus_decay * g, g, flush_if_subnormal(f.decay * first[0], g))
-        return w - f.rate * g / root(f, first[0], g)
+        return w - rate * g / root(f, first[0], g)
     if rule == ADAM:
         first[0] = flush_if_subnormal(multiply_add(f.decay, first[0], f.one_minus_decay * g), g)
         second[0] = multiply_add(f.one_minus_decay2 * g, g, flush_if_subnormal(f.decay2 * second[0], first[0]))
-        return w - f.rate * first[0] / root(f, second[0], first[0])
+        return w - rate * first[0] / root(f, second[0], first[0])
     if rule == MOMENTUM:
-        first[0] = flush_if_subnormal(multiply_add(f.decay, first[0], -(f.rate * g)), g)
+        first[0] = flush_if_subnormal(multiply_add(f.decay, first[0], -(rate * g)), g)
         return w + first[0]
-    return multiply_add(-f.rate, g, w)
+    return multiply_add(-rate, g, w)
 
 
 cdef enum:
@@ -296,7 +310,7 @@ cdef enum:
 
 
 cdef inline void update_vector(
-    const int rule, const bint far, Factors* f, real* w, real* firsts, real* seconds, Py_ssize_t i,
+    const int rule, const bint far, Factors* f, vreal rate, real* w, real* firsts, real* seconds, Py_ssize_t i,
     Py_ssize_t n, vreal g,
 ) noexcept nogil:
     """The update of n <= LANES elements from element i on, whose gradient is g. far: prefetches w and the states from memory."""
@@ -312,29 +326,46 @@ cdef inline void update_vector(
         first = load_first(firsts + i, n)
     if n_states > 1:
         second = load_first(seconds + i, n)
-    store_first(w + i, updated(rule, f, load_first(w + i, n), g, &first, &second), n)
+    store_first(w + i, updated(rule, f, rate, load_first(w + i, n), g, &first, &second), n)
     if n_states > 0:
         store_first(firsts + i, first, n)
     if n_states > 1:
         store_first(seconds + i, second, n)
 
 
+cdef inline vreal rates(const bint factored, Factors* f, const real* factors, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """The learning rates of n elements from element i on."""
+    return f.rate * load_first(factors + i, n) if factored else f.rate
+
+
+cdef inline void update_loop_by(
+    const int rule, const bint factored, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
+) noexcept nogil:
+    cdef Factors f = factors(u)
+    cdef const real* of_rate = u.factors        # copies: a store to w might change u, for the compiler
+    cdef real* firsts = u.first
+    cdef real* seconds = u.second
+    cdef Py_ssize_t i = start, n
+    while i + LANES <= stop:
+        update_vector(
+            rule, False, &f, rates(factored, &f, of_rate, i, LANES), w, firsts, seconds, i, LANES, load(g + i))
+        i += LANES
+    if stop - i > FEW_ELEMENTS:
+        n = stop - i
+        update_vector(rule, False, &f, rates(factored, &f, of_rate, i, n), w, firsts, seconds, i, n, load_first(g + i, n))
+        return
+    while i < stop:
+        update_vector(rule, False, &f, rates(factored, &f, of_rate, i, 1), w, firsts, seconds, i, 1, load_first(g + i, 1))
+        i += 1
+
+
 cdef inline void update_loop(
     const int rule, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
 ) noexcept nogil:
-    cdef Factors f = factors(u)
-    cdef real* firsts = u.first         # copies: a store to w might change u, for the compiler
-    cdef real* seconds = u.second
-    cdef Py_ssize_t i = start
-    while i + LANES <= stop:
-        update_vector(rule, False, &f, w, firsts, seconds, i, LANES, load(g + i))
-        i += LANES
-    if stop - i > FEW_ELEMENTS:
-        update_vector(rule, False, &f, w, firsts, seconds, i, stop - i, load_first(g + i, stop - i))
-        return
-    while i < stop:
-        update_vector(rule, False, &f, w, firsts, seconds, i, 1, load_first(g + i, 1))
-        i += 1
+    if u.factors == NULL:
+        update_loop_by(rule, False, u, w, g, start, stop)
+    else:
+        update_loop_by(rule, True, u, w, g, start, stop)
 
 
 ctypedef void (*UpdateLoop)(

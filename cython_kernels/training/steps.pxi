@@ -197,7 +197,6 @@ cdef void check_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
 
 cdef void decay_weights(Job* job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """AdamW: W -= a lambda W for the weights among the parameters start ... stop, before their update."""
-    cdef double factor = 1 - job.update.learning_rate * job.update.weight_decay
     cdef Py_ssize_t i, first, last
     cdef Layer* layer
     for i in range(job.n_members):
@@ -205,7 +204,7 @@ cdef void decay_weights(Job* job, Py_ssize_t start, Py_ssize_t stop) noexcept no
         first = maximum(start, layer.weight)
         last = minimum(stop, layer.weight + layer.n_in * layer.n_out)
         if first < last:
-            scale(job.parameters + first, last - first, factor, job.parameters + first)
+            decay(&job.update, job.parameters, first, last)
 
 
 cdef void update_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
@@ -416,6 +415,10 @@ cdef void predict_tile(void* data, int thread, Py_ssize_t tile) noexcept nogil:
 cdef void predict(void* data, Team* team) noexcept nogil:
     """The leader's function in `Engine.forward`."""
     cdef Job* job = <Job*>data
+    if job.folds != NULL:
+        fold_layers(job, job.parameters)
+        if is_raised(&job.interrupt.stop):
+            return
     if job.network.few:
         few_predict(&job.network, job.packed, job.link, job.out, own_scratch(job, 0), &job.interrupt, 0)
         return

@@ -123,7 +123,7 @@ def load_checkpoint(path: str | PathLike[str]) -> LoadedCheckpoint:
     """
     arrays, metadata = files.load(path)
     try:
-        state = arrays.pop("optimizer.state", None)
+        state, factors = (arrays.pop(f"optimizer.{name}", None) for name in ("state", "learning_rate_factors"))
         dtype, layers = _build_dtype(metadata["dtype"]), build_layers(metadata["layers"])
         size = stack_layers(shapes_of(tuple(layers)))[-1].end  # known before any memory is allocated
         if size != sum(array.size for array in arrays.values()):
@@ -137,7 +137,7 @@ def load_checkpoint(path: str | PathLike[str]) -> LoadedCheckpoint:
         net.load_state_dict(arrays)
         optimizer = None
         if "optimizer" in metadata:
-            optimizer = build_optimizer(metadata["optimizer"], state)
+            optimizer = build_optimizer(metadata["optimizer"], state, factors)
             optimizer.check(net.parameters)
         rng = files.build_generator(metadata["rng"]) if "rng" in metadata else None
     except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ from fusegrad._engine import files
 from fusegrad._engine.engine import NetworkEngine
 from fusegrad._engine.plan import Dense, Plan, stack_layers
 from fusegrad._engine.validation import Array, as_flat, as_flat_output, as_floats
-from fusegrad.layers import Layer, Linear, describe_layers, shapes_of
+from fusegrad.layers import Layer, Linear, Scale, describe_layers, shapes_of
 from fusegrad.losses import (
     BinaryCrossEntropy,
     MeanSquaredError,
@@ -70,7 +70,7 @@ class Module:
 
     @property
     def dense_layers(self) -> tuple[Dense, ...]:
-        """Each `Linear` with the activation after it, and the offsets of its W and b in `parameters`."""
+        """Each `Linear` with what is before and after it, and the offsets of its W, b and s in `parameters`."""
         return self._engine.layers
 
     @property
@@ -123,7 +123,7 @@ class Module:
         as_flat_output(self._engine.parameters, "parameters", self.dtype, self.n_parameters)[:] = flat
 
     def unflatten(self, flat: Array) -> dict[str, Array]:
-        """Views of a flat buffer: ``{"W1": (n_out, n_in), "b1": (n_out, 1), ...}``.
+        """Views of a flat buffer: ``{"W1": (n_out, n_in), "b1": (n_out, 1), ...}``, ``"s1"`` (n_in, 1) of a `Scale`.
 
         Parameters
         ----------
@@ -147,11 +147,9 @@ class Module:
         if flat.shape != (self.n_parameters,) or not flat.flags.c_contiguous:
             raise ValueError(f"flat: expected a contiguous array of shape ({self.n_parameters},), got {flat.shape}")
         views: dict[str, Array] = {}
-        for i, layer in enumerate(self.dense_layers, start=1):
-            end = layer.weight + layer.n_in * layer.n_out
-            views[f"W{i}"] = flat[layer.weight : end].reshape(layer.n_out, layer.n_in)
-            if layer.bias is not None:
-                views[f"b{i}"] = flat[layer.bias : layer.end].reshape(layer.n_out, 1)
+        for name, (first, last) in self._engine.places.items():
+            columns = self.dense_layers[int(name[1:]) - 1].n_in if name[0] == "W" else 1
+            views[name] = flat[first:last].reshape(-1, columns)
         return views
 
     def named_parameters(self) -> dict[str, Array]:
@@ -192,6 +190,8 @@ class Module:
                 state[f"{i}.weight"] = named[f"W{dense}"].copy()
                 if layer.bias:
                     state[f"{i}.bias"] = named[f"b{dense}"].ravel().copy()
+            elif isinstance(layer, Scale):
+                state[f"{i}.scale"] = named[f"s{dense + 1}"].ravel().copy()
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -272,6 +272,8 @@ class Module:
             optimizer.check(self._engine.parameters)
             if optimizer.state is not None:
                 arrays["optimizer.state"] = optimizer.state
+            if isinstance(optimizer.learning_rate_factors, np.ndarray):
+                arrays["optimizer.learning_rate_factors"] = optimizer.learning_rate_factors
         if rng is not None:
             metadata["rng"] = files.describe_generator(rng)
         files.save(path, arrays, metadata)

@@ -53,7 +53,8 @@ class Sequential(Module):
     Attributes
     ----------
     parameters : array (n_parameters,)
-        The only storage of the weights, W1 | b1 | W2 | b2 | ..., row-major. You may write to it.
+        The only storage of the weights, W1 | b1 | W2 | b2 | ..., row-major, the s of a `Scale` before its W. You may
+        write to it.
     layers : tuple of layers
     loss_function : the loss
     l2 : float
@@ -143,6 +144,8 @@ class Sequential(Module):
     def _initialize(self, rng: "np.random.Generator", init: str) -> None:
         parameters = self._engine.parameters
         for layer in self._engine.layers:
+            if layer.scale is not None:
+                parameters[layer.scale : layer.weight] = 1.0
             weight, bias = initial_bounds(init, layer.activation, layer.n_in, layer.n_out)
             size = layer.n_in * layer.n_out
             parameters[layer.weight : layer.weight + size] = rng.uniform(-weight, weight, size)

@@ -37,6 +37,9 @@ class Optimizer:
         The learning rate; may be set between steps. The other hyperparameters of a rule are fixed.
     clip_norm : float or None
         If the norm |g| of the whole gradient is more than this, the gradient is multiplied by clip_norm / |g|.
+    learning_rate_factors : dict, array or None
+        Of each parameter, at least 0: by name, as in `Sequential.named_parameters` ("W1", "b1", "s1", ...), or "W",
+        "b" or "s" for all of this kind; those that are not named have 1. Or one for each parameter, in their order.
     n_steps : int
         The number of updates so far.
     state : array (n_states, n_parameters) or None
@@ -61,7 +64,9 @@ class Optimizer:
     _exponent: int = 0  # the state is in units of this power of two
     _clip_norm: float | None = None
     _weight_decay: float = 0.0
-    _weights: tuple[tuple[int, int], ...] = ()  # first and last parameter of each W of the network; (): all are weights
+    _learning_rate_factors: Any = None  # a dict, a flat array, or None
+    _factors: Array | None = None  # the same for each parameter, in the dtype of the parameters
+    _places: dict[str, tuple[int, int]] | None = None  # the parameters of the network by name: first and last
     _owner: Any = None  # the lock of the network to which it belongs
     _layout: str | None = None  # the layers of that network, or of the one whose state it has loaded
     _direct_for: Any = None  # that lock, if nothing is overridden: `train_step` may call the engine directly
@@ -78,11 +83,12 @@ class Optimizer:
             if any(isinstance(vars(base).get(name), property) for base in cls.__mro__[1:] if _is_ours(base)):
                 raise TypeError(f"{cls.__name__}.{name}: its update does not read it; override step (or lr) instead")
 
-    def __init__(self, lr: float, *, clip_norm: float | None = None) -> None:
+    def __init__(self, lr: float, *, clip_norm: float | None = None, learning_rate_factors: Any = None) -> None:
         if self.rule == "none" and type(self).step is Optimizer.step:
             raise TypeError(f"{type(self).__name__}: expected a class with a step of its own, such as fusegrad.SGD")
         self.lr = as_number(lr, "lr", above=0.0)
         self._clip_norm = None if clip_norm is None else as_number(clip_norm, "clip_norm", above=0.0)
+        self._learning_rate_factors = _as_factors(learning_rate_factors)
         self.n_steps = 0
         self.state = None
         self._exponent = 0
@@ -112,6 +118,17 @@ class Optimizer:
         return self._clip_norm
 
     @property
+    def learning_rate_factors(self) -> Any:
+        """The factors of the learning rate, a copy; None: 1."""
+        factors = self._learning_rate_factors
+        return None if factors is None else factors.copy()
+
+    @property
+    def _weights(self) -> tuple[tuple[int, int], ...]:
+        """The first and the last parameter of each W of its network; (): all are weights."""
+        return tuple(place for name, place in (self._places or {}).items() if name[0] == "W")
+
+    @property
     def _update(self) -> str:
         """The name of its compiled update in `RULES`."""
         return self.rule
@@ -128,7 +145,8 @@ class Optimizer:
 
     def _arguments(self, **others: Any) -> dict[str, Any]:
         """lr, the hyperparameters of a rule, and what all rules have, if it is set."""
-        return {"lr": self.lr, **others, **({} if self._clip_norm is None else {"clip_norm": self._clip_norm})}
+        common = {"clip_norm": self._clip_norm, "learning_rate_factors": self.learning_rate_factors}
+        return {"lr": self.lr, **others, **{name: value for name, value in common.items() if value is not None}}
 
     def __copy__(self) -> Self:
         """A copy with its own state, for any network."""
@@ -137,7 +155,7 @@ class Optimizer:
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_owner", "_direct_for")}
+        return {name: value for name, value in vars(self).items() if name not in ("_owner", "_direct_for", "_factors")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -159,7 +177,8 @@ class Optimizer:
         rule = names.index(self._update) if self._update in names else 0  # another name: the class has its own step
         logs = _log(decay), _log(decay2)
         limits = self._clip_norm or 0.0, self._weight_decay
-        return struct.pack("3q7d", rule, nesterov, bias_correction, decay, decay2, eps, *logs, *limits)
+        factored = self._learning_rate_factors is not None
+        return struct.pack("4q7d", rule, nesterov, bias_correction, factored, decay, decay2, eps, *logs, *limits)
 
     def check(self, parameters: Array) -> None:
         """Raise unless the state, if there is one, matches the parameters, and the count of steps is valid."""
@@ -179,6 +198,14 @@ class Optimizer:
                 f"optimizer: its state is of {state.shape[1]} {state.dtype} parameters, "
                 f"got {parameters.size} {parameters.dtype}: use one optimizer for each network"
             )
+
+    def _flat_factors(self, parameters: Array) -> Array:
+        """The factors of the learning rate of these parameters; called by compiled steps if there are any."""
+        factors = self._factors
+        if factors is None or factors.shape != parameters.shape or factors.dtype != parameters.dtype:
+            factors = flat_factors(self._learning_rate_factors, parameters, self._places)
+            self._factors = factors
+        return factors
 
     def prepare(self, parameters: Array) -> None:
         """Make the state for these parameters, if there is no writable one; called by the first step.
@@ -299,6 +326,43 @@ class Optimizer:
         self._exponent, self._layout, self._owner, self._direct_for = exponent, layout, None, None
 
 
+def _as_factors(factors: Any) -> Any:
+    """A dict of names to numbers, a flat array, or None."""
+    name = "learning_rate_factors"
+    if factors is None:
+        return None
+    if isinstance(factors, dict):
+        if not all(isinstance(key, str) for key in factors):
+            raise TypeError(f"{name}: expected a dict of names of parameters, got {factors!r}")
+        return {key: as_number(value, f"{name}[{key!r}]", least=0.0) for key, value in factors.items()}
+    if not isinstance(factors, (np.ndarray, list, tuple)):
+        raise TypeError(f"{name}: expected a dict of names to numbers, or a flat array, got {factors!r}")
+    flat = np.array(as_flat(factors, name))
+    if not (np.isfinite(flat) & (flat >= 0)).all():
+        raise ValueError(f"{name}: expected finite numbers of at least 0, got others")
+    return flat
+
+
+def flat_factors(factors: Any, parameters: Array, places: dict[str, tuple[int, int]] | None) -> Array:
+    """One factor for each parameter. places: of the network's parameters, by name."""
+    if not isinstance(factors, dict):
+        flat = as_flat(factors, "learning_rate_factors", parameters.dtype, parameters.size)
+        return np.ascontiguousarray(flat)
+    if places is None:
+        raise ValueError("learning_rate_factors: expected an array where an optimizer has no network, got names")
+    known = {name[0] for name in places} | set(places)
+    unknown = set(factors) - known
+    if unknown:
+        raise ValueError(
+            f"learning_rate_factors: expected names of parameters, {', '.join(places)}, or s, W, b for all of a kind, "
+            f"got {', '.join(map(repr, sorted(unknown)))}"
+        )
+    flat = np.ones_like(parameters)
+    for name, (first, last) in places.items():
+        flat[first:last] = factors.get(name, factors.get(name[0], 1.0))
+    return flat
+
+
 def _is_ours(kind: type) -> bool:
     """Whether a class is defined in this module."""
     return kind.__module__ == __name__
@@ -338,16 +402,18 @@ def bind(
     parameters: Array,
     lock: Any,
     layout: str,
-    weights: tuple[tuple[int, int], ...],
+    places: dict[str, tuple[int, int]],
     compiled: bool,
 ) -> None:
     """Bind the optimizer to the network with this lock and these layers; raise if it belongs to another.
 
-    weights: the first and the last parameter of each W. compiled: its steps run compiled, and `train_step` may call the
-    engine directly.
+    places: of the network's parameters, by name. compiled: its steps run compiled, and `train_step` may call the engine
+    directly.
     """
     optimizer.check(parameters)
     if optimizer._owner is not lock:
+        factors = optimizer._learning_rate_factors
+        resolved = None if factors is None else flat_factors(factors, parameters, places)
         stateless = optimizer.state is None or not len(optimizer.state)
         if optimizer._owner is not None and not (stateless and not optimizer._owner.is_held):
             raise ValueError(
@@ -356,7 +422,8 @@ def bind(
             )
         if not stateless and optimizer._layout not in (None, layout):
             raise ValueError(f"optimizer: its state is of a network of layers {optimizer._layout}, got {layout}")
-        optimizer._owner, optimizer._layout, optimizer._weights = lock, layout, weights
+        optimizer._owner, optimizer._layout, optimizer._places = lock, layout, places
+        optimizer._factors = resolved
     optimizer._direct_for = lock if compiled else None
 
 
@@ -413,6 +480,8 @@ class SGD(Optimizer):
         returns is then the loss at that point.
     clip_norm : float, optional
         The largest norm of the whole gradient: a larger one is scaled down to it.
+    learning_rate_factors : dict of str to float, or array (n_parameters,), optional
+        The learning rate of a parameter is a times its factor: see `Optimizer`.
 
     Raises
     ------
@@ -444,9 +513,15 @@ class SGD(Optimizer):
     _momentum: float = 0.0
 
     def __init__(
-        self, lr: float, momentum: float = 0.0, nesterov: bool = False, *, clip_norm: float | None = None
+        self,
+        lr: float,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        *,
+        clip_norm: float | None = None,
+        learning_rate_factors: Any = None,
     ) -> None:
-        super().__init__(lr, clip_norm=clip_norm)
+        super().__init__(lr, clip_norm=clip_norm, learning_rate_factors=learning_rate_factors)
         self._momentum = as_number(momentum, "momentum", least=0.0, below=1.0)
         self._nesterov = as_flag(nesterov, "nesterov")
         if self._nesterov and not self._momentum:
@@ -518,6 +593,8 @@ class Adagrad(Optimizer):
         At least 0; a value below the smallest normal number of the dtype is replaced by that number.
     clip_norm : float, optional
         The largest norm of the whole gradient: a larger one is scaled down to it.
+    learning_rate_factors : dict of str to float, or array (n_parameters,), optional
+        The learning rate of a parameter is a times its factor: see `Optimizer`.
 
     Raises
     ------
@@ -540,8 +617,10 @@ class Adagrad(Optimizer):
 
     rule = "adagrad"
 
-    def __init__(self, lr: float, eps: float = 1e-10, *, clip_norm: float | None = None) -> None:
-        super().__init__(lr, clip_norm=clip_norm)
+    def __init__(
+        self, lr: float, eps: float = 1e-10, *, clip_norm: float | None = None, learning_rate_factors: Any = None
+    ) -> None:
+        super().__init__(lr, clip_norm=clip_norm, learning_rate_factors=learning_rate_factors)
         self._eps = as_number(eps, "eps", least=0.0)
         self._constants = self._pack(eps=self._eps)
 
@@ -574,6 +653,8 @@ class RMSprop(Optimizer):
         At least 0; a value below the smallest normal number of the dtype is replaced by that number.
     clip_norm : float, optional
         The largest norm of the whole gradient: a larger one is scaled down to it.
+    learning_rate_factors : dict of str to float, or array (n_parameters,), optional
+        The learning rate of a parameter is a times its factor: see `Optimizer`.
 
     Raises
     ------
@@ -595,8 +676,16 @@ class RMSprop(Optimizer):
 
     rule = "rmsprop"
 
-    def __init__(self, lr: float, decay: float = 0.99, eps: float = 1e-8, *, clip_norm: float | None = None) -> None:
-        super().__init__(lr, clip_norm=clip_norm)
+    def __init__(
+        self,
+        lr: float,
+        decay: float = 0.99,
+        eps: float = 1e-8,
+        *,
+        clip_norm: float | None = None,
+        learning_rate_factors: Any = None,
+    ) -> None:
+        super().__init__(lr, clip_norm=clip_norm, learning_rate_factors=learning_rate_factors)
         self._decay = as_number(decay, "decay", least=0.0, below=1.0)
         self._eps = as_number(eps, "eps", least=0.0)
         self._constants = self._pack(decay=self._decay, eps=self._eps)
@@ -641,6 +730,8 @@ class Adam(Optimizer):
         Correct the averages for their start at 0.
     clip_norm : float, optional
         The largest norm of the whole gradient: a larger one is scaled down to it.
+    learning_rate_factors : dict of str to float, or array (n_parameters,), optional
+        The learning rate of a parameter is a times its factor: see `Optimizer`.
 
     Raises
     ------
@@ -670,8 +761,9 @@ class Adam(Optimizer):
         bias_correction: bool = True,
         *,
         clip_norm: float | None = None,
+        learning_rate_factors: Any = None,
     ) -> None:
-        super().__init__(lr, clip_norm=clip_norm)
+        super().__init__(lr, clip_norm=clip_norm, learning_rate_factors=learning_rate_factors)
         try:
             beta1, beta2 = betas
         except (TypeError, ValueError):
@@ -727,6 +819,8 @@ class AdamW(Adam):
         lambda, at least 0.
     clip_norm : float, optional
         The largest norm of the whole gradient: a larger one is scaled down to it.
+    learning_rate_factors : dict of str to float, or array (n_parameters,), optional
+        The learning rate of a parameter is a times its factor: see `Optimizer`.
 
     Raises
     ------
@@ -760,9 +854,10 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
         *,
         clip_norm: float | None = None,
+        learning_rate_factors: Any = None,
     ) -> None:
         self._weight_decay = as_number(weight_decay, "weight_decay", least=0.0)
-        super().__init__(lr, betas, eps, clip_norm=clip_norm)
+        super().__init__(lr, betas, eps, clip_norm=clip_norm, learning_rate_factors=learning_rate_factors)
 
     @property
     def _update(self) -> str:
@@ -792,16 +887,21 @@ def describe_optimizer(optimizer: Any) -> str:
     """An optimizer without its state as JSON."""
     if type(optimizer) not in BUILT_IN.values():
         raise TypeError(f"optimizer: expected one of {', '.join(sorted(BUILT_IN))}, got {optimizer!r}")
-    described = {"class": type(optimizer).__name__, "arguments": optimizer.arguments, "n_steps": optimizer.n_steps}
+    arguments = optimizer.arguments
+    if isinstance(arguments.get("learning_rate_factors"), np.ndarray):
+        del arguments["learning_rate_factors"]  # an array of its own in the file
+    described = {"class": type(optimizer).__name__, "arguments": arguments, "n_steps": optimizer.n_steps}
     if optimizer._exponent:
         described["exponent"] = optimizer._exponent
     return json.dumps(described)
 
 
-def build_optimizer(description: str, state: Array | None) -> Optimizer:
-    """The optimizer of a description by `describe_optimizer`, with its state."""
+def build_optimizer(description: str, state: Array | None, factors: Array | None) -> Optimizer:
+    """The optimizer of a description by `describe_optimizer`, with its state and its factors, if they are an array."""
     described = parse_json(description)
     arguments = dict(described["arguments"])
+    if factors is not None:
+        arguments["learning_rate_factors"] = factors
     lr = arguments.pop("lr")
     optimizer: Optimizer = BUILT_IN[described["class"]](lr=1.0, **arguments)  # its own lr may be 0, set by a schedule
     steps = {"n_steps": described["n_steps"], "exponent": described.get("exponent", 0)}

@@ -1,7 +1,8 @@
 """Every kernel in plain NumPy, directly from the equations: slow, and the reference of the tests.
 
 Here, a network is a list of dense layers ``(weight, bias, activation)``, with ``bias`` an ``(out, 1)``
-array or None; `layers_of` makes it from a `fusegrad.Sequential`. Shapes are (features, examples).
+array or None; `layers_of` makes it from a `fusegrad.Sequential`. A scale s is a layer whose weight is (n,), of the
+diagonal. Shapes are (features, examples).
 Everything is computed in the dtype of the arguments.
 """
 
@@ -174,7 +175,7 @@ def dropout_mask(p: float, seed: int, step: int, layer: int, shape: tuple[int, i
 
 def dense_forward(weight: Array, x: Array, bias: Array | None, activation: Activation = "identity") -> Array:
     """a = f(W x + b)."""
-    z = weight @ x
+    z = weight[:, np.newaxis] * x if weight.ndim == 1 else weight @ x
     if bias is not None:
         z = z + bias
     return activate(activation, z)
@@ -276,6 +277,8 @@ def layers_of(net: Any, dtype: Any = None) -> list[DenseLayer]:
     dtype = net.dtype if dtype is None else dtype
     layers: list[DenseLayer] = []
     for i, layer in enumerate(net.dense_layers, start=1):
+        if layer.scale is not None:
+            layers.append((named[f"s{i}"].astype(dtype).ravel(), None, "identity"))
         bias = named[f"b{i}"].astype(dtype) if layer.bias is not None else None
         has_parameter = layer.activation in ("leaky_relu", "elu")
         activation = (layer.activation, layer.parameter) if has_parameter else layer.activation
@@ -291,6 +294,8 @@ def masks_of(net: Any, step: int, n_examples: int) -> list[Array | None]:
     """The masks of all layers of a network in one step."""
     masks: list[Array | None] = []
     for layer in net.dense_layers:
+        if layer.scale is not None:
+            masks.append(None)
         number = sum(mask is not None for mask in masks)
         shape = (layer.n_out, n_examples)
         masks.append(dropout_mask(layer.dropout, net.dropout_seed, step, number, shape) if layer.dropped else None)
@@ -341,9 +346,12 @@ def gradients(
     x = activations(layers, X, masks)
     value, delta = _deltas(layers, x, y, objective, masks)
     l2 = objective.l2
-    value += l2 / 2 * sum(float((weight.astype("float64") ** 2).sum()) for weight, _, _ in layers)
+    value += l2 / 2 * sum(float((weight.astype("float64") ** 2).sum()) for weight, _, _ in layers if weight.ndim == 2)
     return value, [
-        (d @ below.T + l2 * weight, None if bias is None else d.sum(axis=1, keepdims=True))
+        (
+            (d * below).sum(axis=1) if weight.ndim == 1 else d @ below.T + l2 * weight,
+            None if bias is None else d.sum(axis=1, keepdims=True),
+        )
         for d, below, (weight, bias, _) in zip(delta, x[:-1], layers, strict=True)
     ]
 
@@ -361,7 +369,7 @@ def _deltas(
         mask = None if masks is None else masks[i]
         grad_a = gradient if mask is None else gradient * mask.astype(z.dtype)
         delta.insert(0, times_slope(grad_a, z, activate(activation, z), activation))
-        gradient = weight.T @ delta[0]
+        gradient = _transposed(weight, delta[0])
     return value, delta
 
 
@@ -376,7 +384,13 @@ def loss_and_gradient(
 def input_gradient(layers: Sequence[DenseLayer], X: Array, y: Array, objective: Objective = PLAIN) -> Array:
     """The gradient of the loss with respect to X, W_1^T delta_1."""
     _, delta = _deltas(layers, activations(layers, X), y, objective)
-    return layers[0][0].T @ delta[0]
+    return _transposed(layers[0][0], delta[0])
+
+
+def _transposed(weight: Array, delta: Array) -> Array:
+    """W^T delta; W is the diagonal of a scale or a matrix."""
+    result: Array = weight[:, np.newaxis] * delta if weight.ndim == 1 else weight.T @ delta
+    return result
 
 
 # ---- update rules: (parameters, gradient, states) -> (parameters, states) ----

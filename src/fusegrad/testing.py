@@ -24,7 +24,7 @@ import numpy as np
 
 from fusegrad._engine.validation import Array, as_count, as_generator, as_matrix, as_number
 from fusegrad.networks import Sequential
-from fusegrad.reference import activate, layers_of
+from fusegrad.reference import activate, dense_forward, layers_of
 
 EPS = float(np.finfo(float).eps)
 FIRST_STEP = -4  # steps are powers of ten, in units of `_scale`
@@ -353,17 +353,20 @@ def _scale(net: Sequential, X: Array) -> tuple[Array, bool]:
     scale = np.ones(net.n_parameters)
     named = net.unflatten(scale)
     x, sums, at_corner = X, [], False
-    for i, (W, b, activation) in enumerate(layers_of(net), start=1):
-        z = W @ x + (0 if b is None else b)
+    names = iter(named)
+    for W, b, activation in layers_of(net):
+        z = dense_forward(W, x, b)
         sums.append(min(1.0, float(_rms(z, None).item())))
-        named[f"W{i}"][:] = sums[-1] / _rms(x, 1 if i == 1 else None).T
+        of_weight = sums[-1] / _rms(x, 1 if x is X else None)
+        named[next(names)][:] = of_weight if W.ndim == 1 else of_weight.T
         if b is not None:
-            named[f"b{i}"][:] = sums[-1]
+            named[next(names)][:] = sums[-1]
         at_corner |= (activation == "relu" or activation[0] == "leaky_relu") and bool(
             (np.abs(z) <= 1e-12 * np.abs(z).max()).any()
         )
         x = activate(activation, z)
-    of_inputs = np.broadcast_to(sums[0] / _rms(net.named_parameters()["W1"], 0).T, X.shape)
+    own = net.named_parameters()
+    of_inputs = np.broadcast_to(sums[0] / (_rms(own["s1"], 1) if "s1" in own else _rms(own["W1"], 0).T), X.shape)
     return np.concatenate([scale, of_inputs.ravel()]), at_corner
 
 

@@ -79,7 +79,7 @@ def take(trainee: Trainee, optimizer: Any) -> bool:
     compiled = runs_compiled(optimizer) and not trainee.overridden and trainee.engine.loss_compiled
     if isinstance(optimizer, Optimizer):
         engine = trainee.engine
-        bind(optimizer, engine.parameters, engine.lock, trainee.layout, engine.weights, compiled)
+        bind(optimizer, engine.parameters, engine.lock, trainee.layout, engine.places, compiled)
     return compiled
 
 

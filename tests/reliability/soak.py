@@ -32,6 +32,8 @@ def draw_network(rng: np.random.Generator) -> tuple[Any, ...]:
     widths = [int(w) for w in rng.choice([1, 2, 3, 7, 8, 13, 16, 17, 31, 32, 33, 64, 100, 257], rng.integers(2, 7))]
     layers: list[Any] = []
     for n_in, n_out in pairwise(widths):
+        if rng.random() < 0.1:
+            layers.append(fg.Scale(n_in))
         layers.append(fg.Linear(n_in, n_out, bias=bool(rng.random() < 0.9)))
         if rng.random() < 0.8:
             layers.append(rng.choice(ACTIVATIONS)())
@@ -43,16 +45,19 @@ def draw_network(rng: np.random.Generator) -> tuple[Any, ...]:
 def draw_optimizer(rng: np.random.Generator) -> fg.Optimizer:
     """Any rule, with a small rate: the reference follows it for some steps without chaos."""
     lr = float(10 ** rng.uniform(-5, -3))
-    way, clip_norm = rng.integers(8), (None, 0.1)[rng.integers(2)]
+    way = rng.integers(8)
+    common: Any = {"clip_norm": (None, 0.1)[rng.integers(2)]}
+    if rng.random() < 0.3:
+        common["learning_rate_factors"] = {"W": 0.5, "b": 2.0, "s": 3.0, "W1": 0.0}
     if way < 3:
-        return fg.SGD(lr, momentum=(0.0, 0.9, 0.9)[way], nesterov=way == 2, clip_norm=clip_norm)
+        return fg.SGD(lr, momentum=(0.0, 0.9, 0.9)[way], nesterov=way == 2, **common)
     if way == 3:
-        return fg.Adagrad(lr, eps=1e-3, clip_norm=clip_norm)
+        return fg.Adagrad(lr, eps=1e-3, **common)
     if way == 4:
-        return fg.RMSprop(lr, decay=0.9, eps=1e-3, clip_norm=clip_norm)
+        return fg.RMSprop(lr, decay=0.9, eps=1e-3, **common)
     if way == 5:
-        return fg.AdamW(lr, eps=1e-3, weight_decay=0.5, clip_norm=clip_norm)
-    return fg.Adam(lr, eps=1e-3, bias_correction=way == 6, clip_norm=clip_norm)
+        return fg.AdamW(lr, eps=1e-3, weight_decay=0.5, **common)
+    return fg.Adam(lr, eps=1e-3, bias_correction=way == 6, **common)
 
 
 def draw_loss(rng: np.random.Generator, layers: tuple[Any, ...]) -> Any:
@@ -82,9 +87,15 @@ def draw_targets(rng: np.random.Generator, net: fg.Sequential, m: int) -> Array:
 class Reference:
     """The rule of an optimizer in float64, from the equations."""
 
-    def __init__(self, optimizer: fg.Optimizer, w: Array, weights: Any) -> None:
-        self.o, self.w, self.t, self.weights = optimizer, w, 0, weights
-        self.first, self.second = np.zeros_like(w), np.zeros_like(w)
+    def __init__(self, optimizer: fg.Optimizer, net: fg.Sequential) -> None:
+        self.o, self.w, self.t = optimizer, net.parameters.astype("f8"), 0
+        self.first, self.second = np.zeros_like(self.w), np.zeros_like(self.w)
+        self.lr, self.decay = np.full_like(self.w, optimizer.lr), np.zeros_like(self.w)
+        factors = optimizer.learning_rate_factors or {}
+        for name, rates in net.unflatten(self.lr).items():
+            rates *= factors.get(name, factors.get(name[0], 1.0))
+        for name, decay in net.unflatten(self.decay).items():
+            decay[:] = getattr(optimizer, "weight_decay", 0.0) * (name[0] == "W")
 
     def step(self, gradient_at: Any) -> float:
         """Update w; gradient_at(w) -> (loss, gradient)."""
@@ -94,20 +105,18 @@ class Reference:
         self.t += 1
         if o.clip_norm is not None:
             g = g * min(1.0, o.clip_norm / max(float(np.linalg.norm(g)), 1e-300))
-        if isinstance(o, fg.AdamW):
-            for first, last in self.weights:
-                self.w[first:last] *= 1 - o.lr * o.weight_decay
+        self.w = self.w * (1 - self.lr * self.decay)
         if isinstance(o, fg.SGD) and o.momentum:
-            self.w, self.first = fg.reference.momentum(self.w, g, self.first, o.lr, o.momentum)
+            self.w, self.first = fg.reference.momentum(self.w, g, self.first, self.lr, o.momentum)
         elif isinstance(o, fg.SGD):
-            self.w = fg.reference.sgd(self.w, g, o.lr)
+            self.w = fg.reference.sgd(self.w, g, self.lr)
         elif isinstance(o, fg.Adagrad):
-            self.w, self.first = fg.reference.adagrad(self.w, g, self.first, o.lr, o.eps)
+            self.w, self.first = fg.reference.adagrad(self.w, g, self.first, self.lr, o.eps)
         elif isinstance(o, fg.RMSprop):
-            self.w, self.first = fg.reference.rmsprop(self.w, g, self.first, o.lr, o.decay, o.eps)
+            self.w, self.first = fg.reference.rmsprop(self.w, g, self.first, self.lr, o.decay, o.eps)
         else:
             self.w, self.first, self.second = fg.reference.adam(
-                self.w, g, self.first, self.second, self.t, o.lr, o.betas, o.eps, o.bias_correction
+                self.w, g, self.first, self.second, self.t, self.lr, o.betas, o.eps, o.bias_correction
             )
         return float(loss)
 
@@ -172,8 +181,7 @@ def one_round(seed: int, folder: Path) -> str:
         exact = fg.reference.input_gradient(reference, x8, y8, objective)
         close(net.input_gradient(X, y, sample_weight=weights), exact, dtype, f"{say}: input gradient")
     rule = draw_optimizer(np.random.default_rng(seed + 2))
-    in_weights = [(d.weight, d.weight + d.n_in * d.n_out) for d in net.dense_layers]
-    follower = Reference(rule, net.parameters.astype("f8"), in_weights)
+    follower = Reference(rule, net)
     wide = fg.Sequential(*layers, dtype="float64", rng=0)
 
     def gradient_at(w: Array, part: slice) -> tuple[float, Array]:

@@ -54,8 +54,8 @@ class NetworkEngine:
         Of the masks of dropout; None if no layer has any.
     loop_steps : int
         Steps by `train_step` with rules that do not count them: they number the masks.
-    weights : tuple of (int, int)
-        The first parameter of each W, and the one after its last.
+    places : dict of str to (int, int)
+        Of each s, W and b ("s1", "W1", "b1", ...): its first parameter, and the one after its last.
     parameters : array (n_parameters,)
         The storage of the weights, initially zeros.
     kernels : module
@@ -86,11 +86,11 @@ class NetworkEngine:
         "packed",
         "parallel_from",
         "parameters",
+        "places",
         "plain_targets",
         "small_predictor",
         "small_step",
         "squared_error",
-        "weights",
     )  # fmt: skip
 
     def __init__(
@@ -111,7 +111,13 @@ class NetworkEngine:
         self.n_features = layers[0].n_in
         self.n_outputs = layers[-1].n_out
         self.n_parameters = layers[-1].end
-        self.weights = tuple((layer.weight, layer.weight + layer.n_in * layer.n_out) for layer in layers)
+        self.places: dict[str, tuple[int, int]] = {}
+        for i, layer in enumerate(layers, start=1):
+            if layer.scale is not None:
+                self.places[f"s{i}"] = layer.scale, layer.weight
+            self.places[f"W{i}"] = layer.weight, layer.weight + layer.n_in * layer.n_out
+            if layer.bias is not None:
+                self.places[f"b{i}"] = layer.bias, layer.end
         try:
             self.parameters: Array = np.zeros(self.n_parameters, dtype)
         except (ValueError, OverflowError):  # more elements than an array can have

@@ -57,7 +57,7 @@ MOST_COPIED = 512 * 1024 * 1024
 #: The columns of the layer table; `Layer` in cython_kernels/network/tiles.pxi reads them in this order.
 LAYER_TABLE = (
     "n_in", "n_out", "activation", "weight", "bias", "transposed", "function", "parameter", "derivatives", "backward",
-    "dropped", "mask",
+    "dropped", "mask", "scale",
 )  # fmt: skip
 #: The columns of the fold table; `Fold` in cython_kernels/network/folding.pxi reads them in this order.
 FOLD_TABLE = ("first", "count", "scratch")
@@ -69,7 +69,7 @@ Table = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """One dense layer a = f(W x + b) and the offsets of its parameters in the flat buffer."""
+    """One dense layer a = f(W (s * x) + b) and the offsets of its parameters in the flat buffer."""
 
     n_in: int
     n_out: int
@@ -78,6 +78,7 @@ class Dense:
     bias: int | None
     parameter: float = 0.0  # of the activation
     dropout: float = 0.0  # the probability with which training drops an activation
+    scale: int | None = None  # where the factors s of its inputs are; None: it has none
 
     @property
     def is_linear(self) -> bool:
@@ -121,8 +122,8 @@ class Plan:
 
     @property
     def folded(self) -> bool:
-        """Whether consecutive linear layers are computed as one."""
-        return len(self.layers) < len(self.members)
+        """Whether consecutive linear layers, or a scale and a layer, are computed as one."""
+        return len(self.layers) < len(self.members) or any(layer.scale is not None for layer in self.members)
 
     def __str__(self) -> str:
         """A short description of the plan."""
@@ -132,8 +133,10 @@ class Plan:
             f"{self.batch} examples a step, in tiles of {self.tile} and blocks of {self.block}, {lanes} in lanes, "
             f"{self.n_threads} thread{'s' * (self.n_threads > 1)}, {self.scratch * self.dtype.itemsize} bytes each"
         ]
-        for layer, row, (_, count, _) in zip(self.layers, self.layer_table, self.fold_table, strict=True):
+        for layer, row, (first, count, _) in zip(self.layers, self.layer_table, self.fold_table, strict=True):
             folded = f", {count} linear layers in one" if count > 1 else ""
+            if self.members[first].scale is not None:
+                folded = ", with the scale" + folded
             dropout = f", dropout {layer.dropout:g}" if layer.dropped else ""
             lines.append(
                 f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}{dropout}, gradient {ways[row[5]]}{folded}"
@@ -156,14 +159,19 @@ class Shape(NamedTuple):
     bias: bool
     parameter: float = 0.0  # of the activation
     dropout: float = 0.0
+    scaled: bool = False  # its inputs have a factor each
 
 
 def stack_layers(shapes: Iterable[tuple[Any, ...]]) -> tuple[Dense, ...]:
-    """Lay out layers in one flat buffer: W1 | b1 | W2 | b2 | ..."""
+    """Lay out layers in one flat buffer: s1 | W1 | b1 | s2 | W2 | b2 | ..., each s and b if there is one."""
     layers: list[Dense] = []
     place = 0
-    for n_in, n_out, activation, bias, *others in starmap(Shape, shapes):
-        layers.append(Dense(n_in, n_out, activation, place, place + n_in * n_out if bias else None, *others))
+    for shape in starmap(Shape, shapes):
+        n_in, n_out = shape.n_in, shape.n_out
+        scale = place if shape.scaled else None
+        weight = place + n_in * shape.scaled
+        bias = weight + n_in * n_out if shape.bias else None
+        layers.append(Dense(n_in, n_out, shape.activation, weight, bias, shape.parameter, shape.dropout, scale))
         place = layers[-1].end
     return tuple(layers)
 
@@ -273,7 +281,7 @@ def fold_layers(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple
     """
     folds: list[list[Dense]] = []
     for layer in layers:
-        if folds and folds[-1][-1].is_linear:
+        if folds and folds[-1][-1].is_linear and layer.scale is None:
             folds[-1].append(layer)
         else:
             folds.append([layer])
@@ -289,8 +297,8 @@ def fold_layers(layers: tuple[Dense, ...], batch: int, panel: int) -> list[tuple
 
 
 def _folded_layers(folds: list[tuple[Dense, ...]]) -> tuple[Dense, ...]:
-    """The layers after folding: one for each fold, in a buffer of their own if any fold has several layers."""
-    if all(len(fold) == 1 for fold in folds):
+    """The layers after folding: one for each fold, in a buffer of their own if a fold has several layers or a scale."""
+    if all(len(fold) == 1 and fold[0].scale is None for fold in folds):
         return tuple(fold[0] for fold in folds)
     return stack_layers(
         [
@@ -330,6 +338,7 @@ def _table(
                 other if layer.dropped else activation,
                 layer.dropped,
                 masks,
+                -1 if layer.scale is None else layer.scale,
             )
         )
         masks += layer.dropped > 0
