@@ -350,8 +350,7 @@ def flat_factors(factors: Any, parameters: Array, places: dict[str, tuple[int, i
         return np.ascontiguousarray(flat)
     if places is None:
         raise ValueError("learning_rate_factors: expected an array where an optimizer has no network, got names")
-    known = {name[0] for name in places} | set(places)
-    unknown = set(factors) - known
+    unknown = set(factors) - {*places, "s", "W", "b"}
     if unknown:
         raise ValueError(
             f"learning_rate_factors: expected names of parameters, {', '.join(places)}, or s, W, b for all of a kind, "
