@@ -34,6 +34,16 @@ cdef inline Features inputs(Network* network, Py_ssize_t first, Py_ssize_t count
     return of_tile(tile, network.layers[0].n_in)
 
 
+cdef void forward_with_derivatives(
+    Network* network, Py_ssize_t i, const Features* x, Py_ssize_t first, Py_ssize_t count, real* a, real* derivatives,
+) noexcept nogil:
+    """`dense_forward` of a layer whose derivatives are stored, unless `derivatives` is NULL, and its dropout."""
+    cdef Layer* layer = &network.layers[i]
+    dense_forward(layer, weight_of(network, i), bias_of(network, i), x, a, panels(count), derivatives)
+    if layer.dropped:
+        drop_tile(&network.dropout, layer, first - network.dropout.first, panels(count), a, derivatives)
+
+
 cdef inline real* forward_tile(
     Network* network, const Features* lowest, Py_ssize_t first, Py_ssize_t count, real* scratch, bint wanted,
 ) noexcept nogil:
@@ -49,14 +59,10 @@ cdef inline real* forward_tile(
         a += network.layers[i].n_in * network.tile
         if network.outputs.data != NULL:
             pack_tile(network.outputs, network.order, first, count, a)
+        elif network.layers[i].derivatives < 0:
+            dense_forward(&network.layers[i], weight_of(network, i), bias_of(network, i), x, a, panels(count), NULL)
         else:
-            dense_forward(
-                &network.layers[i], weight_of(network, i), bias_of(network, i), x, a, panels(count),
-                derivatives_of(&network.layers[i], scratch) if wanted else NULL)
-            if network.layers[i].dropped:
-                drop_tile(
-                    &network.dropout, &network.layers[i], first - network.dropout.first, panels(count), a,
-                    derivatives_of(&network.layers[i], scratch) if wanted else NULL)
+            forward_with_derivatives(network, i, x, first, count, a, scratch + network.layers[i].derivatives if wanted else NULL)
         below = of_tile(a, network.layers[i].n_out)
         x = &below
     return a
@@ -94,7 +100,7 @@ cdef double sum_of_weights(Network* network, Py_ssize_t first, Py_ssize_t count)
     return (sums[0] + sums[1]) + (sums[2] + sums[3])
 
 
-cdef double gradient_tile(
+cdef inline double gradient_tile(
     Network* network, Py_ssize_t first, Py_ssize_t count, real weight, real* scratch, GradientSum gradient,
 ) noexcept nogil:
     """The forward and backward pass of a tile: adds its gradient, and returns the sum of its loss, without the factor `weight`.
@@ -144,10 +150,16 @@ cdef double gradient_tile(
         below = GradientSum(NULL, 0, gradient.overwrite)
         if i > 0:
             below.data = at(gradient.data, network.layers[i - 1].bias)
-        if i > 0 and layer.n_out == 1 and (network.layers[i - 1].backward != OTHER or network.layers[i - 1].derivatives >= 0):
+        if i > 0 and layer.n_out == 1 and network.layers[i - 1].backward != OTHER:
             backward_single_output(
-                layer, weight_of(network, i), delta, x, scratch + network.layers[i - 1].derivatives - x, n_panels,
-                <int>network.layers[i - 1].backward, here, below)
+                layer, weight_of(network, i), delta, x, 0, n_panels, <int>network.layers[i - 1].backward, here, below)
+            delta = x
+            i -= 1
+            continue
+        if i > 0 and layer.n_out == 1 and network.layers[i - 1].derivatives >= 0:
+            backward_single_output(
+                layer, weight_of(network, i), delta, x, scratch + network.layers[i - 1].derivatives - x, n_panels, OTHER, here,
+                below)
             delta = x
             i -= 1
             continue

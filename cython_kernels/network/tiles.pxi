@@ -94,9 +94,9 @@ cdef struct Network:
     const Py_ssize_t* order     # NULL: in the order of X
     Py_ssize_t tile             # examples in a tile, a multiple of PANEL
     Py_ssize_t block            # examples in a block, a multiple of tile
-    Dropout dropout
     bint few                    # a few examples: features in lanes (few_examples.pxi)
     bint tile_is_packed         # the tile is the same as in the previous step: x, x^T and y are still in scratch
+    Dropout dropout
 
 
 cdef inline const real* weight_of(Network* network, Py_ssize_t layer) noexcept nogil:

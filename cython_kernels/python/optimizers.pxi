@@ -28,7 +28,7 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
     Returns the state and the factors, which must be held while u points into them: another thread may replace the state.
     honour_lr: read the learning rate through `lr`, which a subclass may have overridden.
     """
-    cdef object state = optimizer.state, n_steps = optimizer.n_steps, factors = None
+    cdef object state = optimizer.state, n_steps = optimizer.n_steps, factors
     cdef bytes packed = optimizer._constants
     cdef Constants constants
     cdef Py_ssize_t rows
@@ -60,10 +60,6 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
     set_scale(u, optimizer._exponent if has_squares(u.rule) else 0)
     if not cnp.PyArray_ISWRITEABLE(parameters):
         raise ValueError("parameters: expected a writable array, got a read-only one")
-    u.factors = NULL
-    if constants.factored:
-        factors = optimizer._flat_factors(parameters)
-        u.factors = read_flat("learning_rate_factors", factors, columns)
     u.far = columns * <Py_ssize_t>sizeof(real) > MEMORY_BYTES
     u.first = NULL
     u.second = NULL
@@ -71,7 +67,12 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
         u.first = <real*>cnp.PyArray_DATA(<cnp.ndarray>state)
     if rows > 1:
         u.second = u.first + columns
-    return state if factors is None else (state, factors)
+    u.factors = NULL
+    if constants.factored:
+        factors = optimizer._flat_factors(parameters)
+        u.factors = read_flat("learning_rate_factors", factors, columns)
+        return state, factors
+    return state
 
 
 def optimizer_step(optimizer, cnp.ndarray parameters not None, cnp.ndarray gradient not None):
