@@ -166,6 +166,19 @@ CALLS = {
     "losses.MulticlassHinge": (None, {"margin": (1.0, NUMBER)}),
     "CosineDecay": (None, {**LR, "steps": (10, NOTHING), "warmup": (0, NOTHING), "floor": (0.0, NOTHING)}),
     "CosineLogDecay": (None, {**LR, "steps": (10, NOTHING)}),
+    **{
+        f"{type(schedule).__name__}.rates": (
+            lambda schedule=schedule: schedule,
+            {"first": (0, NOTHING), "n": (1, NOTHING)},
+        )
+        for schedule in (
+            fg.StepDecay(0.1, 1, 0.5),
+            fg.ExponentialDecay(0.1, 0.1),
+            fg.InverseTimeDecay(0.1, 0.1),
+            fg.CosineDecay(0.1, 10),
+            fg.CosineLogDecay(0.1, 10),
+        )
+    },
     "EarlyStopping": (
         None,
         {"patience": (3, NOTHING), "min_delta": (0.0, NUMBER), "restore_best": (True, NOTHING)},

@@ -288,3 +288,10 @@ def copy_examples(cnp.ndarray source not None, cnp.ndarray target not None):
         raise array_error("target", "contiguous examples", target)
     with nogil:
         pack_examples(m, NULL, 0, m.columns, <real*>out.data)
+
+
+def learning_rates(int kind, const double[::1] parameters not None, long long first, double[::1] out not None):
+    """out = the rates of the steps first, first + 1, ... by a schedule of `SCHEDULES`, with its parameters."""
+    cdef Py_ssize_t i
+    for i in range(out.shape[0]):
+        out[i] = rate_of(kind, &parameters[0], first + i)

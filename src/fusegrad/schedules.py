@@ -1,23 +1,66 @@
 """Learning-rate decay: functions from the step (0, 1, 2, ...) to the learning rate.
 
 ``fit(..., schedule=...)`` accepts any callable; these are the usual ones, as in the notes of the course
-CS231n (Stanford), "Annealing the learning rate". ``fit`` calls them from Python, ahead of the steps.
+CS231n (Stanford), "Annealing the learning rate". ``fit`` computes the rates of these in compiled code.
 """
 
-import math
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from fusegrad._engine.validation import as_count, as_number
+import numpy as np
+
+from fusegrad._engine.dispatch import by_dtype
+from fusegrad._engine.validation import Array, as_count, as_number
+
+_KERNELS = by_dtype[np.dtype("float64")]
 
 
-def _whole(step: int) -> int:
-    """The step, if it is an integer. An int is not validated further, since `fit` calls this for every step."""
-    return step if type(step) is int and 0 <= step <= sys.maxsize else as_count(step, "step", least=0)
+class Schedule:
+    """The base of the compiled schedules: dataclasses, whose fields are the parameters of the formula."""
+
+    __slots__ = ()
+
+    def rates(self, first: int, n: int) -> Array:
+        """The learning rates of n steps, from step `first` on, computed in compiled code.
+
+        Parameters
+        ----------
+        first, n : int
+            At least 0.
+
+        Returns
+        -------
+        array (n,), float64
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not such a number.
+
+        Examples
+        --------
+        >>> import fusegrad as fg
+        >>> fg.InverseTimeDecay(0.5, rate=1.0).rates(3, 2)
+        array([0.125, 0.1  ])
+        """
+        first, n = as_count(first, "first", least=0), as_count(n, "n", least=0)
+        parameters = np.array([getattr(self, field.name) for field in fields(self)], dtype="f8")  # type: ignore[arg-type]  # of a dataclass
+        result = np.empty(n)
+        formula = next(kind.__name__ for kind in type(self).__mro__ if kind.__module__ == __name__)
+        _KERNELS.learning_rates(_KERNELS.SCHEDULES.index(formula), parameters, first, result)
+        return result
+
+    def __call__(self, step: int) -> float:
+        """The learning rate at this step, a number from 0 on."""
+        return float(self.rates(as_count(step, "step", least=0), 1)[0])
+
+
+def is_compiled(schedule: object) -> bool:
+    """Whether it is one of this module, not of a subclass, which may override it."""
+    return isinstance(schedule, Schedule) and type(schedule).__module__ == __name__
 
 
 @dataclass(frozen=True, slots=True)
-class StepDecay:
+class StepDecay(Schedule):
     """lr factor^floor(step / step_size).
 
     Parameters
@@ -51,16 +94,9 @@ class StepDecay:
         as_count(self.step_size, "step_size")
         as_number(self.factor, "factor", above=0.0)
 
-    def __call__(self, step: int) -> float:
-        """The learning rate at this step."""
-        try:
-            return self.lr * self.factor ** (_whole(step) // self.step_size)
-        except OverflowError:
-            return math.inf
-
 
 @dataclass(frozen=True, slots=True)
-class ExponentialDecay:
+class ExponentialDecay(Schedule):
     """lr exp(-rate step).
 
     Parameters
@@ -89,13 +125,9 @@ class ExponentialDecay:
         as_number(self.lr, "lr", above=0.0)
         as_number(self.rate, "rate", least=0.0)
 
-    def __call__(self, step: int) -> float:
-        """The learning rate at this step."""
-        return self.lr * math.exp(-self.rate * _whole(step))
-
 
 @dataclass(frozen=True, slots=True)
-class InverseTimeDecay:
+class InverseTimeDecay(Schedule):
     """lr / (1 + rate step).
 
     Parameters
@@ -124,13 +156,9 @@ class InverseTimeDecay:
         as_number(self.lr, "lr", above=0.0)
         as_number(self.rate, "rate", least=0.0)
 
-    def __call__(self, step: int) -> float:
-        """The learning rate at this step."""
-        return self.lr / (1 + self.rate * _whole(step))
-
 
 @dataclass(frozen=True, slots=True)
-class CosineDecay:
+class CosineDecay(Schedule):
     """A linear warm-up, then half a period of a cosine from lr to the floor.
 
     ::
@@ -178,17 +206,9 @@ class CosineDecay:
         if as_number(self.floor, "floor", least=0.0) > self.lr:
             raise ValueError(f"floor: expected at most lr, {self.lr}, got {self.floor}")
 
-    def __call__(self, step: int) -> float:
-        """The learning rate at this step."""
-        step = _whole(step)
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        part = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
-        return self.floor + (self.lr - self.floor) * (1 + math.cos(math.pi * part)) / 2
-
 
 @dataclass(frozen=True, slots=True)
-class CosineLogDecay:
+class CosineLogDecay(Schedule):
     """Periods of a cosine whose lengths double: lr (1 - cos(2 pi log2(1 + 15 t))) / 2, t = step / steps, at most 1.
 
     It starts and ends at 0, and reaches lr four times, each time later and for longer.
@@ -224,8 +244,3 @@ class CosineLogDecay:
     def __post_init__(self) -> None:
         as_number(self.lr, "lr", above=0.0)
         as_count(self.steps, "steps")
-
-    def __call__(self, step: int) -> float:
-        """The learning rate at this step."""
-        part = min(1.0, _whole(step) / self.steps)
-        return self.lr * (1 - math.cos(2 * math.pi * math.log2(1 + 15 * part))) / 2

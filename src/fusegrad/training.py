@@ -33,6 +33,7 @@ from fusegrad.history import ADVICE, DivergenceError, History, last_loss, record
 from fusegrad.metrics import named_metrics
 from fusegrad.optimizers import SGD, Optimizer, bind, copy_into, restore_snapshot, runs_compiled, take_snapshot
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
+from fusegrad.schedules import is_compiled
 
 LOOK_SECONDS = 0.1  # between two updates of a progress bar
 STRETCH_SECONDS = 0.5  # that a stretch without a progress bar may take
@@ -409,7 +410,14 @@ class _Run:
             # A batch without weight made no step: the rates that are left are those of the next steps.
             left = [] if self.rates is None else self.rates[first - self.first_rate :].tolist()
             last = first + n * self.batches.per_epoch
-            self.rates = np.array([*left, *(self.rate(i) for i in range(first + len(left), last))])
+            start = first + len(left)
+            if is_compiled(self.schedule):
+                found = self.schedule.rates(start, last - start)
+                if not np.isfinite(found).all():
+                    self.rate(start + int(np.isfinite(found).argmin()))  # raises
+            else:
+                found = [self.rate(i) for i in range(start, last)]
+            self.rates = np.array([*left, *found])
             self.first_rate = first
 
     def epochs(self, n: int) -> Array:
