@@ -75,6 +75,16 @@ cdef real* read_flat(str name, cnp.ndarray a, Py_ssize_t n) except NULL:
     return <real*>cnp.PyArray_DATA(a)
 
 
+cdef double* read_doubles(str name, cnp.ndarray a) except NULL:
+    """The data of a contiguous float64 array of any size."""
+    if not (
+        cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT64 and cnp.PyArray_ISNOTSWAPPED(a) and cnp.PyArray_NDIM(a) == 1
+        and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISALIGNED(a)
+    ):
+        raise array_error(name, "a contiguous float64 array of one dimension", a)
+    return <double*>cnp.PyArray_DATA(a)
+
+
 cpdef bint is_input(X, Py_ssize_t n_features):
     """Whether X (n_features, m), m >= 1, can be used in place."""
     return (

@@ -252,7 +252,7 @@ cdef class Engine:
 
     def train(
         self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None, optimizer,
-        TrainingLock lock not None, double[::1] losses, const double[::1] rates=None, bit_generator=None,
+        TrainingLock lock not None, cnp.ndarray losses not None, cnp.ndarray rates=None, bit_generator=None,
         bint private_generator=False, moments=None, cnp.ndarray weights=None,
     ):
         """len(losses) epochs of mini-batches, with one learning rate per step, shuffled if there is a bit_generator.
@@ -273,12 +273,12 @@ cdef class Engine:
         cdef Py_ssize_t n_steps
         self.read_targets(&job, y, weights)
         cdef object _held = read_update(&job.update, optimizer, parameters, job.n_parameters, False)
-        job.losses = &losses[0]
-        job.n_epochs = losses.shape[0]
+        job.losses = read_doubles("losses", losses)
+        job.n_epochs = cnp.PyArray_DIM(losses, 0)
         job.from_moments = moments is not None
         n_steps = job.n_epochs * ceil_div(job.n_examples, job.batch)
         if rates is not None:
-            job.rates = &rates[0]
+            job.rates = read_doubles("rates", rates)
         if moments is not None:
             means, products, work = moments.means, moments.products, np.empty(self.job_template.network.layers[0].n_in)
             job.moments = Moments(means.shape[0], &means[0], &products[0, 0], &work[0])

@@ -88,11 +88,13 @@ class History:
 
 def record(history: History, losses: Array) -> None:
     """Add the losses of finished epochs."""
-    history._epochs += losses.size
-    history._last = float(losses[-1]) if losses.size else history._last
-    if losses.size == 1:
-        history.loss.append(losses.item())
-    else:
+    n = len(losses)
+    history._epochs += n
+    if n == 1:
+        history._last = last = losses.item()
+        history.loss.append(last)
+    elif n:
+        history._last = losses.item(-1)
         history._losses[1].append(losses)
 
 

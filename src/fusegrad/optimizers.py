@@ -7,7 +7,7 @@ An optimizer does not depend on networks: it updates a flat buffer with a flat g
 import json
 import math
 import struct
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -434,29 +434,30 @@ def copy_into(target: Array | None, array: Array) -> Array:
     return target
 
 
-class Snapshot(NamedTuple):
-    """Everything that the steps of an optimizer change."""
+class Snapshot:
+    """Everything that the steps of an optimizer change; it may be taken again, into the same arrays."""
 
-    state: Array | None
-    exponent: int
-    n_steps: int
+    __slots__ = ("exponent", "n_steps", "state")
 
+    def __init__(self) -> None:
+        self.state: Array | None = None
 
-def take_snapshot(optimizer: Optimizer, old: Snapshot | None) -> Snapshot:
-    """A snapshot. The array of an old one is reused, since new memory costs more than the copy."""
-    state = optimizer.state
-    if state is not None:
-        state = copy_into(None if old is None else old.state, state)
-    return Snapshot(state, optimizer._exponent, optimizer.n_steps)
+    def take(self, optimizer: Optimizer) -> None:
+        """Copy the state. New memory would cost more than the copy."""
+        state = optimizer.state
+        if state is None:
+            self.state = None
+        elif state.size or self.state is None:  # a rule without averages has an empty state
+            self.state = copy_into(self.state, state)
+        self.exponent, self.n_steps = optimizer._exponent, optimizer.n_steps
 
-
-def restore_snapshot(optimizer: Optimizer, start: Snapshot) -> None:
-    """Restore a snapshot."""
-    state, optimizer._exponent, optimizer.n_steps = start
-    if state is None:
-        optimizer.state = None
-    elif optimizer.state is not None and optimizer.state.flags.writeable:  # else no step has been made
-        optimizer.state[:] = state  # in place: there may be no memory left
+    def restore(self, optimizer: Optimizer) -> None:
+        """Undo the steps since it was taken."""
+        optimizer._exponent, optimizer.n_steps = self.exponent, self.n_steps
+        if self.state is None:
+            optimizer.state = None
+        elif optimizer.state is not None and optimizer.state.flags.writeable:  # else no step has been made
+            optimizer.state[:] = self.state  # in place: there may be no memory left
 
 
 class SGD(Optimizer):

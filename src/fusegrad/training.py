@@ -31,7 +31,7 @@ from fusegrad._engine.shuffled import ExampleMajor
 from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_generator, as_number
 from fusegrad.history import ADVICE, DivergenceError, History, last_loss, record
 from fusegrad.metrics import named_metrics
-from fusegrad.optimizers import SGD, Optimizer, bind, copy_into, restore_snapshot, runs_compiled, take_snapshot
+from fusegrad.optimizers import SGD, Optimizer, bind, copy_into, runs_compiled
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
 from fusegrad.schedules import is_compiled
 
@@ -167,16 +167,6 @@ def _overridden_gradient(
 # ---- epochs ----------------------------------------------------------------------------------------------
 
 
-class _Snapshot(NamedTuple):
-    """Everything that an epoch changes."""
-
-    parameters: Array
-    n_steps: int  # of the run
-    lr: float | None  # set by a schedule, if steps run in Python
-    optimizer: OptimizerSnapshot | None  # of a fusegrad optimizer
-    draws: Any  # the state of the generator
-
-
 @dataclass(frozen=True)
 class FitContext:
     """What a fit tells its callbacks: see `fusegrad.callbacks`.
@@ -297,6 +287,7 @@ class _Run:
         pays = options.moments and self.compiled and squares and moments_pay(plan, m, options.epochs)[0]
         self.moments: Moments | None = take_moments(batch.X, batch.y) if pays else None
         self.from_moments = pays
+        self.bits = None if self.batches.rng is None else self.batches.rng.bit_generator
         shuffled = self.compiled and self.batches.rng is not None
         self.copies = [
             ExampleMajor(array, self.engine.kernels, may_change=bool(options.callbacks))
@@ -306,6 +297,7 @@ class _Run:
         self.rates: Array | None = None  # learning rates of the steps from `first_rate` on
         self.first_rate = 0
         self.lost = ("loss", 0.0)  # what was not finite, and its loss
+        self.one_loss = np.empty(1)
         if not self.compiled or options.epochs == options.initial_epoch:
             self.check_start()
 
@@ -347,29 +339,11 @@ class _Run:
 
     # ---- undoing epochs ----
 
-    def snapshot(self, old: _Snapshot | None = None) -> _Snapshot:
-        """A copy of everything that an epoch changes.
-
-        The arrays of an old snapshot that is no longer needed are reused: new memory costs more than the copy.
-        """
-        optimizer = None
-        if isinstance(self.optimizer, Optimizer):
-            optimizer = take_snapshot(self.optimizer, None if old is None else old.optimizer)
-        rng = self.batches.rng
-        draws = None if rng is None else rng.bit_generator.state
-        lr = None if self.compiled or self.schedule is None else getattr(self.optimizer, "lr", None)
-        parameters = copy_into(None if old is None else old.parameters, self.engine.parameters)
-        return _Snapshot(parameters, self.n_steps, lr, optimizer, draws)
-
-    def restore(self, start: _Snapshot) -> None:
-        self.engine.parameters[:] = start.parameters
-        self.n_steps = start.n_steps
-        if start.lr is not None:
-            self.optimizer.lr = start.lr
-        if start.optimizer is not None:
-            restore_snapshot(self.optimizer, start.optimizer)
-        if self.batches.rng is not None:
-            self.batches.rng.bit_generator.state = start.draws
+    def snapshot(self, old: "_Snapshot | None" = None) -> "_Snapshot":
+        """A copy of everything that an epoch changes, in the arrays of an old one that is no longer needed."""
+        result = _Snapshot() if old is None else old
+        result.take(self)
+        return result
 
     def overflow(self) -> str | None:
         """Which of "parameters" and "state" is not finite after an epoch; None if both are finite."""
@@ -381,7 +355,7 @@ class _Run:
             return "state"
         return None
 
-    def go_back(self, start: _Snapshot, n: int) -> int:
+    def go_back(self, start: "_Snapshot", n: int) -> int:
         """Of n epochs with finite losses after a snapshot, keeps those after which all is finite; returns their number.
 
         By bisection, always from the last finite epoch: no more than 2 n epochs in total.
@@ -389,7 +363,7 @@ class _Run:
         done, bad = 0, n + 1  # epochs after which all is finite, and after which it is not
         count = n
         while True:
-            self.restore(start)
+            start.restore(self)
             self.epochs(count - done)
             if self.overflow() is None:
                 done, start = count, self.snapshot()
@@ -398,31 +372,31 @@ class _Run:
             if bad - done <= 1 or done == n:
                 break
             count = (done + bad) // 2
-        self.restore(start)
+        start.restore(self)
         return done
 
     # ---- running epochs ----
 
     def ask_rates(self, n: int) -> None:
         """Calls the schedule for the learning rates of the next n epochs, once per step, in order."""
-        if self.compiled and self.schedule is not None:
+        if self.compiled:
             first = self.optimizer.n_steps
             # A batch without weight made no step: the rates that are left are those of the next steps.
-            left = [] if self.rates is None else self.rates[first - self.first_rate :].tolist()
+            left = np.empty(0) if self.rates is None else self.rates[first - self.first_rate :]
             last = first + n * self.batches.per_epoch
-            start = first + len(left)
+            start = first + left.size
             if is_compiled(self.schedule):
                 found = self.schedule.rates(start, last - start)
                 if not np.isfinite(found).all():
                     self.rate(start + int(np.isfinite(found).argmin()))  # raises
             else:
                 found = [self.rate(i) for i in range(start, last)]
-            self.rates = np.array([*left, *found])
+            self.rates = np.concatenate([left, found])
             self.first_rate = first
 
     def epochs(self, n: int) -> Array:
-        """Runs n epochs. Returns their mean losses, up to one that is not finite."""
-        losses = np.empty(n)
+        """Runs n epochs. Returns their mean losses, up to one that is not finite. The array may be reused."""
+        losses = self.one_loss if n == 1 else np.empty(n)
         if self.compiled:
             return self._compiled_epochs(losses)
         for i in range(n):
@@ -435,15 +409,17 @@ class _Run:
 
     def _compiled_epochs(self, losses: Array) -> Array:
         rates = None if self.rates is None else self.rates[self.optimizer.n_steps - self.first_rate :]
-        bits = None if self.batches.rng is None else self.batches.rng.bit_generator
-        X, y = [copy.current() for copy in self.copies] or (self.X, self.y)
+        X, y, engine = self.X, self.y, self.engine
+        if self.copies:
+            X, y = (copy.current() for copy in self.copies)
         finished, from_moments, cause = self.compiled_engine.train(
-            X, y, self.engine.parameters, self.optimizer, self.engine.lock, losses, rates, bits,
-            self.batches.private, self.moments, self.weights,
+            X, y, engine.parameters, self.optimizer, engine.lock, losses, rates, self.bits, self.batches.private,
+            self.moments, self.weights,
         )  # fmt: skip
         self.from_moments = self.from_moments and from_moments
-        if finished < losses.size:
-            self.lost = cause, float(losses[finished])
+        if finished == len(losses):
+            return losses
+        self.lost = cause, float(losses[finished])
         return losses[:finished]
 
     def _epoch(self) -> float:
@@ -471,6 +447,36 @@ class _Run:
             seen += weight
             self.n_steps += 1
         return loss if size == m else total / seen
+
+
+class _Snapshot:
+    """Everything that an epoch of a fit changes; it may be taken again, into the same arrays."""
+
+    __slots__ = ("draws", "lr", "n_steps", "optimizer", "parameters")
+
+    def __init__(self) -> None:
+        self.parameters: Array | None = None
+        self.optimizer: OptimizerSnapshot | None = None  # of a fusegrad optimizer
+
+    def take(self, run: _Run) -> None:
+        optimizer, rng = run.optimizer, run.batches.rng
+        if isinstance(optimizer, Optimizer):
+            self.optimizer = self.optimizer or OptimizerSnapshot()
+            self.optimizer.take(optimizer)
+        self.parameters = copy_into(self.parameters, run.engine.parameters)
+        self.n_steps = run.n_steps
+        self.lr = None if run.compiled or run.schedule is None else getattr(optimizer, "lr", None)  # set by a schedule
+        self.draws = None if rng is None else rng.bit_generator.state
+
+    def restore(self, run: _Run) -> None:
+        run.engine.parameters[:] = self.parameters
+        run.n_steps = self.n_steps
+        if self.lr is not None:
+            run.optimizer.lr = self.lr
+        if self.optimizer is not None:
+            self.optimizer.restore(run.optimizer)
+        if run.batches.rng is not None:
+            run.batches.rng.bit_generator.state = self.draws
 
 
 def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
@@ -503,7 +509,7 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
     try:
         with _Progress(initial_epoch, options.epochs, verbose) as progress:
             while left > 0 and not stopped:
-                started = time.monotonic()
+                started = 0.0 if one_by_one else time.monotonic()
                 here = run.snapshot(None if here is start else here)  # `start` must not be overwritten
                 start = start or here
                 n = 1 if one_by_one else min(count, left)
@@ -520,23 +526,26 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
                         del error  # else it and its traceback keep each other, and X, alive
                 if one_by_one or verbose:
                     start = None  # epochs that others have seen are not undone
-                losses = {"loss": last_loss(history)}
+                measured: dict[str, float] = {}
                 if validation is not None:
-                    losses["validation_loss"] = loss_of(trainee, validation)
-                    history.validation_loss.append(losses["validation_loss"])
-                    if options.keep_best and losses["validation_loss"] < best_loss:
-                        best, best_loss = copy_into(best, engine.parameters), losses["validation_loss"]
+                    measured["validation_loss"] = loss = loss_of(trainee, validation)
+                    history.validation_loss.append(loss)
+                    if options.keep_best and loss < best_loss:
+                        best, best_loss = copy_into(best, engine.parameters), loss
                     for name, value in measure(trainee, validation, options.metrics):
-                        losses[name] = value
+                        measured[name] = value
                         history.metrics[name].append(value)
-                stop = [_wants_stop(i, callback(net, history)) for i, callback in enumerate(callbacks)]
-                if any(stop):
-                    stopped = history.stopped = True
-                progress.show(history.epochs, losses)
-                # More epochs at a time, until a stretch takes as long as it may.
-                took = time.monotonic() - started
-                if took < seconds / 2:
-                    count = min(most, count * (MOST_GROWTH if MOST_GROWTH * took < seconds / 2 else 2))
+                for i, callback in enumerate(callbacks):
+                    answer = callback(net, history)
+                    if answer is not None and _wants_stop(i, answer):
+                        stopped = history.stopped = True
+                if verbose:
+                    progress.show(history.epochs, {"loss": last_loss(history), **measured})
+                if not one_by_one:
+                    # More epochs at a time, until a stretch takes as long as it may.
+                    took = time.monotonic() - started
+                    if took < seconds / 2:
+                        count = min(most, count * (MOST_GROWTH if MOST_GROWTH * took < seconds / 2 else 2))
         history.from_moments = run.from_moments
         if best is not None:
             engine.parameters[:] = best
@@ -544,7 +553,7 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
             getattr(callback, "on_end", _nothing)(context)
     except MemoryError:
         if start is not None:
-            run.restore(start)
+            start.restore(run)
         raise
     return history
 
@@ -564,7 +573,7 @@ def measure(trainee: Trainee, batch: Batch, metrics: Any) -> Iterator[tuple[str,
 
 
 def _wants_stop(i: int, answer: Any) -> bool:
-    if answer is not None and not isinstance(answer, (bool, np.bool_)):
+    if not isinstance(answer, (bool, np.bool_)):
         raise TypeError(f"callbacks[{i}]: expected it to return None, True (to stop) or False, got {answer!r}")
     return bool(answer)
 
@@ -574,19 +583,20 @@ def _make_epochs(run: _Run, start: _Snapshot, n: int, initial_epoch: int, histor
 
     If the data are not finite, raises an error, and no epoch is kept.
     """
-    run.ask_rates(n)
+    if run.schedule is not None:
+        run.ask_rates(n)
     losses = run.epochs(n)
     overflow = run.overflow()
-    if losses.size == n and overflow is None:
+    if overflow is None and len(losses) == n:
         record(history, losses)
         return None
     step = run.optimizer.n_steps if run.compiled else run.n_steps
     cause, loss = run.lost if losses.size < n else (str(overflow), float(losses[-1]))
-    run.restore(start)
+    start.restore(run)
     run.check_start()
     if run.compiled and losses.size:
         record(history, losses[: run.go_back(start, losses.size)])
-    first = start.n_steps if start.optimizer is None else start.optimizer[-1]
+    first = start.n_steps if start.optimizer is None else start.optimizer.n_steps
     advice = run.advice() if step == first and history.epochs == 0 else ADVICE
     return DivergenceError(initial_epoch + history.epochs, step, loss, history, cause, advice)
 
