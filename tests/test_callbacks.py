@@ -74,15 +74,26 @@ def test_keep_best(rng):
         plain.fit(X, y, optimizer=fg.Adam(0.05), epochs=1, keep_best=True)
 
 
-def test_a_stopped_and_resumed_fit_stops_where_it_would_have(tmp_path, rng):
+def everything():
+    """A network and an optimizer with all that a step can have, and a schedule."""
+    layers = fg.Scale(3), fg.Linear(3, 24), fg.Mish(), fg.Dropout(0.1), fg.Linear(24, 1)
+    net = fg.Sequential(*layers, loss="huber", l2=1e-4, dtype="float64", rng=0)
+    rule = fg.AdamW(weight_decay=0.01, clip_norm=1.0, learning_rate_factors={"s": 6.0, "b": 0.1})
+    return net, rule, {"schedule": fg.CosineLogDecay(0.05, 400)}
+
+
+@pytest.mark.parametrize("make", [lambda: (network(), fg.Adam(0.05), {}), everything], ids=["plain", "everything"])
+def test_a_stopped_and_resumed_fit_stops_where_it_would_have(make, tmp_path, rng):
     """The callback is pickled beside the checkpoint: parameters, losses and the end are the same, bit for bit."""
     held_out, X, y = validation(rng)
-    options = {"epochs": 3000, "batch_size": 16, **held_out}
-    straight = network()
+    straight, optimizer, schedule = make()
+    options = {"epochs": 3000, "batch_size": 16, **held_out, **schedule}
     whole = straight.fit(
-        X, y, optimizer=fg.Adam(0.05), rng=np.random.default_rng(1), callbacks=[fg.EarlyStopping(20)], **options
+        X, y, optimizer=optimizer, rng=np.random.default_rng(1), callbacks=[fg.EarlyStopping(20)], **options
     )
-    net, optimizer, generator, stopping = network(), fg.Adam(0.05), np.random.default_rng(1), fg.EarlyStopping(20)
+    assert whole.stopped
+    net, optimizer, _ = make()
+    generator, stopping = np.random.default_rng(1), fg.EarlyStopping(20)
 
     def interrupt(net, history):
         (tmp_path / "stopping").write_bytes(pickle.dumps(stopping))

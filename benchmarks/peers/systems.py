@@ -85,7 +85,8 @@ class Fusegrad(System):
         X, y, weights = task.arrays()
         activations = {"identity": fg.Identity, "sigmoid": fg.Sigmoid, "relu": fg.ReLU, "tanh": fg.Tanh}
         layers = [layer for n, k, name in task.layers for layer in (fg.Linear(n, k), activations[name]())]
-        net = fg.Sequential(*layers, dtype=task.dtype, rng=0)
+        loss = "softmax_cross_entropy" if task.loss == "softmax" else "mean_squared_error"
+        net = fg.Sequential(*layers, loss=loss, dtype=task.dtype, rng=0)
         net.parameters = np.concatenate([part.ravel() for pair in weights for part in pair])
         optimizer = fg.SGD(LEARNING_RATE) if task.optimizer == "sgd" else fg.Adam(LEARNING_RATE)
         fg.set_num_threads(task.n_threads)
@@ -379,9 +380,12 @@ class PyTorch(System):
 
         def step(X: Any, y: Any) -> Any:
             optimizer.zero_grad()
-            loss = torch.nn.functional.mse_loss(net(X), y)
-            if n_outputs > 1:
-                loss = loss * n_outputs
+            if task.loss == "softmax":
+                loss = torch.nn.functional.cross_entropy(net(X), y[:, 0])
+            else:
+                loss = torch.nn.functional.mse_loss(net(X), y)
+                if n_outputs > 1:
+                    loss = loss * n_outputs
             loss.backward()
             optimizer.step()
             return loss
@@ -455,6 +459,8 @@ class Jax(System):
             x = X
             for (W, b), name in zip(weights, names, strict=True):
                 x = functions[name](W @ x + b)
+            if task.loss == "softmax":
+                return -jnp.take_along_axis(jax.nn.log_softmax(x, axis=0), y, axis=0).sum() / m
             return ((x - y) ** 2).sum() / m
 
         def sgd(state: Any, X: Any, y: Any) -> Any:
@@ -610,17 +616,17 @@ class OnnxRuntime(System):
 
 
 class ScikitLearn(System):
-    """MLPRegressor.fit: Adam, its loss one half of ours."""
+    """fit of MLPRegressor, whose loss is one half of ours, or of MLPClassifier: Adam."""
 
     def _model(self, task: Training, epochs: int, shuffle: bool) -> tuple[Any, Any, Any]:
         import warnings
 
-        from sklearn.neural_network import MLPRegressor
+        from sklearn.neural_network import MLPClassifier, MLPRegressor
 
         warnings.simplefilter("ignore")  # that it has not converged
         X, y, weights = task.arrays()
         activation = {"sigmoid": "logistic"}.get(task.layers[0][2], task.layers[0][2])
-        model = MLPRegressor(
+        model = (MLPClassifier if task.loss == "softmax" else MLPRegressor)(
             hidden_layer_sizes=[k for _, k, _ in task.layers[:-1]], activation=activation, solver="adam", alpha=0.0,
             batch_size=task.batch or task.m, learning_rate_init=LEARNING_RATE, shuffle=shuffle, max_iter=1, tol=0.0,
             n_iter_no_change=10**9, warm_start=True, random_state=0,
@@ -639,7 +645,7 @@ class ScikitLearn(System):
         found = []
         for which in task.batches(CHECKED_STEPS):
             model.partial_fit(X[which], y[which])
-            found.append(2 * model.loss_)
+            found.append(model.loss_ if task.loss == "softmax" else 2 * model.loss_)
         return found
 
     def training(self, task: Training) -> Callable[[int], Any]:

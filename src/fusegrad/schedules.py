@@ -5,6 +5,7 @@ CS231n (Stanford), "Annealing the learning rate". ``fit`` computes the rates of 
 """
 
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +19,12 @@ class Schedule:
     """The base of the compiled schedules: dataclasses, whose fields are the parameters of the formula."""
 
     __slots__ = ()
+    _formula: ClassVar[int]  # its number in the kernels
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.__module__ == __name__:
+            cls._formula = _KERNELS.SCHEDULES.index(cls.__name__)
 
     def rates(self, first: int, n: int) -> Array:
         """The learning rates of n steps, from step `first` on, computed in compiled code.
@@ -45,8 +52,7 @@ class Schedule:
         first, n = as_count(first, "first", least=0), as_count(n, "n", least=0)
         parameters = np.array([getattr(self, field.name) for field in fields(self)], dtype="f8")  # type: ignore[arg-type]  # of a dataclass
         result = np.empty(n)
-        formula = next(kind.__name__ for kind in type(self).__mro__ if kind.__module__ == __name__)
-        _KERNELS.learning_rates(_KERNELS.SCHEDULES.index(formula), parameters, first, result)
+        _KERNELS.learning_rates(self._formula, parameters, first, result)
         return result
 
     def __call__(self, step: int) -> float:

@@ -387,8 +387,9 @@ class _Run:
             start = first + left.size
             if is_compiled(self.schedule):
                 found = self.schedule.rates(start, last - start)
-                if not np.isfinite(found).all():
-                    self.rate(start + int(np.isfinite(found).argmin()))  # raises
+                finite = np.isfinite(found)
+                if np.count_nonzero(finite) < finite.size:  # all() raises a SystemError if memory runs out
+                    self.rate(start + int(finite.argmin()))  # raises
             else:
                 found = [self.rate(i) for i in range(start, last)]
             self.rates = np.concatenate([left, found])

@@ -17,7 +17,11 @@ NETWORKS = {
     "two-layer linear": (fg.Linear(8, 32), fg.Linear(32, 1)),
     "two-layer sigmoid": (fg.Linear(8, 32), fg.Sigmoid(), fg.Linear(32, 1)),
     "five layers": FIVE_LAYERS,
-}
+    "scale and dropout": (
+        fg.Scale(8), fg.Linear(8, 30), fg.SiLU(), fg.Dropout(0.2), fg.Scale(30), fg.Linear(30, 20), fg.ReLU(),
+        fg.Dropout(0.1), fg.Linear(20, 2),
+    ),
+}  # fmt: skip
 #: Sums of more than one block, over features and over outputs.
 WIDE = {
     "one output": (fg.Linear(SUM_BLOCK + 1, 1),),
@@ -43,7 +47,12 @@ def trained(layers, dtype, m, batch_size, optimizer, n_threads, epochs=3, moment
 @pytest.mark.parametrize(("m", "batch_size"), [(5, None), (300, 64), (20_000, None), (20_000, 9_000), (70_001, None)])
 def test_on_any_number_of_threads(name, m, batch_size, dtype):
     """Batches smaller than a panel, than a tile, than a block, and of many blocks."""
-    for optimizer in (lambda: fg.Adam(lr=1e-3), lambda: fg.SGD(lr=1e-3, momentum=0.9, nesterov=True)):
+    factors = {"W1": 0.5, "s": 6.0, "b": 0.1}
+    for optimizer in (
+        lambda: fg.Adam(lr=1e-3),
+        lambda: fg.SGD(lr=1e-3, momentum=0.9, nesterov=True),
+        lambda: fg.AdamW(lr=1e-3, weight_decay=0.1, clip_norm=1.0, learning_rate_factors=factors),
+    ):
         expected = trained(NETWORKS[name], dtype, m, batch_size, optimizer, 1)
         for n_threads in N_THREADS[1:]:
             assert trained(NETWORKS[name], dtype, m, batch_size, optimizer, n_threads) == expected

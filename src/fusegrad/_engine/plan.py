@@ -123,7 +123,7 @@ class Plan:
     @property
     def folded(self) -> bool:
         """Whether consecutive linear layers, or a scale and a layer, are computed as one."""
-        return len(self.layers) < len(self.members) or any(layer.scale is not None for layer in self.members)
+        return self.layers != self.members
 
     def __str__(self) -> str:
         """A short description of the plan."""
