@@ -9,7 +9,7 @@
 True
 """
 
-from fusegrad import datasets, kernels, losses, reference, testing
+from fusegrad import circuits, datasets, kernels, losses, reference, testing
 from fusegrad._engine.config import show_config
 from fusegrad._engine.threads import get_num_threads, set_num_threads
 from fusegrad.callbacks import Checkpoint, EarlyStopping, LogCSV, ReduceOnPlateau
@@ -78,6 +78,7 @@ __all__ = [
     "TwoLayerLinear",
     "TwoLayerSigmoid",
     "UnivariateRegression",
+    "circuits",
     "datasets",
     "get_num_threads",
     "kernels",

@@ -473,11 +473,12 @@ BY_NAME: dict[str, type[Activation]] = {
 def shapes_of(layers: tuple[Layer, ...]) -> list[Shape]:
     """The shape of each dense layer: the scale before a Linear, the Linear, the activation and the dropout after it."""
     shapes: list[Shape] = []
-    scaled = False
+    scaled, width = False, 0  # of the outputs of the layer before
     for i, layer in enumerate(layers):
         if isinstance(layer, (Linear, Scale)):
             n_in = layer.in_features if isinstance(layer, Linear) else layer.n_features
-            wanted = layers[i - 1].n_features if scaled else shapes[-1].n_out if shapes else n_in
+            wanted = width or n_in
+            width = layer.out_features if isinstance(layer, Linear) else n_in
             if n_in != wanted:
                 name = "in_features" if isinstance(layer, Linear) else "n_features"
                 raise ValueError(

@@ -425,9 +425,9 @@ class Sequential(Module):
             The generator of the shuffling.
         schedule : callable, optional
             A function of the step (the optimizer's ``n_steps``, which continues from fit to fit) that returns the
-            learning rate. Without it the rate is ``optimizer.lr``. Those of this package (`CosineDecay` ...) are computed
-            in compiled code. Any other is called once per step, in order, but some steps ahead; if it fails, the steps
-            before may have been made.
+            learning rate. Without it the rate is ``optimizer.lr``. Those of this package (`CosineDecay` ...) are
+            computed in compiled code. Any other is called once per step, in order, but some steps ahead; if it fails,
+            the steps before may have been made.
         sample_weight : array (m,), optional
             As for `loss`. A batch whose weights are all 0 makes no step, and is not counted.
         validation_data : (X, y) or (X, y, sample_weight), optional

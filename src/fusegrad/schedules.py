@@ -5,7 +5,7 @@ CS231n (Stanford), "Annealing the learning rate". ``fit`` computes the rates of 
 """
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Schedule:
         return float(self.rates(as_count(step, "step", least=0), 1)[0])
 
 
-def is_compiled(schedule: object) -> bool:
+def is_compiled(schedule: object) -> TypeGuard[Schedule]:
     """Whether it is one of this module, not of a subclass, which may override it."""
     return isinstance(schedule, Schedule) and type(schedule).__module__ == __name__
 

@@ -391,7 +391,7 @@ class _Run:
                 if np.count_nonzero(finite) < finite.size:  # all() raises a SystemError if memory runs out
                     self.rate(start + int(finite.argmin()))  # raises
             else:
-                found = [self.rate(i) for i in range(start, last)]
+                found = np.array([self.rate(i) for i in range(start, last)])
             self.rates = np.concatenate([left, found])
             self.first_rate = first
 
@@ -458,6 +458,7 @@ class _Snapshot:
     def __init__(self) -> None:
         self.parameters: Array | None = None
         self.optimizer: OptimizerSnapshot | None = None  # of a fusegrad optimizer
+        self.draws: Any = None
 
     def take(self, run: _Run) -> None:
         optimizer, rng = run.optimizer, run.batches.rng
