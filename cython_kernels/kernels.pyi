@@ -61,6 +61,14 @@ class Engine:
         outputs: NDArray[Any] | None = None,
         masks_of: int = -1,
     ) -> float: ...
+    def losses(
+        self,
+        X: NDArray[Any],
+        y: NDArray[Any],
+        candidates: NDArray[Any],
+        losses: NDArray[Any],
+        weights: NDArray[Any] | None = None,
+    ) -> None: ...
     def forward_direct(self, X: Any, out: Any = None) -> NDArray[Any] | None: ...
     def step_direct(self, X: Any, y: Any, optimizer: Any, compiled_step: Any) -> float | None: ...
     def step(

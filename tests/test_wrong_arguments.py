@@ -192,6 +192,17 @@ CALLS = {
             "least": (0.0, NUMBER),
         },
     ),
+    "random_search": (
+        None,
+        {
+            "net": (network(), NOTHING),
+            **BATCH,
+            "n": (2, NOTHING),
+            "scale": (1.0, NUMBER),
+            "rng": (0, SEED),
+            "n_threads": (1, OPTIONAL),
+        },
+    ),
     "Checkpoint": (None, {"path": ("x", PATH), "every": (1, NOTHING)}),
     "LogCSV": (None, {"path": ("x", PATH)}),
     "kernels.matmul": (None, {"a": (W, NOTHING), "b": (X, NOTHING), "out": (None, OPTIONAL)}),
@@ -215,7 +226,7 @@ CALLS = {
 
 
 #: They hold what they are given, or are no more than their base: what may be wrong with it is said there.
-EXEMPT = {"LoadedCheckpoint", "DivergenceError", "Optimizer", "testing.GradientCheck"}
+EXEMPT = {"LoadedCheckpoint", "RandomSearch", "DivergenceError", "Optimizer", "testing.GradientCheck"}
 
 
 def test_every_argument_is_here():

@@ -207,6 +207,26 @@ cdef class Engine:
         return_scratch(scratch)
         return loss
 
+    def losses(
+        self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray candidates not None, cnp.ndarray losses not None,
+        cnp.ndarray weights=None,
+    ):
+        """losses (k,) at the rows of candidates (k, n_parameters). Threads share the rows. Nothing may be folded."""
+        cdef Job job
+        cdef Matrix points
+        cdef Py_ssize_t n = self.job_template.n_parameters
+        cdef _Scratch scratch = self.begin(&job, X, candidates[0], self.job_template.batch)
+        self.read_targets(&job, y, weights)
+        read_matrix("candidates", candidates, -1, n, &points)
+        if job.folds != NULL or points.column != sizeof(real) or points.row != n * <Py_ssize_t>sizeof(real):
+            raise array_error("candidates", "contiguous rows, and layers that are not folded", candidates)
+        job.candidates = <const real*>points.data
+        job.losses = read_doubles("losses", losses)
+        job.n_epochs = minimum(points.rows, cnp.PyArray_DIM(losses, 0))
+        self.run(&job, compare_candidates, job.n_examples * job.n_epochs, job.n_examples * job.n_epochs)
+        check(&job.interrupt)
+        return_scratch(scratch)
+
     cdef void run(self, Job* job, Lead lead, Py_ssize_t n_examples, Py_ssize_t n_together) noexcept:
         """Runs lead on n_examples in all, n_together in a step; a short call keeps the GIL."""
         cdef Team team

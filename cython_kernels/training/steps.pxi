@@ -56,6 +56,7 @@ cdef struct Job:
     Py_ssize_t count
     double batch_weight     # the sum of the weights of its examples
     Py_ssize_t n_blocks
+    const real* candidates  # parameters whose losses are compared, one row each
     Matrix out              # destination of a prediction
     const real* packed      # packed weights of a prediction; NULL: the parameters are read
     int link                # of a prediction: the outputs become probabilities
@@ -244,15 +245,20 @@ cdef void unfold_layers(Job* job, const real* parameters) noexcept nogil:
             &job.interrupt)
 
 
+cdef inline double mean_of(Job* job, double total) noexcept nogil:
+    """The loss of a batch from the sum over its blocks."""
+    if job.network.loss.kind != MEAN_SQUARED_ERROR:
+        total *= 1 / LOSS_UNIT / job.batch_weight
+        return total
+    return total / job.batch_weight
+
+
 cdef double mean_loss(Job* job) noexcept nogil:
     cdef double total = 0
     cdef Py_ssize_t block
     for block in range(job.n_blocks):
         total += job.block_losses[block]
-    if job.network.loss.kind != MEAN_SQUARED_ERROR:
-        total *= 1 / LOSS_UNIT / job.batch_weight
-        return total
-    return total / job.batch_weight
+    return mean_of(job, total)
 
 
 # ---- a step ------------------------------------------------------------------------------------------
@@ -437,3 +443,43 @@ cdef void differentiate(void* data, Team* team) noexcept nogil:
         unfold_layers(job, job.parameters)
     if job.l2 > 0 and not is_raised(&job.interrupt.stop):
         job.penalty = penalty(job, team, job.parameters)
+
+
+# ---- losses at many points ---------------------------------------------------------------------------
+
+cdef void candidate_loss(void* data, int thread, Py_ssize_t k) noexcept nogil:
+    """A stage: the loss of all examples at one of many points. Its sums are in the order of those of `run_batch`."""
+    cdef Job* job = <Job*>data
+    cdef Network network = job.network
+    cdef FewPass few
+    cdef Layer* layer
+    cdef real* scratch = own_scratch(job, thread)
+    cdef const real* point = job.candidates + k * job.n_parameters
+    cdef real weight = <real>(1 / job.batch_weight)
+    cdef double total = 0, block, penalty = 0
+    cdef Py_ssize_t place = 0, stop, i
+    network.parameters = point
+    if network.few:
+        total = few_deltas(&network, 0, job.n_examples, weight, scratch, False, &few, &job.interrupt, thread)
+    while not network.few and place < job.n_examples:
+        stop = minimum(place + network.block, job.n_examples)
+        block = 0
+        while place < stop and not is_raised(&job.interrupt.stop):
+            block += gradient_tile(
+                &network, place, minimum(network.tile, stop - place), weight, scratch, GradientSum(NULL, 0, True))
+            check_interrupt(&job.interrupt, thread, network.n_parameters * network.tile)
+            place += network.tile
+        total += block
+        place = stop
+    if job.l2 > 0:
+        for i in range(job.n_members):
+            layer = &job.members[i]
+            penalty += squares_of_parts(point + layer.weight, layer.n_in * layer.n_out)
+    job.losses[k] = mean_of(job, total) + 0.5 * job.l2 * penalty
+
+
+cdef void compare_candidates(void* data, Team* team) noexcept nogil:
+    """The leader's function in `Engine.losses`."""
+    cdef Job* job = <Job*>data
+    job.batch_weight = sum_of_weights(&job.network, 0, job.n_examples)
+    run_stage(team, &job.interrupt, candidate_loss, job.n_epochs)

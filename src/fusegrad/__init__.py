@@ -36,6 +36,7 @@ from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from fusegrad.predictor import Predictor
 from fusegrad.schedules import CosineDecay, CosineLogDecay, ExponentialDecay, InverseTimeDecay, StepDecay
+from fusegrad.search import RandomSearch, random_search
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,7 @@ __all__ = [
     "Optimizer",
     "Predictor",
     "RMSprop",
+    "RandomSearch",
     "ReLU",
     "ReduceOnPlateau",
     "Scale",
@@ -85,6 +87,7 @@ __all__ = [
     "load",
     "load_checkpoint",
     "losses",
+    "random_search",
     "reference",
     "set_num_threads",
     "show_config",
