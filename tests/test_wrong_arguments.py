@@ -192,6 +192,12 @@ CALLS = {
             "least": (0.0, NUMBER),
         },
     ),
+    "LogisticRegression": (None, {"n_features": (2, NOTHING), **NETWORK}),
+    "second_order.newton": (
+        None,
+        {"net": (fg.Sequential(fg.Linear(3, 2), dtype="float64", rng=0), NOTHING), **BATCH},
+    ),
+    "second_order.hessian": (None, {"net": (network(), NOTHING), **BATCH}),
     "random_search": (
         None,
         {

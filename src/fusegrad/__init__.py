@@ -9,12 +9,18 @@
 True
 """
 
-from fusegrad import circuits, datasets, kernels, losses, reference, testing
+from fusegrad import circuits, datasets, kernels, losses, reference, second_order, testing
 from fusegrad._engine.config import show_config
 from fusegrad._engine.threads import get_num_threads, set_num_threads
 from fusegrad.callbacks import Checkpoint, EarlyStopping, LogCSV, ReduceOnPlateau
 from fusegrad.checkpoints import LoadedCheckpoint, load, load_checkpoint
-from fusegrad.course import MultivariateRegression, TwoLayerLinear, TwoLayerSigmoid, UnivariateRegression
+from fusegrad.course import (
+    LogisticRegression,
+    MultivariateRegression,
+    TwoLayerLinear,
+    TwoLayerSigmoid,
+    UnivariateRegression,
+)
 from fusegrad.history import DivergenceError, History
 from fusegrad.layers import (
     ELU,
@@ -62,6 +68,7 @@ __all__ = [
     "Linear",
     "LoadedCheckpoint",
     "LogCSV",
+    "LogisticRegression",
     "Mish",
     "MultivariateRegression",
     "Optimizer",
@@ -89,6 +96,7 @@ __all__ = [
     "losses",
     "random_search",
     "reference",
+    "second_order",
     "set_num_threads",
     "show_config",
     "testing",

@@ -1,4 +1,4 @@
-"""The four networks of the course: Sequential with their layers."""
+"""The four networks of the course, and logistic regression: Sequential with their layers."""
 
 from typing import Any
 
@@ -46,6 +46,33 @@ class MultivariateRegression(Sequential):
 
     def __init__(self, n_features: int, *, dtype: Any = "float32", rng: Any = None, init: str | None = None) -> None:
         super().__init__(Linear(as_count(n_features, "n_features"), 1), dtype=dtype, rng=rng, init=init)
+
+
+class LogisticRegression(Sequential):
+    """The probability sigmoid(w X + b) that y is 1: dw = g X^T, db = g 1, with g = (1/m)(probability - y).
+
+    One unit with the binary cross-entropy -y log p - (1 - y) log(1 - p) of p = sigmoid(z), computed from z: the
+    network's output is z, `probabilities` returns p, and `classes` 1 where p > 1/2.
+
+    Parameters
+    ----------
+    n_features : int
+    dtype, rng, init
+        As for `Sequential`.
+
+    Examples
+    --------
+    >>> import fusegrad as fg, numpy as np
+    >>> X = np.array([[-2.0, -1.0, 1.0, 2.0]])
+    >>> net = fg.LogisticRegression(1, dtype="float64", rng=0)
+    >>> history = net.fit(X, X > 0, optimizer=fg.SGD(lr=1.0), epochs=100)
+    >>> net.classes(X), bool(net.probabilities(X)[0, -1] > 0.99)
+    (array([0, 0, 1, 1]), True)
+    """
+
+    def __init__(self, n_features: int, *, dtype: Any = "float32", rng: Any = None, init: str | None = None) -> None:
+        layer = Linear(as_count(n_features, "n_features"), 1)
+        super().__init__(layer, loss="binary_cross_entropy", dtype=dtype, rng=rng, init=init)
 
 
 class TwoLayerLinear(Sequential):
