@@ -9,7 +9,7 @@
 True
 """
 
-from fusegrad import circuits, datasets, kernels, losses, reference, second_order, testing
+from fusegrad import circuits, datasets, kernels, losses, plots, reference, second_order, testing
 from fusegrad._engine.config import show_config
 from fusegrad._engine.threads import get_num_threads, set_num_threads
 from fusegrad.callbacks import Checkpoint, EarlyStopping, LogCSV, ReduceOnPlateau
@@ -94,6 +94,7 @@ __all__ = [
     "load",
     "load_checkpoint",
     "losses",
+    "plots",
     "random_search",
     "reference",
     "second_order",

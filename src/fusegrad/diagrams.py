@@ -76,13 +76,14 @@ def show(value: Any, digits: str = ".3g") -> str:
     return f"{value + 0.0:{digits}}" if np.ndim(value) == 0 else f"{'×'.join(map(str, np.shape(value)))} array"
 
 
-def new_axes(size: tuple[float, float]) -> Any:
-    """Axes in a figure of their own; size in inches."""
+def new_axes(size: tuple[float, float], *, three: bool = False) -> Any:
+    """Axes in a figure of their own, of two or three dimensions; size in inches."""
     try:
         from matplotlib import pyplot
     except ImportError:
         raise ImportError('pictures are drawn with matplotlib: pip install "fusegrad[plots]"') from None
-    return pyplot.subplots(figsize=size, layout="constrained")[1]
+    kind = {"projection": "3d"} if three else {}
+    return pyplot.subplots(figsize=size, layout="constrained", subplot_kw=kind)[1]
 
 
 def extent(circuit: Any) -> tuple[float, float]:

@@ -344,7 +344,7 @@ def gradients(
 ) -> tuple[float, list[tuple[Array, Array | None]]]:
     """The loss, and delta x^T + l2 W and delta 1 of each layer."""
     x = activations(layers, X, masks)
-    value, delta = _deltas(layers, x, y, objective, masks)
+    value, delta = deltas(layers, x, y, objective, masks)
     l2 = objective.l2
     value += l2 / 2 * sum(float((weight.astype("float64") ** 2).sum()) for weight, _, _ in layers if weight.ndim == 2)
     return value, [
@@ -356,7 +356,7 @@ def gradients(
     ]
 
 
-def _deltas(
+def deltas(
     layers: Sequence[DenseLayer], x: list[Array], y: Array, objective: Objective = PLAIN, masks: Masks = None
 ) -> tuple[float, list[Array]]:
     """delta_L = f_L' * dL/dz; delta_{l-1} = f_{l-1}' * W_l^T delta_l; f' times the mask."""
@@ -383,7 +383,7 @@ def loss_and_gradient(
 
 def input_gradient(layers: Sequence[DenseLayer], X: Array, y: Array, objective: Objective = PLAIN) -> Array:
     """The gradient of the loss with respect to X, W_1^T delta_1."""
-    _, delta = _deltas(layers, activations(layers, X), y, objective)
+    _, delta = deltas(layers, activations(layers, X), y, objective)
     return _transposed(layers[0][0], delta[0])
 
 

@@ -1,13 +1,10 @@
 """Random search: parameters are drawn, and the best are kept. The lessons' first idea, and the baseline that it is."""
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusegrad._engine.engine import Batch, NetworkEngine
-from fusegrad._engine.plan import make_plan, step_work, worthwhile_threads
-from fusegrad._engine.threads import resolve_threads
+from fusegrad._engine.engine import NetworkEngine
 from fusegrad._engine.validation import Array, as_count, as_generator, as_number
 from fusegrad.networks import Sequential
 
@@ -105,7 +102,7 @@ def random_search(
     engine: NetworkEngine = net._engine
     batch = engine.batch(X, y, sample_weight)
     losses = np.empty(n)
-    compute = _compiled_losses(engine, batch, n, n_threads)
+    compute = engine.candidate_losses(batch, n, n_threads)
     best, least = None, np.inf
     count = max(1, min(n, CHUNK_BYTES // engine.parameters.nbytes))
     with engine.lock:
@@ -122,23 +119,3 @@ def random_search(
             raise ValueError("X: expected data with which some loss is finite, got none")
         engine.parameters[:] = parameters
     return RandomSearch(losses, best, least)
-
-
-def _compiled_losses(engine: NetworkEngine, batch: Batch, n: int, n_threads: int | None) -> Any:
-    """A function that writes the losses of candidates."""
-    m = batch.X.shape[1]
-    plan = make_plan(engine.layers, engine.dtype, m, 1, folding=False)
-    if (
-        plan.folded or not engine.loss_compiled
-    ):  # a scale is folded for each candidate; a user-defined loss is in Python
-        one = engine.compiled(m, n_threads, folding=False)
-
-        def one_by_one(candidates: Array, losses: Array) -> None:
-            for i, candidate in enumerate(candidates):
-                losses[i] = engine.gradient_of(one, batch, candidate, None)
-
-        return one_by_one
-    threads = worthwhile_threads(step_work(engine.layers, m) * n, n, resolve_threads(n_threads))
-    function = engine.loss_function
-    compiled = engine.kernels.Engine(replace(plan, n_threads=threads), (function.kind, function.parameter), engine.l2)
-    return lambda candidates, losses: compiled.losses(batch.X, batch.y, candidates, losses, batch.weights)

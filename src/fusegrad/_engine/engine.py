@@ -4,13 +4,23 @@ A compiled engine is for one batch size, number of threads and kind of call; it 
 `fusegrad.networks` and `fusegrad.training` are validated here once and passed to compiled code.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusegrad._engine.dispatch import by_dtype
-from fusegrad._engine.plan import Dense, Plan, make_plan, moments_pay, packed_pays, parallel_from
+from fusegrad._engine.plan import (
+    Dense,
+    Plan,
+    make_plan,
+    moments_pay,
+    packed_pays,
+    parallel_from,
+    step_work,
+    worthwhile_threads,
+)
 from fusegrad._engine.threads import resolve_threads
 from fusegrad._engine.validation import (
     Array,
@@ -265,6 +275,27 @@ class NetworkEngine:
         return value + float(
             compiled.gradient(X, of_output, parameters, gradient, of_input, y_is_gradient=True, masks_of=masks_of)
         )
+
+    def candidate_losses(self, batch: Batch, n: int, n_threads: int | None = None) -> Callable[[Array, Array], None]:
+        """A function of candidates (k, n_parameters) and an array (k,), to which it writes their losses; n: in all."""
+        m = batch.X.shape[1]
+        plan = make_plan(self.layers, self.dtype, m, 1, folding=False)
+        if plan.folded or not self.loss_compiled:  # a scale is folded for each candidate; a user's loss is in Python
+            one = self.compiled(m, n_threads, folding=False)
+
+            def one_by_one(candidates: Array, losses: Array) -> None:
+                for i, candidate in enumerate(candidates):
+                    losses[i] = self.gradient_of(one, batch, candidate, None)
+
+            return one_by_one
+        threads = worthwhile_threads(step_work(self.layers, m) * n, n, resolve_threads(n_threads))
+        loss = self.loss_function.kind, self.loss_function.parameter
+        compiled = self.kernels.Engine(replace(plan, n_threads=threads), loss, self.l2)
+
+        def together(candidates: Array, losses: Array) -> None:
+            compiled.losses(batch.X, batch.y, candidates, losses, batch.weights)
+
+        return together
 
     def loss_and_gradient(
         self, X: Any, y: Any, sample_weight: Any, out: Array | None, training_step: Any = None
