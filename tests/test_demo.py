@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from fusegrad.__main__ import main
+from fusegrad.lessons import LESSONS
 
 
 def demo(folder):
@@ -94,3 +95,18 @@ def test_version(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
     assert re.fullmatch(r"fusegrad \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_the_picture_of_each_lesson(tmp_path, capsys):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    for name, (title, _) in LESSONS.items():
+        main(["demo", "--lesson", name, "--output", str(tmp_path / f"{name}.png")])
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert title in capsys.readouterr().out
+    pyplot.close("all")
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    assert "lessons: univariate, multivariate," in re.sub(r"\s+", " ", capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        main(["demo", "--lesson", "algebra"])
+    assert "invalid choice: 'algebra'" in capsys.readouterr().err

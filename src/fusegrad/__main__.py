@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import fusegrad
+from fusegrad import lessons
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -15,20 +16,31 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fusegrad", description=metadata("fusegrad")["Summary"])
     parser.add_argument("--version", action="version", version=f"fusegrad {fusegrad.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    demo = verbs.add_parser("demo", help="train the four networks on Auto MPG: a table and a picture")
+    demo = verbs.add_parser(
+        "demo",
+        help="train the four networks on Auto MPG: a table and a picture; or the picture of a lesson",
+        epilog="lessons: " + ", ".join(lessons.LESSONS),
+    )
+    demo.add_argument(
+        "--lesson", choices=lessons.LESSONS, metavar="NAME", help="draw the picture of this lesson instead"
+    )
     demo.add_argument("--output", type=Path, default=Path("fusegrad-demo.png"), help="where to write the picture")
     demo.add_argument("--quiet", action="store_true", help="no progress bars")
     verbs.add_parser("bench", help="time steps beside the NumPy reference")
     verbs.add_parser("info", help="what this installation runs on")
     chosen = parser.parse_args(arguments)
     if chosen.verb == "demo":
-        missing = [name for name in ("matplotlib", *["tqdm"] * (not chosen.quiet)) if find_spec(name) is None]
+        bars = not chosen.quiet and chosen.lesson is None
+        missing = [name for name in ("matplotlib", *["tqdm"] * bars) if find_spec(name) is None]
         if missing:
             demo.error(f'needs {" and ".join(missing)}: pip install "fusegrad[plots,progress]"')
         if not chosen.output.absolute().parent.is_dir():
             demo.error(f"--output: no folder {chosen.output.absolute().parent}")
         if chosen.output.suffix not in (".png", ".pdf", ".svg"):
             demo.error(f"--output: expected a name that ends in .png, .pdf or .svg, got {chosen.output}")
+        if chosen.lesson is not None:
+            lessons.draw(chosen.lesson, chosen.output)
+            return
         from fusegrad import demo as verb
 
         verb.main(chosen.output, verbose=0 if chosen.quiet else 1)
