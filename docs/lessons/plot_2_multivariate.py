@@ -16,6 +16,7 @@ adds over the features.
 import numpy as np
 
 import fusegrad as fg
+from fusegrad.diagrams import new_axes
 
 X, y = fg.datasets.load_auto_mpg()
 order = np.random.default_rng(0).permutation(y.size)
@@ -54,6 +55,36 @@ assert check.error < 1e-7
 
 curved = fg.TwoLayerSigmoid(6, 5, dtype="float64", rng=0)
 ax = fg.plots.gradient_check_curve(curved, X[:, :50], y[:, :50])
+
+# %%
+# Lines between classes
+# ---------------------
+# The same product W X + b, with losses for classes. Logistic regression: :math:`p = \sigma(W X + b)` and the
+# cross-entropy -y log p - (1 - y) log(1 - p), whose gradient on the output is p - y. The SVM's multiclass hinge: each
+# wrong class should score less than the right one by a margin of 1, sum of max(0, z_o - z_y + 1).
+
+data = np.random.default_rng(0)
+classes = data.integers(0, 3, 300)
+centres = np.array([[-2.0, 2.0, 0.0], [-1.0, -1.0, 2.0]])
+points = centres[:, classes] + data.normal(size=(2, 300))
+
+logistic = fg.LogisticRegression(2, dtype="float64", rng=0)
+logistic.fit(points, classes == 2, optimizer=fg.SGD(lr=0.5), epochs=200)
+svm = fg.Sequential(fg.Linear(2, 3), loss="multiclass_hinge", l2=0.01, dtype="float64", rng=0)
+svm.fit(points, classes, optimizer=fg.SGD(lr=0.1), epochs=200)
+right = (logistic.classes(points) == (classes == 2)).mean(), (svm.classes(points) == classes).mean()
+print("right: logistic regression {:.0%}, SVM {:.0%}".format(*right))
+assert min(right) > 0.85
+
+# %%
+
+grid = np.stack([part.ravel() for part in np.meshgrid(np.linspace(-5, 5, 80), np.linspace(-4, 5, 80))])
+ax = new_axes((5, 4.4))
+ax.scatter(*grid, c=svm.classes(grid), s=12, marker="s", cmap="Pastel2", linewidths=0)
+for k, marker in enumerate("os^"):
+    ax.scatter(*points[:, classes == k], s=16, marker=marker, color=fg.plots.COLOURS[k], label=f"class {k}")
+ax.set_title("three classes and the SVM's regions")
+ax.legend()
 
 # %%
 # One thing to try
