@@ -287,3 +287,52 @@ def test_cosines():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_the_log_has_the_rates_of_a_schedule(tmp_path, rng):
+    X, y = data(rng)
+    decay = fg.ExponentialDecay(0.1, 0.2)
+    for net in (network(), Overridden(*network().layers, dtype="float64", rng=0)):
+        net.fit(X, y, optimizer=fg.SGD(0.5), epochs=3, schedule=decay, callbacks=[fg.LogCSV(tmp_path / "log.csv")])
+        rates = [float(line.split(",")[-1]) for line in (tmp_path / "log.csv").read_text().splitlines()[1:]]
+        assert rates == [decay(0), decay(1), decay(2)]
+
+
+class Overridden(fg.Sequential):
+    """Calls its gradient from Python."""
+
+    def loss_and_gradient(self, X, y, **options):
+        return super().loss_and_gradient(X, y, **options)
+
+
+@pytest.mark.parametrize("every", [1, 7])
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_a_checkpoint_has_the_last_epoch_and_the_network_the_best(every, keep_best, tmp_path, rng):
+    held_out, X, y = validation(rng)
+    stopping = [] if keep_best else [fg.EarlyStopping(100)]
+    net, seen = network(), []
+    callbacks = [
+        fg.Checkpoint(tmp_path / "net", every),
+        *stopping,
+        lambda net, history: seen.append(net.parameters.copy()),
+    ]
+    history = net.fit(
+        X[:, :20], y[:, :20], optimizer=fg.Adam(0.1), epochs=30, callbacks=callbacks, keep_best=keep_best, **held_out
+    )
+    assert history.best_epoch < 29
+    assert np.array_equal(net.parameters, seen[history.best_epoch])
+    assert np.array_equal(fg.load(tmp_path / "net").parameters, seen[-1])
+
+
+def test_without_validation_data_the_best_loss_is_that_of_the_restored_parameters():
+    net = fg.UnivariateRegression(rng=0, dtype="float64")
+    X, y = [1.0, 2.0], [5.0, 7.0]
+    history = net.fit(X, y, optimizer=fg.SGD(0.55), epochs=6, callbacks=[fg.EarlyStopping(100)])
+    assert net.loss(X, y) == pytest.approx(min(history.loss))
+
+
+def test_a_plateau_never_raises_the_rate():
+    net, optimizer = fg.UnivariateRegression(rng=0), fg.SGD(1e-6)
+    plateau = fg.ReduceOnPlateau(patience=0, min_delta=1e9, least=0.01)
+    net.fit([1.0, 2.0], [5.0, 7.0], optimizer=optimizer, epochs=4, callbacks=[plateau])
+    assert optimizer.lr == 1e-6

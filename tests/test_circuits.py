@@ -121,6 +121,15 @@ def test_new_values_flow_again():
     x.value = 1.0
     assert (circuit.forward(), circuit.backward()) == (-2, {"x": -2, "y": 1})
     assert circuit.backward() == {"x": -2, "y": 1}  # not added to those before
+    x, y = Wire(4.0, "x"), Wire(2.0, "y")
+    circuit = Circuit(maximum(x, y))
+    for x.value, y.value, expected in ((5, 2, {"x": 1, "y": 0}), (1, 3, {"x": 0, "y": 1})):
+        circuit.forward()
+        assert circuit.backward() == expected
+    x.value, y.value = [1, 2], [3, 4]
+    assert Circuit(x + y).forward().tolist() == [4, 6]
+    with pytest.raises(TypeError, match="value: expected "):
+        x.value = "much"
 
 
 @pytest.mark.parametrize("shapes", [((3, 4), (3, 1)), ((3, 1), (3, 4)), ((3, 4), (1, 1)), ((3, 4), ()), ((), (2, 3))])
@@ -157,8 +166,12 @@ def test_errors():
         exp(2.0)
     with pytest.raises(TypeError, match="output: expected a Wire, got 3"):
         Circuit(3)
-    with pytest.raises(ValueError, match="kind: expected one of"):
-        Gate("tan", Wire(1.0))
+    for kind in ("tan", []):
+        with pytest.raises(ValueError, match="kind: expected one of"):
+            Gate(kind, Wire(1.0))
+    for gate in (("exp", 2), ("+", 1), ("c + x", 1), ("exp", 0), ("@", 1)):
+        with pytest.raises(TypeError, match="inputs: expected as many as a gate"):
+            Gate(gate[0], *[Wire(1.0)] * gate[1])
     with pytest.raises(ValueError, match=r"gate \+: expected shapes that match, got \(2, 3\) and \(3, 2\)"):
         Wire(np.ones((2, 3))) + Wire(np.ones((3, 2)))
     with pytest.raises(TypeError, match="inputs: expected wires"):

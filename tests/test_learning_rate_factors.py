@@ -162,3 +162,39 @@ def test_the_factors_of_an_optimizer_cannot_be_written():
     w = np.zeros(3)
     optimizer.step(w, np.ones(3))
     assert (w < 0).all()
+
+
+@pytest.mark.parametrize("factors", [{"W1": 0.5}, [1.0, 2.0]])
+def test_a_step_that_fails_leaves_the_optimizer_as_it_was(factors):
+    optimizer = fg.Adam(learning_rate_factors=factors)
+    with pytest.raises(ValueError, match="learning_rate_factors: "):
+        optimizer.step(np.zeros(5), np.ones(5))
+    assert optimizer.state is None
+
+
+def test_names_are_those_of_the_network_that_has_as_many_parameters(batch):
+    optimizer, net = fg.SGD(lr=0.1, learning_rate_factors={"W1": 0.0}), network()
+    net.train_step(*batch, optimizer)
+    optimizer.load_state_dict({"lr": 0.1, "n_steps": 0, "state": None})
+    with pytest.raises(ValueError, match="learning_rate_factors: expected an array"):
+        optimizer.step(np.ones(5), np.ones(5))
+
+
+@pytest.mark.parametrize("factors", [{"W1": 1e300}, np.full(73, 1e300)])
+def test_factors_that_the_dtype_cannot_hold(factors):
+    net = network("float32")
+    before = net.parameters.copy()
+    factors = factors if isinstance(factors, dict) else np.full(net.n_parameters, 1e300)
+    with pytest.raises(ValueError, match="learning_rate_factors: expected numbers that float32 can hold"):
+        net.train_step(np.ones((4, 5)), np.ones((2, 5)), fg.SGD(0.1, learning_rate_factors=factors))
+    assert np.array_equal(net.parameters, before)
+
+
+def test_a_step_cannot_be_set_while_a_fit_runs(batch):
+    net, optimizer = network(), fg.SGD(0.1)
+
+    def wrap(net, history):
+        optimizer.step = lambda parameters, gradient: None
+
+    with pytest.raises(RuntimeError, match="step: expected to be set before a fit"):
+        net.fit(*batch, optimizer=optimizer, epochs=3, callbacks=[wrap])

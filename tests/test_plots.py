@@ -74,6 +74,15 @@ def test_at_the_saddle_descent_hesitates_and_rmsprop_leaves():
     assert abs(slow[1]) < 0.1 < 1 < abs(quick[1])
 
 
+def test_an_animation_moves_its_own_lines():
+    pytest.importorskip("PIL")
+    ax = plots.race("ravine", {"descent": fg.SGD(0.05)}, steps=6)
+    moving = plots.race("ravine", {"momentum": fg.SGD(0.05, momentum=0.5)}, steps=6, ax=ax, animated=True)
+    assert moving._func(2)[0] is ax.lines[2]
+    assert [len(line.get_xdata()) for line in ax.lines[::2]] == [7, 3]
+    moving._draw_was_started = True  # else it warns that nobody has seen it
+
+
 def test_an_animation(tmp_path):
     pytest.importorskip("PIL")
     moving = plots.race("ravine", {"descent": fg.SGD(0.05)}, steps=6, animated=True)
@@ -181,6 +190,16 @@ def test_errors():
         (lambda: plots.loss_landscape(net, [0.0], [0.0], parameters=(0, 2)), ValueError, "parameters: "),
         (lambda: plots.loss_landscape(net, [0.0], [0.0], directions=np.eye(3)), ValueError, "directions: "),
         (lambda: plots.trajectory([1.0, 2.0]), ValueError, "path: "),
+        (lambda: plots.trajectory([[1.0, 2.0]], [1.0, 2.0]), ValueError, "heights: "),
+        (lambda: plots.loss_landscape(net, [0.0], [0.0], parameters=3), TypeError, "parameters: "),
+        (lambda: plots.loss_landscape(net, [0.0], [0.0], parameters=(0.5, 1)), TypeError, "parameters: "),
+        (lambda: plots.loss_landscape(net, [0.0], [0.0], span=np.nan), ValueError, "span: "),
+        (lambda: plots.loss_landscape(net, [np.nan], [0.0]), ValueError, "X: "),
+        (lambda: plots.network(fg.MultivariateRegression(2, rng=0), n=0), ValueError, "n: "),
+        (lambda: plots.predicted(net, [0.0], [0.0], output=1), ValueError, "output: "),
+        (lambda: plots.input_gradient(net, [0.0], output=-1), ValueError, "output: "),
+        (lambda: plots.input_gradient(net, [0.0, 1.0]), ValueError, "x: "),
+        (lambda: plots.input_gradient(net, ["text"]), TypeError, "x: "),
         (lambda: plots.descend(lambda x, y: (x, y), fg.SGD(0.1), (1.0,), 3), ValueError, "start: "),
     ):
         with pytest.raises(error, match=says):

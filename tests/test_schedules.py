@@ -94,3 +94,37 @@ def test_extreme_steps_and_sizes():
     for step in (-1, 10**30):
         with pytest.raises(ValueError, match="step: "):
             fg.CosineDecay(0.1, 10)(step)
+
+
+class Counted(fg.SGD):
+    """Overrides its step, and changes nothing."""
+
+    def step(self, parameters, gradient):
+        super().step(parameters, gradient)
+
+
+@pytest.mark.parametrize("initial_epoch", [0, 3])
+def test_an_overridden_step_is_given_the_rates_of_the_compiled_one(initial_epoch, rng):
+    """After a resume, after batches without weight, and for a new optimizer; and lr is what it was."""
+    X, y, weights = rng.normal(size=(3, 40)), rng.normal(size=(1, 40)), np.repeat([0.0, 1.0], 20)
+    found = []
+    for rule in (fg.SGD, Counted):
+        net, optimizer = fg.TwoLayerSigmoid(3, 8, dtype="float64", rng=0), rule(0.1)
+        options = {
+            "batch_size": 10,
+            "shuffle": False,
+            "sample_weight": weights,
+            "schedule": fg.ExponentialDecay(0.3, 0.2),
+        }
+        net.fit(X, y, optimizer=optimizer, epochs=4, initial_epoch=initial_epoch, **options)
+        net.fit(X, y, optimizer=optimizer, epochs=6, initial_epoch=4, **options)
+        assert optimizer.lr == 0.1
+        found.append(net.parameters)
+    assert np.array_equal(*found)
+
+
+def test_rates_are_not_wrapped():
+    with pytest.raises(ValueError, match="first: expected a step after which there are 3 more integers"):
+        fg.InverseTimeDecay(0.5, 1.0).rates(2**63 - 1, 3)
+    with pytest.raises(ValueError, match="steps: expected at least 128"):
+        fg.CosineDecay(0.5, steps=np.int8(127), warmup=np.int8(127))

@@ -115,6 +115,15 @@ def test_errors(rng):
             newton(net, X, y)
     net = fg.MultivariateRegression(2, dtype="float64", rng=0)
     before = net.parameters.copy()
+    for units in (1e160, 1e-165):
+        net.parameters = np.zeros(3)
+        assert newton(net, X * units, X[:1]) < 1e-20
+    net.parameters = before
+    narrow = fg.MultivariateRegression(2, rng=0)
+    start = narrow.parameters.copy()
+    with pytest.raises(ValueError, match="X: expected data whose optimum float32 can hold"):
+        newton(narrow, X * 1e-38, X[:1] * 1e3)
+    assert np.array_equal(narrow.parameters, start)
     with pytest.raises(ValueError, match="X: expected data with which the loss is finite"):
         newton(net, X * np.nan, y)
     assert np.array_equal(net.parameters, before)

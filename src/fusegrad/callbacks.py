@@ -56,6 +56,7 @@ class EarlyStopping:
         A smaller decrease is no improvement.
     restore_best : bool, default True
         At the end, whoever ended the fit, copy the parameters of the best epoch back. The optimizer stays as it is.
+        (Without validation data those before the epoch with the smallest loss, of which that loss is.)
 
     Raises
     ------
@@ -86,25 +87,29 @@ class EarlyStopping:
         self._patience = _Patience(patience, min_delta)
         self.restore_best = as_flag(restore_best, "restore_best")
         self._parameters: Array | None = None
+        self._before: Array | None = None  # without validation data: a loss is that of the parameters before the epoch
 
     def on_start(self, fit: FitContext) -> None:
         """Start from 0, unless the fit is resumed."""
         if fit.initial_epoch == 0:
             self._patience.restart()
             self._parameters = None
+        self._before = None if fit.has_validation or not self.restore_best else fit.net.parameters.copy()
 
     def __call__(self, net: Any, history: History) -> bool:
         """Whether the patience is exhausted."""
-        if self._patience.improved(monitored(history)):
-            if self.restore_best:
-                self._parameters = net.parameters.copy()
-            return False
-        return self._patience.waited > self._patience.patience
+        improved = self._patience.improved(monitored(history))
+        if improved and self.restore_best:
+            self._parameters = net.parameters.copy() if self._before is None else self._before
+        if self._before is not None:
+            self._before = net.parameters.copy()
+        return not improved and self._patience.waited > self._patience.patience
 
     def on_end(self, fit: FitContext) -> None:
         """Restore the best parameters."""
+        self._before = None
         if self._parameters is not None:
-            fit.net.parameters = self._parameters
+            fit.restored.append(self._parameters)
 
 
 class ReduceOnPlateau:
@@ -159,8 +164,13 @@ class ReduceOnPlateau:
         """Reduce the learning rate if the patience is exhausted."""
         if self._patience.improved(monitored(history)) or self._patience.waited <= self._patience.patience:
             return
-        self._optimizer.lr = max(self.least, self._optimizer.lr * self.factor)
+        lr = self._optimizer.lr
+        self._optimizer.lr = min(lr, max(self.least, lr * self.factor))
         self._patience.waited = 0
+
+    def on_end(self, fit: FitContext) -> None:
+        """Forget the optimizer."""
+        self._optimizer = None
 
 
 class Checkpoint:
@@ -172,7 +182,8 @@ class Checkpoint:
         As for `Sequential.save`. A ``{epoch}`` in it becomes the number of finished epochs: a file for each; otherwise
         the last file is replaced.
     every : int, default 1
-        Epochs between two saves. The end of the fit is also saved.
+        Epochs between two saves. The last epoch is also saved, before `keep_best` or `EarlyStopping` restore the best
+        parameters: the file is for a fit that goes on.
 
     Raises
     ------
@@ -215,7 +226,7 @@ class Checkpoint:
             self._save()
 
     def on_end(self, fit: FitContext) -> None:
-        """Save the end of the fit."""
+        """Save the last epoch."""
         if self._saved != fit.history.epochs:
             self._save()
         self._fit = None
@@ -230,7 +241,7 @@ class Checkpoint:
 
 
 class LogCSV:
-    """Writes a line for each epoch: its number, loss, validation loss, metrics and learning rate.
+    """Writes a line for each epoch: its number, loss, validation loss, metrics, and the learning rate of its last step.
 
     Parameters
     ----------
@@ -280,7 +291,8 @@ class LogCSV:
         assert fit is not None
         numbers = [history.loss[-1], *history.validation_loss[-1:]]
         numbers += [values[-1] for values in history.metrics.values()]
-        numbers += [fit.optimizer.lr] if hasattr(fit.optimizer, "lr") else []
+        rate = fit.learning_rate()
+        numbers += [] if rate is None else [rate]
         self._write("a", [fit.initial_epoch + history.epochs, *map(repr, map(float, numbers))])
 
     def on_end(self, fit: FitContext) -> None:

@@ -46,8 +46,8 @@ class Wire:
     Parameters
     ----------
     value : number or array
-        Of an input of the circuit. To set another one, call `Circuit.forward` afterwards. (Operators also take numbers
-        and arrays: they are constants of a gate. A TypeError if it is neither.)
+        Of an input of the circuit. To set another one, call `Circuit.forward` afterwards. ``+ - * /`` also take numbers
+        and arrays: they are constants of a gate. A TypeError if it is neither.
     name : str, optional
         For texts and pictures.
 
@@ -61,10 +61,13 @@ class Wire:
     __array_ufunc__ = None  # array + wire is a wire, not an array of wires
 
     def __init__(self, value: Any, name: str = "") -> None:
-        self.value: Any = _as_value(value)
+        self.value: Any = value
         self.gradient: Any = np.zeros_like(self.value)
         self.name = name
         self.gate: Gate | None = None  # that computes it; None: it is an input
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, _as_value(value) if name == "value" else value)
 
     def __repr__(self) -> str:
         name = self.name or ("input" if self.gate is None else f"output of {self.gate.label}")
@@ -80,14 +83,8 @@ class Wire:
             Gate("×", self, other).output if isinstance(other, Wire) else Gate("a x", self, constants=(other,)).output
         )
 
-    def __neg__(self) -> "Wire":
-        return self * -1
-
     def __sub__(self, other: Any) -> "Wire":
         return self + -other if isinstance(other, Wire) else self + -_as_value(other)
-
-    def __rsub__(self, other: Any) -> "Wire":
-        return -self + other
 
     def __truediv__(self, other: Any) -> "Wire":
         return self * (reciprocal(other) if isinstance(other, Wire) else 1 / _as_value(other))
@@ -97,6 +94,7 @@ class Wire:
         return inverse if np.ndim(other) == 0 and other == 1 else inverse * other
 
     __radd__, __rmul__, __matmul__ = __add__, __mul__, lambda self, other: Gate("@", self, other).output
+    __neg__, __rsub__ = lambda self: self * -1, lambda self, other: -self + other
 
 
 class Gate:
@@ -112,11 +110,13 @@ class Gate:
     """
 
     def __init__(self, kind: str, *inputs: Wire, constants: tuple[Any, ...] = ()) -> None:
-        if kind not in GATES:
+        if not isinstance(kind, str) or kind not in GATES:
             raise ValueError(f"kind: expected one of {', '.join(GATES)}, got {kind!r}")
         for wire in inputs:
             if not isinstance(wire, Wire):
                 raise TypeError(f"inputs: expected wires in a gate {kind!r}, got {wire!r}")
+        if GATES[kind][0].__code__.co_argcount != len(inputs) + len(constants):
+            raise TypeError(f"inputs: expected as many as a gate {kind!r} has, got {len(inputs)}")
         self.kind, self.inputs = kind, inputs
         self.constants = tuple(map(_as_value, constants))
         self.output: Wire = Wire(self.value())

@@ -235,7 +235,7 @@ class Module:
         path : str or path-like
             An existing regular file is replaced; its mode, group, ACL and attributes (for root also its owner) are kept
             if the system allows it. A symbolic link is kept and points to the new file.
-        optimizer : SGD, Adagrad, RMSprop or Adam, optional
+        optimizer : SGD, Adagrad, RMSprop, Adam or AdamW, optional
             Its hyperparameters, its number of steps and its state are also written.
         rng : numpy.random.Generator, optional
             The generator of the shuffling; its state is also written.

@@ -33,8 +33,8 @@ class Sequential(Module):
 
     Parameters
     ----------
-    *layers : Linear and activations
-        Each activation belongs to the `Linear` before it.
+    *layers : Linear, activations, Dropout, Scale
+        Activation and dropout belong to the `Linear` before them, a scale to the one after it.
     loss : str or object, default "mean_squared_error"
         An object of `fusegrad.losses`, or its name: "huber", "quantile", "poisson", "binary_cross_entropy",
         "softmax_cross_entropy", "multiclass_hinge". Or any object with

@@ -97,6 +97,8 @@ class Optimizer:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("step", "look_ahead"):
+            if self._owner is not None and self._owner.is_held:
+                raise RuntimeError(f"{name}: expected to be set before a fit, got it while one runs")
             self._direct_for = None
         elif _is_ours(type(self)) and not hasattr(type(self), name) and not name.startswith("_"):
             known = "; its learning rate is lr" if name in ("learning_rate", "alpha", "eta") else ""
@@ -248,6 +250,8 @@ class Optimizer:
         _, *rules = RULES
         if self._update not in rules:
             raise TypeError(f"{type(self).__name__}.rule: expected one of {', '.join(rules)}, got {self.rule!r}")
+        if self._learning_rate_factors is not None:
+            self._flat_factors(parameters)  # an error, before the state is made
         by_dtype[dtype].optimizer_step(self, parameters, gradient)
 
     def state_dict(self) -> dict[str, Any]:
@@ -346,9 +350,10 @@ def _as_factors(factors: Any) -> Any:
 def flat_factors(factors: Any, parameters: Array, places: dict[str, tuple[int, int]] | None) -> Array:
     """One factor for each parameter. places: of the network's parameters, by name."""
     if not isinstance(factors, dict):
-        flat = as_flat(factors, "learning_rate_factors", parameters.dtype, parameters.size)
-        return np.ascontiguousarray(flat)
-    if places is None:
+        with np.errstate(over="ignore"):
+            flat = np.ascontiguousarray(as_flat(factors, "learning_rate_factors", parameters.dtype, parameters.size))
+        return _check_finite(flat)
+    if places is None or max(last for _, last in places.values()) != parameters.size:
         raise ValueError("learning_rate_factors: expected an array where an optimizer has no network, got names")
     unknown = set(factors) - {*places, "s", "W", "b"}
     if unknown:
@@ -358,8 +363,15 @@ def flat_factors(factors: Any, parameters: Array, places: dict[str, tuple[int, i
         )
     flat = np.ones_like(parameters)
     for name, (first, last) in places.items():
-        flat[first:last] = factors.get(name, factors.get(name[0], 1.0))
-    return flat
+        with np.errstate(over="ignore"):
+            flat[first:last] = factors.get(name, factors.get(name[0], 1.0))
+    return _check_finite(flat)
+
+
+def _check_finite(factors: Array) -> Array:
+    if not np.isfinite(factors).all():
+        raise ValueError(f"learning_rate_factors: expected numbers that {factors.dtype} can hold, got larger ones")
+    return factors
 
 
 def _is_ours(kind: type) -> bool:

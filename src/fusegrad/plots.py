@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusegrad import reference
-from fusegrad._engine.validation import Array, as_count, as_generator
+from fusegrad._engine.validation import Array, as_count, as_floats, as_generator, as_number
 from fusegrad.diagrams import new_axes
 from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
@@ -118,11 +118,16 @@ def trajectory(path: Any, heights: Any = None, *, ax: Any = None, label: str | N
     >>> len(ax.lines)
     2
     """
-    path = np.asarray(path, dtype="f8")
+    path = as_floats(path, "path", np.dtype("f8"))
     if path.ndim != 2 or path.shape[1] != 2:
         raise ValueError(f"path: expected points (n, 2), got shape {path.shape}")
     ax = _axes(ax, three=heights is not None)
-    points = path.T if heights is None else np.vstack([path.T, np.asarray(heights, dtype="f8")])
+    points = path.T
+    if heights is not None:
+        heights = as_floats(heights, "heights", np.dtype("f8"))
+        if heights.shape != path.shape[:1]:
+            raise ValueError(f"heights: expected shape ({len(path)},), got {heights.shape}")
+        points = np.vstack([points, heights])
     style = {"color": COLOURS[which % len(COLOURS)], "linestyle": STYLES[which % len(STYLES)]}
     ax.plot(*points, **style, linewidth=1.8, label=label, zorder=4 + which)
     ax.plot(*points[:, :1], "o", color=START, markersize=7, zorder=20)
@@ -181,6 +186,7 @@ def race(
     for path in paths.values():  # who has left the surface does not come back
         outside = (path < np.array(limits[::2])) | (path > np.array(limits[1::2]))
         path[np.maximum.accumulate(outside.any(axis=1))] = np.nan
+    n_before = len(ax.lines)
     for i, (name, path) in enumerate(paths.items()):
         trajectory(path, value(*path.T) if three else None, ax=ax, label=name, which=i)
     ax.set(xlim=limits[:2], ylim=limits[2:], title=surface)
@@ -189,7 +195,7 @@ def race(
         return ax
     from matplotlib.animation import FuncAnimation
 
-    lines = ax.lines[: 2 * len(paths) : 2]
+    lines = ax.lines[n_before::2]
 
     def show(frame: int) -> list[Any]:
         for line, path in zip(lines, paths.values(), strict=True):
@@ -245,24 +251,32 @@ def loss_landscape(
     _check(net)
     n = as_count(n, "n", least=2)
     if directions is None:
-        if len(parameters) != 2 or not all(0 <= i < net.n_parameters for i in parameters):
+        if not (isinstance(parameters, Sequence) and len(parameters) == 2):
+            raise TypeError(f"parameters: expected two numbers of parameters, got {parameters!r}")
+        parameters = as_count(parameters[0], "parameters", least=0), as_count(parameters[1], "parameters", least=0)
+        if max(parameters) >= net.n_parameters:
             raise ValueError(f"parameters: expected two numbers below {net.n_parameters}, got {parameters!r}")
         basis = np.zeros((2, net.n_parameters))
         basis[[0, 1], list(parameters)] = 1.0
         centre = [float(net.parameters[i]) for i in parameters]
         labels = [_parameter_name(net, i) for i in parameters]
     else:
-        basis, centre, labels = np.asarray(directions, dtype="f8"), [0.0, 0.0], ["direction 1", "direction 2"]
+        basis = as_floats(directions, "directions", np.dtype("f8"))
+        centre, labels = [0.0, 0.0], ["direction 1", "direction 2"]
         if basis.shape != (2, net.n_parameters):
             raise ValueError(f"directions: expected shape (2, {net.n_parameters}), got {basis.shape}")
+    span = as_number(span, "span", above=0.0)
     steps = np.linspace(-span, span, n)
-    u, v = np.meshgrid(steps, steps)
-    points = net.parameters + (np.stack([u.ravel(), v.ravel()], axis=1) @ basis)
-    losses = np.empty(n * n)
     batch = net._engine.batch(X, y)
-    net._engine.candidate_losses(batch, n * n)(np.ascontiguousarray(points, dtype=net.dtype), losses)
+    losses = np.empty((n, n))
+    compute = net._engine.candidate_losses(batch, n * n)
+    for v, row in zip(steps, losses, strict=True):
+        points = net.parameters + steps[:, np.newaxis] * basis[0] + v * basis[1]
+        compute(np.ascontiguousarray(points, dtype=net.dtype), row)
+    if not np.isfinite(losses).any():
+        raise ValueError("X: expected data with which some loss is finite, got none")
     ax = _axes(ax)
-    _landscape(ax, u + centre[0], v + centre[1], losses.reshape(n, n))
+    _landscape(ax, *np.meshgrid(steps + centre[0], steps + centre[1]), losses)
     ax.set(xlabel=labels[0], ylabel=labels[1])
     return ax
 
@@ -316,6 +330,7 @@ def network(net: Sequential, *, span: float = 3.0, n: int = 40, ax: Any = None) 
     (7, 12)
     """
     _check(net)
+    span, n = as_number(span, "span", above=0.0), as_count(n, "n", least=2)
     if net.n_features != 2:
         raise ValueError(f"net: expected two features, got {net.n_features}")
     widths = [2, *(layer.n_out for layer in net.dense_layers)]
@@ -375,6 +390,8 @@ def delta_norms(net: Sequential, X: Any, y: Any, *, ax: Any = None) -> Any:
     (6, True)
     """
     _check(net)
+    if not net._engine.loss_compiled:
+        raise TypeError(f"net: expected a loss of fusegrad.losses, got {net.loss_function!r}")
     batch = net._engine.batch(X, y)
     layers = reference.layers_of(net, "float64")
     x = reference.activations(layers, batch.X.astype("f8"))
@@ -420,12 +437,15 @@ def gradient_check_curve(net: Sequential, X: Any, y: Any, *, rng: Any = 0, ax: A
     direction = as_generator(rng).normal(size=net.n_parameters)
     direction /= np.linalg.norm(direction)
     steps = np.logspace(-12, 0, 49)
-    batch = net._engine.batch(X, y)
-    losses = np.empty(2 * steps.size)
-    points = net.parameters + np.concatenate([steps, -steps])[:, np.newaxis] * direction
-    net._engine.candidate_losses(batch, losses.size, 1)(points, losses)
     slope = net.loss_and_gradient(X, y)[1] @ direction
-    found = (losses[: steps.size] - losses[steps.size :]) / (2 * steps)
+    start, losses = net.parameters.copy(), []
+    try:
+        for h in (*steps, *-steps):
+            net.parameters = start + h * direction
+            losses.append(net.loss(X, y))
+    finally:
+        net.parameters = start
+    found = np.subtract(losses[: steps.size], losses[steps.size :]) / (2 * steps)
     ax = _axes(ax)
     ax.loglog(steps, np.maximum(np.abs(found - slope) / abs(slope), 1e-17), "o-", color=COLOURS[0], markersize=4)
     ax.set(xlabel="h", ylabel="relative error", title="(L(W + h d) - L(W - h d)) / 2h against the gradient")
@@ -460,9 +480,12 @@ def input_gradient(
     [3.0, -1.0]
     """
     _check(net)
-    x = np.asarray(x, dtype=net.dtype).reshape(net.n_features, 1)
+    x = as_floats(x, "x", net.dtype)
+    if x.shape not in ((net.n_features,), (net.n_features, 1)):
+        raise ValueError(f"x: expected one example of {net.n_features} features, got shape {x.shape}")
+    x = x.reshape(net.n_features, 1)
     wanted = np.zeros((net.n_outputs, 1), net.dtype)
-    wanted[output] = 1.0
+    wanted[_output(net, output)] = 1.0
     values = net.input_gradient(x, output_gradient=wanted)[:, 0]
     labels = [f"x{i}" for i in range(values.size)] if names is None else [str(name) for name in names]
     if len(labels) != values.size:
@@ -538,6 +561,7 @@ def predicted(net: Sequential, X: Any, y: Any, *, output: int = 0, ax: Any = Non
     """
     _check(net)
     batch = net._engine.batch(X, y)
+    output = _output(net, output)
     measured, found = batch.y[output], net.forward(batch.X)[output]
     ax = _axes(ax, (4.6, 4.4))
     ax.scatter(measured, found, s=14, alpha=0.6, color=COLOURS[0], linewidths=0)
@@ -587,6 +611,13 @@ def _axes(ax: Any, size: tuple[float, float] = (6.4, 4.4), *, three: bool = Fals
 def _check(net: Any) -> None:
     if not isinstance(net, Sequential):
         raise TypeError(f"net: expected a network such as Sequential, got {type(net).__name__}")
+
+
+def _output(net: Sequential, output: Any) -> int:
+    number = as_count(output, "output", least=0)
+    if number >= net.n_outputs:
+        raise ValueError(f"output: expected a number below {net.n_outputs}, got {number}")
+    return number
 
 
 def _parameter_name(net: Sequential, i: int) -> str:

@@ -4,6 +4,7 @@
 CS231n (Stanford), "Annealing the learning rate". ``fit`` computes the rates of these in compiled code.
 """
 
+import sys
 from dataclasses import dataclass, fields
 from typing import ClassVar, TypeGuard
 
@@ -50,6 +51,8 @@ class Schedule:
         array([0.125, 0.1  ])
         """
         first, n = as_count(first, "first", least=0), as_count(n, "n", least=0)
+        if first > sys.maxsize - n:
+            raise ValueError(f"first: expected a step after which there are {n} more integers, got {first}")
         parameters = np.array([getattr(self, field.name) for field in fields(self)], dtype="f8")  # type: ignore[arg-type]  # of a dataclass
         result = np.empty(n)
         _KERNELS.learning_rates(self._formula, parameters, first, result)
@@ -207,8 +210,7 @@ class CosineDecay(Schedule):
 
     def __post_init__(self) -> None:
         as_number(self.lr, "lr", above=0.0)
-        as_count(self.warmup, "warmup", least=0)
-        as_count(self.steps, "steps", least=self.warmup + 1)
+        as_count(self.steps, "steps", least=as_count(self.warmup, "warmup", least=0) + 1)
         if as_number(self.floor, "floor", least=0.0) > self.lr:
             raise ValueError(f"floor: expected at most lr, {self.lr}, got {self.floor}")
 

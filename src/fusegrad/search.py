@@ -83,7 +83,8 @@ def random_search(
 
     Notes
     -----
-    Compiled; losses are those of `Sequential.loss`, to the bit. Candidates are drawn some at a time: the memory
+    Compiled; losses are those of `Sequential.loss`, to the bit; an overridden one is not called.
+    Candidates are drawn some at a time: the memory
     does not grow with n. Ctrl-C ends it; the network is unchanged then.
 
     Examples

@@ -23,7 +23,7 @@ def newton(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> flo
     Parameters
     ----------
     net : Sequential
-        A `UnivariateRegression`, a `MultivariateRegression`, or any network of one `Linear` and the squared error.
+        A `UnivariateRegression`, a `MultivariateRegression`, or any network of a `Linear` alone and the squared error.
     X : array (n_features, m)
     y : array (n_outputs, m)
     sample_weight : array (m,), optional
@@ -45,7 +45,8 @@ def newton(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> flo
     Notes
     -----
     Computed in float64 by NumPy, in the calling thread. If the optimum is not unique (as with fewer examples than
-    features, or with a constant feature), it is the one nearest to the current parameters.
+    features, or with a constant feature), the step is the shortest one, in units in which all features are equally
+    large. An overridden `loss` is not called.
 
     References
     ----------
@@ -77,14 +78,20 @@ def newton(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> flo
         root, penalty = np.sqrt(2 * w / w.sum()), np.sqrt(net.l2) * np.eye(layer.n_in, len(rows))
         A = np.vstack([(rows * root).T, penalty])
         # Columns of equal size: which singular values are 0 then does not depend on the units of the features.
-        size = np.sqrt((A * A).sum(axis=0))
+        size = np.abs(A).max(axis=0)
         size[size == 0] = 1.0
         for _ in range(2):  # the second time for the rounding errors of the residuals of the first
             b = np.vstack([((point @ rows - y) * root).T, penalty @ point.T])
             point -= (np.linalg.lstsq(A / size, b, rcond=None)[0] / size[:, np.newaxis]).T
-        named["W1"][:] = point[:, : layer.n_in]
+        with np.errstate(over="ignore"):
+            parts = point.astype(net.dtype)
+        if not np.isfinite(parts).all():
+            raise ValueError(
+                f"X: expected data whose optimum {net.dtype} can hold, got a parameter of {point.max():.3g}"
+            )
+        named["W1"][:] = parts[:, : layer.n_in]
         if layer.bias is not None:
-            named["b1"][:] = point[:, layer.n_in :]
+            named["b1"][:] = parts[:, layer.n_in :]
         return engine.gradient_of(engine.compiled(batch.X.shape[1]), batch, engine.parameters, None)
 
 

@@ -46,9 +46,7 @@ MOST_AHEAD = 1 << 16  # most losses, and learning rates, of a stretch
 class Network(Protocol):
     """The part of a network that a fit uses."""
 
-    @property
-    def parameters(self) -> Array:
-        """The flat buffer."""
+    parameters: Any  # the flat buffer
 
     def forward(self, X: Any) -> Array:
         """Predict."""
@@ -91,20 +89,17 @@ def train_step(trainee: Trainee, X: Any, y: Any, sample_weight: Any, optimizer: 
     with engine.lock:
         if take(trainee, optimizer):
             return engine.step(batch, optimizer)
-        value = python_step(trainee, engine.compiled(batch.X.shape[1]), batch, optimizer, engine.loop_steps)
-        engine.loop_steps += 1
-        return value
+        return python_step(trainee, engine.compiled(batch.X.shape[1]), batch, optimizer)
 
 
-def python_step(trainee: Trainee, compiled_engine: Any, batch: Batch, optimizer: Any, number: int) -> float:
-    """A step in Python, for overridden methods; the numbers are those of the compiled step.
-
-    number: of the step, for the masks of dropout, if the optimizer does not count its steps.
-    """
+def python_step(trainee: Trainee, compiled_engine: Any, batch: Batch, optimizer: Any) -> float:
+    """A step in Python, for overridden methods; the numbers are those of the compiled step."""
     engine = trainee.engine
     training_step = None
     if engine.dropout_seed is not None:
-        training_step = optimizer.n_steps if isinstance(optimizer, Optimizer) else number
+        training_step = optimizer.n_steps if isinstance(optimizer, Optimizer) else engine.loop_steps
+    if not isinstance(optimizer, Optimizer):
+        engine.loop_steps += 1
     point = engine.parameters
     if isinstance(optimizer, SGD) and optimizer.nesterov:
         point = as_flat(optimizer.look_ahead(engine.parameters), "look_ahead", engine.dtype, engine.n_parameters)
@@ -183,6 +178,10 @@ class FitContext:
         As passed to the fit.
     has_schedule, has_validation : bool
         Whether the fit has a schedule, and validation data.
+    learning_rate : callable
+        Returns the learning rate of the last step, None if the optimizer has no ``lr``.
+    restored : list of arrays
+        A callback may append parameters: after all `on_end` the network gets the last of them.
     """
 
     net: Any
@@ -193,6 +192,8 @@ class FitContext:
     epochs: int
     has_schedule: bool
     has_validation: bool
+    learning_rate: Callable[[], float | None]
+    restored: list[Array]
 
 
 @dataclass(kw_only=True)
@@ -241,7 +242,7 @@ class FitOptions:
         except TypeError:
             raise TypeError(f"callbacks: expected callables in a list or tuple, got {self.callbacks!r}") from None
         for i, callback in enumerate(self.callbacks):
-            if not callable(callback):
+            if not callable(callback) or isinstance(callback, type):
                 raise TypeError(f"callbacks[{i}]: expected a callable, got {callback!r}")
         if self.schedule is not None:
             if not callable(self.schedule):
@@ -280,8 +281,12 @@ class _Run:
         self.compiled_engine = self.engine.compiled(self.batches.size, options.n_threads)
         self.compiled = take(trainee, self.optimizer)
         # Steps made before, as counted by schedules. A user-defined rule may be new, or have no count.
+        before = options.initial_epoch * self.batches.per_epoch
         known = self.optimizer.n_steps if isinstance(self.optimizer, Optimizer) else 0
-        self.n_steps: int = max(known, options.initial_epoch * self.batches.per_epoch)
+        own_rule = getattr(self.optimizer, "rule", "none") == "none"
+        self.n_steps: int = max(known, before) if own_rule else known
+        self.engine.loop_steps = max(self.engine.loop_steps, before)
+        self.last_rate: float | None = None  # of the last step, if there is a schedule
         plan = self.engine.plan(self.batches.size, options.n_threads)
         squares = self.engine.squared_error and self.weights is None
         pays = options.moments and self.compiled and squares and moments_pay(plan, m, options.epochs)[0]
@@ -332,6 +337,10 @@ class _Run:
             f"no update was made: the largest value {found}, and {limits.dtype} holds squares up to those of "
             f"{float(limits.max) ** 0.5:.2g}; scale the data{wider}"
         )
+
+    def learning_rate(self) -> float | None:
+        """Of the last step."""
+        return getattr(self.optimizer, "lr", None) if self.last_rate is None else self.last_rate
 
     def rate(self, step: int) -> float:
         assert self.schedule is not None
@@ -402,7 +411,12 @@ class _Run:
             return self._compiled_epochs(losses)
         for i in range(n):
             self.engine.lock.set_incomplete("an epoch")
-            losses[i] = loss = self._epoch()
+            lr = getattr(self.optimizer, "lr", None)
+            try:
+                losses[i] = loss = self._epoch()
+            finally:
+                if self.schedule is not None and isinstance(self.optimizer, Optimizer):
+                    self.optimizer.lr = lr  # as after compiled epochs
             if not isfinite(loss):
                 return losses[:i]
             self.engine.lock.set_incomplete("nothing")
@@ -418,6 +432,8 @@ class _Run:
             self.moments, self.weights,
         )  # fmt: skip
         self.from_moments = self.from_moments and from_moments
+        if self.rates is not None and self.optimizer.n_steps > self.first_rate:
+            self.last_rate = float(self.rates[self.optimizer.n_steps - self.first_rate - 1])
         if finished == len(losses):
             return losses
         self.lost = cause, float(losses[finished])
@@ -438,8 +454,8 @@ class _Run:
             batch = Batch(self.X[:, which], self.y[:, which], weights)
             weight = float(batch.X.shape[1] if weights is None else weights.sum(dtype="float64"))
             if self.schedule is not None:
-                self.optimizer.lr = self.rate(self.n_steps)
-            loss = python_step(self.trainee, self.compiled_engine, batch, self.optimizer, self.n_steps)
+                self.optimizer.lr = self.last_rate = self.rate(self.n_steps)
+            loss = python_step(self.trainee, self.compiled_engine, batch, self.optimizer)
             if not isfinite(loss):
                 value = loss_of(self.trainee, batch)
                 self.lost = ("gradient", value) if isfinite(value) else ("loss", loss)
@@ -494,7 +510,7 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
     history.metrics = {name: [] for name in options.metrics}
     context = FitContext(
         net, options.optimizer, run.batches.rng, history, initial_epoch, options.epochs, run.schedule is not None,
-        validation is not None,
+        validation is not None, run.learning_rate, [],
     )  # fmt: skip
     for callback in callbacks:
         getattr(callback, "on_start", _nothing)(context)
@@ -550,9 +566,11 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
                         count = min(most, count * (MOST_GROWTH if MOST_GROWTH * took < seconds / 2 else 2))
         history.from_moments = run.from_moments
         if best is not None:
-            engine.parameters[:] = best
+            context.restored.append(best)
         for callback in callbacks:
             getattr(callback, "on_end", _nothing)(context)
+        if context.restored:
+            net.parameters = context.restored[-1]
     except MemoryError:
         if start is not None:
             start.restore(run)

@@ -216,3 +216,15 @@ def test_dropout_of_nothing_is_no_dropout(batch):
     plain = fg.Sequential(*(layer for layer in net.layers if not isinstance(layer, fg.Dropout)), dtype="float64", rng=0)
     plain.fit(*batch, optimizer=fg.Adam(), epochs=2)
     assert np.array_equal(net.parameters, plain.parameters)
+
+
+def test_masks_of_a_rule_that_does_not_count_go_on_from_fit_to_fit(batch):
+    X, y = batch
+    rule, net = UserRule(), small_net()
+    rule.lr = 0.0
+    losses = [net.fit(X, y, optimizer=rule, epochs=1).loss[0] for _ in range(3)] + [net.train_step(X, y, rule)]
+    assert len(set(losses)) == 4
+    again = small_net()
+    assert again.fit(X, y, optimizer=rule, epochs=4).loss == losses
+    resumed = small_net()
+    assert resumed.fit(X, y, optimizer=rule, epochs=4, initial_epoch=2).loss == losses[2:]
