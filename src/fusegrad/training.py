@@ -411,7 +411,7 @@ class _Run:
             return self._compiled_epochs(losses)
         for i in range(n):
             self.engine.lock.set_incomplete("an epoch")
-            lr = getattr(self.optimizer, "lr", None)
+            lr: Any = getattr(self.optimizer, "lr", None)
             try:
                 losses[i] = loss = self._epoch()
             finally:
