@@ -331,6 +331,13 @@ def test_without_validation_data_the_best_loss_is_that_of_the_restored_parameter
     assert net.loss(X, y) == pytest.approx(min(history.loss))
 
 
+def test_a_log_that_is_gone_is_begun_again(tmp_path, rng):
+    X, y = data(rng)
+    log = fg.LogCSV(tmp_path / "log.csv")
+    network().fit(X, y, optimizer=fg.SGD(0.1), epochs=4, initial_epoch=2, callbacks=[log])
+    assert (tmp_path / "log.csv").read_text().splitlines()[0] == "epoch,loss,lr"
+
+
 def test_a_plateau_never_raises_the_rate():
     net, optimizer = fg.UnivariateRegression(rng=0), fg.SGD(1e-6)
     plateau = fg.ReduceOnPlateau(patience=0, min_delta=1e9, least=0.01)

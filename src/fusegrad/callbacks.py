@@ -281,7 +281,7 @@ class LogCSV:
     def on_start(self, fit: FitContext) -> None:
         """Write the names of the columns, unless the fit is resumed."""
         self._fit = fit
-        if fit.initial_epoch == 0:
+        if fit.initial_epoch == 0 or not self.path.exists():
             names = ["epoch", "loss", *(["validation_loss"] if fit.has_validation else []), *fit.history.metrics]
             self._write("w", [*names, *(["lr"] if hasattr(fit.optimizer, "lr") else [])])
 

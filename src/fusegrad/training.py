@@ -15,6 +15,7 @@ Rejected: checking all of X and y before each fit (a tenth of a short fit of a l
 parameters per epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 """
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -76,8 +77,12 @@ class Trainee(NamedTuple):
 def take(trainee: Trainee, optimizer: Any) -> bool:
     """Bind an optimizer to a network, or raise. Returns whether its steps run compiled."""
     compiled = runs_compiled(optimizer) and not trainee.overridden and trainee.engine.loss_compiled
+    engine = trainee.engine
+    if trainee.overridden and engine.dropout_seed is not None:
+        parameters = inspect.signature(trainee.net.loss_and_gradient).parameters.values()
+        if not any(p.name == "training_step" or p.kind is p.VAR_KEYWORD for p in parameters):
+            raise TypeError("loss_and_gradient: expected it to take training_step=, since a layer has dropout")
     if isinstance(optimizer, Optimizer):
-        engine = trainee.engine
         bind(optimizer, engine.parameters, engine.lock, trainee.layout, engine.places, compiled)
     return compiled
 

@@ -218,6 +218,17 @@ def test_dropout_of_nothing_is_no_dropout(batch):
     assert np.array_equal(net.parameters, plain.parameters)
 
 
+def test_an_overridden_gradient_takes_the_step(batch):
+    class Short(fg.Sequential):
+        def loss_and_gradient(self, X, y):
+            return super().loss_and_gradient(X, y)
+
+    net = Short(*small_net().layers, dtype="float64", rng=0)
+    for call in (net.train_step, lambda X, y, optimizer: net.fit(X, y, optimizer=optimizer, epochs=1)):
+        with pytest.raises(TypeError, match="loss_and_gradient: expected it to take training_step="):
+            call(*batch, fg.SGD(0.1))
+
+
 def test_masks_of_a_rule_that_does_not_count_go_on_from_fit_to_fit(batch):
     X, y = batch
     rule, net = UserRule(), small_net()
