@@ -369,7 +369,7 @@ def flat_factors(factors: Any, parameters: Array, places: dict[str, tuple[int, i
 
 
 def _check_finite(factors: Array) -> Array:
-    if not np.isfinite(factors).all():
+    if not by_dtype[factors.dtype].is_finite(factors):  # all() raises a SystemError if memory runs out
         raise ValueError(f"learning_rate_factors: expected numbers that {factors.dtype} can hold, got larger ones")
     return factors
 
