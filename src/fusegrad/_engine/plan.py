@@ -57,7 +57,7 @@ MOST_COPIED = 512 * 1024 * 1024
 #: The columns of the layer table; `Layer` in cython_kernels/network/tiles.pxi reads them in this order.
 LAYER_TABLE = (
     "n_in", "n_out", "activation", "weight", "bias", "transposed", "function", "parameter", "derivatives", "backward",
-    "dropped", "mask", "scale",
+    "dropped", "mask", "scale", *3 * ["unused"],
 )  # fmt: skip
 #: The columns of the fold table; `Fold` in cython_kernels/network/folding.pxi reads them in this order.
 FOLD_TABLE = ("first", "count", "scratch")
@@ -339,6 +339,7 @@ def _table(
                 layer.dropped,
                 masks,
                 -1 if layer.scale is None else layer.scale,
+                *3 * [0],
             )
         )
         masks += layer.dropped > 0
