@@ -34,15 +34,19 @@ demo: $(VENV)/installed
 EACH_ISA = for isa in $$($(BIN)/python -c 'from fusegrad._engine.dispatch import supported_isas; print(*supported_isas())'); do \
   echo "=== $$isa"; case $$isa in baseline) unset FUSEGRAD_MAX_ISA;; *) export FUSEGRAD_MAX_ISA=$$isa;; esac;
 
+# The tests that each instruction set runs
+QUICK = not peers and not exhaustive and not reliability and not pictures
+
 ## make test             build the wheel, install it, test it with each instruction set that the processor has
 test: $(VENV)/installed
-	@$(EACH_ISA) $(BIN)/pytest -q -m "not peers and not exhaustive and not reliability" --benchmark-disable tests benchmarks || exit 1; done
+	@$(EACH_ISA) $(BIN)/pytest -q -m "$(QUICK)" --benchmark-disable tests benchmarks || exit 1; done
+	$(BIN)/pytest -q -m pictures tests
 	$(BIN)/pytest -q --doctest-modules --pyargs fusegrad
 
 ## make test-lanes       the tests with each SIMD layout forced, wherever it can be used
 test-lanes: $(VENV)/installed
 	@$(EACH_ISA) for lanes in features examples; do \
-	  $(BIN)/pytest -q -m "not peers and not exhaustive" --benchmark-disable --lanes $$lanes tests || exit 1; done; done
+	  $(BIN)/pytest -q -m "not peers and not exhaustive and not pictures" --benchmark-disable --lanes $$lanes tests || exit 1; done; done
 
 ## make test-reliability forks, kills, Ctrl-C, refused memory, leaks, arrays drawn at random: some minutes
 test-reliability: $(VENV)/installed

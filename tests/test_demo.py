@@ -10,6 +10,8 @@ import pytest
 from fusegrad.__main__ import main
 from fusegrad.lessons import LESSONS
 
+pytestmark = pytest.mark.pictures
+
 
 def demo(folder):
     result = subprocess.run(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
+pytestmark = pytest.mark.pictures
 LESSONS = sorted((Path(__file__).parents[1] / "docs" / "lessons").glob("*.py"))
 
 

@@ -6,6 +6,7 @@ import pytest
 import fusegrad as fg
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
+pytestmark = pytest.mark.pictures
 plots = fg.plots
 
 

@@ -47,12 +47,11 @@ def trained(layers, dtype, m, batch_size, optimizer, n_threads, epochs=3, moment
 @pytest.mark.parametrize(("m", "batch_size"), [(5, None), (300, 64), (20_000, None), (20_000, 9_000), (70_001, None)])
 def test_on_any_number_of_threads(name, m, batch_size, dtype):
     """Batches smaller than a panel, than a tile, than a block, and of many blocks."""
-    factors = {"W1": 0.5, "s": 6.0, "b": 0.1}
-    for optimizer in (
-        lambda: fg.Adam(lr=1e-3),
-        lambda: fg.SGD(lr=1e-3, momentum=0.9, nesterov=True),
-        lambda: fg.AdamW(lr=1e-3, weight_decay=0.1, clip_norm=1.0, learning_rate_factors=factors),
-    ):
+    optimizers = [lambda: fg.Adam(lr=1e-3), lambda: fg.SGD(lr=1e-3, momentum=0.9, nesterov=True)]
+    if name == "scale and dropout":
+        factors = {"W1": 0.5, "s": 6.0, "b": 0.1}
+        optimizers = [lambda: fg.AdamW(lr=1e-3, weight_decay=0.1, clip_norm=1.0, learning_rate_factors=factors)]
+    for optimizer in optimizers:
         expected = trained(NETWORKS[name], dtype, m, batch_size, optimizer, 1)
         for n_threads in N_THREADS[1:]:
             assert trained(NETWORKS[name], dtype, m, batch_size, optimizer, n_threads) == expected
