@@ -285,7 +285,7 @@ def test_the_picture_as_svg():
 
 
 def test_the_picture_on_axes():
-    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="the plots extra")
     circuit = Circuit(neuron(as_one_gate=False))
     circuit.forward()
     circuit.backward()
@@ -302,7 +302,7 @@ def test_the_picture_on_axes():
 
 def test_frames_go_forward_and_back():
     """Each frame has one more value, then one more gradient (or none, while a forked wire waits)."""
-    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="the plots extra")
     x, y = Wire(3.0, "x"), Wire(-4.0, "y")
     circuit = Circuit((x + y) * x)
     circuit.forward()

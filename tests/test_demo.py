@@ -100,7 +100,7 @@ def test_version(capsys):
 
 
 def test_the_picture_of_each_lesson(tmp_path, capsys):
-    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="the plots extra")
     for name, (title, _) in LESSONS.items():
         main(["demo", "--lesson", name, "--output", str(tmp_path / f"{name}.png")])
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -5,7 +5,7 @@ import pytest
 
 import fusegrad as fg
 
-pyplot = pytest.importorskip("matplotlib.pyplot")
+pyplot = pytest.importorskip("matplotlib.pyplot", reason="the plots extra")
 pytestmark = pytest.mark.pictures
 plots = fg.plots
 
@@ -38,8 +38,7 @@ def test_gradients_of_the_surfaces(name, rng):
 
 
 def test_paths_are_those_of_the_optimizers():
-    value, gradient, start, _ = plots.SURFACES["ravine"]
-    del value
+    _, gradient, start, _ = plots.SURFACES["ravine"]
     path = plots.descend(gradient, fg.SGD(lr=0.1, momentum=0.5, nesterov=True), start, 3)
     w, v = np.array(start), np.zeros(2)
     for row in path[1:]:
@@ -68,15 +67,13 @@ def test_a_race(surface, dimensions, request):
 
 
 def test_at_the_saddle_descent_hesitates_and_rmsprop_leaves():
-    value, gradient, start, _ = plots.SURFACES["saddle"]
-    del value
+    _, gradient, start, _ = plots.SURFACES["saddle"]
     slow = plots.descend(gradient, fg.SGD(0.02), start, 100)[-1]
     quick = plots.descend(gradient, fg.RMSprop(0.02), start, 100)[-1]
     assert abs(slow[1]) < 0.1 < 1 < abs(quick[1])
 
 
 def test_an_animation_moves_its_own_lines():
-    pytest.importorskip("PIL")
     ax = plots.race("ravine", {"descent": fg.SGD(0.05)}, steps=6)
     moving = plots.race("ravine", {"momentum": fg.SGD(0.05, momentum=0.5)}, steps=6, ax=ax, animated=True)
     assert moving._func(2)[0] is ax.lines[2]
@@ -85,7 +82,6 @@ def test_an_animation_moves_its_own_lines():
 
 
 def test_an_animation(tmp_path):
-    pytest.importorskip("PIL")
     moving = plots.race("ravine", {"descent": fg.SGD(0.05)}, steps=6, animated=True)
     moving.save(tmp_path / "race.gif", writer="pillow", dpi=30)
     assert (tmp_path / "race.gif").read_bytes()[:4] == b"GIF8"

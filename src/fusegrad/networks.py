@@ -512,6 +512,12 @@ class Sequential(Module):
 COMPILED_GRADIENT, COMPILED_LOSS = Sequential.loss_and_gradient, Sequential.loss
 
 
+def check_network(net: Any) -> None:
+    """Raise if it is no network."""
+    if not isinstance(net, Sequential):
+        raise TypeError(f"net: expected a network such as Sequential, got {type(net).__name__}")
+
+
 def build_network(
     layers: tuple[Layer, ...], dtype: "np.dtype[Any]", loss: Any, l2: float, dropout_seed: int | None
 ) -> Sequential:

@@ -11,7 +11,7 @@ import numpy as np
 from fusegrad import reference
 from fusegrad._engine.validation import Array, as_count, as_floats, as_generator, as_number
 from fusegrad.diagrams import new_axes
-from fusegrad.networks import Sequential
+from fusegrad.networks import Sequential, check_network
 from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -248,7 +248,7 @@ def loss_landscape(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('W1[0, 0]', 'b1[0, 0]')
     """
-    _check(net)
+    check_network(net)
     n = as_count(n, "n", least=2)
     if directions is None:
         if not (isinstance(parameters, Sequence) and len(parameters) == 2):
@@ -329,7 +329,7 @@ def network(net: Sequential, *, span: float = 3.0, n: int = 40, ax: Any = None) 
     >>> len(ax.child_axes), len(ax.lines)
     (7, 12)
     """
-    _check(net)
+    check_network(net)
     span, n = as_number(span, "span", above=0.0), as_count(n, "n", least=2)
     if net.n_features != 2:
         raise ValueError(f"net: expected two features, got {net.n_features}")
@@ -389,7 +389,7 @@ def delta_norms(net: Sequential, X: Any, y: Any, *, ax: Any = None) -> Any:
     >>> len(norms), bool(norms[0] < norms[-1] / 100)
     (6, True)
     """
-    _check(net)
+    check_network(net)
     if not net._engine.loss_compiled:
         raise TypeError(f"net: expected a loss of fusegrad.losses, got {net.loss_function!r}")
     batch = net._engine.batch(X, y)
@@ -431,7 +431,7 @@ def gradient_check_curve(net: Sequential, X: Any, y: Any, *, rng: Any = 0, ax: A
     >>> bool(1e-7 < h[error.argmin()] < 1e-3)
     True
     """
-    _check(net)
+    check_network(net)
     if net.dtype != np.float64:
         raise TypeError(f"net: expected a network of dtype float64, got {net.dtype}")
     direction = as_generator(rng).normal(size=net.n_parameters)
@@ -479,7 +479,7 @@ def input_gradient(
     >>> [float(bar.get_width()) for bar in fg.plots.input_gradient(net, [1.0, 1.0], ["weight", "age"]).patches]
     [3.0, -1.0]
     """
-    _check(net)
+    check_network(net)
     x = as_floats(x, "x", net.dtype)
     if x.shape not in ((net.n_features,), (net.n_features, 1)):
         raise ValueError(f"x: expected one example of {net.n_features} features, got shape {x.shape}")
@@ -559,7 +559,7 @@ def predicted(net: Sequential, X: Any, y: Any, *, output: int = 0, ax: Any = Non
     >>> ax.collections[0].get_offsets().shape
     (3, 2)
     """
-    _check(net)
+    check_network(net)
     batch = net._engine.batch(X, y)
     output = _output(net, output)
     measured, found = batch.y[output], net.forward(batch.X)[output]
@@ -606,11 +606,6 @@ def schedules(schedules: Mapping[str, Callable[[int], float]], steps: int, *, ax
 
 def _axes(ax: Any, size: tuple[float, float] = (6.4, 4.4), *, three: bool = False) -> Any:
     return new_axes(size, three=three) if ax is None else ax
-
-
-def _check(net: Any) -> None:
-    if not isinstance(net, Sequential):
-        raise TypeError(f"net: expected a network such as Sequential, got {type(net).__name__}")
 
 
 def _output(net: Sequential, output: Any) -> int:

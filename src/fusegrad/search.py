@@ -6,7 +6,7 @@ import numpy as np
 
 from fusegrad._engine.engine import NetworkEngine
 from fusegrad._engine.validation import Array, as_count, as_generator, as_number
-from fusegrad.networks import Sequential
+from fusegrad.networks import Sequential, check_network
 
 CHUNK_BYTES = 8 << 20  # of candidates that are drawn together
 
@@ -83,9 +83,8 @@ def random_search(
 
     Notes
     -----
-    Compiled; losses are those of `Sequential.loss`, to the bit; an overridden one is not called.
-    Candidates are drawn some at a time: the memory
-    does not grow with n. Ctrl-C ends it; the network is unchanged then.
+    Compiled; losses are those of `Sequential.loss`, to the bit if there is no `l2`; an overridden one is not called.
+    Candidates are drawn some at a time: the memory does not grow with n. Ctrl-C ends it; the network is unchanged then.
 
     Examples
     --------
@@ -97,8 +96,7 @@ def random_search(
     >>> search.losses.shape, search.loss == net.loss(X, y), search.loss < 0.26
     ((1000,), True, True)
     """
-    if not isinstance(net, Sequential):
-        raise TypeError(f"net: expected a network such as Sequential, got {type(net).__name__}")
+    check_network(net)
     n, scale, generator = as_count(n, "n"), as_number(scale, "scale", above=0.0), as_generator(rng)
     engine: NetworkEngine = net._engine
     batch = engine.batch(X, y, sample_weight)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fusegrad._engine.validation import Array
-from fusegrad.networks import Sequential
+from fusegrad.networks import Sequential, check_network
 
 
 def newton(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> float:
@@ -60,7 +60,7 @@ def newton(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> flo
     >>> net.parameters.round(9), loss < 1e-20
     (array([2., 1.]), True)
     """
-    _check_network(net)
+    check_network(net)
     layers = net.dense_layers
     if len(layers) > 1 or not layers[0].is_linear or layers[0].scale is not None or not net._engine.squared_error:
         raise ValueError(f"net: expected a network of one Linear layer and the squared error, got {net!r}")
@@ -128,7 +128,7 @@ def hessian(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> Ar
     array([[3.333333, 2.      ],
            [2.      , 2.      ]])
     """
-    _check_network(net)
+    check_network(net)
     if net.dtype != np.float64:
         raise TypeError(f"net: expected a network of dtype float64, got {net.dtype}")
     engine = net._engine
@@ -144,9 +144,3 @@ def hessian(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> Ar
         point[j] = value
         result[:, j] = (above - below) / ((value + h) - (value - h))
     return (result + result.T) / 2
-
-
-def _check_network(net: Any) -> None:
-    """Raise if it is no network."""
-    if not isinstance(net, Sequential):
-        raise TypeError(f"net: expected a network such as Sequential, got {type(net).__name__}")

@@ -392,7 +392,7 @@ class _Run:
     # ---- running epochs ----
 
     def ask_rates(self, n: int) -> None:
-        """Calls the schedule for the learning rates of the next n epochs, once per step, in order."""
+        """The learning rates of the next n epochs, compiled or by calls of the schedule, once per step, in order."""
         if self.compiled:
             first = self.optimizer.n_steps
             # A batch without weight made no step: the rates that are left are those of the next steps.
