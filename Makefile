@@ -121,7 +121,7 @@ lint: $(VENV)/linters
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint cython_kernels
 	cd build && ../$(BIN)/mypy --config-file ../pyproject.toml
 	cd build && ../$(BIN)/stubtest --mypy-config-file ../pyproject.toml --allowlist ../tests/stubtest_allowlist.txt fusegrad._engine.compiled
-	cd build && ../$(BIN)/lint-imports --config ../pyproject.toml
+	cd build && ../$(BIN)/lint-imports ../pyproject.toml
 
 $(VENV)/linters: $(VENV)/installed
 	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls build/wheel/*.whl)[dev]"

@@ -27,7 +27,7 @@ SHARED = {
 def public():
     """Every public function, class and method of a class, by name; properties and reference.py speak for themselves."""
     rooms = {"": fg, "kernels.": fg.kernels, "datasets.": fg.datasets, "losses.": fg.losses, "testing.": fg.testing}
-    rooms |= {"second_order.": fg.second_order}
+    rooms |= {"second_order.": fg.second_order, "plots.": fg.plots}
     for prefix, room in rooms.items():
         for name, thing in vars(room).items():
             if prefix and name not in getattr(room, "__all__", [name]):

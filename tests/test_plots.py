@@ -179,6 +179,69 @@ def test_bars_history_prediction_and_schedules():
     assert plots.schedules({"cosine": decay}, 30).lines[0].get_ydata().tolist() == [decay(t) for t in range(30)]
 
 
+def test_taylor_polynomials():
+    X, y = penguins()
+    net = fg.TwoLayerSigmoid(1, 3, dtype="float64", rng=3)
+    before = net.parameters.copy()
+    ax = plots.taylor(net, X, y, span=1.0, n=41)
+    loss, line, parabola = (curve.get_ydata() for curve in ax.lines)
+    t = ax.lines[0].get_xdata()
+    assert (net.parameters == before).all()
+    value, g = net.loss_and_gradient(X, y)
+    for i in (0, 13, 40):
+        net.parameters = before - t[i] * g / np.linalg.norm(g)
+        np.testing.assert_allclose(loss[i], net.loss(X, y), rtol=1e-13)
+    near = abs(t) < 0.11  # each order is closer than the one before: errors like t, t^2, t^3
+    errors = [np.abs(loss - guess)[near].max() for guess in (value, line, parabola)]
+    assert errors[2] < errors[1] / 5 < errors[0] / 25
+    net.parameters = 0.0 * before
+    with pytest.raises(ValueError, match="net: expected parameters where the gradient is not 0"):
+        plots.taylor(net, [0.0], [0.0])
+
+
+def lines_of(lr=0.1, n=10):
+    return plots.schedules({"constant": lambda step: lr}, n)
+
+
+def test_sliders_in_a_script_draw_once():
+    ax = plots.sliders(lines_of, lr=(0.0, 1.0, 0.1))
+    assert ax.lines[0].get_ydata().tolist() == [0.1] * 10
+    with pytest.raises(TypeError, match="rate: expected an argument of draw with a default"):
+        plots.sliders(lines_of, rate=(0.0, 1.0))
+    with pytest.raises(TypeError, match="lr: expected an argument of draw with a default"):
+        plots.sliders(lambda lr: None, lr=(0.0, 1.0))
+    with pytest.raises(TypeError, match="draw: expected a function"):
+        plots.sliders(3)
+
+
+NOTEBOOK = """
+import fusegrad as fg
+seen = []
+def draw(lr=0.1, n=10):
+    seen.append((lr, n))
+    return fg.plots.schedules({"constant": lambda step: lr}, n)
+box = fg.plots.sliders(draw, lr=(0.0, 1.0, 0.1), n=[10, 20])
+box
+---
+box.children[0].value = 0.5
+box.children[1].value = 20
+print(seen)
+"""
+
+
+def test_sliders_in_a_notebook():
+    nbformat, nbclient = (pytest.importorskip(name, reason="the test extra") for name in ("nbformat", "nbclient"))
+    cells = [nbformat.v4.new_code_cell(cell.strip()) for cell in NOTEBOOK.split("---")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(notebook, timeout=120).execute()
+    shown, printed = (cell.outputs for cell in notebook.cells)
+    assert "application/vnd.jupyter.widget-view+json" in shown[-1].data
+    assert printed[-1].text.strip() == "[(0.1, 10), (0.5, 10), (0.5, 20)]"
+    widgets = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    pictures = [widget for widget in widgets if "image/png" in str(widget["state"].get("outputs"))]
+    assert len(pictures) == 1
+
+
 def test_errors():
     net = fg.UnivariateRegression(rng=0)
     for call, error, says in (
@@ -198,6 +261,12 @@ def test_errors():
         (lambda: plots.input_gradient(net, [0.0, 1.0]), ValueError, "x: "),
         (lambda: plots.input_gradient(net, ["text"]), TypeError, "x: "),
         (lambda: plots.descend(lambda x, y: (x, y), fg.SGD(0.1), (1.0,), 3), ValueError, "start: "),
+        (lambda: plots.descend(3, fg.SGD(0.1), (1.0, 2.0), 3), TypeError, "gradient: "),
+        (lambda: plots.descend(lambda x, y: 1.0, fg.SGD(0.1), (1.0, 2.0), 3), ValueError, "gradient: "),
+        (lambda: plots.descend(lambda x, y: (x, y), None, (1.0, 2.0), 3), TypeError, "optimizer: "),
+        (lambda: plots.descend(lambda x, y: (x, y), fg.SGD(0.1), (1.0, 2.0), 0), ValueError, "steps: "),
+        (lambda: plots.race(optimizers={}), ValueError, "optimizers: "),
+        (lambda: plots.sliders(int, n=(0, 1)), TypeError, "draw: "),
     ):
         with pytest.raises(error, match=says):
             call()

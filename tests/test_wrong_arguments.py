@@ -68,6 +68,7 @@ RULE = {**LR, "clip_norm": (None, OPTIONAL | NUMBER), "learning_rate_factors": (
 W, A = np.ones((2, 3)), np.ones((2, 5))
 LAYER = {"weight": (W, NOTHING), "x": (X, NOTHING), "activation": ("relu", NOTHING)}
 FLAT = np.zeros(4)
+AXES = {"ax": (None, OPTIONAL)}
 
 
 def network():
@@ -216,6 +217,75 @@ CALLS = {
     "kernels.apply": (None, {"z": (X, ELEMENTS), "activation": ("relu", NOTHING), "out": (None, OPTIONAL)}),
     "kernels.dense_forward": (None, {**LAYER, "bias": (None, OPTIONAL), "out": (None, OPTIONAL)}),
     "kernels.dense_backward": (None, {**LAYER, "a": (A, NOTHING), "grad_a": (A, NOTHING)}),
+    "plots.trajectory": (
+        None,
+        {
+            "path": (np.ones((5, 2)), NOTHING),
+            "heights": (None, OPTIONAL),
+            **AXES,
+            "label": (None, {"None", "text"}),
+            "which": (0, NOTHING),
+        },
+    ),
+    "plots.race": (
+        None,
+        {
+            "surface": ("saddle", NOTHING),
+            "optimizers": ({"descent": fg.SGD(lr=0.1)}, OPTIONAL),
+            "steps": (1, NOTHING),
+            **AXES,
+            "animated": (False, NOTHING),
+        },
+    ),
+    "plots.loss_landscape": (
+        None,
+        {
+            "net": (network(), NOTHING),
+            "X": (X, NOTHING),
+            "y": (Y, NOTHING),
+            "parameters": ((0, 1), NOTHING),
+            "directions": (None, OPTIONAL),
+            "span": (1.0, NUMBER),
+            "n": (3, NOTHING),
+            **AXES,
+        },
+    ),
+    "plots.taylor": (
+        None,
+        {
+            "net": (network(), NOTHING),
+            "X": (X, NOTHING),
+            "y": (Y, NOTHING),
+            "span": (1.0, NUMBER),
+            "n": (3, NOTHING),
+            **AXES,
+        },
+    ),
+    "plots.network": (
+        None,
+        {"net": (fg.MultivariateRegression(2, rng=0), NOTHING), "span": (1.0, NUMBER), "n": (3, NOTHING), **AXES},
+    ),
+    "plots.delta_norms": (None, {"net": (network(), NOTHING), "X": (X, NOTHING), "y": (Y, NOTHING), **AXES}),
+    "plots.gradient_check_curve": (
+        None,
+        {"net": (network(), NOTHING), "X": (X, NOTHING), "y": (Y, NOTHING), "rng": (0, SEED), **AXES},
+    ),
+    "plots.input_gradient": (
+        None,
+        {
+            "net": (network(), NOTHING),
+            "x": (X[:, 0], NOTHING),
+            "names": (None, OPTIONAL),
+            "output": (0, NOTHING),
+            **AXES,
+        },
+    ),
+    "plots.history": (None, {"history": (fg.History(), NOTHING), **AXES}),
+    "plots.predicted": (
+        None,
+        {"net": (network(), NOTHING), "X": (X, NOTHING), "y": (Y, NOTHING), "output": (0, NOTHING), **AXES},
+    ),
+    "plots.schedules": (None, {"schedules": ({"constant": float}, NOTHING), "steps": (3, NOTHING), **AXES}),
     "testing.check_gradients": (
         None,
         {
@@ -232,7 +302,9 @@ CALLS = {
 
 
 #: They hold what they are given, or are no more than their base: what may be wrong with it is said there.
-EXEMPT = {"LoadedCheckpoint", "RandomSearch", "DivergenceError", "Optimizer", "testing.GradientCheck"}
+EXEMPT = {"LoadedCheckpoint", "RandomSearch", "DivergenceError", "Optimizer", "testing.GradientCheck", "plots.Surface"}
+#: They call a function whose errors are its own: see tests/test_plots.py.
+EXEMPT |= {"plots.descend", "plots.sliders"}
 
 
 def test_every_argument_is_here():
@@ -270,6 +342,8 @@ def test_a_wrong_argument_is_named(name, argument, tmp_path, monkeypatch):
 
     assert_named(argument, call, arguments[argument][1])
     fg.set_num_threads(None)
+    if name.startswith("plots."):
+        pytest.importorskip("matplotlib.pyplot").close("all")
 
 
 def test_what_is_assigned_is_named():

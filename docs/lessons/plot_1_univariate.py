@@ -69,9 +69,21 @@ ax.set_title("penguins: predicted and measured mass")
 # %%
 # One thing to try
 # ----------------
-# A learning rate that is too large: each step jumps over the minimum to a higher point. Where is the limit?
+# A learning rate that is too large: each step jumps over the minimum to a higher point. Where is the limit? This page
+# is a notebook, too (the link below): there the picture has a slider.
 
-for lr in (0.5, 0.9, 1.1):
+
+def steps_down(learning_rate=0.9):
     net = fg.UnivariateRegression(dtype="float64", rng=0)
-    found = net.fit(X, y, optimizer=fg.SGD(lr=lr), epochs=200, on_divergence="stop")
-    print(f"learning rate {lr}: loss {found.loss[-1]:.3g}")
+    net.parameters = [-1.5, 1.5]
+    path = [net.parameters.copy()]
+    for _ in range(20):
+        net.train_step(X, y, fg.SGD(lr=learning_rate))
+        path.append(net.parameters.copy())
+    net.parameters = [0.0, 0.0]  # the centre of the picture
+    ax = fg.plots.trajectory(np.clip(path, -2, 2), ax=fg.plots.loss_landscape(net, X, y))
+    ax.set_title(f"learning rate {learning_rate:.2f}")
+    return ax
+
+
+fg.plots.sliders(steps_down, learning_rate=(0.02, 1.1, 0.02))

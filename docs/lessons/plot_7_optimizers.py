@@ -77,7 +77,22 @@ fg.plots.schedules(decays, 200)
 X, y = fg.datasets.load_auto_mpg()
 X = (X - X.mean(axis=1, keepdims=True)) / X.std(axis=1, keepdims=True)
 y = (y - y.mean()) / y.std()
-for batch_size in (392, 32):
+
+
+def fit(learning_rate=0.02, momentum=0.9, batch_size=32):
     net = fg.TwoLayerSigmoid(6, 16, dtype="float64", rng=0)
-    history = net.fit(X, y, optimizer=fg.Adam(lr=0.01), epochs=50, batch_size=batch_size, rng=0)
-    print(f"batches of {batch_size}: loss {history.loss[-1]:.3f} after 50 epochs")
+    optimizer = fg.SGD(lr=learning_rate, momentum=momentum)
+    history = net.fit(X, y, optimizer=optimizer, epochs=50, batch_size=batch_size, rng=0, on_divergence="stop")
+    ax = fg.plots.history(history)
+    ax.set_title(f"learning rate {learning_rate:.3f}, momentum {momentum:.2f}, batches of {batch_size}")
+    return ax
+
+
+whole, parts = (fit(batch_size=size).lines[0].get_ydata()[-1] for size in (392, 32))
+print(f"after 50 epochs: {whole:.3f} with the whole batch, {parts:.3f} with batches of 32")
+assert parts < whole
+
+# %%
+# In the notebook of this page (the link below) three sliders move the curve:
+
+fg.plots.sliders(fit, learning_rate=(0.002, 0.2, 0.002), momentum=(0.0, 0.95, 0.05), batch_size=[8, 32, 128, 392])

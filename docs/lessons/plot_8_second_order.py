@@ -63,48 +63,35 @@ assert np.abs(net.loss_and_gradient(X, y)[1]).max() < 1e-12
 
 net = fg.TwoLayerSigmoid(1, 3, dtype="float64", rng=3)
 x = np.linspace(-2, 2, 50)[np.newaxis]
-g = net.loss_and_gradient(x, np.sin(x))[1]
-H = fg.second_order.hessian(net, x, np.sin(x))
-d, start, t = -g / np.linalg.norm(g), net.parameters.copy(), np.linspace(-1.5, 2.5, 80)
-losses = []
-for step in t:
-    net.parameters = start + step * d
-    losses.append(net.loss(x, np.sin(x)))
-net.parameters = start
-here = net.loss(x, np.sin(x))
-ax = new_axes((6.4, 4))
-ax.plot(t, losses, color="black", label="loss")
-ax.plot(t, here + t * (g @ d), ":", color=fg.plots.COLOURS[0], label="first order")
-ax.plot(t, here + t * (g @ d) + t**2 / 2 * (d @ H @ d), "--", color=fg.plots.COLOURS[1], label="second order")
-ax.set(xlabel="distance along -g", ylim=(0, 1.2 * max(losses)))
-ax.legend()
+fg.plots.taylor(net, x, np.sin(x))
 
 # %%
 # Too costly
 # ----------
-# Time of a gradient, of the Hessian by differences of gradients, and of solving with it:
+# Time of a gradient, of the Hessian by differences of gradients (two for each parameter), and of its inverse. This
+# picture takes a second, and that is what it shows.
 
-X, y = data.normal(size=(8, 200)), data.normal(size=(1, 200))
+X, y = data.normal(size=(8, 20)), data.normal(size=(1, 20))
 sizes, times = [], []
-for k in (1, 2, 4, 8, 16, 30):
+for k in (1, 3, 10, 30, 100, 200):
     net = fg.TwoLayerSigmoid(8, k, dtype="float64", rng=0)
-    row = []
     net.loss_and_gradient(X, y)
-    for work in (
-        lambda net=net: net.loss_and_gradient(X, y),
-        lambda net=net: fg.second_order.hessian(net, X, y),
-        lambda net=net: np.linalg.inv(np.eye(net.n_parameters) + np.ones((net.n_parameters,) * 2)),
-    ):
-        start = time.perf_counter()
-        work()
-        row.append(time.perf_counter() - start)
+    clock = [time.perf_counter()]
+    net.loss_and_gradient(X, y)
+    clock.append(time.perf_counter())
+    H = fg.second_order.hessian(net, X, y)
+    clock.append(time.perf_counter())
+    np.linalg.inv(H + np.eye(len(H)))
+    clock.append(time.perf_counter())
     sizes.append(net.n_parameters)
-    times.append(row)
+    times.append(np.diff(clock))
+print(f"P = {sizes[-1]}: Hessian and inverse take {times[-1][1:].sum() / times[-1][0]:.0f} times as long as a gradient")
+
+# %%
+
 ax = new_axes((6.4, 4))
-for values, name, style, colour in zip(
-    zip(*times, strict=True), ("gradient", "Hessian", "inverse"), ("o-", "s--", "^:"), fg.plots.COLOURS, strict=False
-):
-    ax.loglog(sizes, values, style, color=colour, label=name)
+for i, (values, name) in enumerate(zip(zip(*times, strict=True), ("gradient", "Hessian", "inverse"), strict=True)):
+    ax.loglog(sizes, values, ("o-", "s--", "^:")[i], color=fg.plots.COLOURS[i], label=name)
 ax.set(xlabel="parameters P", ylabel="seconds")
 ax.legend()
 

@@ -9,7 +9,6 @@ import numpy as np
 import fusegrad as fg
 from fusegrad import circuits
 from fusegrad._engine.validation import Array
-from fusegrad.diagrams import new_axes
 
 
 def _penguins() -> tuple[Array, Array]:
@@ -68,21 +67,8 @@ def _circuits() -> Any:
 
 
 def _second_order() -> Any:
-    X, y = np.linspace(-2, 2, 50)[np.newaxis], np.sin(np.linspace(-2, 2, 50))[np.newaxis]
-    net = fg.TwoLayerSigmoid(1, 3, dtype="float64", rng=3)
-    loss, g = net.loss_and_gradient(X, y)
-    d, t, start = -g / np.linalg.norm(g), np.linspace(-1.5, 2.5, 80), net.parameters.copy()
-    curvature, slope, losses = d @ fg.second_order.hessian(net, X, y) @ d, g @ d, []
-    for step in t:
-        net.parameters = start + step * d
-        losses.append(net.loss(X, y))
-    ax = new_axes((6.4, 4.4))
-    ax.plot(t, losses, color="black", label="loss")
-    ax.plot(t, loss + t * slope, ":", color=fg.plots.COLOURS[0], label="first order")
-    ax.plot(t, loss + t * slope + t**2 / 2 * curvature, "--", color=fg.plots.COLOURS[1], label="second order")
-    ax.set(xlabel="distance along -g", ylabel="loss", ylim=(0, 1.2 * max(losses)))
-    ax.legend()
-    return ax
+    x = np.linspace(-2, 2, 50)[np.newaxis]
+    return fg.plots.taylor(fg.TwoLayerSigmoid(1, 3, dtype="float64", rng=3), x, np.sin(x))
 
 
 #: By name: the subject, and the function that draws.

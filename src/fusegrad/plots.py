@@ -3,16 +3,20 @@
 Lines differ by colour and by style or marker, in colours that the colour-blind can tell apart (Okabe and Ito 2008).
 """
 
+import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusegrad import reference
-from fusegrad._engine.validation import Array, as_count, as_floats, as_generator, as_number
+from fusegrad._engine.validation import Array, as_count, as_flag, as_floats, as_generator, as_number
 from fusegrad.diagrams import new_axes
+from fusegrad.history import History
 from fusegrad.networks import Sequential, check_network
 from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
+from fusegrad.second_order import hessian
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -23,7 +27,15 @@ START = "#d00000"  # the dot where a trajectory starts
 
 
 class Surface(NamedTuple):
-    """A function of two numbers, its gradient, and where a race on it starts and what it shows."""
+    """A function of two numbers, its gradient, where a race on it starts, and the limits of its picture.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> saddle = fg.plots.SURFACES["saddle"]
+    >>> saddle.value(1.0, 2.0), saddle.gradient(1.0, 2.0)
+    (-3.0, (2.0, -4.0))
+    """
 
     value: Callable[[Any, Any], Any]
     gradient: Callable[[float, float], tuple[float, float]]
@@ -79,14 +91,20 @@ def descend(
            [ 0.5 , -1.  ],
            [ 0.25, -0.5 ]])
     """
+    if not callable(gradient):
+        raise TypeError(f"gradient: expected a function of x and y, got {gradient!r}")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer: expected an optimizer such as SGD, got {optimizer!r}")
     steps = as_count(steps, "steps")
-    w = np.array([float(value) for value in start])
+    w = as_floats(start, "start", np.dtype("f8")).copy()
     if w.shape != (2,):
         raise ValueError(f"start: expected two numbers, got {start!r}")
     path = [w.copy()]
     for _ in range(steps):
         at = optimizer.look_ahead(w) if isinstance(optimizer, SGD) and optimizer.nesterov else w
-        g = np.array(gradient(*at), dtype="f8")
+        g = as_floats(gradient(*at), "gradient", np.dtype("f8"))
+        if g.shape != (2,):
+            raise ValueError(f"gradient: expected a function that returns two derivatives, got shape {g.shape}")
         if np.isfinite(g).all():
             optimizer.step(w, g)
         path.append(w.copy())
@@ -121,13 +139,16 @@ def trajectory(path: Any, heights: Any = None, *, ax: Any = None, label: str | N
     path = as_floats(path, "path", np.dtype("f8"))
     if path.ndim != 2 or path.shape[1] != 2:
         raise ValueError(f"path: expected points (n, 2), got shape {path.shape}")
-    ax = _axes(ax, three=heights is not None)
+    which = as_count(which, "which", least=0)
+    if not (label is None or isinstance(label, str)):
+        raise TypeError(f"label: expected a text, got {label!r}")
     points = path.T
     if heights is not None:
         heights = as_floats(heights, "heights", np.dtype("f8"))
         if heights.shape != path.shape[:1]:
             raise ValueError(f"heights: expected shape ({len(path)},), got {heights.shape}")
         points = np.vstack([points, heights])
+    ax = _axes(ax, three=heights is not None)
     style = {"color": COLOURS[which % len(COLOURS)], "linestyle": STYLES[which % len(STYLES)]}
     ax.plot(*points, **style, linewidth=1.8, label=label, zorder=4 + which)
     ax.plot(*points[:, :1], "o", color=START, markersize=7, zorder=20)
@@ -167,7 +188,8 @@ def race(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['descent', 'RMSprop']
     """
-    if surface not in SURFACES:
+    steps, animated = as_count(steps, "steps"), as_flag(animated, "animated")
+    if not isinstance(surface, str) or surface not in SURFACES:
         raise ValueError(f"surface: expected one of {', '.join(SURFACES)}, got {surface!r}")
     value, gradient, start, limits = SURFACES[surface]
     if optimizers is None:
@@ -177,6 +199,7 @@ def race(
             "Nesterov": SGD(lr, momentum=0.9, nesterov=True), "Adagrad": Adagrad(5 * adaptive),
             "RMSprop": RMSprop(adaptive), "Adam": Adam(2 * adaptive),
         }  # fmt: skip
+    optimizers = _named(optimizers, "optimizers", lambda rule: isinstance(rule, Optimizer), "optimizer")
     ax = _axes(ax)
     three = hasattr(ax, "plot_surface")
     x, y = np.meshgrid(np.linspace(*limits[:2], 120), np.linspace(*limits[2:], 120))
@@ -293,6 +316,60 @@ def _landscape(ax: Any, x: Array, y: Array, z: Array) -> None:
     filled = ax.contourf(x, y, z, levels=levels, cmap="viridis", extend="both")
     ax.contour(x, y, z, levels=levels, colors="white", linewidths=0.3, alpha=0.6)
     ax.figure.colorbar(filled, ax=ax, label="loss", format="%.3g")
+
+
+def taylor(net: Sequential, X: Any, y: Any, *, span: float = 2.0, n: int = 80, ax: Any = None) -> Any:
+    """The loss along the negative gradient, with its Taylor polynomials of first and second order.
+
+    L(W + t d) ~ L + t g^T d + t^2/2 d^T H d, with d = -g / norm(g). Newton's step goes to the minimum of the parabola.
+
+    Parameters
+    ----------
+    net : Sequential
+        Of dtype float64. Is the same afterwards.
+    X : array (n_features, m)
+    y : array (n_outputs, m), or class numbers (m,)
+    span : float, default 2.0
+        t from minus to plus so much.
+    n : int, default 80
+        Points.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind or shape, or the gradient is 0.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> net = fg.UnivariateRegression(dtype="float64", rng=0)
+    >>> loss, line, parabola = fg.plots.taylor(net, [0.0, 1.0, 2.0], [1.0, 3.0, 5.0]).lines
+    >>> bool(abs(loss.get_ydata() - parabola.get_ydata()).max() < 1e-6)  # this loss is a parabola
+    True
+    """
+    check_network(net)
+    span, n = as_number(span, "span", above=0.0), as_count(n, "n", least=2)
+    curvature = hessian(net, X, y)
+    value, g = net.loss_and_gradient(X, y)
+    size = float(np.linalg.norm(g))
+    if size == 0.0:
+        raise ValueError("net: expected parameters where the gradient is not 0")
+    d, t = -g / size, np.linspace(-span, span, n)
+    batch, losses = net._engine.batch(X, y), np.empty(n)
+    net._engine.candidate_losses(batch, n)(net.parameters + t[:, np.newaxis] * d, losses)
+    ax = _axes(ax)
+    ax.plot(t, losses, color="black", label="loss")
+    ax.plot(t, value - t * size, ":", color=COLOURS[0], label="first order")
+    ax.plot(t, value - t * size + t**2 / 2 * (d @ curvature @ d), "--", color=COLOURS[1], label="second order")
+    low, high = float(losses.min()), float(losses.max())
+    ax.set(xlabel="distance along the negative gradient", ylabel="loss", ylim=(low - 0.2 * (high - low), high))
+    ax.legend()
+    return ax
 
 
 # ---- a network ----------------------------------------------------------------------------------------
@@ -487,9 +564,7 @@ def input_gradient(
     wanted = np.zeros((net.n_outputs, 1), net.dtype)
     wanted[_output(net, output)] = 1.0
     values = net.input_gradient(x, output_gradient=wanted)[:, 0]
-    labels = [f"x{i}" for i in range(values.size)] if names is None else [str(name) for name in names]
-    if len(labels) != values.size:
-        raise ValueError(f"names: expected {values.size}, got {len(labels)}")
+    labels = _names(names, values.size)
     ax = _axes(ax, (6.0, 0.35 * values.size + 1.2))
     ax.barh(labels, values.tolist(), color=[COLOURS[0 if value >= 0 else 1] for value in values])
     ax.axvline(0, color="black", linewidth=0.8)
@@ -501,7 +576,7 @@ def input_gradient(
 # ---- a fit --------------------------------------------------------------------------------------------
 
 
-def history(history: Any, *, ax: Any = None) -> Any:
+def history(history: History, *, ax: Any = None) -> Any:
     """The loss of each epoch, and of the validation data, on a logarithmic scale if all are positive.
 
     Parameters
@@ -521,6 +596,8 @@ def history(history: Any, *, ax: Any = None) -> Any:
     >>> len(fg.plots.history(found).lines[0].get_xdata())
     20
     """
+    if not isinstance(history, History):
+        raise TypeError(f"history: expected what fit returns, got {type(history).__name__}")
     ax = _axes(ax)
     columns = {name: values for name, values in history.to_dict().items() if name in ("loss", "validation_loss")}
     for i, (name, values) in enumerate(columns.items()):
@@ -592,6 +669,7 @@ def schedules(schedules: Mapping[str, Callable[[int], float]], steps: int, *, ax
     2
     """
     steps = as_count(steps, "steps")
+    schedules = _named(schedules, "schedules", callable, "schedule")
     ax = _axes(ax)
     for i, (name, schedule) in enumerate(schedules.items()):
         rates = [schedule(step) for step in range(steps)]
@@ -601,11 +679,91 @@ def schedules(schedules: Mapping[str, Callable[[int], float]], steps: int, *, ax
     return ax
 
 
+# ---- notebooks ----------------------------------------------------------------------------------------
+
+
+def sliders(draw: Callable[..., Any], **ranges: Any) -> Any:
+    """In a notebook: sliders for the arguments of a function that draws. In a script it draws once.
+
+    Parameters
+    ----------
+    draw : callable
+        Called with an argument for each slider, at first with its own defaults. It draws on new Axes.
+    **ranges : tuple or list
+        By name of the argument: (low, high, step), or a list of choices, as for `ipywidgets.interactive`.
+
+    Returns
+    -------
+    ipywidgets.Widget, or what `draw` returns
+        The sliders above the picture, in a notebook; it is the value of the last line of a cell.
+
+    Raises
+    ------
+    TypeError
+        If `draw` has no argument of such a name, or no default for it.
+    ModuleNotFoundError
+        In a notebook without ipywidgets: ``pip install "fusegrad[notebooks]"``.
+
+    Examples
+    --------
+    >>> import fusegrad as fg
+    >>> def rates(lr=0.1, decay=0.05):
+    ...     return fg.plots.schedules({"exponential": fg.ExponentialDecay(lr, decay)}, 100)
+    >>> ax = fg.plots.sliders(rates, lr=(0.01, 1.0, 0.01), decay=(0.0, 0.2, 0.01))
+    """
+    if not callable(draw):
+        raise TypeError(f"draw: expected a function, got {draw!r}")
+    try:
+        signature = inspect.signature(draw)
+    except ValueError:
+        raise TypeError(f"draw: expected a function written in Python, got {draw!r}") from None
+    for name in ranges:
+        if name not in signature.parameters or signature.parameters[name].default is inspect.Parameter.empty:
+            raise TypeError(f"{name}: expected an argument of draw with a default, got draw{signature}")
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if not hasattr(shell, "kernel"):
+        return draw()
+    try:
+        from ipywidgets import interactive
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('ipywidgets is not installed: pip install "fusegrad[notebooks]"') from error
+    return interactive(draw, **ranges)
+
+
 # ---- helpers ------------------------------------------------------------------------------------------
 
 
 def _axes(ax: Any, size: tuple[float, float] = (6.4, 4.4), *, three: bool = False) -> Any:
-    return new_axes(size, three=three) if ax is None else ax
+    if ax is None:
+        return new_axes(size, three=three)
+    from matplotlib.axes import Axes
+
+    if not isinstance(ax, Axes):
+        raise TypeError(f"ax: expected Axes of matplotlib, got {type(ax).__name__}")
+    return ax
+
+
+def _names(names: Any, n: int, name: str = "names") -> list[str]:
+    """So many names; x0, x1 and so on if there are none."""
+    if names is None:
+        return [f"x{i}" for i in range(n)]
+    if isinstance(names, (str, bytes)) or not isinstance(names, (Sequence, np.ndarray)):
+        raise TypeError(f"{name}: expected a list of {n} names, got {names!r}")
+    if len(names) != n:
+        raise ValueError(f"{name}: expected {n}, got {len(names)}")
+    return [str(part) for part in names]
+
+
+def _named(values: Any, name: str, check: Callable[[Any], bool], what: str) -> dict[str, Any]:
+    """A dict of names to things of one kind."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{name}: expected a dict of names to {what}s, got {type(values).__name__}")
+    if not values:
+        raise ValueError(f"{name}: expected at least one {what}, got none")
+    for key, value in values.items():
+        if not check(value):
+            raise TypeError(f"{name}[{key!r}]: expected {what}s, got {value!r}")
+    return dict(values)
 
 
 def _output(net: Sequential, output: Any) -> int:

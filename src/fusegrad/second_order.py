@@ -142,5 +142,6 @@ def hessian(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> Ar
             point[j] = at
             engine.gradient_of(compiled, batch, point, gradient)
         point[j] = value
-        result[:, j] = (above - below) / ((value + h) - (value - h))
+        np.subtract(above, below, out=result[j])
+        result[j] /= (value + h) - (value - h)
     return (result + result.T) / 2
