@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 SOURCES := $(shell find src cython_kernels -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml README.md
 PIP_OPTIONS := --quiet --disable-pip-version-check
@@ -9,7 +10,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
 .PHONY: help demo test test-lanes test-reliability test-peers test-exhaustive test-interrupts soak fuzz sanitize test-clang test-emulated \
-  bench bench-peers bench-growth bench-promises bench-init lint annotate wheel clean
+  bench bench-peers bench-growth bench-promises bench-init lint docs annotate wheel clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -127,6 +128,18 @@ $(VENV)/linters: $(VENV)/installed
 	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls build/wheel/*.whl)[dev]"
 	touch $@
 
+## make docs             the site, with its lessons, in build/docs; warnings are errors
+docs: $(DOCS)/installed
+	rm -rf build/docs docs/generated docs/gallery
+	$(DOCS)/bin/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo build/docs/index.html
+
+$(DOCS)/installed: $(VENV)/installed
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install $(PIP_OPTIONS) --force-reinstall --no-deps build/wheel/*.whl
+	$(DOCS)/bin/pip install $(PIP_OPTIONS) "$$(ls build/wheel/*.whl)[docs]"
+	touch $@
+
 ## make annotate         Cython's own view of the kernels: yellow lines call Python
 annotate: $(VENV)/linters
 	mkdir -p annotate
@@ -140,4 +153,4 @@ wheel: $(VENV)/linters
 	$(BIN)/python tests/try_wheel.py dist/*.whl
 
 clean:
-	rm -rf build dist annotate $(VENV) $(PEERS) .venv-clang
+	rm -rf build dist annotate $(VENV) $(PEERS) $(DOCS) .venv-clang

@@ -8,11 +8,11 @@ Each with a solution that runs. Cover it first.
 # %%
 # 1. Derive by hand, then check
 # -----------------------------
-# The network :math:`\hat y = w_2 \tanh(W_1 X + b_1) + b_2` and the squared error. What is :math:`dW_1`? Compare with
-# the package, and that with differences of the loss.
+# The network :math:`\hat y = w_2 \tanh(W_1 X + b_1) + b_2` and the squared error. What
+# is :math:`dW_1`? Compare with the package, and that with differences of the loss.
 #
-# Solution: :math:`\tanh' = 1 - \tanh^2`, so :math:`\delta = (w_2^T g) \odot (1 - A \odot A)` and
-# :math:`dW_1 = \delta X^T`.
+# Solution: :math:`\tanh' = 1 - \tanh^2`, so :math:`\delta = (w_2^T g) \odot (1 - A
+# \odot A)` and :math:`dW_1 = \delta X^T`.
 
 import numpy as np
 
@@ -25,15 +25,19 @@ W1, b1, w2, b2 = net.named_parameters().values()
 A = np.tanh(W1 @ X + b1)
 g = 2 / 40 * (w2 @ A + b2 - y)
 dW1 = ((w2.T @ g) * (1 - A * A)) @ X.T
-np.testing.assert_allclose(net.unflatten(net.loss_and_gradient(X, y)[1])["W1"], dW1, atol=1e-14)
+np.testing.assert_allclose(
+    net.unflatten(net.loss_and_gradient(X, y)[1])["W1"], dW1, atol=1e-14
+)
 assert fg.testing.check_gradients(net, X, y).error < 1e-7
 
 # %%
 # 2. Shapes
 # ---------
-# n features, k hidden units, m examples. Which shapes have Z, g, delta, dW1, db1 of a two-layer network?
+# n features, k hidden units, m examples. Which shapes have Z, g, delta, dW1, db1 of a
+# two-layer network?
 #
-# Solution: (k, m), (1, m), (k, m), (k, n), (k, 1). A gradient has the shape of what it is the gradient of.
+# Solution: (k, m), (1, m), (k, m), (k, n), (k, 1). A gradient has the shape of what it
+# is the gradient of.
 
 n, k, m = 3, 5, 40
 assert (A.shape, g.shape, (w2.T @ g).shape) == ((k, m), (1, m), (k, m))
@@ -44,8 +48,9 @@ assert (dW1.shape, (w2.T @ g).sum(axis=1, keepdims=True).shape) == ((k, n), (k, 
 # ---------------------------
 # For which z is :math:`\sigma'(z) < 10^{-3}`? What happens to dW1 if all z are there?
 #
-# Solution: :math:`\sigma (1 - \sigma) \approx e^{-|z|}`, so from :math:`|z| = \ln 1000 \approx 6.9` on. The gradient is
-# a thousandth of what it could be: the layer has nearly stopped.
+# Solution: :math:`\sigma (1 - \sigma) \approx e^{-|z|}`, so from :math:`|z| = \ln 1000
+# \approx 6.9` on. The gradient is a thousandth of what it could be: the layer has
+# nearly stopped.
 
 z = np.linspace(0, 10, 100_001)
 s = 1 / (1 + np.exp(-z))
@@ -67,13 +72,15 @@ assert seen == [(-0.2, 0.8), (-0.34, 0.46), (-0.398, 0.062)]
 # %%
 # 5. A wrong transpose
 # --------------------
-# A colleague writes ``delta1 = W2 @ delta2`` for two layers of four units, and says that the shapes are right. What is
-# wrong, and how do you show it?
+# A colleague writes ``delta1 = W2 @ delta2`` for two layers of four units, and says
+# that the shapes are right. What is wrong, and how do you show it?
 #
-# Solution: it must be :math:`W_2^T`. W2 is square, so the shapes do not tell; the values do, against differences of the
-# loss along one weight.
+# Solution: it must be :math:`W_2^T`. W2 is square, so the shapes do not tell; the
+# values do, against differences of the loss along one weight.
 
-net = fg.Sequential(fg.Linear(3, 4), fg.Linear(4, 4), fg.Linear(4, 1), dtype="float64", rng=0)
+net = fg.Sequential(
+    fg.Linear(3, 4), fg.Linear(4, 4), fg.Linear(4, 1), dtype="float64", rng=0
+)
 W, b = ([net.named_parameters()[f"{kind}{i}"] for i in (1, 2, 3)] for kind in "Wb")
 x1 = W[0] @ X + b[0]
 x2 = W[1] @ x1 + b[1]
@@ -86,7 +93,9 @@ for h in (1e-5, -1e-5):
     losses.append(net.loss(X, y))
     W[0][0, 0] -= h
 difference = (losses[0] - losses[1]) / 2e-5
-print(f"differences {difference:.6f}, with the transpose {right:.6f}, without {wrong:.6f}")
+print(
+    f"differences {difference:.6f}, with the transpose {right:.6f}, without {wrong:.6f}"
+)
 assert abs(right - difference) < 1e-8 < abs(wrong - difference)
 
 # %%
@@ -94,11 +103,13 @@ assert abs(right - difference) < 1e-8 < abs(wrong - difference)
 # --------------------
 # Initialise every weight with 0.1 and train. What do the hidden units become?
 #
-# Solution: all the same, for ever, since they get the same delta: the network is one unit wide.
+# Solution: all the same, for ever, since they get the same delta: the network is one
+# unit wide.
 
 alike = fg.TwoLayerSigmoid(3, 5, dtype="float64", rng=0)
 alike.parameters[:] = 0.1
 alike.fit(X, y, optimizer=fg.Adam(lr=0.05), epochs=200)
 assert np.ptp(alike.named_parameters()["W1"], axis=0).max() < 1e-12
 one = fg.TwoLayerSigmoid(3, 5, dtype="float64", rng=0)
-print(f"alike {alike.loss(X, y):.3f}, random {one.fit(X, y, optimizer=fg.Adam(lr=0.05), epochs=200).loss[-1]:.3f}")
+one.fit(X, y, optimizer=fg.Adam(lr=0.05), epochs=200)
+print(f"alike {alike.loss(X, y):.3f}, random {one.loss(X, y):.3f}")

@@ -85,7 +85,7 @@ class Module:
 
     @property
     def l2(self) -> float:
-        """The factor of the penalty (l2 / 2) |W|^2 of all weights, which is a part of the loss."""
+        """The factor of the penalty (l2 / 2) sum W^2 of all weights, which is a part of the loss."""
         return self._engine.l2
 
     @property

@@ -21,9 +21,9 @@ OWN_MODULES = ("fusegrad.networks", "fusegrad.course")
 class Sequential(Module):
     """A network of dense layers, with a loss.
 
-    x1 = X, x_{l+1} = f_l(W_l x_l + b_l), and for m examples the loss L = sum_i w_i l_i / sum_i w_i + (l2 / 2) |W|^2. By
-    default l_i = |prediction_i - y_i|^2, summed over outputs, without one-half, and w_i = 1, l2 = 0:
-    L = |prediction - y|^2 / m.
+    x1 = X, x_{l+1} = f_l(W_l x_l + b_l), and for m examples the loss L = sum_i w_i l_i / sum_i w_i + (l2 / 2) sum W^2.
+    By default l_i = sum_o (prediction_oi - y_oi)^2 over the outputs o, without one-half, and w_i = 1, l2 = 0:
+    L = sum (prediction - y)^2 / m.
 
     Shapes: X ``(n_features, m)``, y and predictions ``(n_outputs, m)``. ``(m,)`` is accepted for X if there
     is one feature, for y if there is one output. If there are several features, a vector ``(n_features,)``
@@ -41,7 +41,7 @@ class Sequential(Module):
         ``value_and_gradient(prediction, y)``, which returns the loss of a batch and its gradient (n_outputs, m) with
         respect to the prediction; Python calls it once a batch, with y of any number of rows.
     l2 : float, default 0.0
-        At least 0. (l2 / 2) |W|^2 of all weights, not of the biases, is a part of the loss and of its gradient.
+        At least 0. (l2 / 2) sum W^2 of all weights, not of the biases, is a part of the loss and of its gradient.
     dtype : "float32" (default) or "float64"
         The dtype of the parameters and of all computations.
     rng : None, int or numpy.random.Generator
@@ -172,7 +172,7 @@ class Sequential(Module):
         return Predictor(self)
 
     def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The loss L = sum_i w_i l_i / sum_i w_i + (l2 / 2) |W|^2; by default |prediction - y|^2 / m.
+        """The loss L = sum_i w_i l_i / sum_i w_i + (l2 / 2) sum W^2; by default sum (prediction - y)^2 / m.
 
         Parameters
         ----------

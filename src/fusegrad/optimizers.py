@@ -36,7 +36,7 @@ class Optimizer:
     lr : float
         The learning rate; may be set between steps. The other hyperparameters of a rule are fixed.
     clip_norm : float or None
-        If the norm |g| of the whole gradient is more than this, the gradient is multiplied by clip_norm / |g|.
+        If the norm of the whole gradient g is more than this, g is multiplied by clip_norm / norm(g).
     learning_rate_factors : dict, array or None
         Of each parameter, at least 0: by name, as in `Sequential.named_parameters` ("W1", "b1", "s1", ...), or "W",
         "b" or "s" for all of this kind; those that are not named have 1. Or one for each parameter, in their order.

@@ -34,7 +34,7 @@ def identity(z: Array) -> Array:
 
 
 def sigmoid(z: Array) -> Array:
-    """a = 1 / (1 + exp(-z)), computed from exp(-|z|), which cannot overflow."""
+    """a = 1 / (1 + exp(-z)), computed from exp(-abs z), which cannot overflow."""
     e = np.exp(-np.abs(z))
     return np.where(z < 0, e, 1) / (1 + e)
 
@@ -198,7 +198,7 @@ def mean_squared_error(z: Array, y: Array) -> tuple[Array, Array]:
 
 
 def huber(z: Array, y: Array, delta: float) -> tuple[Array, Array]:
-    """r^2 / 2 where |r| <= delta, else delta (|r| - delta / 2), with r = z - y."""
+    """r^2 / 2 where abs r <= delta, else delta (abs r - delta / 2), with r = z - y."""
     r = z - y
     values = np.where(np.abs(r) <= delta, r * r / 2, delta * (np.abs(r) - delta / 2))
     return values.sum(axis=0), np.clip(r, -delta, delta)
@@ -219,7 +219,7 @@ def poisson(z: Array, y: Array, full: bool = False) -> tuple[Array, Array]:
 
 
 def binary_cross_entropy(z: Array, y: Array) -> tuple[Array, Array]:
-    """max(z, 0) - z y + log(1 + exp(-|z|))."""
+    """max(z, 0) - z y + log(1 + exp(-abs z))."""
     e = np.exp(-np.abs(z))
     values = np.maximum(z, 0) - z * y + np.log1p(e)
     return values.sum(axis=0), np.where(z > 0, (1 - y) - e / (1 + e), e / (1 + e) - y)
@@ -335,7 +335,7 @@ def objective_of(net: Any, sample_weight: Array | None = None) -> Objective:
 
 
 def loss(layers: Sequence[DenseLayer], X: Array, y: Array, objective: Objective = PLAIN) -> float:
-    """L = sum_i w_i l_i / sum_i w_i + (l2 / 2) |W|^2."""
+    """L = sum_i w_i l_i / sum_i w_i + (l2 / 2) sum W^2."""
     return gradients(layers, X, y, objective)[0]
 
 

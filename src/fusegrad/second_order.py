@@ -98,8 +98,8 @@ def newton(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> flo
 def hessian(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> Array:
     """The matrix of the second derivatives of the loss, by central differences of the gradient.
 
-    H_ij = (g_i(W + h e_j) - g_i(W - h e_j)) / 2 h, with h = 1e-5 max(1, |W_j|); then (H + H^T) / 2. 2 P gradients, and
-    P^2 elements: for a few hundred parameters.
+    H_ij = (g_i(W + h e_j) - g_i(W - h e_j)) / 2 h, with h = 1e-5 max(1, abs(W_j)); then (H + H^T) / 2. It costs
+    2 P gradients and P^2 elements: for a few hundred parameters.
 
     Parameters
     ----------

@@ -199,6 +199,9 @@ def handler(*_):
     except RuntimeError:    # on a machine that stood still in the middle of an epoch
         signal.setitimer(signal.ITIMER_REAL, 0.03)
         return
+    if not optimizer.n_steps:   # on a slow machine: before the first step
+        signal.setitimer(signal.ITIMER_REAL, 0.03)
+        return
     raise Preempted
 
 signal.signal(signal.SIGALRM, handler)
