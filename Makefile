@@ -10,7 +10,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
 .PHONY: help demo test test-lanes test-reliability test-peers test-exhaustive test-interrupts soak fuzz sanitize test-clang test-emulated \
-  bench bench-peers bench-growth bench-promises bench-init lint docs annotate wheel clean
+  bench bench-peers bench-growth bench-promises bench-init bench-lessons lint docs annotate wheel clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -110,6 +110,10 @@ bench-growth: $(VENV)/installed
 bench-promises: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(PIN) $(BIN)/python benchmarks/promises.py
 	$(BIN)/python benchmarks/neighbours.py
+
+## make bench-lessons    how long each picture of the lessons takes to compute
+bench-lessons: $(VENV)/installed
+	$(PIN) $(BIN)/python benchmarks/lessons.py
 
 ## make bench-init       which initial weights train best, for each activation: the tables of docs/initial-weights.md
 bench-init: $(VENV)/installed

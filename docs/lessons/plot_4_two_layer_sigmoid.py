@@ -50,6 +50,7 @@ assert flat.loss[-1] > 0.4
 # %%
 # What each unit sees
 # -------------------
+# A two-layer perceptron: the same network with a loss for classes.
 # Two features, and classes inside and outside a ring. Each map is the activation of one
 # unit over the two features; blue lines are positive weights, dashed orange ones
 # negative.
