@@ -36,18 +36,18 @@ EACH_ISA = for isa in $$($(BIN)/python -c 'from fusegrad._engine.dispatch import
   echo "=== $$isa"; case $$isa in baseline) unset FUSEGRAD_MAX_ISA;; *) export FUSEGRAD_MAX_ISA=$$isa;; esac;
 
 # The tests that each instruction set runs
-QUICK = not peers and not exhaustive and not reliability and not pictures
+QUICK = not peers and not exhaustive and not reliability and not once
 
 ## make test             build the wheel, install it, test it with each instruction set that the processor has
 test: $(VENV)/installed
 	@$(EACH_ISA) $(BIN)/pytest -q -m "$(QUICK)" --benchmark-disable tests benchmarks || exit 1; done
-	$(BIN)/pytest -q -m pictures tests
+	$(BIN)/pytest -q -m once tests
 	$(BIN)/pytest -q --doctest-modules --pyargs fusegrad
 
 ## make test-lanes       the tests with each SIMD layout forced, wherever it can be used
 test-lanes: $(VENV)/installed
 	@$(EACH_ISA) for lanes in features examples; do \
-	  $(BIN)/pytest -q -m "not peers and not exhaustive and not pictures" --benchmark-disable --lanes $$lanes tests || exit 1; done; done
+	  $(BIN)/pytest -q -m "not peers and not exhaustive and not once" --benchmark-disable --lanes $$lanes tests || exit 1; done; done
 
 ## make test-reliability forks, kills, Ctrl-C, refused memory, leaks, arrays drawn at random: some minutes
 test-reliability: $(VENV)/installed

@@ -10,7 +10,7 @@ import pytest
 from fusegrad.__main__ import main
 from fusegrad.lessons import LESSONS
 
-pytestmark = pytest.mark.pictures
+pytestmark = pytest.mark.once
 
 
 def demo(folder):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pyplot = pytest.importorskip("matplotlib.pyplot", reason="the plots extra")
-pytestmark = pytest.mark.pictures
+pytestmark = pytest.mark.once
 LESSONS = sorted((Path(__file__).parents[1] / "docs" / "lessons").glob("*.py"))
 
 

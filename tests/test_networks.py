@@ -683,3 +683,26 @@ def test_a_gradient_set_before_the_base_is_initialised():
     before = net.parameters.copy()
     assert net.train_step([1.0], [1.0], fg.SGD(lr=0.5)) == 0
     np.testing.assert_array_equal(net.parameters, before - 0.5)
+
+
+def test_the_penalty_may_be_set_between_trainings(rng):
+    X, y = rng.normal(size=(3, 40)), rng.normal(size=(1, 40))
+    net = fg.Sequential(fg.Linear(3, 4), fg.Tanh(), fg.Linear(4, 1), dtype="float64", rng=0)
+    optimizer = fg.Adam(lr=0.01)
+    net.train_step(X, y, optimizer)
+    plain, gradient = net.loss_and_gradient(X, y)
+    net.l2 = 0.5
+    loss, penalized = net.loss_and_gradient(X, y)
+    weights = [view for name, view in net.named_parameters().items() if name[0] == "W"]
+    np.testing.assert_allclose(loss - plain, 0.25 * sum((W**2).sum() for W in weights), rtol=1e-12)
+    np.testing.assert_allclose(
+        net.unflatten(penalized)["W1"] - net.unflatten(gradient)["W1"], 0.5 * weights[0], atol=1e-15
+    )
+    net.train_step(X, y, optimizer)  # the optimizer is still that of this network
+    for wrong, error in ((-1.0, ValueError), ("a", TypeError), (None, TypeError)):
+        with pytest.raises(error, match=r"^l2: expected"):
+            net.l2 = wrong
+    with pytest.raises(RuntimeError, match="being trained"):
+        net.fit(X, y, optimizer=optimizer, epochs=1, callbacks=[lambda net, history: setattr(net, "l2", 1.0)])
+    with pytest.raises(AttributeError):
+        net.freeze().l2 = 1.0

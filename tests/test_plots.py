@@ -6,7 +6,7 @@ import pytest
 import fusegrad as fg
 
 pyplot = pytest.importorskip("matplotlib.pyplot", reason="the plots extra")
-pytestmark = pytest.mark.pictures
+pytestmark = pytest.mark.once
 plots = fg.plots
 
 

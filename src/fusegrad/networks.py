@@ -58,6 +58,7 @@ class Sequential(Module):
     layers : tuple of layers
     loss_function : the loss
     l2 : float
+        May be set between two trainings.
     dtype : numpy.dtype
     n_features, n_outputs, n_parameters : int
         These and the layers do not change; only the parameters do.
@@ -153,6 +154,15 @@ class Sequential(Module):
                 parameters[layer.bias : layer.end] = rng.uniform(-bias, bias, layer.n_out)
         if self._engine.dropout_seed is not None:
             self._engine.dropout_seed = int(rng.integers(1 << 63))
+
+    @property
+    def l2(self) -> float:
+        """The factor of the penalty (l2 / 2) sum W^2 of all weights; it may be changed between two trainings."""
+        return self._engine.l2
+
+    @l2.setter
+    def l2(self, value: float) -> None:
+        self._engine.set_l2(as_number(value, "l2", least=0.0))
 
     # ---- computing ------------------------------------------------------------------------------------
 

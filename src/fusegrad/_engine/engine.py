@@ -158,6 +158,13 @@ class NetworkEngine:
             self._engines[key] = engine
         return engine
 
+    def set_l2(self, l2: float) -> None:
+        """Change the penalty, with which compiled engines are made."""
+        with self.lock:
+            if l2 != self.l2:
+                self.l2, self.small_step = l2, None
+                self._engines.clear()
+
     def predictor(self, m: int) -> Any:
         """The compiled engine for predictions of m examples. No folding: they must not depend on the batch."""
         engine = self.compiled(m, folding=False)

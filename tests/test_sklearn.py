@@ -1,0 +1,492 @@
+"""The estimators behave as scikit-learn's: its checks, its steps, its attributes; and what it does not have."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="the sklearn extra")
+
+import joblib
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, make_classification
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import PoissonRegressor, QuantileRegressor
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.neural_network import MLPClassifier as TheirClassifier
+from sklearn.neural_network import MLPRegressor as TheirRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import fusegrad as fg
+from fusegrad.sklearn import MLPClassifier, MLPRegressor
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+]
+BOTH = pytest.mark.parametrize("estimator", [MLPRegressor, MLPClassifier])
+
+
+def digits(n=200):
+    X, y = load_digits(return_X_y=True)
+    return X[:n] / 16, y[:n]
+
+
+def two(n=100):
+    X, y = load_digits(n_class=2, return_X_y=True)
+    return X[:n] / 16, y[:n]
+
+
+def iris():
+    return load_iris(return_X_y=True)
+
+
+# Without a reason for a failure: there is none.
+@parametrize_with_checks([MLPRegressor(max_iter=100), MLPClassifier(max_iter=100)])
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+# ---- the same steps as scikit-learn -------------------------------------------------------------------
+
+
+def regression(n_outputs=1):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 5))
+    y = np.stack([np.sin(X[:, i]) + 0.1 * rng.normal(size=120) for i in range(n_outputs)], axis=1)
+    return X, y if n_outputs > 1 else y[:, 0]
+
+
+CASES = {
+    "one output": (MLPRegressor, TheirRegressor, regression(), {}),
+    "three outputs": (MLPRegressor, TheirRegressor, regression(3), {}),
+    "poisson": (MLPRegressor, TheirRegressor, (regression()[0], np.arange(120.0) % 4), {"loss": "poisson"}),
+    "two classes": (MLPClassifier, TheirClassifier, (regression()[0], np.arange(120) % 2), {}),
+    "three classes": (MLPClassifier, TheirClassifier, (regression()[0], np.arange(120) % 3), {}),
+    "labels": (MLPClassifier, TheirClassifier, (regression()[0], np.arange(240).reshape(120, 2) % 7 < 3), {}),
+}
+RULES = {
+    "adam": {"solver": "adam", "learning_rate_init": 0.01, "epsilon": 1e-13},  # theirs is added before the correction
+    "descent": {"solver": "sgd", "learning_rate_init": 0.05, "momentum": 0.0},
+    "momentum": {"solver": "sgd", "learning_rate_init": 0.05, "nesterovs_momentum": False},
+    "invscaling": {"solver": "sgd", "learning_rate_init": 0.2, "momentum": 0.0, "learning_rate": "invscaling"},
+    "lbfgs": {"solver": "lbfgs", "max_iter": 6},
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_steps_are_those_of_scikit_learn(case, rule, weighted):
+    """From the same weights, over the same batches: the same weights, losses and predictions."""
+    ours, theirs, (X, y), options = CASES[case]
+    options = {"hidden_layer_sizes": (7, 4), "activation": "tanh", "alpha": 0.3, "shuffle": False, "batch_size": 40,
+               "warm_start": True, "random_state": 0, "max_iter": 3, **options, **RULES[rule]}  # fmt: skip
+    rng = np.random.default_rng(1)
+    # The engine's penalty has the mean weight of all batches: here all batches have the same.
+    weights = (np.tile(rng.uniform(0.5, 2.0, 40), 3),) if weighted and rule != "lbfgs" else ()
+    a, b = ours(**options).fit(X, y, *weights), theirs(**options).fit(X, y, *weights)
+    for estimator in (a, b):
+        for i, coef in enumerate(estimator.coefs_):
+            coef[:] = np.sin(np.arange(coef.size) + i).reshape(coef.shape) / 3
+            estimator.intercepts_[i][:] = 0.1
+        estimator.fit(X, y, *weights)
+    assert (a.n_iter_, a.t_, a.out_activation_) == (b.n_iter_, b.t_, b.out_activation_)
+    if case == "three outputs":  # scikit-learn divides the error by the outputs, but not the penalty, nor the gradient
+        if rule == "lbfgs":
+            return
+    else:
+        np.testing.assert_allclose(a.loss_, b.loss_, rtol=1e-6)
+    for mine, other in zip(a.coefs_ + a.intercepts_, b.coefs_ + b.intercepts_, strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-7)
+    np.testing.assert_allclose(a.predict(X), b.predict(X), atol=1e-6)
+    if isinstance(a, MLPClassifier):
+        np.testing.assert_allclose(a.predict_proba(X), b.predict_proba(X), atol=1e-6)
+        np.testing.assert_allclose(a.predict_log_proba(X), b.predict_log_proba(X), atol=1e-6)
+
+
+@BOTH
+def test_parameters_and_attributes(estimator):
+    """All that scikit-learn's estimator has, with its defaults."""
+    theirs = TheirRegressor if estimator is MLPRegressor else TheirClassifier
+    mine, other = estimator().get_params(), theirs().get_params()
+    assert {name: mine[name] for name in other} == other
+    for options in ({}, {"early_stopping": True}, {"solver": "lbfgs"}):
+        X, y = iris()
+        a, b = (kind(max_iter=5, random_state=0, **options).fit(X, y) for kind in (estimator, theirs))
+        wanted = {name for name in vars(b) if name.endswith("_") and not name.startswith("_")}
+        for name in wanted:
+            value = getattr(b, name)
+            assert isinstance(getattr(a, name), type(value)) or np.isscalar(value), name
+            if name in ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_"):
+                assert getattr(a, name) == value, name
+        assert [coef.shape for coef in a.coefs_] == [coef.shape for coef in b.coefs_]
+        assert [bias.shape for bias in a.intercepts_] == [bias.shape for bias in b.intercepts_]
+
+
+# ---- behaviour that users of scikit-learn know --------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_dtype_is_that_of_the_data(estimator, dtype):
+    X, y = digits()
+    model = estimator((5, 3), random_state=1, max_iter=5) if estimator is MLPClassifier else MLPRegressor(
+        hidden_layer_sizes=(5, 3), random_state=1, max_iter=5)  # fmt: skip
+    model.fit(X.astype(dtype), y)
+    assert {array.dtype for array in model.coefs_ + model.intercepts_} == {np.dtype(dtype)}
+    if estimator is MLPRegressor:
+        assert model.predict(X.astype(dtype)).dtype == dtype
+    assert clone(model).set_params(dtype="float32").fit(X, y).coefs_[0].dtype == np.float32
+
+
+@BOTH
+def test_epochs_end_by_tolerance(estimator):
+    X, y = two()
+    for n_iter_no_change in (2, 5, 10):
+        model = estimator(tol=0.05, max_iter=3000, solver="sgd", n_iter_no_change=n_iter_no_change, random_state=0)
+        model.fit(X, y)
+        assert model.n_iter_ < 3000
+        curve = model.loss_curve_
+        improved = [i == 0 or curve[i] <= min(curve[:i]) - 0.05 for i in range(len(curve))]
+        assert not any(improved[-n_iter_no_change - 1 :])
+        assert improved[-n_iter_no_change - 2]
+    model = estimator(tol=1e9, max_iter=50, solver="sgd", n_iter_no_change=np.inf).fit(X, y)
+    assert model.n_iter_ == 50
+
+
+@BOTH
+def test_early_stopping(estimator):
+    X, y = two()
+    model = estimator(tol=0.2, max_iter=3000, solver="sgd", early_stopping=True, random_state=0).fit(X, y)
+    assert model.n_iter_ < 3000
+    assert model.best_loss_ is None
+    assert len(model.validation_scores_) == len(model.validation_loss_curve_) == model.n_iter_
+    assert max(model.validation_scores_) == model.best_validation_score_
+    model.set_params(early_stopping=False).fit(X, y)
+    assert model.validation_scores_ is model.validation_loss_curve_ is model.best_validation_score_ is None
+    assert model.best_loss_ == min(model.loss_curve_)
+
+
+def test_early_stopping_keeps_the_best_weights():
+    X, y = regression()
+    model = MLPRegressor(early_stopping=True, learning_rate_init=0.05, max_iter=60, random_state=3)
+    model.fit(X, y)
+    # The same fit, ended at its best epoch, has those weights.
+    best = int(np.argmax(model.validation_scores_)) + 1
+    again = clone(model).set_params(max_iter=best).fit(X, y)
+    assert again.best_validation_score_ == model.best_validation_score_
+    assert all((a == b).all() for a, b in zip(again.coefs_, model.coefs_, strict=True))
+
+
+def test_early_stopping_is_stratified():
+    with pytest.raises(ValueError, match="The least populated class"):
+        MLPClassifier(early_stopping=True).fit([[1, 2], [2, 3], [3, 4], [4, 5]], [0, 0, 0, 1])
+    with pytest.raises(ValueError, match="The validation set is too small"):
+        MLPRegressor(early_stopping=True).fit([[1.0], [2.0]], [1.0, 2.0])
+
+
+def test_an_adaptive_rate_falls_until_the_end():
+    model = MLPClassifier(tol=0.5, max_iter=3000, solver="sgd", learning_rate="adaptive").fit([[3, 2], [1, 6]], [1, 0])
+    assert model.n_iter_ < 3000
+    assert model._optimizer.lr <= 1e-6
+
+
+@BOTH
+def test_a_warm_start_goes_on(estimator):
+    X, y = iris()
+    model = estimator(max_iter=10, random_state=0, warm_start=True, early_stopping=True)
+    model.fit(X, y)
+    scores, weights = len(model.validation_scores_), model.coefs_[0].copy()
+    model.set_params(max_iter=20).fit(X, y)
+    assert len(model.validation_scores_) > scores
+    assert (model.coefs_[0] != weights).any()
+    model = estimator(max_iter=3, solver="sgd", warm_start=True).fit(X, y)
+    assert model.fit(X, y).n_iter_ == 3
+    assert len(model.loss_curve_) == 6
+    assert model.t_ == 6 * len(X)
+
+
+def test_a_warm_start_has_the_same_classes():
+    X, y = iris()
+    model = MLPClassifier(2, solver="lbfgs", warm_start=True, random_state=42, tol=1e-2).fit(X, y).fit(X, y)
+    for others in (np.repeat([0, 1], 75), np.repeat([0, 1, 3], 50), np.repeat([0, 1, 2, 3, 4], 30)):
+        with pytest.raises(ValueError, match=r"warm_start can only be used where `y` has the same classes.*\[0 1 2\]"):
+            model.fit(X, others)
+
+
+@BOTH
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+def test_what_has_not_converged_warns(estimator, solver):
+    model = estimator(solver=solver, max_iter=10, n_iter_no_change=np.inf, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="max_iter=10"):
+        model.fit(*iris())
+    assert model.n_iter_ == 10
+
+
+@BOTH
+def test_partial_fit_is_an_epoch(estimator):
+    """So many of them are a fit of so many epochs, bit for bit."""
+    X, y = digits()
+    options = {"random_state": 1, "batch_size": 32, "max_iter": 12, "tol": 0.0, "n_iter_no_change": np.inf}
+    whole, parts = estimator(**options).fit(X, y), estimator(**options)
+    for _ in range(12):
+        parts.partial_fit(X, y, **({"classes": np.unique(y)} if estimator is MLPClassifier else {}))
+    assert all((a == b).all() for a, b in zip(whole.coefs_, parts.coefs_, strict=True))
+    assert parts.loss_curve_ == whole.loss_curve_
+    assert parts.t_ == whole.t_
+
+
+@BOTH
+def test_what_partial_fit_refuses(estimator):
+    X, y = iris()
+    assert not hasattr(estimator(solver="lbfgs"), "partial_fit")
+    with pytest.raises(ValueError, match="partial_fit does not support early_stopping=True"):
+        estimator(early_stopping=True).fit(X, y).partial_fit(X, y)
+    if estimator is MLPClassifier:
+        model = MLPClassifier(solver="sgd").partial_fit([[3, 2]], [0], classes=[0, 1])
+        with pytest.raises(ValueError, match="is not the same as on last call"):
+            model.partial_fit([[3, 2]], [0], classes=[1, 2])
+        with pytest.raises(ValueError, match="classes must be passed on the first call"):
+            MLPClassifier().partial_fit(X, y)
+        with pytest.raises(ValueError, match="`y` has classes not in"):
+            model.partial_fit([[3, 2]], [2])
+
+
+def test_classes_that_come_later():
+    model = MLPClassifier(random_state=0)
+    model.partial_fit([[1], [2], [3]], ["a", "b", "c"], classes=["a", "b", "c", "d"])
+    model.partial_fit([[4]], ["d"])
+    assert model.predict_proba([[1.0]]).shape == (1, 4)
+
+
+def test_several_labels():
+    X, y = make_classification(200, n_features=8, n_informative=6, random_state=0)
+    labels = np.stack([y, 1 - y, X[:, 0] > 0], axis=1)
+    model = MLPClassifier(20, max_iter=300, learning_rate_init=0.02, random_state=0).fit(X, labels)
+    assert model.predict(X).shape == (200, 3)
+    assert model.score(X, labels) > 0.9
+    assert model.out_activation_ == "logistic"
+    assert ((model.predict_proba(X) > 0.5) == model.predict(X)).all()
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_a_fit_that_diverges(solver):
+    X, y = np.finfo("f8").max * np.random.default_rng(0).uniform(size=(10, 2)), np.arange(10) % 2
+    with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"):
+        MLPRegressor(solver=solver).fit(X, y)
+
+
+def test_a_fit_that_diverges_with_early_stopping_keeps_its_best():
+    X, y = iris()
+    model = MLPRegressor(activation="identity", solver="sgd", learning_rate_init=1, max_iter=200, random_state=0,
+                         early_stopping=True)  # fmt: skip
+    model.fit(X, y)
+    assert np.isnan(model.validation_scores_[-1])
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_poisson_is_the_generalised_linear_model():
+    rng = np.random.default_rng(0)
+    X = np.linspace(0, 1, 100)[:, np.newaxis]
+    y = rng.poisson(np.exp(X[:, 0] + 1))
+    glm = PoissonRegressor(alpha=0, tol=1e-7).fit(X, y)
+    model = MLPRegressor(loss="poisson", hidden_layer_sizes=(), alpha=0, solver="lbfgs", tol=1e-7, random_state=0)
+    np.testing.assert_allclose(model.fit(X, y).predict(X), glm.predict(X), rtol=1e-4)
+
+
+def test_quantiles_and_huber():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 2))
+    y = X @ [1.0, -2.0] + rng.exponential(size=400)
+    options = {"hidden_layer_sizes": (), "alpha": 0.0, "learning_rate_init": 0.02, "max_iter": 2000, "random_state": 0,
+               "tol": 0.0, "n_iter_no_change": 200}  # fmt: skip
+    model = MLPRegressor(loss=fg.losses.Quantile(0.9), **options).fit(X, y)
+    exact = QuantileRegressor(quantile=0.9, alpha=0.0).fit(X, y)
+    np.testing.assert_allclose(model.coefs_[0][:, 0], exact.coef_, atol=0.05)
+    assert 0.85 < (y < model.predict(X)).mean() < 0.95
+    y[::20] += 100.0
+    robust = MLPRegressor(loss="huber", **options).fit(X, y)
+    np.testing.assert_allclose(robust.coefs_[0][:, 0], [1.0, -2.0], atol=0.2)
+
+
+@BOTH
+def test_shuffling(estimator):
+    X, y = iris()
+    options = {"hidden_layer_sizes": 3, "max_iter": 2, "batch_size": 10, "random_state": 0}
+    fits = [estimator(**options, shuffle=shuffle).fit(X, y).coefs_[0] for shuffle in (True, True, False, False)]
+    assert (fits[0] == fits[1]).all()
+    assert (fits[2] == fits[3]).all()
+    assert (fits[0] != fits[2]).any()
+
+
+def test_verbose_prints_each_epoch(capsys):
+    MLPClassifier(2, solver="sgd", max_iter=2, verbose=10, early_stopping=True).fit(*two())
+    out = capsys.readouterr().out
+    assert "Iteration 1, loss = " in out
+    assert "Validation score: " in out
+
+
+def test_ctrl_c_ends_a_fit_with_a_warning():
+    X, y = regression()
+    model = MLPRegressor(loss=Interrupted(), max_iter=10**6, hidden_layer_sizes=4)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        model.fit(X, y)
+    assert 0 < model.n_iter_ < 10**6
+    assert np.isfinite(model.predict(X)).all()
+
+
+class Interrupted:
+    """A loss during whose 20th call somebody presses Ctrl-C."""
+
+    calls = 0
+
+    def value_and_gradient(self, prediction, y):
+        self.calls += 1
+        if self.calls == 20:
+            raise KeyboardInterrupt
+        r = prediction - y
+        return float((r * r).mean()), 2 * r / r.shape[1]
+
+
+# ---- in the company of the rest of scikit-learn -------------------------------------------------------
+
+
+def test_pipelines_and_searches():
+    X, y = load_breast_cancer(return_X_y=True)
+    pipe = make_pipeline(StandardScaler(), MLPClassifier(hidden_layer_sizes=8, learning_rate_init=0.01, random_state=0))
+    assert cross_val_score(pipe, X, y, cv=3).min() > 0.9
+    search = GridSearchCV(pipe, {"mlpclassifier__alpha": [1e-4, 1e-2]}, cv=2, n_jobs=2).fit(X, y)
+    assert search.best_score_ > 0.9
+
+
+@BOTH
+def test_pickles_and_memory_maps(estimator, tmp_path):
+    X, y = iris()
+    model = estimator(max_iter=5, random_state=0).fit(X, y)
+    for other in (pickle.loads(pickle.dumps(model)), joblib.load(joblib.dump(model, tmp_path / "model.pkl")[0])):
+        assert (other.predict(X) == model.predict(X)).all()
+        other.coefs_[0][:] = 0  # still views of its network
+        assert (other.network_.named_parameters()["W1"] == 0).all()
+        again = pickle.loads(pickle.dumps(model)).partial_fit(X, y)
+        model_2 = pickle.loads(pickle.dumps(model)).partial_fit(X, y)
+        assert (again.coefs_[0] == model_2.coefs_[0]).all()
+    joblib.dump(X, tmp_path / "X.pkl")
+    assert estimator(max_iter=5, random_state=0).fit(joblib.load(tmp_path / "X.pkl", mmap_mode="r"), y)
+    mapped = joblib.load(joblib.dump(model, tmp_path / "model.pkl")[0], mmap_mode="r")
+    assert (mapped.predict(X) == model.predict(X)).all()
+
+
+@BOTH
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_data_frames(estimator, library):
+    frames = pytest.importorskip(library)
+    X, y = iris()
+    X = frames.DataFrame({f"column {i}": X[:, i] for i in range(4)})
+    y = frames.Series(y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = estimator(max_iter=30, early_stopping=True, random_state=0).fit(X, y)
+        assert model.score(X, y) > 0 or estimator is MLPRegressor
+    assert list(model.feature_names_in_) == [f"column {i}" for i in range(4)]
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        model.predict(np.ones((3, 4)))
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(X.rename({"column 0": "other"}) if library == "polars" else X.rename(columns=str.upper))
+
+
+def test_strings_as_classes():
+    X, y = iris()
+    names = np.array(["setosa", "versicolor", "virginica"], dtype=object)[y]
+    model = MLPClassifier(early_stopping=True, max_iter=50, random_state=42).fit(X, names)
+    assert np.isfinite(model.validation_scores_).all()
+    assert set(model.predict(X)) <= set(names)
+
+
+def test_class_weights():
+    X, y = make_classification(400, weights=[0.9], class_sep=0.5, random_state=0)
+    plain, balanced = (
+        MLPClassifier(10, class_weight=w, max_iter=100, random_state=0).fit(X, y) for w in (None, "balanced")
+    )
+    assert balanced.predict(X).sum() > 1.5 * plain.predict(X).sum()
+    weights = np.where(y == 1, 3.0, 1.0)
+    by_class = MLPClassifier(10, class_weight={0: 1.0, 1: 3.0}, max_iter=20, random_state=0).fit(X, y)
+    by_example = MLPClassifier(10, max_iter=20, random_state=0).fit(X, y, weights)
+    assert (by_class.coefs_[0] == by_example.coefs_[0]).all()
+
+
+def test_dropout_and_activations():
+    X, y = regression()
+    for activation in ("silu", "gelu", "selu", "leaky_relu", "identity", "logistic"):
+        model = MLPRegressor(hidden_layer_sizes=(16, 8), activation=activation, dropout=0.2, max_iter=20,
+                             random_state=0).fit(X, y)  # fmt: skip
+        assert sum(isinstance(layer, fg.Dropout) for layer in model.network_.layers) == 2
+        assert (model.predict(X) == model.predict(X)).all()
+    with pytest.raises(ValueError, match="activation: expected one of logistic, "):
+        MLPRegressor(activation="relu6").fit(X, y)
+
+
+def test_predictions_do_not_depend_on_the_batch():
+    X, y = digits()
+    model = MLPRegressor(max_iter=3, random_state=0).fit(X, y)
+    assert (model.predict(X)[50:51] == model.predict(X[50:51])).all()
+    for bad in (np.nan, np.inf):
+        Z = X[:1].copy()
+        Z[0, 3] = bad
+        with pytest.raises(ValueError, match=r"NaN|infinity"):
+            model.predict(Z)
+    with pytest.raises(ValueError, match="63 features"):
+        model.predict(X[:, 1:])
+
+
+@BOTH
+def test_before_a_fit(estimator):
+    with pytest.raises(NotFittedError):
+        estimator().predict([[1.0]])
+    assert not hasattr(estimator(), "coefs_")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("solver", "newton", ValueError), ("learning_rate", "fast", ValueError), ("alpha", -1, ValueError),
+        ("hidden_layer_sizes", (3, 0), ValueError), ("hidden_layer_sizes", "3", TypeError), ("tol", "x", TypeError),
+        ("batch_size", 0, ValueError), ("momentum", 1.0, ValueError), ("learning_rate_init", 0, ValueError),
+        ("max_iter", 2.5, TypeError), ("shuffle", "no", TypeError), ("beta_1", 1.0, ValueError),
+        ("n_iter_no_change", 0, ValueError), ("dropout", 1.0, ValueError), ("dtype", "int32", TypeError),
+        ("epsilon", 0.0, ValueError), ("validation_fraction", 1.0, ValueError), ("n_threads", 0, ValueError),
+    ],
+)  # fmt: skip
+@BOTH
+def test_wrong_parameters(estimator, name, value, error):
+    with pytest.raises(error, match=f"^{name}: expected"):
+        estimator(**{name: value}).fit(*two())
+
+
+# ---- the same quality ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", ["diabetes", "digits", "breast cancer"])
+def test_scores_are_within_the_spread_of_scikit_learns(data):
+    load = {"diabetes": load_diabetes, "digits": load_digits, "breast cancer": load_breast_cancer}[data]
+    X, y = load(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    kinds = (MLPRegressor, TheirRegressor) if data == "diabetes" else (MLPClassifier, TheirClassifier)
+    if data == "diabetes":
+        y = (y - y.mean()) / y.std()
+    scores = []
+    for kind in kinds:
+        found = []
+        for seed in range(10):
+            order = np.random.default_rng(seed).permutation(len(X))[: 600 if data == "digits" else None]
+            train, test = order[len(order) // 4 :], order[: len(order) // 4]
+            model = kind(hidden_layer_sizes=(32,), max_iter=60, learning_rate_init=3e-3, random_state=seed)
+            found.append(model.fit(X[train], y[train]).score(X[test], y[test]))
+        scores.append(found)
+    ours, theirs = np.array(scores)
+    assert ours.mean() > theirs.mean() - theirs.std(), (ours, theirs)
