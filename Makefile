@@ -10,7 +10,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
 .PHONY: help demo test test-lanes test-reliability test-peers test-exhaustive test-interrupts soak fuzz sanitize test-clang test-emulated \
-  bench bench-peers bench-growth bench-promises bench-init bench-lessons lint docs annotate wheel clean
+  bench bench-peers bench-growth bench-promises bench-init bench-tabular bench-lessons lint docs annotate wheel clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -110,6 +110,10 @@ bench-growth: $(VENV)/installed
 bench-promises: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(PIN) $(BIN)/python benchmarks/promises.py
 	$(BIN)/python benchmarks/neighbours.py
+
+## make bench-tabular    errors of the recipe for tables beside plain networks and boosted trees, on ten data sets
+bench-tabular: $(PEERS)/installed
+	OMP_NUM_THREADS=1 $(PIN) $(PEERS)/bin/python benchmarks/tabular.py
 
 ## make bench-lessons    how long each picture of the lessons takes to compute
 bench-lessons: $(VENV)/installed

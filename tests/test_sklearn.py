@@ -21,7 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fusegrad as fg
-from fusegrad.sklearn import MLPClassifier, MLPRegressor
+from fusegrad.sklearn import MLPClassifier, MLPRegressor, RobustSmoothScaler
+from fusegrad.tabular import RATES, TableEncoder, recipe_network
 
 pytestmark = [
     pytest.mark.once,
@@ -490,3 +491,172 @@ def test_scores_are_within_the_spread_of_scikit_learns(data):
         scores.append(found)
     ours, theirs = np.array(scores)
     assert ours.mean() > theirs.mean() - theirs.std(), (ours, theirs)
+
+
+# ---- the recipe for tables ----------------------------------------------------------------------------
+
+
+def cars():
+    """Numbers and categories, and a target in which both are needed."""
+    pandas = pytest.importorskip("pandas", reason="the test extra")
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {
+            "weight": rng.lognormal(size=300),
+            "doors": rng.integers(2, 6, 300),
+            "colour": rng.choice(["red", "green", "blue"], 300),
+            "gear": pandas.Categorical(rng.choice(["manual", "automatic"], 300)),
+            "new": rng.random(300) < 0.5,
+        }
+    )
+    y = np.log(frame["weight"]) + (frame["colour"] == "red") - 2.0 * frame["new"] + 0.1 * rng.normal(size=300)
+    return frame, y.to_numpy()
+
+
+HELD_OUT = "which examples are held out depends on their number, as with early stopping"
+REASONS = {
+    "check_sample_weight_equivalence_on_dense_data": HELD_OUT,
+    "check_sample_weight_equivalence_on_sparse_data": HELD_OUT,
+    "check_regressors_train": "the check sets alpha, which the recipe refuses",
+    "check_class_weight_classifiers": "the check sets max_iter, which the recipe refuses",
+}
+
+
+@parametrize_with_checks(
+    [MLPRegressor(preset="tabular", width=16), MLPClassifier(preset="tabular", width=16), RobustSmoothScaler()],
+    expected_failed_checks=lambda estimator: REASONS if hasattr(estimator, "preset") else {},
+)
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_checks_of_the_recipe(estimator, check):
+    check(estimator)
+
+
+def test_the_robust_scaler():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=101), rng.random(101) < 0.1, np.full(101, 3.0), rng.normal(size=101)])
+    X[3, 3] = np.nan
+    found = RobustSmoothScaler().fit_transform(X)
+    low, middle, high = np.quantile(X[:, 0], [0.25, 0.5, 0.75])
+    u = (X[:, 0] - middle) / (high - low)
+    np.testing.assert_allclose(found[:, 0], u / np.sqrt(1 + (u / 3) ** 2), rtol=1e-14)
+    np.testing.assert_allclose(found[:, 1], X[:, 1] * 2 / np.sqrt(1 + (2 / 3) ** 2), rtol=1e-14)  # equal quartiles
+    assert (found[:, 2] == 0).all()
+    assert np.isnan(found[3, 3])
+    assert not np.isnan(found[:3, 3]).any()
+    assert abs(RobustSmoothScaler().fit(X).transform(1e9 * X)[:, 0]).max() <= 3.0
+    frame = RobustSmoothScaler().set_output(transform="pandas").fit_transform(cars()[0][["weight", "doors"]])
+    assert list(frame.columns) == ["weight", "doors"]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_tables_as_they_come(library):
+    frame, y = cars()
+    frame.loc[5, "weight"], frame.loc[6, "colour"], frame.loc[7, "gear"] = np.nan, None, None
+    if library == "polars":
+        polars = pytest.importorskip("polars")
+        missing = frame.isna()
+        columns = {
+            name: [None if gone else value for value, gone in zip(frame[name], missing[name], strict=True)]
+            for name in frame.columns
+        }
+        frame = polars.DataFrame(columns)
+    model = MLPRegressor(preset="tabular", width=32, random_state=0).fit(frame, y)
+    assert model.score(frame, y) > 0.95
+    assert model.network_.n_features == 1 + 1 + 3 + 1 + 1  # two numbers, three colours, two columns of -1 and 1
+    one = frame[:2].clone() if library == "polars" else frame[:2].copy()
+    if library == "pandas":
+        one.loc[0, "colour"] = "never seen"
+    assert np.isfinite(model.predict(one)).all()
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(frame[:2].drop("weight") if library == "polars" else frame[:2].drop(columns="weight"))
+    if library == "pandas":
+        with pytest.raises(TypeError, match="X: expected numbers in column 'weight', as in the data of the fit"):
+            model.predict(one.assign(weight="heavy"))
+        with pytest.raises(TypeError, match="X: expected numbers or categories in column 'day', got dates"):
+            model.fit(frame.assign(day=np.datetime64("2024-02-29")), y)
+        with pytest.raises(ValueError, match="infinity"):
+            model.fit(frame.assign(weight=np.inf), y)
+
+
+def test_columns_of_categories():
+    frame = cars()[0]
+    encoder = TableEncoder()
+    numbers = encoder.fit_transform(frame)
+    assert [None if found is None else list(found) for found in encoder.categories] == [
+        None, None, ["blue", "green", "red"], ["automatic", "manual"], [False, True],
+    ]  # fmt: skip
+    np.testing.assert_array_equal(numbers[:, 0], frame["weight"])
+    for i, colour in enumerate(["blue", "green", "red"]):
+        np.testing.assert_array_equal(numbers[:, 2 + i], frame["colour"] == colour)
+    np.testing.assert_array_equal(numbers[:, 5], np.where(frame["gear"] == "manual", 1, -1))
+    np.testing.assert_array_equal(numbers[:, 6], np.where(frame["new"], 1, -1))
+    others = frame[:3].assign(colour=["pink", None, "red"], gear=["manual", None, "none"])
+    assert encoder.transform(others)[:, 2:6].tolist() == [[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
+    as_objects = np.array([[1, "a"], [2.5, "b"], [None, "c"]], dtype=object)
+    np.testing.assert_array_equal(TableEncoder().fit_transform(as_objects)[:, 0], [1, 2.5, np.nan])
+
+
+def test_the_recipe_as_published():
+    X, y = load_diabetes(return_X_y=True)
+    for kind, n_outputs, lr in ((MLPRegressor, 1, 0.07), (MLPClassifier, 2, 0.04)):
+        targets = y if kind is MLPRegressor else y > 140
+        model = kind(preset="tabular", random_state=0).fit(X, targets)
+        net = model.network_
+        activation = "Mish" if kind is MLPRegressor else "SELU"
+        names = [type(layer).__name__ for layer in net.layers]
+        assert names == ["Scale", *["Linear", activation] * 3, "Linear"]
+        assert [layer.n_out for layer in net.dense_layers] == [256, 256, 256, n_outputs]
+        assert net.dtype == np.float32
+        assert len(model.loss_curve_) == len(model.validation_loss_curve_) == model.n_iter_ == 256
+        assert RATES[kind is MLPClassifier] == lr
+    rng = np.random.default_rng(0)
+    fresh = recipe_network(10, 3, 64, True, np.dtype("f8"), rng)
+    named = fresh.named_parameters()
+    assert (named["s1"] == 1).all()
+    assert (named["W4"] == 0).all()
+    assert (named["b4"] == 0).all()
+    for i, n in ((1, 10), (2, 64), (3, 64)):
+        assert abs(named[f"W{i}"].std() * np.sqrt(n) - 1) < 0.1
+        assert 0.7 < named[f"b{i}"].std() < 1.3
+    assert fresh.loss_function == fg.losses.SoftmaxCrossEntropy(label_smoothing=0.1)
+
+
+def test_the_best_epoch_is_kept():
+    """Of regression by the loss of the held-out part: training on, with another seed, is not better there."""
+    X, y = load_diabetes(return_X_y=True)
+    model = MLPRegressor(preset="tabular", width=16, random_state=0).fit(X, y)
+    curve = model.validation_loss_curve_
+    assert int(np.argmin(curve)) < len(curve) - 1
+    again = MLPRegressor(preset="tabular", width=16, random_state=0).fit(X, y)
+    assert (again.network_.parameters == model.network_.parameters).all()
+
+
+def test_ensembles():
+    frame, y = cars()
+    model = MLPRegressor(preset="tabular", width=16, n_ensembles=7, random_state=0).fit(frame, y)
+    assert len(model.networks_) == 7
+    mean, std = model.predict(frame, return_std=True)
+    np.testing.assert_allclose(mean, model.predict(frame), rtol=1e-6)
+    assert (std > 0).all()
+    classes = np.where(y > 0, "high", "low")
+    classifier = MLPClassifier(preset="tabular", width=16, n_ensembles=3, random_state=0).fit(frame, classes)
+    assert classifier.score(frame, classes) > 0.9
+    np.testing.assert_allclose(classifier.predict_proba(frame).sum(axis=1), 1, rtol=1e-5)
+    assert (classifier.predict(frame) == classifier.classes_[classifier.predict_proba(frame).argmax(axis=1)]).all()
+    other = pickle.loads(pickle.dumps(classifier))
+    assert (other.predict_proba(frame) == classifier.predict_proba(frame)).all()
+
+
+def test_what_the_recipe_refuses():
+    frame, y = cars()
+    for name, value in (("hidden_layer_sizes", (5,)), ("alpha", 0.1), ("max_iter", 10), ("early_stopping", True)):
+        with pytest.raises(ValueError, match=rf"^{name}: expected its default with preset='tabular'"):
+            MLPRegressor(preset="tabular", **{name: value}).fit(frame, y)
+    for name, value in (("preset", "best"), ("width", 0), ("n_ensembles", 0)):
+        with pytest.raises(ValueError, match=rf"^{name}: expected"):
+            MLPRegressor(**{"preset": "tabular", name: value}).fit(frame, y)
+    with pytest.raises(ValueError, match="n_ensembles: expected 1 without preset"):
+        MLPRegressor(n_ensembles=2).fit(np.ones((4, 1)), np.ones(4))
+    assert not hasattr(MLPRegressor(preset="tabular"), "partial_fit")
+    with pytest.raises(ValueError, match="y: expected one class"):
+        MLPClassifier(preset="tabular").fit(frame, np.eye(300, 2, dtype=int))

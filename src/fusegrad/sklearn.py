@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import accuracy_score, r2_score
     from sklearn.model_selection import train_test_split
-    from sklearn.utils import check_random_state, compute_sample_weight
+    from sklearn.utils import check_array, check_consistent_length, check_random_state, compute_sample_weight
     from sklearn.utils.metaestimators import available_if
     from sklearn.utils.multiclass import check_classification_targets, type_of_target
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
@@ -38,11 +38,14 @@ from fusegrad.layers import BY_NAME, Dropout, Layer, Linear
 from fusegrad.losses import as_loss
 from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adam, Optimizer
+from fusegrad.tabular import EPOCHS, FOLDS, Held, RobustSmoothScaler, TableEncoder, recipe_network, train_member
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["MLPClassifier", "MLPRegressor", "RobustSmoothScaler"]
 
 SOLVERS = "adam", "sgd", "lbfgs"
 RATES = "constant", "invscaling", "adaptive"
+#: What may be set beside `preset`.
+PRESET_PARAMETERS = {"preset", "width", "n_ensembles", "random_state", "verbose", "dtype", "n_threads", "class_weight"}
 LEAST_RATE = 1e-6  # at which learning_rate="adaptive" ends
 
 
@@ -78,6 +81,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             as_count(self.n_iter_no_change, "n_iter_no_change")
         if self.batch_size != "auto":
             as_count(self.batch_size, "batch_size")
+        if self.n_ensembles != 1:
+            raise ValueError(f"n_ensembles: expected 1 without preset='tabular', got {self.n_ensembles!r}")
         self._hidden()
 
     def _hidden(self) -> list[int]:
@@ -116,7 +121,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         Parameters
         ----------
         X : array (n_samples, n_features)
-            Or a data frame of numbers, or a sparse matrix, which is made dense.
+            Or a data frame of numbers, or a sparse matrix, which is made dense. With ``preset="tabular"`` a data frame
+            may have categories and missing values.
         y : array (n_samples,) or (n_samples, n_outputs)
         sample_weight : array (n_samples,), optional
 
@@ -124,13 +130,15 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         -------
         self
         """
+        if self.preset is not None:
+            return self._fit_tabular(X, y, sample_weight)
         return self._fit(X, y, sample_weight, incremental=False)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
         self._check()
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
-        first = not hasattr(self, "network_") or not (self.warm_start or incremental)
+        first = not hasattr(self, "networks_") or not (self.warm_start or incremental)
         X, y = self._validated(X, y, first, incremental)
         weights = self._weights(y, None if sample_weight is None else _check_sample_weight(sample_weight, X))
         targets = self._targets(y)
@@ -162,9 +170,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self._rng = np.random.default_rng(state.randint(2**31 - 1, size=4))
         objective = self._objective()
         self.n_outputs_ = self._n_outputs(targets)
-        self.network_ = Sequential(
-            *self._layers(X.shape[1], self.n_outputs_), loss=objective.loss, dtype=X.dtype, rng=self._rng
-        )
+        layers = self._layers(X.shape[1], self.n_outputs_)
+        self.networks_ = [Sequential(*layers, loss=objective.loss, dtype=X.dtype, rng=self._rng)]
         for layer in self.network_.dense_layers:  # scikit-learn's weights: Glorot's, and biases of the same size
             bound = np.sqrt((2 if self.activation == "logistic" else 6) / (layer.n_in + layer.n_out))
             self.network_.parameters[layer.weight : layer.end] = self._rng.uniform(
@@ -278,12 +285,87 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """By what scikit-learn divides a loss that is summed over the outputs."""
         return 1.0
 
+    def _fit_tabular(self, X: Any, y: Any, sample_weight: Any) -> Any:
+        """The recipe of tabular.py: each member of the ensemble holds out another fifth."""
+        self._check_preset()
+        X, y = self._table(X, y)
+        y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        self._encoder, self._scaler = TableEncoder(), RobustSmoothScaler()
+        numbers = check_array(self._encoder.fit_transform(X), ensure_all_finite="allow-nan", ensure_min_samples=2)
+        check_consistent_length(numbers, y)
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, numbers)
+        targets, weights = self._tabular_targets(y), self._weights(y, weights)
+        dtype = np.dtype("float32") if self.dtype is None else as_dtype(self.dtype)
+        columns = self._scaled(self._scaler.fit_transform(numbers), dtype)
+        if weights is not None:  # no part may be held out in which all weights are 0
+            used = weights > 0
+            columns, targets, weights = columns[:, used], targets[..., used], weights[used]
+        m = columns.shape[1]
+        if m < 2:
+            raise ValueError(f"sample_weight: expected at least 2 examples with a weight above 0, got {m}")
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=4)
+        self._rng = np.random.default_rng(seeds)
+        self.n_outputs_ = len(self.classes_) if targets.ndim == 1 else len(targets)
+        self.networks_, curves = [], []
+        for i in range(self.n_ensembles):
+            if i % FOLDS == 0:
+                folds = np.array_split(self._rng.permutation(m), min(FOLDS, m))
+            held = folds[i % len(folds)]
+            train = np.setdiff1d(np.arange(m), held)
+            parts = (
+                Held(columns[:, part], targets[..., part], None if weights is None else weights[part])
+                for part in (train, held)
+            )
+            net = recipe_network(len(columns), self.n_outputs_, self.width, is_classifier(self), dtype, self._rng)
+            curves.append(train_member(net, *parts, rng=self._rng, n_threads=self.n_threads, verbose=self.verbose))
+            self.networks_.append(net)
+        self.n_iter_, self.t_ = EPOCHS, EPOCHS * len(train) * self.n_ensembles
+        self.loss_curve_, self.validation_loss_curve_ = curves[0].loss, curves[0].validation_loss
+        self.loss_, self.best_loss_ = self.loss_curve_[-1], min(self.loss_curve_)
+        self.n_layers_ = len(net.dense_layers) + 1
+        self.out_activation_ = "softmax" if is_classifier(self) else "identity"
+        return self
+
+    def _check_preset(self) -> None:
+        """Raise if a parameter that the recipe has itself is set: it would be ignored."""
+        if self.preset != "tabular":
+            raise ValueError(f"preset: expected None or 'tabular', got {self.preset!r}")
+        as_count(self.width, "width")
+        as_count(self.n_ensembles, "n_ensembles")
+        defaults = type(self)().get_params()
+        for name in defaults.keys() - PRESET_PARAMETERS:
+            if not np.array_equal(getattr(self, name), defaults[name]):
+                raise ValueError(f"{name}: expected its default with preset='tabular', got {getattr(self, name)!r}")
+
+    def _table(self, X: Any, *y: Any) -> Any:
+        """A data frame as it is, anything else as a matrix of any dtype; with y it is that of a fit."""
+        if hasattr(X, "columns"):
+            return validate_data(self, X, *y, reset=bool(y), skip_check_array=True)
+        options: dict[str, Any] = {"multi_output": True, "ensure_min_samples": 2, **self._target_kind} if y else {}
+        return validate_data(
+            self, X, *y, reset=bool(y), accept_sparse=["csr", "csc"], dtype=None, ensure_all_finite=False, **options
+        )
+
+    def _tabular_columns(self, X: Any) -> Array:
+        """A table as the networks of the recipe take it."""
+        numbers = check_array(self._encoder.transform(self._table(X)), ensure_all_finite="allow-nan")
+        return self._scaled(self._scaler.transform(numbers), self.network_.dtype)
+
+    @staticmethod
+    def _scaled(rows: Array, dtype: Any) -> Array:
+        """Columns for a network; what is missing is the median, 0."""
+        return np.ascontiguousarray(np.nan_to_num(rows, copy=False), dtype).T
+
     # ---- prediction -------------------------------------------------------------------------------------------------
 
     def _columns_of(self, X: Any) -> Array:
         """X as the network takes it: validated, (n_features, n_samples). A plain array of its dtype is only read."""
-        if "network_" not in self.__dict__:
+        if "networks_" not in self.__dict__:
             check_is_fitted(self)
+        if "_encoder" in self.__dict__:
+            return self._tabular_columns(X)
         if (
             type(X) is np.ndarray and X.ndim == 2 and X.dtype == self.network_.dtype and len(X)
             and X.shape[1] == self.n_features_in_ and "feature_names_in_" not in self.__dict__
@@ -296,6 +378,13 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     # ---- attributes -------------------------------------------------------------------------------------------------
 
     @property
+    def network_(self) -> Sequential:
+        """The trained network; the first one of an ensemble."""
+        if "networks_" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} is not fitted yet")
+        return self.networks_[0]
+
+    @property
     def coefs_(self) -> list[Array]:
         """The weights of each layer, (n_in, n_out): views of those of `network_`."""
         return [view.T for name, view in self._named() if name[0] == "W"]
@@ -306,13 +395,13 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return [view[:, 0] for name, view in self._named() if name[0] == "b"]
 
     def _named(self) -> Any:
-        if "network_" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__} is not fitted yet: it has no coefs_ and intercepts_")
         return self.network_.named_parameters().items()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        if self.preset is not None:
+            tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
         return tags
 
 
@@ -434,11 +523,20 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         Of all computations; None: that of X (float64 if X has integers). float32 is about twice as fast.
     n_threads : int, optional
         The most threads to use. Results do not depend on it.
+    preset : {None, "tabular"}
+        "tabular": a recipe that is good without tuning (RealMLP-TD-S): data frames with categories and missing values
+        go straight in, and are encoded and scaled; three hidden layers, 256 epochs in float32, the best epoch on a
+        fifth of the examples is kept. Other parameters than the next two, `random_state`, `verbose`, `dtype`,
+        `n_threads` and `class_weight` must have their defaults.
+    width : int, default 256
+        Units of the hidden layers of the recipe; 64 takes an eighth of the time.
+    n_ensembles : int, default 1
+        Networks of the recipe, each with another seed and another fifth held out. The prediction is their mean.
 
     Attributes
     ----------
     network_ : fusegrad.Sequential
-        The trained network: `save`, `freeze`, `plan` and everything else.
+        The trained network: `save`, `freeze`, `plan` and everything else. (`networks_`: all of an ensemble.)
     coefs_, intercepts_ : lists of arrays (n_in, n_out) and (n_out,)
         Views of its parameters.
     loss_, best_loss_, loss_curve_ : float, float, list
@@ -485,7 +583,7 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         momentum: float = 0.9, nesterovs_momentum: bool = True, early_stopping: bool = False,
         validation_fraction: float = 0.1, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8,
         n_iter_no_change: Any = 10, max_fun: int = 15000, dropout: float = 0.0, dtype: Any = None,
-        n_threads: int | None = None,
+        n_threads: int | None = None, preset: str | None = None, width: int = 256, n_ensembles: int = 1,
     ) -> None:  # fmt: skip
         _set_parameters(self, locals())
 
@@ -509,11 +607,21 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
     def _strata(self, targets: Array) -> None:
         return None
 
+    def _tabular_targets(self, y: Array) -> Array:
+        """Standardised columns."""
+        y = np.asarray(y, dtype="f8")
+        y = y[np.newaxis] if y.ndim == 1 else y.T
+        self._target_mean, spread = y.mean(axis=1, keepdims=True), y.std(axis=1, keepdims=True)
+        self._target_spread = np.where(spread > 0, spread, 1.0)
+        return (y - self._target_mean) / self._target_spread
+
     def _predicted(self, net: Sequential, columns: Array) -> Array:
         """Predictions (n_samples,), or (n_samples, n_outputs)."""
         outputs = net(columns)
         if self.out_activation_ == "exp":
             np.exp(outputs, out=outputs)
+        if "_encoder" in self.__dict__:
+            outputs = (outputs * self._target_spread + self._target_mean).astype(outputs.dtype)
         return outputs[0] if len(outputs) == 1 else outputs.T
 
     def _score(self, net: Sequential, X: Array, y: Array, weights: Array | None) -> float:
@@ -523,22 +631,28 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         with np.errstate(over="ignore"):
             return float(r2_score(y.T, prediction, sample_weight=weights))
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predictions for rows of X.
 
         Parameters
         ----------
         X : array (n_samples, n_features)
+        return_std : bool, default False
+            Return the standard deviation over the members of the ensemble, too.
 
         Returns
         -------
         array (n_samples,), or (n_samples, n_outputs)
-            In the dtype of the network.
+            In the dtype of the network. With `return_std` a pair of such arrays.
         """
         columns = self._columns_of(X)
-        return self._predicted(self.network_, columns)
+        if len(self.networks_) == 1 and not return_std:
+            return self._predicted(self.network_, columns)
+        members = [self._predicted(net, columns) for net in self.networks_]
+        mean = np.mean(members, axis=0)
+        return (mean, np.std(members, axis=0)) if return_std else mean
 
-    @available_if(lambda self: self.solver != "lbfgs")  # type: ignore[untyped-decorator]
+    @available_if(lambda self: self.solver != "lbfgs" and self.preset is None)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MLPRegressor":
         """Train for one more epoch.
 
@@ -565,7 +679,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
     ----------
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter,\
  shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction,\
- beta_1, beta_2, epsilon, n_iter_no_change, max_fun, dropout, dtype, n_threads
+ beta_1, beta_2, epsilon, n_iter_no_change, max_fun, dropout, dtype, n_threads, preset, width, n_ensembles
         As for `MLPRegressor`.
     class_weight : dict, "balanced" or None
         Weights of the classes, multiplied with those of the examples; "balanced": n_samples / (n_classes count).
@@ -612,7 +726,8 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         momentum: float = 0.9, nesterovs_momentum: bool = True, early_stopping: bool = False,
         validation_fraction: float = 0.1, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8,
         n_iter_no_change: Any = 10, max_fun: int = 15000, class_weight: Any = None, dropout: float = 0.0,
-        dtype: Any = None, n_threads: int | None = None,
+        dtype: Any = None, n_threads: int | None = None, preset: str | None = None, width: int = 256,
+        n_ensembles: int = 1,
     ) -> None:  # fmt: skip
         _set_parameters(self, locals())
 
@@ -655,6 +770,15 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
     def _n_outputs(self, targets: Array) -> int:
         return len(self.classes_) if targets.ndim == 1 else int(targets.shape[1])
 
+    def _tabular_targets(self, y: Array) -> Array:
+        """Class numbers."""
+        check_classification_targets(y)
+        if type_of_target(y).startswith("multilabel"):
+            raise ValueError("y: expected one class for each example with preset='tabular', got several labels")
+        y = column_or_1d(y, warn=True)
+        self._multilabel, self.classes_ = False, np.unique(y)
+        return np.searchsorted(self.classes_, y)
+
     def _strata(self, targets: Array) -> Any:
         return None if self._multilabel else targets
 
@@ -681,6 +805,8 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         array (n_samples,), or 0 and 1 (n_samples, n_outputs) if there are several labels
         """
         columns = self._columns_of(X)
+        if len(self.networks_) > 1:
+            return self.classes_[self._probabilities(columns).argmax(axis=0)]
         numbers = self._predicted(self.network_, columns)
         if self._multilabel:
             return numbers if numbers.ndim == 2 else numbers[:, np.newaxis]
@@ -698,11 +824,16 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         array (n_samples, n_classes)
             In the order of ``classes_``; in the dtype of the network.
         """
-        columns = self._columns_of(X)
-        probabilities = self.network_.probabilities(columns)
+        probabilities = self._probabilities(self._columns_of(X))
         if len(probabilities) == 1:
             return np.stack([1 - probabilities[0], probabilities[0]], axis=1)
         return probabilities.T
+
+    def _probabilities(self, columns: Array) -> Array:
+        """Of each output, (n_outputs, n_samples): the mean over the networks."""
+        if len(self.networks_) == 1:
+            return self.network_.probabilities(columns)
+        return np.mean([net.probabilities(columns) for net in self.networks_], axis=0)
 
     def predict_log_proba(self, X: Any) -> Array:
         """The logarithms of `predict_proba`.
@@ -718,7 +849,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 
-    @available_if(lambda self: self.solver != "lbfgs")  # type: ignore[untyped-decorator]
+    @available_if(lambda self: self.solver != "lbfgs" and self.preset is None)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> "MLPClassifier":
         """Train for one more epoch.
 
@@ -747,5 +878,5 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
+        tags.classifier_tags.multi_label = self.preset is None
         return tags

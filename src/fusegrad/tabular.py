@@ -1,0 +1,268 @@
+"""The recipe for tables: RealMLP-TD-S of Holzmueller et al. (2024), which is good without tuning.
+
+What it is: columns of a data frame become numbers (`TableEncoder`), are scaled robustly and clipped smoothly
+(`RobustSmoothScaler`), and train a network of a scale layer and three hidden layers with Adam, rates that fall and rise
+by cosines of the logarithm of the step, and a factor on the rate for each kind of parameter; the epoch with the best
+validation score is kept (`Member`).
+
+Why the weights look as they do: the paper computes z = W x / sqrt(d) + b with W, b ~ N(0, 1). With V = W / sqrt(d),
+Adam makes the same steps if the rate of V is that of W divided by sqrt(d); so no kernel needs the division.
+
+What differs from the paper: a last batch that is smaller is not dropped, epsilon is 1e-8 for V and not for W, a missing
+number is the median of its column, and the classes are those of the whole table, held-out part included.
+
+Source: Holzmueller, D., Grinsztajn, L. and Steinwart, I. (2024). Better by default: strong pre-tuned MLPs and boosted
+trees on tabular data. NeurIPS. arXiv 2407.04491, table A.1 and appendix A.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+try:
+    from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        'fusegrad.sklearn needs scikit-learn 1.6 or later: pip install "fusegrad[sklearn]"'
+    ) from error
+
+from fusegrad._engine.validation import Array
+from fusegrad.history import History
+from fusegrad.layers import SELU, Linear, Mish, Scale
+from fusegrad.losses import MeanSquaredError, SoftmaxCrossEntropy
+from fusegrad.networks import Sequential
+from fusegrad.optimizers import Adam
+from fusegrad.schedules import CosineLogDecay
+
+EPOCHS = 256
+BATCH = 256
+RATES = {True: 0.04, False: 0.07}  # of classes, of numbers
+FOLDS = 5  # of which one is held out
+
+
+# ---- columns to numbers --------------------------------------------------------------------------------
+
+
+class RobustSmoothScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Scale by median and quartiles, and clip smoothly: outliers end below 3.
+
+    u = (x - median) / (q75 - q25); where the quartiles are equal, u = 2 (x - median) / (max - min), and 0 in a constant
+    column. Then u / sqrt(1 + (u / 3)^2).
+
+    Attributes
+    ----------
+    center_, scale_ : arrays (n_features,)
+        The medians, and the factors of x - median.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Notes
+    -----
+    NaN is passed on, and not counted. Computed by NumPy, in the calling thread.
+
+    References
+    ----------
+    Holzmueller, D. et al. (2024). Better by default. arXiv 2407.04491, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusegrad.sklearn import RobustSmoothScaler
+    >>> X = np.array([[0.0], [1.0], [2.0], [3.0], [1e6]])
+    >>> RobustSmoothScaler().fit_transform(X).round(2).ravel()
+    array([-0.95, -0.49,  0.  ,  0.49,  3.  ])
+    """
+
+    def fit(self, X: Any, y: Any = None) -> "RobustSmoothScaler":
+        """Compute medians and quartiles.
+
+        Parameters
+        ----------
+        X : array (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        X = validate_data(self, X, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan")
+        present = ~np.isnan(X).all(axis=0)
+        quantiles = np.zeros((5, X.shape[1]), X.dtype)
+        quantiles[:, present] = np.nanquantile(X[:, present], [0, 0.25, 0.5, 0.75, 1], axis=0)
+        least, low, self.center_, high, most = quantiles
+        self.scale_ = np.zeros_like(self.center_)
+        np.divide(2, most - least, out=self.scale_, where=most > least)
+        np.divide(1, high - low, out=self.scale_, where=high > low)
+        return self
+
+    def transform(self, X: Any) -> Array:
+        """Scale and clip.
+
+        Parameters
+        ----------
+        X : array (n_samples, n_features)
+
+        Returns
+        -------
+        array (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan")
+        u = (X - self.center_) * self.scale_
+        return u / np.sqrt(1 + (u / 3) ** 2)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class TableEncoder:
+    """Numbers of the columns of a table: numbers as they are, categories as columns of 0 and 1.
+
+    Two categories are one column of -1 and 1. A category that is missing or unknown is 0 in all its columns. Columns of
+    text, objects, bool and pandas' and polars' categories are categories; a number that is missing is NaN.
+
+    Attributes
+    ----------
+    categories : list of (dict or None)
+        Of each column: the categories and their numbers; None if it has numbers.
+    """
+
+    categories: list[dict[Any, int] | None]
+
+    def fit_transform(self, X: Any) -> Array:
+        """Find the categories of each column, and encode it."""
+        columns = columns_of(X)
+        self.categories = [
+            None if column.dtype.kind == "f" else {value: i for i, value in enumerate(_distinct(column))}
+            for _, column in columns
+        ]
+        return self._encode(columns)
+
+    def transform(self, X: Any) -> Array:
+        """Encode a table with the same columns."""
+        return self._encode(columns_of(X))
+
+    def _encode(self, columns: list[tuple[str, Array]]) -> Array:
+        parts = []
+        for (name, column), categories in zip(columns, self.categories, strict=True):
+            if categories is None:
+                if column.dtype.kind != "f":
+                    raise TypeError(f"X: expected numbers in {name}, as in the data of the fit, got {column[0]!r}")
+                parts.append(column[:, np.newaxis])
+                continue
+            codes = np.fromiter((categories.get(value, -1) for value in column), np.int64, len(column))[:, np.newaxis]
+            if len(categories) == 2:
+                parts.append(np.select([codes == 0, codes == 1], [-1.0, 1.0]))
+            else:
+                parts.append((codes == np.arange(len(categories))).astype("f8"))
+        return np.hstack(parts) if parts else np.empty((len(columns[0][1]) if columns else 0, 0))
+
+
+def columns_of(X: Any) -> list[tuple[str, Array]]:
+    """Name and values of each column of a data frame or a matrix: float64 for numbers, else objects."""
+    if hasattr(X, "columns"):
+        return [(f"column {name!r}", _column(f"column {name!r}", X[name])) for name in X.columns]
+    X = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
+    if X.dtype.kind in "iuf":
+        return [(f"column {j}", column) for j, column in enumerate(X.T.astype("f8"))]
+    return [(f"column {j}", _column(f"column {j}", column)) for j, column in enumerate(X.T)]
+
+
+def _column(name: str, values: Any) -> Array:
+    array = np.asarray(values)
+    kind = array.dtype.kind
+    if kind in "iuf":
+        return array.astype("f8")
+    if kind in "Mm":
+        raise TypeError(f"X: expected numbers or categories in {name}, got dates: take their year, month or difference")
+    if kind in "cV":
+        raise TypeError(f"X: expected numbers or categories in {name}, got {array.dtype}")
+    array = array.astype(object)
+    present = [value for value in array if not _is_missing(value)]
+    if all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in present):
+        return np.array([np.nan if _is_missing(value) else float(value) for value in array])
+    for value in present:
+        if not isinstance(value, (str, bytes, bool, np.bool_, int, float, np.number)):
+            raise TypeError(
+                f"X: expected numbers or categories in {name}: each value must be a string or a number, got {value!r}"
+            )
+    return array
+
+
+def _is_missing(value: Any) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ValueError):  # pandas' NA
+        return True
+
+
+def _distinct(column: Array) -> list[Any]:
+    return sorted(
+        {value for value in column if not _is_missing(value)}, key=lambda value: (str(type(value)), str(value))
+    )
+
+
+# ---- one trained network -------------------------------------------------------------------------------
+
+
+class Held(NamedTuple):
+    """Targets of the network for a part of the examples: columns, their targets, their weights."""
+
+    X: Array
+    y: Array
+    weights: Array | None
+
+
+def recipe_network(n_features: int, n_outputs: int, width: int, classes: bool, dtype: Any, rng: Any) -> Sequential:
+    """The network of the recipe with its initial weights."""
+    function = SELU if classes else Mish
+    hidden = [part for n in (n_features, width, width) for part in (Linear(n, width), function())]
+    loss = SoftmaxCrossEntropy(label_smoothing=0.1) if classes else MeanSquaredError()
+    net = Sequential(Scale(n_features), *hidden, Linear(width, n_outputs), loss=loss, dtype=dtype, rng=rng)
+    for layer in net.dense_layers:
+        weights, bias = net.parameters[layer.weight : layer.end], layer.bias
+        weights[:] = rng.standard_normal(weights.size)
+        net.parameters[layer.weight : bias] /= np.sqrt(layer.n_in)
+    weights[:] = 0.0  # of the last layer
+    return net
+
+
+def train_member(
+    net: Sequential, train: Held, held: Held, *, rng: Any, n_threads: int | None, verbose: Any
+) -> History:  # fmt: skip
+    """Train the network of the recipe, and return to its best epoch on the held-out part."""
+    classes = isinstance(net.loss_function, SoftmaxCrossEntropy)
+    lr, m = RATES[classes], train.X.shape[1]
+    size = min(BATCH, m)
+    factors = {"s1": 6.0, "b": 0.1}
+    factors |= {f"W{i}": 1 / np.sqrt(layer.n_in) for i, layer in enumerate(net.dense_layers, start=1)}
+    best = _BestEpoch(held if classes else None)
+    history = net.fit(
+        train.X, train.y, optimizer=Adam(lr, betas=(0.9, 0.95), learning_rate_factors=factors), epochs=EPOCHS,
+        batch_size=size, rng=rng, schedule=CosineLogDecay(lr, EPOCHS * -(-m // size)), sample_weight=train.weights,
+        validation_data=tuple(part for part in held if part is not None), callbacks=[best], n_threads=n_threads,
+        verbose=2 if verbose else 0,
+    )  # fmt: skip
+    net.parameters = best.parameters
+    return history
+
+
+class _BestEpoch:
+    """A callback: keeps the parameters with the least classification error (the last of equals), or validation loss."""
+
+    def __init__(self, held: Held | None) -> None:
+        self.held = held
+        self.least = np.inf
+        self.parameters: Array | None = None
+
+    def __call__(self, net: Sequential, history: History) -> None:
+        if self.held is None:
+            error = history.validation_loss[-1]
+        else:
+            error = float(np.average(net.classes(self.held.X) != self.held.y, weights=self.held.weights))
+        if error <= self.least:
+            self.least, self.parameters = error, net.parameters.copy()
