@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fusegrad as fg
-from fusegrad.sklearn import MLPClassifier, MLPRegressor, RobustSmoothScaler
+from fusegrad.sklearn import MLPClassifier, MLPRegressor, RobustSmoothScaler, load
 from fusegrad.tabular import RATES, TableEncoder, recipe_network
 
 pytestmark = [
@@ -518,7 +518,7 @@ REASONS = {
     "check_sample_weight_equivalence_on_dense_data": HELD_OUT,
     "check_sample_weight_equivalence_on_sparse_data": HELD_OUT,
     "check_regressors_train": "the check sets alpha, which the recipe refuses",
-    "check_class_weight_classifiers": "the check sets max_iter, which the recipe refuses",
+    "check_class_weight_classifiers": "the check sets n_iter_no_change, which the recipe refuses",
 }
 
 
@@ -610,7 +610,7 @@ def test_the_recipe_as_published():
         assert len(model.loss_curve_) == len(model.validation_loss_curve_) == model.n_iter_ == 256
         assert RATES[kind is MLPClassifier] == lr
     rng = np.random.default_rng(0)
-    fresh = recipe_network(10, 3, 64, True, np.dtype("f8"), rng)
+    fresh = recipe_network([10, 64, 64, 64, 3], True, np.dtype("f8"), rng)
     named = fresh.named_parameters()
     assert (named["s1"] == 1).all()
     assert (named["W4"] == 0).all()
@@ -631,6 +631,24 @@ def test_the_best_epoch_is_kept():
     assert (again.network_.parameters == model.network_.parameters).all()
 
 
+@BOTH
+def test_callbacks(estimator):
+    X, y = iris()
+    seen = []
+
+    def stop_after_five(net, history):
+        seen.append(history.loss[-1])
+        return history.epochs == 5
+
+    model = estimator(random_state=0).fit(X, y, callbacks=[stop_after_five])
+    assert model.n_iter_ == len(seen) == len(model.loss_curve_) == 5
+    model = estimator(preset="tabular", hidden_layer_sizes=(8, 4), max_iter=30, n_ensembles=3, random_state=0)
+    model.fit(X, y, callbacks=[stop_after_five])
+    assert (model.n_iter_, len(model.networks_)) == (5, 1)
+    assert [layer.n_out for layer in model.network_.dense_layers[:2]] == [8, 4]
+    assert model.set_params(n_ensembles=1).fit(X, y).n_iter_ == 30
+
+
 def test_ensembles():
     frame, y = cars()
     model = MLPRegressor(preset="tabular", width=16, n_ensembles=7, random_state=0).fit(frame, y)
@@ -649,7 +667,7 @@ def test_ensembles():
 
 def test_what_the_recipe_refuses():
     frame, y = cars()
-    for name, value in (("hidden_layer_sizes", (5,)), ("alpha", 0.1), ("max_iter", 10), ("early_stopping", True)):
+    for name, value in (("solver", "sgd"), ("alpha", 0.1), ("tol", 0.1), ("early_stopping", True)):
         with pytest.raises(ValueError, match=rf"^{name}: expected its default with preset='tabular'"):
             MLPRegressor(preset="tabular", **{name: value}).fit(frame, y)
     for name, value in (("preset", "best"), ("width", 0), ("n_ensembles", 0)):
@@ -660,3 +678,53 @@ def test_what_the_recipe_refuses():
     assert not hasattr(MLPRegressor(preset="tabular"), "partial_fit")
     with pytest.raises(ValueError, match="y: expected one class"):
         MLPClassifier(preset="tabular").fit(frame, np.eye(300, 2, dtype=int))
+
+
+CASES_TO_SAVE = {
+    "recipe": (MLPRegressor(preset="tabular", width=8, random_state=0), cars),
+    "recipe, classes": (MLPClassifier(preset="tabular", width=8, random_state=0), lambda: (cars()[0], cars()[1] > 0)),
+    "recipe, texts": (
+        MLPClassifier(preset="tabular", width=8, random_state=0),
+        lambda: (cars()[0].to_numpy(), np.where(cars()[1] > 0, "high", "low")),
+    ),
+    "plain": (MLPRegressor(max_iter=3, random_state=0), iris),
+    "poisson": (MLPRegressor(loss="poisson", max_iter=3, random_state=0), iris),
+    "three classes": (MLPClassifier(max_iter=3, random_state=0), iris),
+    "labels": (MLPClassifier(max_iter=3, random_state=0), lambda: (iris()[0], np.eye(3, dtype=int)[iris()[1]])),
+}
+
+
+@pytest.mark.parametrize("case", CASES_TO_SAVE)
+def test_models_are_saved_with_their_columns(case, tmp_path):
+    model, data = CASES_TO_SAVE[case]
+    X, y = data()
+    model = clone(model).fit(X, y)
+    model.save(tmp_path / "model.safetensors")
+    other = load(tmp_path / "model.safetensors")
+    assert type(other) is type(model)
+    assert (other.predict(X) == model.predict(X)).all()
+    assert other.predict(X).dtype == model.predict(X).dtype
+    assert (
+        getattr(other, "feature_names_in_", np.array(0)).tolist()
+        == getattr(model, "feature_names_in_", np.array(0)).tolist()
+    )
+    if isinstance(model, MLPClassifier):
+        assert (other.predict_proba(X) == model.predict_proba(X)).all()
+    with pytest.raises(ValueError, match="feature"):
+        other.predict(X.drop(columns="weight") if hasattr(X, "columns") else np.ones((2, 9)))
+
+
+def test_models_that_cannot_be_saved_or_loaded(tmp_path):
+    X, y = iris()
+    with pytest.raises(NotFittedError):
+        MLPRegressor().save(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="n_ensembles: expected one network"):
+        MLPRegressor(preset="tabular", width=4, n_ensembles=2).fit(X, y).save(tmp_path / "model.safetensors")
+    fg.UnivariateRegression(rng=0).save(tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=r"no estimator of fusegrad\.sklearn saved it"):
+        load(tmp_path / "net.safetensors")
+    net = fg.Sequential(fg.Linear(2, 1), rng=0)
+    for text in ("", "[]", "{}", '{"kind": "MLPRegressor"}', '{"kind": "os.system"}', "[" * 10000):
+        net.save(tmp_path / "net.safetensors", metadata={"estimator": text})
+        with pytest.raises(ValueError, match="its description of an estimator"):
+            load(tmp_path / "net.safetensors")

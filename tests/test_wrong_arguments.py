@@ -68,6 +68,7 @@ RULE = {**LR, "clip_norm": (None, OPTIONAL | NUMBER), "learning_rate_factors": (
 W, A = np.ones((2, 3)), np.ones((2, 5))
 LAYER = {"weight": (W, NOTHING), "x": (X, NOTHING), "activation": ("relu", NOTHING)}
 FLAT = np.zeros(4)
+SAVE = {"path": ("x", PATH), "optimizer": (None, OPTIONAL), "rng": (None, OPTIONAL), "metadata": ({}, {"None"})}
 AXES = {"ax": (None, OPTIONAL)}
 
 
@@ -92,6 +93,7 @@ CALLS = {
     "set_num_threads": (None, {"n": (None, OPTIONAL)}),
     "load": (None, {"path": ("", PATH)}),
     "load_checkpoint": (None, {"path": ("", PATH)}),
+    "load_metadata": (None, {"path": ("", PATH)}),
     "UnivariateRegression": (None, NETWORK),
     "MultivariateRegression": (None, {"n_features": (2, NOTHING), **NETWORK}),
     "TwoLayerLinear": (None, {"n_features": (2, NOTHING), "n_hidden": (2, NOTHING), **NETWORK}),
@@ -107,7 +109,7 @@ CALLS = {
     "Predictor.classes": (lambda: classifier().freeze(), {"X": (X, NOTHING)}),
     "Predictor.unflatten": (predictor, {"flat": (FLAT, NOTHING)}),
     "Predictor.load_state_dict": (predictor, {"state_dict": ({}, NOTHING)}),
-    "Predictor.save": (predictor, {"path": ("x", PATH), "optimizer": (None, OPTIONAL), "rng": (None, OPTIONAL)}),
+    "Predictor.save": (predictor, SAVE),
     "Sequential": (
         None,
         {
@@ -125,7 +127,7 @@ CALLS = {
     "Sequential.classes": (classifier, {"X": (X, NOTHING)}),
     "Sequential.unflatten": (network, {"flat": (FLAT, NOTHING)}),
     "Sequential.load_state_dict": (network, {"state_dict": ({}, NOTHING)}),
-    "Sequential.save": (network, {"path": ("x", PATH), "optimizer": (None, OPTIONAL), "rng": (None, OPTIONAL)}),
+    "Sequential.save": (network, SAVE),
     "Sequential.plan": (
         network,
         {"n_examples": (5, NOTHING), "n_threads": (1, OPTIONAL), "epochs": (1, OPTIONAL)},

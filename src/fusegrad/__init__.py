@@ -13,7 +13,7 @@ from fusegrad import circuits, datasets, kernels, losses, plots, reference, seco
 from fusegrad._engine.config import show_config
 from fusegrad._engine.threads import get_num_threads, set_num_threads
 from fusegrad.callbacks import Checkpoint, EarlyStopping, LogCSV, ReduceOnPlateau
-from fusegrad.checkpoints import LoadedCheckpoint, load, load_checkpoint
+from fusegrad.checkpoints import LoadedCheckpoint, load, load_checkpoint, load_metadata
 from fusegrad.course import (
     LogisticRegression,
     MultivariateRegression,
@@ -93,6 +93,7 @@ __all__ = [
     "kernels",
     "load",
     "load_checkpoint",
+    "load_metadata",
     "losses",
     "plots",
     "random_search",

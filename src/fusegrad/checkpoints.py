@@ -145,6 +145,35 @@ def load_checkpoint(path: str | PathLike[str]) -> LoadedCheckpoint:
     return LoadedCheckpoint(net, optimizer, rng)
 
 
+def load_metadata(path: str | PathLike[str]) -> dict[str, str]:
+    """Read the metadata that were passed to `Sequential.save`.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    dict of str to str
+
+    Raises
+    ------
+    TypeError, OSError, ValueError
+        As `load`.
+
+    Examples
+    --------
+    >>> import fusegrad as fg, tempfile, pathlib
+    >>> net = fg.UnivariateRegression(rng=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     net.save(pathlib.Path(folder, "net.safetensors"), metadata={"unit": "miles per gallon"})
+    ...     fg.load_metadata(pathlib.Path(folder, "net.safetensors"))
+    {'unit': 'miles per gallon'}
+    """
+    _, metadata = files.load(path)
+    return {name: text for name, text in metadata.items() if name not in files.OWN_METADATA}
+
+
 def _build_seed(description: str) -> int:
     seed = as_count(int(description), "dropout_seed", least=0)
     if seed >= 1 << 64:

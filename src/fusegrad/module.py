@@ -223,7 +223,14 @@ class Module:
             parts.append(array.ravel())
         self.parameters = np.concatenate(parts)
 
-    def save(self, path: str | PathLike[str], *, optimizer: Any = None, rng: Any = None) -> None:
+    def save(
+        self,
+        path: str | PathLike[str],
+        *,
+        optimizer: Any = None,
+        rng: Any = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         """Write the network to a file, completely or not at all; with the optimizer and rng, a checkpoint of a fit.
 
         The format is safetensors: the arrays of `state_dict`, which any reader of that format can load, and also
@@ -239,12 +246,15 @@ class Module:
             Its hyperparameters, its number of steps and its state are also written.
         rng : numpy.random.Generator, optional
             The generator of the shuffling; its state is also written.
+        metadata : dict of str to str, optional
+            What else to write, such as how data were scaled; `fusegrad.load_metadata` reads it. Its names must not be
+            those of what is written anyhow.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument is not a path, such an optimizer or such a generator; if the path is a FIFO, a socket or a
-            device; if there are so many layers (thousands) that their description would exceed 1 MiB.
+            If an argument is not a path, such an optimizer, such a generator or such a dict; if the path is a FIFO, a
+            socket or a device; if the layers (thousands) and the metadata would take more than 1 MiB.
         OSError
             If the file cannot be written, or an existing file is not writable, such as a read-only one, which is kept.
         RuntimeError
@@ -260,6 +270,7 @@ class Module:
         to 100 ms for that. If epochs take longer, set a flag in the handler, and save in a callback.
         """
         self._engine.lock.check_save(optimizer is not None or rng is not None)
+        others = files.check_metadata(metadata)
         arrays, metadata = self.state_dict(), {"layers": describe_layers(self.layers), "dtype": self.dtype.name}
         if self.loss_function != MeanSquaredError():
             metadata["loss"] = describe_loss(self.loss_function)
@@ -276,7 +287,7 @@ class Module:
                 arrays["optimizer.learning_rate_factors"] = optimizer.learning_rate_factors
         if rng is not None:
             metadata["rng"] = files.describe_generator(rng)
-        files.save(path, arrays, metadata)
+        files.save(path, arrays, metadata | others)
 
     def plan(self, n_examples: int, n_threads: int | None = None, epochs: int | None = None) -> Plan:
         """The plan of a step over n_examples; print it to see what was chosen.

@@ -10,8 +10,11 @@ What differs from its estimators:
 - Sparse matrices are made dense.
 """
 
+import inspect
 import itertools
+import json
 import warnings
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -32,7 +35,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 from fusegrad import losses
+from fusegrad._engine.files import parse_json
 from fusegrad._engine.validation import Array, as_count, as_dtype, as_flag, as_number
+from fusegrad.checkpoints import load as load_network
+from fusegrad.checkpoints import load_metadata
 from fusegrad.history import History
 from fusegrad.layers import BY_NAME, Dropout, Layer, Linear
 from fusegrad.losses import as_loss
@@ -40,12 +46,15 @@ from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adam, Optimizer
 from fusegrad.tabular import EPOCHS, FOLDS, Held, RobustSmoothScaler, TableEncoder, recipe_network, train_member
 
-__all__ = ["MLPClassifier", "MLPRegressor", "RobustSmoothScaler"]
+__all__ = ["MLPClassifier", "MLPRegressor", "RobustSmoothScaler", "load"]
 
 SOLVERS = "adam", "sgd", "lbfgs"
 RATES = "constant", "invscaling", "adaptive"
 #: What may be set beside `preset`.
-PRESET_PARAMETERS = {"preset", "width", "n_ensembles", "random_state", "verbose", "dtype", "n_threads", "class_weight"}
+PRESET_PARAMETERS = {
+    "preset", "width", "n_ensembles", "hidden_layer_sizes", "max_iter", "random_state", "verbose", "dtype", "n_threads",
+    "class_weight",
+}  # fmt: skip
 LEAST_RATE = 1e-6  # at which learning_rate="adaptive" ends
 
 
@@ -115,7 +124,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, callbacks: Iterable[Any] = ()) -> Any:
         """Train on X and y.
 
         Parameters
@@ -125,16 +134,18 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             may have categories and missing values.
         y : array (n_samples,) or (n_samples, n_outputs)
         sample_weight : array (n_samples,), optional
+        callbacks : iterable of callables
+            As for `fusegrad.Sequential.fit`; lbfgs calls none.
 
         Returns
         -------
         self
         """
         if self.preset is not None:
-            return self._fit_tabular(X, y, sample_weight)
-        return self._fit(X, y, sample_weight, incremental=False)
+            return self._fit_tabular(X, y, sample_weight, callbacks)
+        return self._fit(X, y, sample_weight, callbacks, incremental=False)
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
+    def _fit(self, X: Any, y: Any, sample_weight: Any, callbacks: Iterable[Any], incremental: bool) -> Any:
         self._check()
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
@@ -147,7 +158,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if self.solver == "lbfgs":
             self._fit_lbfgs(X, targets, weights)
         else:
-            self._fit_stochastic(X, targets, weights, incremental)
+            self._fit_stochastic(X, targets, weights, callbacks, incremental)
         return self
 
     def _validated(self, X: Any, y: Any, first: bool, incremental: bool) -> tuple[Array, Array]:
@@ -196,7 +207,9 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         mean = 1.0 if weights is None else float(weights.mean())
         self.network_.l2 = self._objective().scale * self.alpha / (n * mean)
 
-    def _fit_stochastic(self, X: Array, targets: Array, weights: Array | None, incremental: bool) -> None:
+    def _fit_stochastic(
+        self, X: Array, targets: Array, weights: Array | None, callbacks: Iterable[Any], incremental: bool
+    ) -> None:
         objective = self._objective()
         validation = None
         if self.early_stopping:
@@ -215,7 +228,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             history = self.network_.fit(
                 X.T, _columns(targets), optimizer=self._optimizer, epochs=1 if incremental else self.max_iter,
                 batch_size=size, shuffle=self.shuffle, rng=self._rng, sample_weight=weights,
-                validation_data=validation, callbacks=[monitor], on_divergence="stop", n_threads=self.n_threads,
+                validation_data=validation, callbacks=[monitor, *callbacks], on_divergence="stop",
+                n_threads=self.n_threads,
             )  # fmt: skip
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
@@ -227,7 +241,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                     f" be preprocessed. ({history.divergence})"
                 )
             self.validation_scores_.append(np.nan)  # type: ignore[union-attr]
-        elif history is not None and not monitor.stopped and not incremental:
+        elif history is not None and not history.stopped and not incremental:
             warnings.warn(
                 f"The {'score' if self.early_stopping else 'loss'} still improved after max_iter={self.max_iter} "
                 f"epochs: raise max_iter or learning_rate_init, or standardise the features",
@@ -285,7 +299,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """By what scikit-learn divides a loss that is summed over the outputs."""
         return 1.0
 
-    def _fit_tabular(self, X: Any, y: Any, sample_weight: Any) -> Any:
+    def _fit_tabular(self, X: Any, y: Any, sample_weight: Any, callbacks: Iterable[Any]) -> Any:
         """The recipe of tabular.py: each member of the ensemble holds out another fifth."""
         self._check_preset()
         X, y = self._table(X, y)
@@ -308,7 +322,10 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=4)
         self._rng = np.random.default_rng(seeds)
         self.n_outputs_ = len(self.classes_) if targets.ndim == 1 else len(targets)
-        self.networks_, curves = [], []
+        self.networks_, histories = [], []
+        hidden = [self.width] * 3 if self._is_default("hidden_layer_sizes") else self._hidden()
+        epochs = EPOCHS if self._is_default("max_iter") else as_count(self.max_iter, "max_iter")
+        callbacks = [*callbacks, _print_epoch] if self.verbose else list(callbacks)
         for i in range(self.n_ensembles):
             if i % FOLDS == 0:
                 folds = np.array_split(self._rng.permutation(m), min(FOLDS, m))
@@ -318,12 +335,18 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 Held(columns[:, part], targets[..., part], None if weights is None else weights[part])
                 for part in (train, held)
             )
-            net = recipe_network(len(columns), self.n_outputs_, self.width, is_classifier(self), dtype, self._rng)
-            curves.append(train_member(net, *parts, rng=self._rng, n_threads=self.n_threads, verbose=self.verbose))
+            sizes = [len(columns), *hidden, self.n_outputs_]
+            net = recipe_network(sizes, is_classifier(self), dtype, self._rng)
             self.networks_.append(net)
-        self.n_iter_, self.t_ = EPOCHS, EPOCHS * len(train) * self.n_ensembles
-        self.loss_curve_, self.validation_loss_curve_ = curves[0].loss, curves[0].validation_loss
+            histories.append(
+                train_member(net, *parts, epochs=epochs, rng=self._rng, n_threads=self.n_threads, callbacks=callbacks)
+            )
+            if histories[-1].stopped:
+                break
+        self.loss_curve_, self.validation_loss_curve_ = histories[0].loss, histories[0].validation_loss
         self.loss_, self.best_loss_ = self.loss_curve_[-1], min(self.loss_curve_)
+        self.n_iter_ = histories[-1].epochs
+        self.t_ = len(train) * sum(history.epochs for history in histories)
         self.n_layers_ = len(net.dense_layers) + 1
         self.out_activation_ = "softmax" if is_classifier(self) else "identity"
         return self
@@ -334,10 +357,12 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise ValueError(f"preset: expected None or 'tabular', got {self.preset!r}")
         as_count(self.width, "width")
         as_count(self.n_ensembles, "n_ensembles")
-        defaults = type(self)().get_params()
-        for name in defaults.keys() - PRESET_PARAMETERS:
-            if not np.array_equal(getattr(self, name), defaults[name]):
+        for name in self.get_params().keys() - PRESET_PARAMETERS:
+            if not self._is_default(name):
                 raise ValueError(f"{name}: expected its default with preset='tabular', got {getattr(self, name)!r}")
+
+    def _is_default(self, name: str) -> bool:
+        return bool(np.array_equal(getattr(self, name), inspect.signature(type(self)).parameters[name].default))
 
     def _table(self, X: Any, *y: Any) -> Any:
         """A data frame as it is, anything else as a matrix of any dtype; with y it is that of a fit."""
@@ -375,6 +400,71 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=self.network_.dtype, reset=False)
         return _dense(X).T
 
+    # ---- files ------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Any) -> None:
+        """Write what a prediction needs to a file: the network, and how columns become its inputs.
+
+        Parameters
+        ----------
+        path : str or path-like
+            `load` reads it; `fusegrad.load` reads the network alone.
+
+        Raises
+        ------
+        ValueError
+            If there are several networks, or a category is bytes.
+        OSError
+            If the file cannot be written.
+        """
+        check_is_fitted(self)
+        if len(self.networks_) > 1:
+            raise ValueError(f"n_ensembles: expected one network to save, got {len(self.networks_)}: pickle the model")
+        description: dict[str, Any] = {
+            "kind": type(self).__name__,
+            "names": _plain(getattr(self, "feature_names_in_", None)),
+            "n_features": self.n_features_in_,
+            "out_activation": self.out_activation_,
+            "preset": self.preset,
+        }
+        if is_classifier(self):
+            description |= {"classes": _plain(self.classes_), "multilabel": bool(self._multilabel)}
+        if self.preset is not None:
+            description["categories"] = [
+                None if found is None else _plain(list(found)) for found in self._encoder.categories
+            ]
+            description |= {"center": _plain(self._scaler.center_), "scale": _plain(self._scaler.scale_)}
+            if not is_classifier(self):
+                description |= {"mean": _plain(self._target_mean), "spread": _plain(self._target_spread)}
+        try:
+            text = json.dumps(description)
+        except TypeError as error:
+            raise ValueError(f"X: expected categories that are texts or numbers, to be saved ({error})") from None
+        self.network_.save(path, metadata={"estimator": text})
+
+    def _restore(self, network: Sequential, description: dict[str, Any]) -> None:
+        """What `save` wrote."""
+        self.networks_, self.n_outputs_ = [network], network.n_outputs
+        self.n_layers_, self.out_activation_ = len(network.dense_layers) + 1, str(description["out_activation"])
+        self.n_features_in_ = int(description["n_features"])
+        if description["names"] is not None:
+            self.feature_names_in_ = np.array(description["names"], dtype=object)
+        if is_classifier(self):
+            self.classes_, self._multilabel = np.array(description["classes"]), bool(description["multilabel"])
+        if self.preset is not None:
+            self._encoder, self._scaler = TableEncoder(), RobustSmoothScaler()
+            self._encoder.categories = [
+                None if found is None else {value: i for i, value in enumerate(found)}
+                for found in description["categories"]
+            ]
+            self._scaler.center_, self._scaler.scale_ = np.array(description["center"]), np.array(description["scale"])
+            self._scaler.n_features_in_ = len(self._scaler.center_)
+            if not is_classifier(self):
+                self._target_mean, self._target_spread = np.array(description["mean"]), np.array(description["spread"])
+        expected = self.n_features_in_ if self.preset is None else self._scaler.n_features_in_
+        if network.n_features != expected:
+            raise ValueError(f"{expected} features")
+
     # ---- attributes -------------------------------------------------------------------------------------------------
 
     @property
@@ -410,7 +500,6 @@ class _Monitor:
 
     def __init__(self, estimator: Any, n_samples: int, scale: float, validation: Any) -> None:
         self.estimator, self.n_samples, self.scale, self.validation = estimator, n_samples, scale, validation
-        self.stopped = False
         self.best: Array | None = None  # the parameters with the best validation score
 
     def __call__(self, net: Sequential, history: History) -> bool:
@@ -435,7 +524,6 @@ class _Monitor:
         if e.verbose:
             what = "Validation score" if e.early_stopping else "Training loss"
             print(f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} epochs. Stopping.")
-        self.stopped = True
         return True
 
     def _improved(self, net: Sequential, history: History) -> bool:
@@ -454,6 +542,61 @@ class _Monitor:
         if score > e.best_validation_score_:
             e.best_validation_score_, self.best = score, net.parameters.copy()
         return improved
+
+
+def load(path: Any) -> "MLPRegressor | MLPClassifier":
+    """Read an estimator that its `save` wrote: it predicts, and has the parameters `preset` and defaults.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    MLPRegressor or MLPClassifier
+
+    Raises
+    ------
+    TypeError, OSError, ValueError
+        As `fusegrad.load`; ValueError also if no estimator saved the file.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from fusegrad.sklearn import MLPRegressor, load
+    >>> X = np.random.default_rng(0).normal(size=(100, 3))
+    >>> model = MLPRegressor(preset="tabular", width=8, random_state=0).fit(X, X[:, 0])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(pathlib.Path(folder, "model.safetensors"))
+    ...     same = load(pathlib.Path(folder, "model.safetensors"))
+    >>> bool((same.predict(X) == model.predict(X)).all())
+    True
+    """
+    network, text = load_network(path), load_metadata(path).get("estimator")
+    if text is None:
+        raise ValueError(f"{path}: no estimator of fusegrad.sklearn saved it")
+    try:
+        description = parse_json(text)
+        kind = {"MLPRegressor": MLPRegressor, "MLPClassifier": MLPClassifier}[description["kind"]]
+        model: MLPRegressor | MLPClassifier = kind(preset=description["preset"])
+        model._restore(network, description)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: its description of an estimator is not one that save wrote: {error!r:.100}"
+        ) from None
+    return model
+
+
+def _plain(values: Any) -> Any:
+    """Python's own numbers, texts and lists, for JSON."""
+    if isinstance(values, np.ndarray):
+        return values.tolist()
+    return [value.item() if isinstance(value, np.generic) else value for value in values] if values else values
+
+
+def _print_epoch(net: Sequential, history: History) -> None:
+    print(f"Iteration {history.epochs}, loss = {history.loss[-1]:.8f}")
 
 
 def _set_parameters(estimator: Any, given: dict[str, Any]) -> None:
@@ -526,8 +669,8 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
     preset : {None, "tabular"}
         "tabular": a recipe that is good without tuning (RealMLP-TD-S): data frames with categories and missing values
         go straight in, and are encoded and scaled; three hidden layers, 256 epochs in float32, the best epoch on a
-        fifth of the examples is kept. Other parameters than the next two, `random_state`, `verbose`, `dtype`,
-        `n_threads` and `class_weight` must have their defaults.
+        fifth of the examples is kept. `hidden_layer_sizes` and `max_iter` may be set; other parameters than these, the
+        next two, `random_state`, `verbose`, `dtype`, `n_threads` and `class_weight` must have their defaults.
     width : int, default 256
         Units of the hidden layers of the recipe; 64 takes an eighth of the time.
     n_ensembles : int, default 1
@@ -666,7 +809,7 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         -------
         self
         """
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(X, y, sample_weight, (), incremental=True)
 
 
 class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
@@ -874,7 +1017,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
             raise ValueError(
                 f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {self.classes_!r}"
             )
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(X, y, sample_weight, (), incremental=True)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

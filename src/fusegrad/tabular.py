@@ -15,6 +15,8 @@ Source: Holzmueller, D., Grinsztajn, L. and Steinwart, I. (2024). Better by defa
 trees on tabular data. NeurIPS. arXiv 2407.04491, table A.1 and appendix A.
 """
 
+import itertools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -217,12 +219,13 @@ class Held(NamedTuple):
     weights: Array | None
 
 
-def recipe_network(n_features: int, n_outputs: int, width: int, classes: bool, dtype: Any, rng: Any) -> Sequential:
-    """The network of the recipe with its initial weights."""
+def recipe_network(sizes: list[int], classes: bool, dtype: Any, rng: Any) -> Sequential:
+    """The network of the recipe with its initial weights; sizes from the features to the outputs."""
     function = SELU if classes else Mish
-    hidden = [part for n in (n_features, width, width) for part in (Linear(n, width), function())]
+    *hidden, last = [Linear(n, k) for n, k in itertools.pairwise(sizes)]
+    layers = [part for linear in hidden for part in (linear, function())]
     loss = SoftmaxCrossEntropy(label_smoothing=0.1) if classes else MeanSquaredError()
-    net = Sequential(Scale(n_features), *hidden, Linear(width, n_outputs), loss=loss, dtype=dtype, rng=rng)
+    net = Sequential(Scale(sizes[0]), *layers, last, loss=loss, dtype=dtype, rng=rng)
     for layer in net.dense_layers:
         weights, bias = net.parameters[layer.weight : layer.end], layer.bias
         weights[:] = rng.standard_normal(weights.size)
@@ -232,23 +235,25 @@ def recipe_network(n_features: int, n_outputs: int, width: int, classes: bool, d
 
 
 def train_member(
-    net: Sequential, train: Held, held: Held, *, rng: Any, n_threads: int | None, verbose: Any
+    net: Sequential, train: Held, held: Held, *, epochs: int, rng: Any, n_threads: int | None, callbacks: Iterable[Any]
 ) -> History:  # fmt: skip
-    """Train the network of the recipe, and return to its best epoch on the held-out part."""
+    """Train the network of the recipe, and return to its best epoch on the held-out part, on Ctrl-C too."""
     classes = isinstance(net.loss_function, SoftmaxCrossEntropy)
     lr, m = RATES[classes], train.X.shape[1]
     size = min(BATCH, m)
     factors = {"s1": 6.0, "b": 0.1}
     factors |= {f"W{i}": 1 / np.sqrt(layer.n_in) for i, layer in enumerate(net.dense_layers, start=1)}
     best = _BestEpoch(held if classes else None)
-    history = net.fit(
-        train.X, train.y, optimizer=Adam(lr, betas=(0.9, 0.95), learning_rate_factors=factors), epochs=EPOCHS,
-        batch_size=size, rng=rng, schedule=CosineLogDecay(lr, EPOCHS * -(-m // size)), sample_weight=train.weights,
-        validation_data=tuple(part for part in held if part is not None), callbacks=[best], n_threads=n_threads,
-        verbose=2 if verbose else 0,
-    )  # fmt: skip
-    net.parameters = best.parameters
-    return history
+    try:
+        return net.fit(
+            train.X, train.y, optimizer=Adam(lr, betas=(0.9, 0.95), learning_rate_factors=factors), epochs=epochs,
+            batch_size=size, rng=rng, schedule=CosineLogDecay(lr, epochs * -(-m // size)), sample_weight=train.weights,
+            validation_data=tuple(part for part in held if part is not None), callbacks=[best, *callbacks],
+            n_threads=n_threads,
+        )  # fmt: skip
+    finally:
+        if best.parameters is not None:
+            net.parameters = best.parameters
 
 
 class _BestEpoch:

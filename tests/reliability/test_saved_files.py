@@ -1156,3 +1156,23 @@ def test_files_of_every_version_load():
         eps = np.finfo(net.dtype).eps  # sums of terms below 1, by kernels of other instruction sets
         np.testing.assert_allclose(net(expected["X"]), expected["prediction"], rtol=64 * eps, atol=8 * eps)
         tried("files of every format loaded")
+
+
+def test_metadata_of_the_user(tmp_path):
+    net, path = fg.TwoLayerSigmoid(3, 4, rng=0), tmp_path / "net.safetensors"
+    texts = {"scale": "[1.0, 2.0]", "with \u00fc and \n": "\U0001f600" * 3, "": ""}
+    net.save(path, metadata=texts, rng=np.random.default_rng(0))
+    assert fg.load_metadata(path) == texts
+    assert (fg.load(path).parameters == net.parameters).all()
+    net.save(path)
+    assert fg.load_metadata(path) == {}
+    for wrong, error, says in (
+        ({"layers": "x"}, ValueError, "metadata: expected names other than"),
+        ({"a": 1}, TypeError, "metadata: expected a dict of texts"),
+        ({1: "a"}, TypeError, "metadata: expected a dict of texts"),
+        ([("a", "b")], TypeError, "metadata: expected a dict of texts"),
+        ({"a": "x" * (1 << 20)}, ValueError, "metadata: expected a description of at most"),
+    ):
+        with pytest.raises(error, match=says):
+            net.save(path, metadata=wrong)
+    assert fg.load_metadata(path) == {}

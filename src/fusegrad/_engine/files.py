@@ -19,7 +19,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from math import prod
@@ -36,6 +36,8 @@ FORMAT = "fusegrad 1"
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 MOST_HEADER = 1 << 20
 MOST_DIGITS = 40  # of an integer in a header: the state of a generator has 128 bits
+#: Names of the metadata that fusegrad writes itself.
+OWN_METADATA = {"format", "sha256", "layers", "dtype", "loss", "l2", "dropout_seed", "optimizer", "rng"}
 NO_DIGEST = "0" * 64
 BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 ACL = "system.posix_acl_access"
@@ -129,6 +131,20 @@ def _check_regular(path: Path) -> None:
 # ---- writing -----------------------------------------------------------------------------------------
 
 
+def check_metadata(metadata: Any) -> dict[str, str]:
+    """The metadata that a user adds to a file."""
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata: expected a dict of texts, got {type(metadata).__name__}")
+    for name, text in metadata.items():
+        if not (isinstance(name, str) and isinstance(text, str)):
+            raise TypeError(f"metadata: expected a dict of texts, got {name!r}: {shortened(text)}")
+        if name in OWN_METADATA:
+            raise ValueError(f"metadata: expected names other than {', '.join(sorted(OWN_METADATA))}, got {name!r}")
+    return dict(metadata)
+
+
 def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str, str]) -> None:
     """Write a file completely or not at all, even if the process is killed or the power fails.
 
@@ -141,7 +157,8 @@ def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str
     data = b"".join(a.tobytes() for a in arrays.values())
     header = _header(arrays, metadata, _digest(_header(arrays, metadata, NO_DIGEST), data))
     if len(header) - 8 > MOST_HEADER:
-        raise ValueError(f"layers: expected a description of at most {MOST_HEADER} bytes, got {len(header) - 8}")
+        what = "metadata" if metadata.keys() - OWN_METADATA else "layers"
+        raise ValueError(f"{what}: expected a description of at most {MOST_HEADER} bytes, got {len(header) - 8}")
     try:
         _write(path, header + data)
     except OSError as error:
