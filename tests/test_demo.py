@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from fusegrad.__main__ import main
+from fusegrad.cli.main import main
 from fusegrad.lessons import LESSONS
 
 pytestmark = pytest.mark.once
@@ -87,7 +87,7 @@ def test_what_is_missing_is_said_first(capsys, monkeypatch, tmp_path):
         with pytest.raises(SystemExit):
             main(arguments)
         assert message in capsys.readouterr().err
-    monkeypatch.setattr("fusegrad.__main__.find_spec", lambda name: None)
+    monkeypatch.setattr("fusegrad.cli.main.find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         main(["demo"])
     assert 'needs matplotlib and tqdm: pip install "fusegrad[plots,progress]"' in capsys.readouterr().err

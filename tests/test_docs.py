@@ -10,7 +10,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import fusegrad as fg
-from fusegrad.__main__ import main
+from fusegrad.cli.main import main
 
 # Said by their class, or with another name's example.
 SHARED = {
@@ -81,16 +81,18 @@ def test_every_command_that_the_documents_name_is_there():
     named = {match for text in TEXTS for match in re.findall(r"`make ([\w-]+)", text.read_text())}
     assert named - targets == set()
     assert targets >= set(re.findall(r"^## make (\S+)", (ROOT / "Makefile").read_text(), re.M))
-    verbs = set(re.findall(r"`python -m fusegrad (\w+)", "".join(text.read_text() for text in TEXTS)))
+    verbs = set(re.findall(r"`(?:python -m )?fusegrad (\w+)[` ]", "".join(text.read_text() for text in TEXTS)))
     blocks = [block for text in TEXTS for block in re.findall(r"^```sh\n(.*?)^```", text.read_text(), re.M | re.S)]
     lines = [line.partition("#")[0].split() for block in blocks for line in block.splitlines()]
     for command, *words in filter(None, lines):
-        assert command in ("make", "python", "pip"), command
+        assert command in ("make", "python", "pip", "fusegrad"), command
         if command == "make":
             assert {word for word in words if "=" not in word} <= targets, words
         elif command == "python":
             assert words[:2] == ["-m", "fusegrad"], words
             verbs.add(words[2])
+        elif command == "fusegrad":
+            verbs.add(words[0])
     assert verbs
     for verb in sorted(verbs):
         with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""``python -m fusegrad bench``: one training step against the NumPy reference, in the same run."""
+"""``fusegrad bench``: one training step against the NumPy reference, in the same run."""
 
 import numpy as np
 

@@ -1,0 +1,223 @@
+"""``fusegrad train``: read, split, train, test, save, report."""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
+from sklearn.model_selection import train_test_split
+
+from fusegrad.cli import InputError, tables
+from fusegrad.history import History
+from fusegrad.sklearn import MLPClassifier, MLPRegressor
+
+MOST_CLASSES = 10  # of whole numbers that are taken for classes
+MOST_TEXTS = 50  # a column of text with more of them, and more than a tenth of its rows, is taken for names
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Train a model. After Ctrl-C the best epoch is tested and saved, and the exit code is 130."""
+    quiet = chosen.quiet or chosen.json
+    for path in (chosen.out, chosen.report):
+        tables.check_folder(path)
+    if chosen.report is not None:
+        from fusegrad.cli import report  # its matplotlib may be missing
+    table = tables.read(chosen.table)
+    if chosen.target not in table.columns:
+        raise InputError(f"{chosen.table}: no column {chosen.target!r}; it has {', '.join(table.columns)}")
+    X, y, notes = _prepared(table, chosen.target)
+    classes = chosen.task == "classes" or (chosen.task == "auto" and _are_classes(y))
+    if not classes and not y.dtype.is_numeric():
+        raise InputError(f"{chosen.table}: {chosen.target!r} is not a column of numbers: --task classes")
+    for line in notes:
+        tables.note(line, quiet=quiet)
+    kind, options = (MLPClassifier if classes else MLPRegressor), {"preset": "tabular", "random_state": chosen.seed}
+    model = kind(**options, hidden_layer_sizes=chosen.network, max_iter=chosen.epochs, n_threads=chosen.threads)
+    X_train, X_test, y_train, y_test = _split(X, y, chosen.test, chosen.seed, classes)
+    task = f"{y.n_unique()} classes" if classes else "numbers"
+    tables.note(f"{chosen.target}: {task}; {len(y_train)} rows to train, {len(y_test)} to test", quiet=quiet)
+
+    progress = _Progress(chosen.epochs, show=not quiet and sys.stderr.isatty())
+    with _interrupts(progress):
+        try:
+            model.fit(X_train, y_train.to_numpy(), callbacks=[progress])
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{chosen.table}: {error}") from None
+    results = {
+        "target": chosen.target, "task": "classes" if classes else "numbers", "rows": len(y), "columns": X.columns,
+        "epochs": model.n_iter_, "seconds": round(progress.seconds, 3),
+        "parameters": model.network_.n_parameters, "interrupted": progress.stop,
+    }  # fmt: skip
+    if len(y_test):
+        results["test"] = _measures(model, X_test, y_test, y_train, classes)
+    if chosen.out is not None:
+        _save(model, chosen.out)
+    if chosen.report is not None:
+        report.write(chosen.report, model, X_test, y_test.to_numpy(), results, chosen.seed)
+    if chosen.json:
+        print(json.dumps(results))
+    else:
+        print(_text(results))
+        if not chosen.quiet:
+            columns = None if len(X.columns) == len(table.columns) - 1 else X.columns
+            print(f"\nThe same in Python:\n\n{python_lines(chosen, classes, y, columns)}")
+    return 130 if progress.stop else 0
+
+
+def _prepared(table: polars.DataFrame, target: str) -> tuple[polars.DataFrame, polars.Series, list[str]]:
+    """The columns to learn from, the target, and what was left out."""
+    notes = []
+    table, height = table.drop_nulls(target), table.height
+    if table[target].dtype.is_float():
+        table = table.filter(table[target].is_not_nan())
+    if table.height < height:
+        notes.append(f"{height - table.height} rows without {target} are left out")
+    if table.height < 10:
+        raise InputError(f"expected at least 10 rows with a {target}, got {table.height}")
+    dropped = []
+    for column in table.drop(target):
+        kind, n = column.dtype, column.n_unique()
+        if kind.is_temporal():
+            dropped.append((column.name, "dates"))
+        elif kind.is_nested() or kind == polars.Binary:
+            dropped.append((column.name, f"of type {kind}"))
+        elif not kind.is_numeric() and kind != polars.Boolean and n > max(MOST_TEXTS, table.height // 10):
+            dropped.append((column.name, f"{n} different texts"))
+        elif column.null_count() == table.height:
+            dropped.append((column.name, "empty"))
+    notes += [f"column {name!r} is left out: {why}" for name, why in dropped]
+    X = table.drop([target, *(name for name, _ in dropped)])
+    if not X.columns:
+        raise InputError("no column is left to learn from")
+    return X, table[target], notes
+
+
+def _are_classes(y: polars.Series) -> bool:
+    if not y.dtype.is_numeric():
+        return True
+    return bool(y.dtype.is_integer() and y.n_unique() <= MOST_CLASSES)
+
+
+def _split(X: Any, y: Any, share: float, seed: int, classes: bool) -> tuple[Any, Any, Any, Any]:
+    if share == 0:
+        return X, X[:0], y, y[:0]
+    try:
+        parts: tuple[Any, Any, Any, Any] = train_test_split(X, y, test_size=share, random_state=seed)
+    except ValueError as error:
+        raise InputError(f"--test: {error}") from None
+    if classes and parts[2].n_unique() < 2:
+        raise InputError("the target has one class")
+    return parts
+
+
+def _measures(model: Any, X: Any, y: polars.Series, y_train: polars.Series, classes: bool) -> dict[str, float]:
+    """How good it is on rows that it has not seen, beside the best constant."""
+    prediction, truth = model.predict(X), y.to_numpy()
+    if classes:
+        constant = y_train.mode()[0]
+        return {
+            "accuracy": float(accuracy_score(truth, prediction)),
+            "accuracy of the most frequent class": float((truth == constant).mean()),
+        }
+    return {
+        "r2": float(r2_score(truth, prediction)) if len(truth) > 1 else float("nan"),
+        "rmse": float(np.sqrt(np.mean((truth - prediction) ** 2))),
+        "mae": float(mean_absolute_error(truth, prediction)),
+        "rmse of the mean": float(np.sqrt(np.mean((truth - y_train.mean()) ** 2))),
+    }
+
+
+def _save(model: Any, path: Path) -> None:
+    try:
+        model.save(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _text(results: dict[str, Any]) -> str:
+    rows = {name: results[name] for name in ("target", "task", "rows", "epochs", "seconds", "parameters")}
+    rows |= {f"test: {name}": f"{value:.4g}" for name, value in results.get("test", {}).items()}
+    width = max(len(name) for name in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def python_lines(chosen: argparse.Namespace, classes: bool, y: polars.Series, columns: list[str] | None) -> str:
+    """What a user would write; it makes the same model, bit for bit. columns: those that are used, if not all are."""
+    kind = "MLPClassifier" if classes else "MLPRegressor"
+    path, target = str(chosen.table), chosen.target
+    parquet = tables.kind_of(chosen.table) == ".parquet"
+    read = f"pl.read_parquet({path!r})" if parquet else f"pl.read_csv({path!r}, infer_schema_length=None)"
+    drop = f".drop_nulls({target!r})" + (f".drop_nans({target!r})" if y.dtype.is_float() else "")
+    used = f"table.drop({target!r})" if columns is None else f"table[{columns!r}]"
+    lines = [
+        "import polars as pl",
+        "from sklearn.model_selection import train_test_split",
+        f"from fusegrad.sklearn import {kind}",
+        "",
+        f"table = {read}{drop}",
+        f"X, y = {used}, table[{target!r}]",
+    ]
+    if chosen.test:
+        split = f"test_size={chosen.test}, random_state={chosen.seed}"
+        lines.append(f"X, X_test, y, y_test = train_test_split(X, y, {split})")
+    options = (
+        f'preset="tabular", random_state={chosen.seed}, hidden_layer_sizes={chosen.network}, max_iter={chosen.epochs}'
+    )
+    lines += [f"model = {kind}({options})", "model.fit(X, y.to_numpy())"]
+    if chosen.test:
+        lines.append("print(model.score(X_test, y_test.to_numpy()))")
+    if chosen.out is not None:
+        lines.append(f"model.save({str(chosen.out)!r})")
+    return "\n".join(lines)
+
+
+class _Progress:
+    """A callback: a line with the losses and the time left, on a terminal; and the end after Ctrl-C."""
+
+    def __init__(self, epochs: int, show: bool) -> None:
+        self.epochs, self.show = epochs, show
+        self.start = self.shown = time.monotonic()
+        self.stop = False
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
+    def __call__(self, net: Any, history: History) -> bool:
+        n, now = history.epochs, time.monotonic()
+        if self.show and (now - self.shown > 0.1 or n == self.epochs):
+            self.shown = now
+            left = (now - self.start) / n * (self.epochs - n)
+            losses = f"loss {history.loss[-1]:.4g}, held out {history.validation_loss[-1]:.4g}"
+            end = "\n" if n == self.epochs or self.stop else ""
+            print(
+                f"\repoch {n}/{self.epochs}, {losses}, {left:.0f} s left \033[K", end=end, file=sys.stderr, flush=True
+            )
+        return self.stop
+
+
+@contextmanager
+def _interrupts(progress: _Progress) -> Iterator[None]:
+    """The first Ctrl-C ends the training after its epoch; the second one at once."""
+
+    def handler(*_: Any) -> None:
+        if progress.stop:
+            raise KeyboardInterrupt
+        progress.stop = True
+        print("\nCtrl-C: the best epoch so far is kept; once more to give up", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,194 @@
+"""The command as a user runs it: a process, files, signals, a browser."""
+
+import gzip
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fusegrad as fg
+from fusegrad.cli.main import main
+
+polars = pytest.importorskip("polars", reason="the cli extra")
+pytest.importorskip("sklearn", reason="the cli extra")
+pytestmark = pytest.mark.once
+COMMAND = [sys.executable, "-m", "fusegrad"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Standard output and standard error of the command in a folder with cars.csv."""
+    monkeypatch.chdir(tmp_path)
+    cars().write_csv("cars.csv")
+
+    def run(*arguments, code=0):
+        try:
+            found = main(list(map(str, arguments)))
+        except SystemExit as ended:  # argparse
+            found = ended.code
+        out, error = capsys.readouterr()
+        assert found == code, (found, out, error)
+        return out, error
+
+    return run
+
+
+def cars(n=300, seed=0):
+    rng = np.random.default_rng(seed)
+    weight, colour = rng.lognormal(size=n), rng.choice(["red", "green", "blue"], n)
+    price = np.log(weight) + 2.0 * (colour == "red") + 0.1 * rng.normal(size=n)
+    doors = [None if i % 17 == 0 else int(value) for i, value in enumerate(rng.integers(2, 6, n))]
+    return polars.DataFrame(
+        {
+            "weight": weight, "colour": colour, "doors": doors, "name": [f"car {i}" for i in range(n)],
+            "new": rng.random(n) < 0.5, "price": price, "kind": np.where(price > 0.5, "dear", "cheap"),
+        }
+    )  # fmt: skip
+
+
+TRAIN = ["train", "cars.csv", "--network", "16,16", "--epochs", "60"]
+
+
+def test_train_and_predict(run):
+    out, notes = run(*TRAIN, "--target", "price", "--out", "model.safetensors")
+    assert "column 'name' is left out: 300 different texts" in notes
+    assert "price: numbers; 240 rows to train, 60 to test" in notes
+    assert float(re.search(r"test: r2 +(\S+)", out)[1]) > 0.9
+    assert "\r" not in notes  # no progress in a pipe
+    cars(20, seed=1).drop("price").write_csv("new.csv")
+    assert run("predict", "model.safetensors", "new.csv", "--out", "predictions.csv") == ("", "")
+    found = polars.read_csv("predictions.csv")
+    assert found.columns == ["prediction"]
+    truth = cars(20, seed=1)["price"].to_numpy()
+    assert np.corrcoef(found["prediction"], truth)[0, 1] > 0.95
+    printed, _ = run("predict", "model.safetensors", "new.csv")
+    assert printed == Path("predictions.csv").read_text()
+    assert (fg.load("model.safetensors")).n_features == 1 + 3 + 1 + 1 + 1  # two numbers, three colours, new, kind
+
+
+def test_classes_and_other_formats(run):
+    table = cars()
+    table.drop("price").write_parquet("cars.parquet")
+    Path("cars.csv.gz").write_bytes(gzip.compress(table.drop("price").write_csv().encode()))
+    found = []
+    for name in ("cars.parquet", "cars.csv.gz"):
+        arguments = ["train", name, "--target", "kind", "--network", "16", "--epochs", "80", "--out", "m.safetensors"]
+        out, _ = run(*arguments, "--json")
+        found.append(json.loads(out))
+        assert found[-1]["test"]["accuracy"] > 0.85
+        assert found[-1]["task"] == "classes"
+        run("predict", "m.safetensors", name, "--out", "p.parquet")
+        predicted = polars.read_parquet("p.parquet")
+        assert predicted.columns == ["prediction", "probability cheap", "probability dear"]
+        assert (predicted["prediction"].to_numpy() == table["kind"].to_numpy()).mean() > 0.9
+    assert found[0]["test"] == found[1]["test"]
+
+
+def test_the_lines_of_python_do_the_same(run):
+    for target in ("price", "kind"):
+        out, _ = run(*TRAIN, "--target", target, "--out", "model.safetensors")
+        made = Path("model.safetensors").read_bytes()
+        Path("model.safetensors").unlink()
+        lines = out.partition("The same in Python:")[2]
+        subprocess.run([sys.executable, "-c", lines], check=True, capture_output=True)
+        assert Path("model.safetensors").read_bytes() == made
+
+
+def test_a_report_in_a_browser(run, tmp_path):
+    for target in ("price", "kind"):
+        run(*TRAIN, "--target", target, "--report", f"{target}.html")
+        text = Path(f"{target}.html").read_text(encoding="utf-8")
+        assert text.count("<img") == 3
+        assert not re.search(r'(src|href)="(?!data:)', text)  # nothing from elsewhere
+        browser = shutil.which("chromium") or shutil.which("google-chrome")
+        if browser is None:
+            pytest.skip("no Chromium to look at the page with")
+        shot = tmp_path / f"{target}.png"
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=900,1600", f"--screenshot={shot}"]
+        subprocess.run([browser, *options, Path(f"{target}.html").absolute().as_uri()], check=True, capture_output=True)
+        image = pytest.importorskip("PIL.Image").open(shot).convert("RGB")
+        colours = image.getcolors(image.width * image.height)
+        assert len(colours) > 100
+        inked = 1 - max(count for count, _ in colours) / (image.width * image.height)
+        assert inked > 0.05, "the page is nearly blank"
+
+
+def test_bad_input_is_one_line(run):
+    Path("empty.csv").write_text("a,b\n")
+    Path("broken.parquet").write_bytes(b"no parquet")
+    Path("few.csv").write_text("a,b\n1,2\n3,4\n")
+    fg.UnivariateRegression(rng=0).save("net.safetensors")
+    run(*TRAIN, "--target", "price", "--out", "model.safetensors")
+    cars(5).drop("weight").write_csv("other.csv")
+    cars(5).with_columns(weight=polars.lit("heavy")).write_csv("text.csv")
+    for arguments, says in (
+        (["train", "none.csv", "--target", "a"], "none.csv: no such file"),
+        (["train", "cars.txt", "--target", "a"], "cars.txt: expected a name that ends in .csv, .csv.gz, .parquet"),
+        (["train", "cars.csv", "--target", "prise"], "cars.csv: no column 'prise'; it has weight, colour, doors"),
+        (["train", "empty.csv", "--target", "a"], "empty.csv: it has no rows"),
+        (["train", "few.csv", "--target", "a"], "expected at least 10 rows with a a, got 2"),
+        (["train", "broken.parquet", "--target", "a"], "broken.parquet: not a table that polars can read"),
+        (["train", "cars.csv", "--target", "kind", "--task", "numbers"], "'kind' is not a column of numbers"),
+        (["train", "cars.csv", "--target", "price", "--out", "no/m.safetensors"], "no/m.safetensors: no folder"),
+        (["train", "cars.csv", "--target", "price", "--report", "no/r.html"], "no/r.html: no folder"),
+        (["predict", "none.safetensors", "cars.csv"], "none.safetensors"),
+        (["predict", "net.safetensors", "cars.csv"], "net.safetensors: no estimator of fusegrad.sklearn saved it"),
+        (["predict", "model.safetensors", "other.csv"], "other.csv: no column 'weight'"),
+        (["predict", "model.safetensors", "text.csv"], "text.csv: X: expected numbers in column 'weight'"),
+        (["predict", "model.safetensors", "cars.csv", "--out", "p.txt"], "p.txt: expected a name that ends in"),
+    ):
+        out, error = run(*arguments, code=1)
+        assert out == ""
+        assert error.startswith("fusegrad: "), error
+        assert error.count("\n") == 1, error
+        assert says in error, error
+
+
+def test_wrong_usage(run):
+    for arguments in ([], ["train", "cars.csv"], ["train", "cars.csv", "--target", "price", "--network", "0"],
+                      ["train", "cars.csv", "--target", "price", "--test", "1.5"], ["fly"]):  # fmt: skip
+        _, error = run(*arguments, code=2)
+        assert error.startswith("usage: fusegrad")
+    for verb in ("train", "predict"):
+        out, _ = run(verb, "--help")
+        assert "examples:" in out
+
+
+def test_ctrl_c_saves_the_best_epoch(run):
+    cars(3000).write_csv("cars.csv")
+    arguments = ["train", "cars.csv", "--target", "price", "--epochs", "100000", "--out", "model.safetensors"]
+    master, slave = pty.openpty()  # a terminal, on which there is progress
+    with subprocess.Popen([*COMMAND, *arguments], stderr=slave, stdout=subprocess.PIPE) as process:
+        os.close(slave)
+        seen = b""
+        while b" s left " not in seen:
+            seen += os.read(master, 4096)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out = process.stdout.read().decode()
+        assert process.wait(60) == 130
+    os.close(master)
+    assert re.search(rb"epoch \d+/100000, loss [\d.e-]+, held out [\d.e-]+, \d+ s left", seen)
+    assert "test: r2" in out
+    run("predict", "model.safetensors", "cars.csv", "--out", "p.csv")
+    table = polars.read_csv("p.csv")
+    assert np.corrcoef(table["prediction"], cars(3000)["price"])[0, 1] > 0.9
+
+
+def test_the_entry_point_and_the_other_verbs(run):
+    command = shutil.which("fusegrad", path=os.path.dirname(sys.executable))
+    assert command
+    assert subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout.startswith(
+        "fusegr"
+    )
+    out, _ = run("info")
+    assert "instruction set" in out or "x86_64" in out
