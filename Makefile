@@ -157,7 +157,7 @@ annotate: $(VENV)/linters
 ## make wheel            a wheel for other machines (manylinux), tried in an empty environment without a compiler
 wheel: $(VENV)/linters
 	rm -rf dist
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/repair_wheel.py dist build/wheel/*.whl
 	$(BIN)/python tests/try_wheel.py dist/*.whl
 
 clean:
