@@ -8,6 +8,7 @@ times and returns the seconds of one: of one step, where the task is training.
 import os
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -618,23 +619,25 @@ class OnnxRuntime(System):
 class ScikitLearn(System):
     """fit of MLPRegressor, whose loss is one half of ours, or of MLPClassifier: Adam."""
 
+    module = "sklearn.neural_network"
+    epochs = 30  # of a fit
+
     def _model(self, task: Training, epochs: int, shuffle: bool) -> tuple[Any, Any, Any]:
         import warnings
 
-        from sklearn.neural_network import MLPClassifier, MLPRegressor
-
+        estimators = import_module(self.module)
         warnings.simplefilter("ignore")  # that it has not converged
         X, y, weights = task.arrays()
         activation = {"sigmoid": "logistic"}.get(task.layers[0][2], task.layers[0][2])
-        model = (MLPClassifier if task.loss == "softmax" else MLPRegressor)(
+        model = (estimators.MLPClassifier if task.loss == "softmax" else estimators.MLPRegressor)(
             hidden_layer_sizes=[k for _, k, _ in task.layers[:-1]], activation=activation, solver="adam", alpha=0.0,
             batch_size=task.batch or task.m, learning_rate_init=LEARNING_RATE, shuffle=shuffle, max_iter=1, tol=0.0,
             n_iter_no_change=10**9, warm_start=True, random_state=0,
         )  # fmt: skip
         X, y = np.ascontiguousarray(X.T), np.ascontiguousarray(y.T)[:, 0]
         model.fit(X, y)  # makes its arrays, which then take our weights
-        model.coefs_ = [np.ascontiguousarray(W.T) for W, _ in weights]
-        model.intercepts_ = [b[:, 0].copy() for _, b in weights]
+        for coef, intercept, (W, b) in zip(model.coefs_, model.intercepts_, weights, strict=True):
+            coef[:], intercept[:] = W.T, b[:, 0]
         model.loss_curve_ = []
         model.max_iter = epochs
         return model, X, y
@@ -642,6 +645,7 @@ class ScikitLearn(System):
     def losses(self, task: Training) -> list[float]:
         model, X, y = self._model(task, 1, shuffle=False)
         del model._optimizer  # partial_fit makes its own, for these weights; one batch is then one step
+        model.warm_start = False  # else it wants all classes in each batch
         found = []
         for which in task.batches(CHECKED_STEPS):
             model.partial_fit(X[which], y[which])
@@ -649,14 +653,27 @@ class ScikitLearn(System):
         return found
 
     def training(self, task: Training) -> Callable[[int], Any]:
-        model, X, y = self._model(task, 10, shuffle=True)
-        self.steps_a_call = 10 * task.steps_an_epoch
+        model, X, y = self._model(task, self.epochs, shuffle=True)
+        self.steps_a_call = self.epochs * task.steps_an_epoch
 
         def fits(count: int) -> None:
             for _ in range(count):
                 model.fit(X, y)
 
         return fits
+
+    def prediction(self, task: Training) -> Callable[[], Any]:
+        model, X, _ = self._model(task, 1, shuffle=False)
+        return lambda: model.predict(X)
+
+    def as_rows(self, prediction: Any) -> Any:
+        return np.array(prediction)[np.newaxis]
+
+
+class FusegradEstimators(ScikitLearn):
+    """The same with fusegrad.sklearn."""
+
+    module = "fusegrad.sklearn"
 
 
 SYSTEMS: dict[str, tuple[type[System], dict[str, str]]] = {
@@ -670,6 +687,7 @@ SYSTEMS: dict[str, tuple[type[System], dict[str, str]]] = {
     "JAX": (Jax, {}),
     "onnxruntime": (OnnxRuntime, {}),
     "scikit-learn": (ScikitLearn, {}),
+    "fusegrad.sklearn": (FusegradEstimators, {}),
 }
 
 

@@ -210,7 +210,16 @@ def rows() -> list[Row]:
         widths = {"float64": task(action="fit", dtype="float64"), "float32": task(action="fit")}
         table.append(Row("float64", title, {name: ("fusegrad", of) for name, of in widths.items()}, {"float32": 0.4}))
     return (
-        table + regimes() + other_nets() + linear_nets() + less_work() + kernels() + capped() + threads() + overhead()
+        table
+        + estimators()
+        + regimes()
+        + other_nets()
+        + linear_nets()
+        + less_work()
+        + kernels()
+        + capped()
+        + threads()
+        + overhead()
     )
 
 
@@ -218,6 +227,24 @@ def network(*sizes: int, activation: str = "relu", **options: Any) -> Training:
     """A network of these widths, without an activation behind the last layer."""
     names = [activation] * (len(sizes) - 2) + ["identity"]
     return Training(tuple(zip(sizes, sizes[1:], names, strict=False)), **options)
+
+
+def estimators() -> list[Row]:
+    """The same estimator of fusegrad.sklearn and of scikit-learn: a fit of 30 epochs, by the step; predictions."""
+    fit: dict[str, Any] = {"action": "fit", "optimizer": "adam"}
+    tasks = {
+        "fit 13-50-1, batch 32": (network(13, 50, 1, m=2016, batch=32, **fit), 30.0),
+        "fit 13-100-1, batch 32": (network(13, 100, 1, m=2016, batch=32, **fit), 30.0),
+        "fit 13-100-1, batch 200": (network(13, 100, 1, m=2000, batch=200, **fit), 10.0),
+        "fit 64-64-10 softmax, batch 64": (network(64, 64, 10, m=1792, batch=64, loss="softmax", **fit), 15.0),
+        "predict 13-100-1, one row": (network(13, 100, 1, m=1, action="forward"), 5.0),
+        "predict 13-100-1, 10^5 rows": (network(13, 100, 1, m=100_000, action="forward"), 2.0),
+    }
+    names = {"fusegrad": "fusegrad.sklearn", "scikit-learn": "scikit-learn"}
+    return [
+        Row("estimators", title, {label: (system, task) for label, system in names.items()}, {"scikit-learn": goal})
+        for title, (task, goal) in tasks.items()
+    ]
 
 
 def regimes() -> list[Row]:

@@ -220,7 +220,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             warnings.warn(f"batch_size={size} is more than the {n} examples: all are one batch", stacklevel=4)
             size = n
         self._penalize(size, weights)
-        if not incremental or self._optimizer is None:
+        if not incremental or getattr(self, "_optimizer", None) is None:
             self._optimizer = self._rule(objective.scale)
         self.n_iter_ = 0
         monitor = _Monitor(self, n, objective.scale * self._per_output(), validation)
