@@ -114,6 +114,7 @@ bench-promises: $(VENV)/installed
 ## make bench-tabular    errors of the recipe for tables beside plain networks and boosted trees, on ten data sets
 bench-tabular: $(PEERS)/installed
 	OMP_NUM_THREADS=1 $(PIN) $(PEERS)/bin/python benchmarks/tabular.py
+	OMP_NUM_THREADS=1 $(PIN) $(PEERS)/bin/python benchmarks/recipe.py
 
 ## make bench-lessons    how long each picture of the lessons takes to compute
 bench-lessons: $(VENV)/installed

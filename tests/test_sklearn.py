@@ -728,3 +728,15 @@ def test_models_that_cannot_be_saved_or_loaded(tmp_path):
         net.save(tmp_path / "net.safetensors", metadata={"estimator": text})
         with pytest.raises(ValueError, match="its description of an estimator"):
             load(tmp_path / "net.safetensors")
+
+
+def test_the_recipe_and_a_plain_fit_in_turn():
+    """Nothing of the fit before is left."""
+    X, y = iris()
+    for estimator in (MLPRegressor(random_state=0, max_iter=3), MLPClassifier(random_state=0, max_iter=3)):
+        fresh = clone(estimator).fit(X, y).predict(X)
+        model = clone(estimator).set_params(preset="tabular", width=4).fit(X, y)
+        recipe = model.predict(X)
+        assert (model.set_params(preset=None).predict(X) == recipe).all()  # until it is fitted
+        assert (model.fit(X, y).predict(X) == fresh).all()
+        assert (model.set_params(preset="tabular").fit(X, y).predict(X) == recipe).all()

@@ -69,6 +69,10 @@ class _Objective(NamedTuple):
 class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """What both estimators share."""
 
+    networks_: list[Sequential]
+    _encoder: TableEncoder | None  # of the recipe for tables, if that made the model
+    _scaler: RobustSmoothScaler
+
     # ---- what a fit is made of: parameters that are checked, and names that are translated --------------------------
 
     def _check(self) -> None:
@@ -177,6 +181,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _start(self, X: Array, targets: Array) -> None:
         """A new network, and attributes as before the first epoch."""
         # One generator for weights and shuffling: partial_fit goes on with it.
+        self._encoder = None
         state = check_random_state(self.random_state)
         self._rng = np.random.default_rng(state.randint(2**31 - 1, size=4))
         objective = self._objective()
@@ -220,13 +225,13 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             warnings.warn(f"batch_size={size} is more than the {n} examples: all are one batch", stacklevel=4)
             size = n
         self._penalize(size, weights)
-        if not incremental or getattr(self, "_optimizer", None) is None:
-            self._optimizer = self._rule(objective.scale)
+        optimizer: Optimizer | None = getattr(self, "_optimizer", None) if incremental else None
+        self._optimizer = optimizer = optimizer or self._rule(objective.scale)
         self.n_iter_ = 0
         monitor = _Monitor(self, n, objective.scale * self._per_output(), validation)
         try:
             history = self.network_.fit(
-                X.T, _columns(targets), optimizer=self._optimizer, epochs=1 if incremental else self.max_iter,
+                X.T, _columns(targets), optimizer=optimizer, epochs=1 if incremental else self.max_iter,
                 batch_size=size, shuffle=self.shuffle, rng=self._rng, sample_weight=weights,
                 validation_data=validation, callbacks=[monitor, *callbacks], on_divergence="stop",
                 n_threads=self.n_threads,
@@ -373,9 +378,9 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             self, X, *y, reset=bool(y), accept_sparse=["csr", "csc"], dtype=None, ensure_all_finite=False, **options
         )
 
-    def _tabular_columns(self, X: Any) -> Array:
+    def _tabular_columns(self, X: Any, encoder: TableEncoder) -> Array:
         """A table as the networks of the recipe take it."""
-        numbers = check_array(self._encoder.transform(self._table(X)), ensure_all_finite="allow-nan")
+        numbers = check_array(encoder.transform(self._table(X)), ensure_all_finite="allow-nan")
         return self._scaled(self._scaler.transform(numbers), self.network_.dtype)
 
     @staticmethod
@@ -389,8 +394,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """X as the network takes it: validated, (n_features, n_samples). A plain array of its dtype is only read."""
         if "networks_" not in self.__dict__:
             check_is_fitted(self)
-        if "_encoder" in self.__dict__:
-            return self._tabular_columns(X)
+        if self._encoder is not None:
+            return self._tabular_columns(X, self._encoder)
         if (
             type(X) is np.ndarray and X.ndim == 2 and X.dtype == self.network_.dtype and len(X)
             and X.shape[1] == self.n_features_in_ and "feature_names_in_" not in self.__dict__
@@ -425,11 +430,11 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             "names": _plain(getattr(self, "feature_names_in_", None)),
             "n_features": self.n_features_in_,
             "out_activation": self.out_activation_,
-            "preset": self.preset,
+            "preset": None if self._encoder is None else "tabular",
         }
         if is_classifier(self):
             description |= {"classes": _plain(self.classes_), "multilabel": bool(self._multilabel)}
-        if self.preset is not None:
+        if self._encoder is not None:
             description["categories"] = [
                 None if found is None else _plain(list(found)) for found in self._encoder.categories
             ]
@@ -446,7 +451,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """What `save` wrote."""
         self.networks_, self.n_outputs_ = [network], network.n_outputs
         self.n_layers_, self.out_activation_ = len(network.dense_layers) + 1, str(description["out_activation"])
-        self.n_features_in_ = int(description["n_features"])
+        self.n_features_in_, self._encoder = int(description["n_features"]), None
         if description["names"] is not None:
             self.feature_names_in_ = np.array(description["names"], dtype=object)
         if is_classifier(self):
@@ -763,7 +768,7 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         outputs = net(columns)
         if self.out_activation_ == "exp":
             np.exp(outputs, out=outputs)
-        if "_encoder" in self.__dict__:
+        if self._encoder is not None:
             outputs = (outputs * self._target_spread + self._target_mean).astype(outputs.dtype)
         return outputs[0] if len(outputs) == 1 else outputs.T
 
