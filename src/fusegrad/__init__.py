@@ -46,6 +46,15 @@ from fusegrad.search import RandomSearch, random_search
 
 __version__ = "0.1.0"
 
+
+def __getattr__(name: str) -> object:
+    if name == "sklearn":  # imports scikit-learn, which is no dependency
+        from importlib import import_module
+
+        return import_module("fusegrad.sklearn")
+    raise AttributeError(f"module 'fusegrad' has no attribute {name!r}")
+
+
 __all__ = [
     "ELU",
     "GELU",

@@ -121,6 +121,11 @@ def load_checkpoint(path: str | PathLike[str]) -> LoadedCheckpoint:
     >>> whole.loss == stopped.loss + history.loss, bool((again.parameters == straight.parameters).all())
     (True, True)
     """
+    return load_with_metadata(path)[0]
+
+
+def load_with_metadata(path: str | PathLike[str]) -> tuple[LoadedCheckpoint, dict[str, str]]:
+    """A checkpoint and the user's metadata, of one read of the file."""
     arrays, metadata = files.load(path)
     try:
         state, factors = (arrays.pop(f"optimizer.{name}", None) for name in ("state", "learning_rate_factors"))
@@ -142,7 +147,8 @@ def load_checkpoint(path: str | PathLike[str]) -> LoadedCheckpoint:
         rng = files.build_generator(metadata["rng"]) if "rng" in metadata else None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its metadata and its arrays do not match: {str(error)[:300]}") from None
-    return LoadedCheckpoint(net, optimizer, rng)
+    others = {name: text for name, text in metadata.items() if name not in files.OWN_METADATA}
+    return LoadedCheckpoint(net, optimizer, rng), others
 
 
 def load_metadata(path: str | PathLike[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ Lines differ by colour and by style or marker, in colours that the colour-blind 
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -362,6 +362,8 @@ def taylor(net: Sequential, X: Any, y: Any, *, span: float = 2.0, n: int = 80, a
     d, t = -g / size, np.linspace(-span, span, n)
     batch, losses = net._engine.batch(X, y), np.empty(n)
     net._engine.candidate_losses(batch, n)(net.parameters + t[:, np.newaxis] * d, losses)
+    if not np.isfinite(losses).all():
+        raise ValueError("X: expected data with which the loss is finite along the line, got others")
     ax = _axes(ax)
     ax.plot(t, losses, color="black", label="loss")
     ax.plot(t, value - t * size, ":", color=COLOURS[0], label="first order")
@@ -564,9 +566,11 @@ def input_gradient(
     wanted = np.zeros((net.n_outputs, 1), net.dtype)
     wanted[_output(net, output)] = 1.0
     values = net.input_gradient(x, output_gradient=wanted)[:, 0]
-    labels = _names(names, values.size)
+    labels = [label.replace("$", r"\$") for label in _names(names, values.size)]
     ax = _axes(ax, (6.0, 0.35 * values.size + 1.2))
-    ax.barh(labels, values.tolist(), color=[COLOURS[0 if value >= 0 else 1] for value in values])
+    places = range(values.size)  # two features may have one name
+    ax.barh(places, values.tolist(), color=[COLOURS[0 if value >= 0 else 1] for value in values])
+    ax.set_yticks(places, labels)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.invert_yaxis()
     ax.set(xlabel=f"derivative of output {output}")
@@ -637,6 +641,8 @@ def predicted(net: Sequential, X: Any, y: Any, *, output: int = 0, ax: Any = Non
     (3, 2)
     """
     check_network(net)
+    if net._engine.classes is not None:
+        raise ValueError(f"net: expected a network that predicts numbers, got classes by {net.loss_function!r}")
     batch = net._engine.batch(X, y)
     output = _output(net, output)
     measured, found = batch.y[output], net.forward(batch.X)[output]
@@ -747,11 +753,12 @@ def _names(names: Any, n: int, name: str = "names") -> list[str]:
     """So many names; x0, x1 and so on if there are none."""
     if names is None:
         return [f"x{i}" for i in range(n)]
-    if isinstance(names, (str, bytes)) or not isinstance(names, (Sequence, np.ndarray)):
+    if isinstance(names, (str, bytes, Mapping, Set)) or not isinstance(names, Iterable):
         raise TypeError(f"{name}: expected a list of {n} names, got {names!r}")
-    if len(names) != n:
-        raise ValueError(f"{name}: expected {n}, got {len(names)}")
-    return [str(part) for part in names]
+    found = [str(part) for part in names]
+    if len(found) != n:
+        raise ValueError(f"{name}: expected {n}, got {len(found)}")
+    return found
 
 
 def _named(values: Any, name: str, check: Callable[[Any], bool], what: str) -> dict[str, Any]:

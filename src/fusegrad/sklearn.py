@@ -14,7 +14,8 @@ import inspect
 import itertools
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -37,14 +38,13 @@ except ModuleNotFoundError as error:
 from fusegrad import losses
 from fusegrad._engine.files import parse_json
 from fusegrad._engine.validation import Array, as_count, as_dtype, as_flag, as_number
-from fusegrad.checkpoints import load as load_network
-from fusegrad.checkpoints import load_metadata
+from fusegrad.checkpoints import load_with_metadata
 from fusegrad.history import History
 from fusegrad.layers import BY_NAME, Dropout, Layer, Linear
-from fusegrad.losses import as_loss
+from fusegrad.losses import as_loss, build_loss, describe_loss, is_compiled
 from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adam, Optimizer
-from fusegrad.tabular import EPOCHS, FOLDS, Held, RobustSmoothScaler, TableEncoder, recipe_network, train_member
+from fusegrad.tabular import FOLDS, BestEpoch, Held, RobustSmoothScaler, TableEncoder, recipe_network, train_member
 
 __all__ = ["MLPClassifier", "MLPRegressor", "RobustSmoothScaler", "load"]
 
@@ -52,8 +52,7 @@ SOLVERS = "adam", "sgd", "lbfgs"
 RATES = "constant", "invscaling", "adaptive"
 #: What may be set beside `preset`.
 PRESET_PARAMETERS = {
-    "preset", "width", "n_ensembles", "hidden_layer_sizes", "max_iter", "random_state", "verbose", "dtype", "n_threads",
-    "class_weight",
+    "preset", "width", "epochs", "n_ensembles", "random_state", "verbose", "dtype", "n_threads", "class_weight",
 }  # fmt: skip
 LEAST_RATE = 1e-6  # at which learning_rate="adaptive" ends
 
@@ -94,8 +93,11 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             as_count(self.n_iter_no_change, "n_iter_no_change")
         if self.batch_size != "auto":
             as_count(self.batch_size, "batch_size")
-        if self.n_ensembles != 1:
-            raise ValueError(f"n_ensembles: expected 1 without preset='tabular', got {self.n_ensembles!r}")
+        if self.n_threads is not None:
+            as_count(self.n_threads, "n_threads")
+        for name in ("width", "epochs", "n_ensembles"):
+            if not self._is_default(name):
+                raise ValueError(f"{name}: expected its default without preset='tabular', got {getattr(self, name)!r}")
         self._hidden()
 
     def _hidden(self) -> list[int]:
@@ -146,24 +148,52 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self
         """
         if self.preset is not None:
-            return self._fit_tabular(X, y, sample_weight, callbacks)
+            with self._restored_on_error():
+                return self._fit_tabular(X, y, sample_weight, callbacks)
         return self._fit(X, y, sample_weight, callbacks, incremental=False)
+
+    @contextmanager
+    def _restored_on_error(self) -> Iterator[None]:
+        """A fit that fails leaves the estimator, and its model if it has one, as they were."""
+        before = dict(self.__dict__)
+        networks = [(net, net.parameters.copy()) for net in before.get("networks_", ())]
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            for net, parameters in networks:
+                net.parameters = parameters
+            raise
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, callbacks: Iterable[Any], incremental: bool) -> Any:
         self._check()
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
-        first = not hasattr(self, "networks_") or not (self.warm_start or incremental)
-        X, y = self._validated(X, y, first, incremental)
-        weights = self._weights(y, None if sample_weight is None else _check_sample_weight(sample_weight, X))
-        targets = self._targets(y)
-        if first:
-            self._start(X, targets)
-        if self.solver == "lbfgs":
-            self._fit_lbfgs(X, targets, weights)
-        else:
-            self._fit_stochastic(X, targets, weights, callbacks, incremental)
+        goes_on = "networks_" in vars(self) and self._encoder is None and (self.warm_start or incremental)
+        with self._restored_on_error():
+            X, y = self._validated(X, y, not goes_on, incremental)
+            weights = self._weights(y, sample_weight)
+            targets = self._targets(y)
+            if goes_on:
+                self._check_unchanged(X)
+            else:
+                self._start(X, targets)
+            if self.solver == "lbfgs":
+                self._fit_lbfgs(X, targets, weights)
+            else:
+                self._fit_stochastic(X, targets, weights, callbacks, incremental)
         return self
+
+    def _check_unchanged(self, X: Array) -> None:
+        """Raise if the network that goes on is not one of these parameters."""
+        for name, before in self._made_with.items():
+            now = X.dtype.name if name == "dtype" else getattr(self, name)
+            if not np.array_equal(now, before):
+                raise ValueError(
+                    f"{name}: expected {before!r}, as when the network was made, got {now!r}: warm_start and"
+                    " partial_fit go on with that network"
+                )
 
     def _validated(self, X: Any, y: Any, first: bool, incremental: bool) -> tuple[Array, Array]:
         """Rows of floats, and the target."""
@@ -175,7 +205,18 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             y = column_or_1d(y, warn=True)
         return _dense(X), y
 
-    def _weights(self, y: Array, weights: Array | None) -> Array | None:
+    def _weights(self, y: Array, sample_weight: Any) -> Array | None:
+        """Weights of the examples, at least 0 and not all 0."""
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, y)
+        weights = self._with_class_weights(y, weights)
+        if weights is not None:
+            if (weights < 0).any():
+                raise ValueError(f"sample_weight: expected weights of at least 0, got {weights.min()}")
+            if not 0 < weights.sum() < np.inf:
+                raise ValueError(f"sample_weight: expected a finite sum above 0, got {weights.sum()}")
+        return weights
+
+    def _with_class_weights(self, y: Array, weights: Array | None) -> Array | None:
         return weights
 
     def _start(self, X: Array, targets: Array) -> None:
@@ -195,10 +236,14 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             )
         self.n_layers_ = len(self._hidden()) + 2
         self.out_activation_ = objective.out_activation
+        made_with = ("hidden_layer_sizes", "activation", "dropout", *(["loss"] if hasattr(self, "loss") else []))
+        self._made_with = {"dtype": X.dtype.name, **{name: getattr(self, name) for name in made_with}}
         self.n_iter_ = self.t_ = 0
         self._optimizer: Optimizer | None = None
-        if self.solver == "lbfgs":
-            return
+        self._start_curves()
+
+    def _start_curves(self) -> None:
+        """What the epochs of a stochastic solver fill."""
         self.loss_curve_: list[float] = []
         self._no_improvement_count = 0
         early = self.early_stopping
@@ -225,7 +270,9 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             warnings.warn(f"batch_size={size} is more than the {n} examples: all are one batch", stacklevel=4)
             size = n
         self._penalize(size, weights)
-        optimizer: Optimizer | None = getattr(self, "_optimizer", None) if incremental else None
+        if self.early_stopping != (self.validation_scores_ is not None):
+            self._start_curves()
+        optimizer: Optimizer | None = self._optimizer if incremental else None
         self._optimizer = optimizer = optimizer or self._rule(objective.scale)
         self.n_iter_ = 0
         monitor = _Monitor(self, n, objective.scale * self._per_output(), validation)
@@ -308,28 +355,29 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """The recipe of tabular.py: each member of the ensemble holds out another fifth."""
         self._check_preset()
         X, y = self._table(X, y)
+        encoder, scaler = TableEncoder(), RobustSmoothScaler()
+        numbers = check_array(encoder.fit_transform(X), ensure_all_finite="allow-nan", ensure_min_samples=2)
         y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        self._encoder, self._scaler = TableEncoder(), RobustSmoothScaler()
-        numbers = check_array(self._encoder.fit_transform(X), ensure_all_finite="allow-nan", ensure_min_samples=2)
         check_consistent_length(numbers, y)
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, numbers)
-        targets, weights = self._tabular_targets(y), self._weights(y, weights)
-        dtype = np.dtype("float32") if self.dtype is None else as_dtype(self.dtype)
-        columns = self._scaled(self._scaler.fit_transform(numbers), dtype)
-        if weights is not None:  # no part may be held out in which all weights are 0
+        weights = self._weights(y, sample_weight)
+        if weights is not None:  # what has no weight decides nothing
             used = weights > 0
-            columns, targets, weights = columns[:, used], targets[..., used], weights[used]
+            numbers, y, weights = numbers[used], y[used], weights[used]
+            if len(numbers) < 2:
+                raise ValueError(f"sample_weight: expected at least 2 examples with a weight, got {len(numbers)}")
+        targets = self._tabular_targets(y)
+        dtype = np.dtype("float32") if self.dtype is None else as_dtype(self.dtype)
+        columns = self._scaled(scaler.fit_transform(numbers), dtype)
         m = columns.shape[1]
-        if m < 2:
-            raise ValueError(f"sample_weight: expected at least 2 examples with a weight above 0, got {m}")
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=4)
         self._rng = np.random.default_rng(seeds)
+        self._encoder, self._scaler = encoder, scaler
         self.n_outputs_ = len(self.classes_) if targets.ndim == 1 else len(targets)
-        self.networks_, histories = [], []
-        hidden = [self.width] * 3 if self._is_default("hidden_layer_sizes") else self._hidden()
-        epochs = EPOCHS if self._is_default("max_iter") else as_count(self.max_iter, "max_iter")
+        self.networks_ = []
+        found: list[BestEpoch] = []
+        hidden = [self.width] * 3 if isinstance(self.width, (int, np.integer)) else list(self.width)
         callbacks = [*callbacks, _print_epoch] if self.verbose else list(callbacks)
         for i in range(self.n_ensembles):
             if i % FOLDS == 0:
@@ -342,16 +390,21 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             )
             sizes = [len(columns), *hidden, self.n_outputs_]
             net = recipe_network(sizes, is_classifier(self), dtype, self._rng)
-            self.networks_.append(net)
-            histories.append(
-                train_member(net, *parts, epochs=epochs, rng=self._rng, n_threads=self.n_threads, callbacks=callbacks)
+            best = train_member(
+                net, *parts, epochs=self.epochs, rng=self._rng, n_threads=self.n_threads, callbacks=callbacks
             )
-            if histories[-1].stopped:
+            self.networks_.append(net)
+            found.append(best)
+            if best.interrupted:
+                warnings.warn("Training interrupted by user.", stacklevel=3)
+            if best.interrupted or best.history.stopped:
                 break
-        self.loss_curve_, self.validation_loss_curve_ = histories[0].loss, histories[0].validation_loss
+        self.validation_scores_ = self.best_validation_score_ = None
+        history, self.best_epoch_ = found[0].history, found[0].epoch
+        self.loss_curve_, self.validation_loss_curve_ = history.loss, history.validation_loss
         self.loss_, self.best_loss_ = self.loss_curve_[-1], min(self.loss_curve_)
-        self.n_iter_ = histories[-1].epochs
-        self.t_ = len(train) * sum(history.epochs for history in histories)
+        self.n_iter_ = found[-1].history.epochs
+        self.t_ = len(train) * sum(best.history.epochs for best in found)
         self.n_layers_ = len(net.dense_layers) + 1
         self.out_activation_ = "softmax" if is_classifier(self) else "identity"
         return self
@@ -360,8 +413,12 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Raise if a parameter that the recipe has itself is set: it would be ignored."""
         if self.preset != "tabular":
             raise ValueError(f"preset: expected None or 'tabular', got {self.preset!r}")
-        as_count(self.width, "width")
-        as_count(self.n_ensembles, "n_ensembles")
+        if isinstance(self.width, (str, bytes)) or not (np.iterable(self.width) or np.ndim(self.width) == 0):
+            raise TypeError(f"width: expected a number or a list of numbers, got {self.width!r}")
+        for size in self.width if np.iterable(self.width) else [self.width]:
+            as_count(size, "width")
+        for name in ("epochs", "n_ensembles"):
+            as_count(getattr(self, name), name)
         for name in self.get_params().keys() - PRESET_PARAMETERS:
             if not self._is_default(name):
                 raise ValueError(f"{name}: expected its default with preset='tabular', got {getattr(self, name)!r}")
@@ -371,6 +428,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _table(self, X: Any, *y: Any) -> Any:
         """A data frame as it is, anything else as a matrix of any dtype; with y it is that of a fit."""
+        if isinstance(X, (list, tuple)) and np.asarray(X).dtype.kind in "US":
+            X = np.array(X, dtype=object)  # numbers beside texts stay numbers
         if hasattr(X, "columns"):
             return validate_data(self, X, *y, reset=bool(y), skip_check_array=True)
         options: dict[str, Any] = {"multi_output": True, "ensure_min_samples": 2, **self._target_kind} if y else {}
@@ -426,49 +485,72 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if len(self.networks_) > 1:
             raise ValueError(f"n_ensembles: expected one network to save, got {len(self.networks_)}: pickle the model")
         description: dict[str, Any] = {
-            "kind": type(self).__name__,
+            "kind": "MLPClassifier" if is_classifier(self) else "MLPRegressor",
+            "parameters": {name: _described(name, value) for name, value in self.get_params().items()},
             "names": _plain(getattr(self, "feature_names_in_", None)),
             "n_features": self.n_features_in_,
             "out_activation": self.out_activation_,
-            "preset": None if self._encoder is None else "tabular",
+            "made_with": None if self._encoder is not None else _plain_parameters(self._made_with),
         }
         if is_classifier(self):
             description |= {"classes": _plain(self.classes_), "multilabel": bool(self._multilabel)}
         if self._encoder is not None:
-            description["categories"] = [
-                None if found is None else _plain(list(found)) for found in self._encoder.categories
-            ]
+            description["categories"] = [None if found is None else list(found) for found in self._encoder.categories]
             description |= {"center": _plain(self._scaler.center_), "scale": _plain(self._scaler.scale_)}
             if not is_classifier(self):
                 description |= {"mean": _plain(self._target_mean), "spread": _plain(self._target_spread)}
         try:
             text = json.dumps(description)
         except TypeError as error:
-            raise ValueError(f"X: expected categories that are texts or numbers, to be saved ({error})") from None
+            raise ValueError(f"y: expected classes that are texts or numbers, to be saved ({error})") from None
         self.network_.save(path, metadata={"estimator": text})
 
     def _restore(self, network: Sequential, description: dict[str, Any]) -> None:
-        """What `save` wrote."""
-        self.networks_, self.n_outputs_ = [network], network.n_outputs
-        self.n_layers_, self.out_activation_ = len(network.dense_layers) + 1, str(description["out_activation"])
-        self.n_features_in_, self._encoder = int(description["n_features"]), None
-        if description["names"] is not None:
-            self.feature_names_in_ = np.array(description["names"], dtype=object)
+        """What `save` wrote; anything else is a KeyError, TypeError or ValueError."""
+        tabular = "categories" in description
+        self.networks_, self.n_outputs_, self._encoder = [network], network.n_outputs, None
+        self.n_layers_, self.out_activation_ = len(network.dense_layers) + 1, description["out_activation"]
+        self.n_features_in_ = as_count(description["n_features"], "n_features")
+        names = description["names"]
+        if names is not None:
+            if len(names) != self.n_features_in_ or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"names: expected {self.n_features_in_} texts")
+            self.feature_names_in_ = np.array(names, dtype=object)
+        allowed = ("softmax", "logistic") if is_classifier(self) else ("identity", "exp")
+        if self.out_activation_ not in allowed:
+            raise ValueError(f"out_activation: expected one of {allowed}, got {self.out_activation_!r}")
         if is_classifier(self):
             self.classes_, self._multilabel = np.array(description["classes"]), bool(description["multilabel"])
-        if self.preset is not None:
+            n = len(self.classes_)
+            outputs = n if self._multilabel or self.out_activation_ == "softmax" else 1
+            if self.classes_.ndim != 1 or outputs != network.n_outputs or not hasattr(network.loss_function, "kind"):
+                raise ValueError(f"classes: expected those of {network.n_outputs} outputs, got {n}")
+        expected = self.n_features_in_
+        if tabular:
             self._encoder, self._scaler = TableEncoder(), RobustSmoothScaler()
-            self._encoder.categories = [
-                None if found is None else {value: i for i, value in enumerate(found)}
-                for found in description["categories"]
-            ]
-            self._scaler.center_, self._scaler.scale_ = np.array(description["center"]), np.array(description["scale"])
-            self._scaler.n_features_in_ = len(self._scaler.center_)
+            self._encoder.categories = []
+            for found in description["categories"]:
+                if found is not None and not (isinstance(found, list) and all(isinstance(text, str) for text in found)):
+                    raise TypeError("categories: expected lists of texts")
+                self._encoder.categories.append(None if found is None else {text: i for i, text in enumerate(found)})
+            if len(self._encoder.categories) != self.n_features_in_:
+                raise ValueError(f"categories: expected those of {self.n_features_in_} columns")
+            expected = sum(1 if found is None or len(found) == 2 else len(found) for found in self._encoder.categories)
+            for name in ("center", "scale"):
+                setattr(self._scaler, f"{name}_", _finite(description[name], name, (expected,)))
+            self._scaler.n_features_in_ = expected
             if not is_classifier(self):
-                self._target_mean, self._target_spread = np.array(description["mean"]), np.array(description["spread"])
-        expected = self.n_features_in_ if self.preset is None else self._scaler.n_features_in_
+                for name in ("mean", "spread"):
+                    setattr(self, f"_target_{name}", _finite(description[name], name, (network.n_outputs, 1)))
+        else:
+            self._made_with = dict(description["made_with"])
         if network.n_features != expected:
-            raise ValueError(f"{expected} features")
+            raise ValueError(f"expected a network of {expected} features, got {network.n_features}")
+        # For a fit that goes on: the generator and the averages of the optimizer are new.
+        self._rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1, size=4))
+        self.n_iter_ = self.t_ = 0
+        self._optimizer = None
+        self._start_curves()
 
     # ---- attributes -------------------------------------------------------------------------------------------------
 
@@ -550,7 +632,9 @@ class _Monitor:
 
 
 def load(path: Any) -> "MLPRegressor | MLPClassifier":
-    """Read an estimator that its `save` wrote: it predicts, and has the parameters `preset` and defaults.
+    """Read an estimator that its `save` wrote, with its parameters. Curves of the training are not in the file.
+
+    A loss of the user's own, and a `random_state` that is a generator, are replaced by their defaults.
 
     Parameters
     ----------
@@ -578,19 +662,60 @@ def load(path: Any) -> "MLPRegressor | MLPClassifier":
     >>> bool((same.predict(X) == model.predict(X)).all())
     True
     """
-    network, text = load_network(path), load_metadata(path).get("estimator")
+    checkpoint, metadata = load_with_metadata(path)
+    text = metadata.get("estimator")
     if text is None:
         raise ValueError(f"{path}: no estimator of fusegrad.sklearn saved it")
     try:
         description = parse_json(text)
         kind = {"MLPRegressor": MLPRegressor, "MLPClassifier": MLPClassifier}[description["kind"]]
-        model: MLPRegressor | MLPClassifier = kind(preset=description["preset"])
-        model._restore(network, description)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        parameters = {name: _rebuilt(name, value) for name, value in description["parameters"].items()}
+        model: MLPRegressor | MLPClassifier = kind(**parameters)
+        model._restore(checkpoint.network, description)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{path}: its description of an estimator is not one that save wrote: {error!r:.100}"
         ) from None
     return model
+
+
+def _finite(values: Any, name: str, shape: tuple[int, ...]) -> Array:
+    array = np.array(values, dtype="f8")
+    if array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers of shape {shape}")
+    return array
+
+
+def _described(name: str, value: Any) -> Any:
+    """A parameter for JSON."""
+    if name == "loss" and not isinstance(value, str):
+        return {"loss": describe_loss(value)} if is_compiled(value) else "squared_error"
+    if name == "class_weight" and isinstance(value, dict):
+        return {"class_weight": [[_plain([key])[0], float(weight)] for key, weight in value.items()]}
+    if name == "random_state" and value is not None and not isinstance(value, (int, np.integer)):
+        return None
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return _plain(np.asarray(value)) if len(value) else []
+    if name == "n_iter_no_change" and value == np.inf:
+        return "inf"
+    return value.item() if isinstance(value, np.generic) else value if value is None else _json_value(value)
+
+
+def _json_value(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _plain_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {name: _described(name, value) for name, value in parameters.items() if name != "loss"}
+
+
+def _rebuilt(name: str, value: Any) -> Any:
+    """What `_described` described."""
+    if name == "loss" and isinstance(value, dict):
+        return build_loss(value["loss"])
+    if name == "class_weight" and isinstance(value, dict):
+        return {key: weight for key, weight in value["class_weight"]}
+    return np.inf if name == "n_iter_no_change" and value == "inf" else value
 
 
 def _plain(values: Any) -> Any:
@@ -602,6 +727,15 @@ def _plain(values: Any) -> Any:
 
 def _print_epoch(net: Sequential, history: History) -> None:
     print(f"Iteration {history.epochs}, loss = {history.loss[-1]:.8f}")
+
+
+def _distinct(y: Array) -> Array:
+    """The classes, sorted."""
+    try:
+        return np.unique(y)
+    except TypeError:
+        kinds = sorted({type(value).__name__ for value in y})
+        raise TypeError(f"y: expected classes of one type, got {', '.join(kinds)}") from None
 
 
 def _set_parameters(estimator: Any, given: dict[str, Any]) -> None:
@@ -674,10 +808,12 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
     preset : {None, "tabular"}
         "tabular": a recipe that is good without tuning (RealMLP-TD-S): data frames with categories and missing values
         go straight in, and are encoded and scaled; three hidden layers, 256 epochs in float32, the best epoch on a
-        fifth of the examples is kept. `hidden_layer_sizes` and `max_iter` may be set; other parameters than these, the
-        next two, `random_state`, `verbose`, `dtype`, `n_threads` and `class_weight` must have their defaults.
-    width : int, default 256
-        Units of the hidden layers of the recipe; 64 takes an eighth of the time.
+        fifth of the examples is kept. Other parameters than the next three, `random_state`, `verbose`, `dtype`,
+        `n_threads` and `class_weight` must have their defaults.
+    width : int or list of int, default 256
+        Units of each of the recipe's three hidden layers, or of as many as the list has; 64 takes a tenth of the time.
+    epochs : int, default 256
+        Of the recipe.
     n_ensembles : int, default 1
         Networks of the recipe, each with another seed and another fifth held out. The prediction is their mean.
 
@@ -693,6 +829,8 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         R² and the loss of the held-out part after each epoch; None without `early_stopping`.
     n_iter_, t_ : int
         Epochs of the last fit, and examples seen in all.
+    best_epoch_ : int
+        Of the recipe: the epoch of its (first) network that is kept, from 0 on.
     n_features_in_, feature_names_in_, n_outputs_, n_layers_, out_activation_
         As in scikit-learn.
 
@@ -703,8 +841,9 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
 
     Notes
     -----
-    `fit` and predictions release the GIL; one estimator must not be fitted by two threads at once. Ctrl-C ends a fit
-    with a warning and the weights so far, as in scikit-learn.
+    `fit` and predictions release the GIL; one estimator must not be fitted by two threads at once. Ctrl-C ends a fit of
+    epochs with a warning and the weights so far, as in scikit-learn. A fit that fails, and lbfgs after Ctrl-C, leave
+    the estimator as it was.
 
     References
     ----------
@@ -731,7 +870,8 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         momentum: float = 0.9, nesterovs_momentum: bool = True, early_stopping: bool = False,
         validation_fraction: float = 0.1, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8,
         n_iter_no_change: Any = 10, max_fun: int = 15000, dropout: float = 0.0, dtype: Any = None,
-        n_threads: int | None = None, preset: str | None = None, width: int = 256, n_ensembles: int = 1,
+        n_threads: int | None = None, preset: str | None = None, width: Any = 256, epochs: int = 256,
+        n_ensembles: int = 1,
     ) -> None:  # fmt: skip
         _set_parameters(self, locals())
 
@@ -757,9 +897,17 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
 
     def _tabular_targets(self, y: Array) -> Array:
         """Standardised columns."""
+        if y.dtype.kind not in "biuf":
+            try:
+                y = np.array(y if y.dtype.kind == "O" else None, dtype="f8")
+            except (TypeError, ValueError):
+                raise ValueError(f"y: expected numbers, got {y.dtype} such as {y.flat[0]!r}") from None
         y = np.asarray(y, dtype="f8")
         y = y[np.newaxis] if y.ndim == 1 else y.T
-        self._target_mean, spread = y.mean(axis=1, keepdims=True), y.std(axis=1, keepdims=True)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._target_mean, spread = y.mean(axis=1, keepdims=True), y.std(axis=1, keepdims=True)
+        if not np.isfinite(spread).all():
+            raise ValueError(f"y: expected numbers whose spread is finite, got up to {np.abs(y).max():.3g}")
         self._target_spread = np.where(spread > 0, spread, 1.0)
         return (y - self._target_mean) / self._target_spread
 
@@ -769,7 +917,9 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         if self.out_activation_ == "exp":
             np.exp(outputs, out=outputs)
         if self._encoder is not None:
-            outputs = (outputs * self._target_spread + self._target_mean).astype(outputs.dtype)
+            outputs = (
+                outputs * self._target_spread + self._target_mean
+            )  # float64: a mean may be large beside the spread
         return outputs[0] if len(outputs) == 1 else outputs.T
 
     def _score(self, net: Sequential, X: Array, y: Array, weights: Array | None) -> float:
@@ -786,15 +936,17 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         ----------
         X : array (n_samples, n_features)
         return_std : bool, default False
-            Return the standard deviation over the members of the ensemble, too.
+            Return the standard deviation over the members of an ensemble, too.
 
         Returns
         -------
         array (n_samples,), or (n_samples, n_outputs)
-            In the dtype of the network. With `return_std` a pair of such arrays.
+            In the dtype of the network, of the recipe for tables float64. With `return_std` a pair of such arrays.
         """
         columns = self._columns_of(X)
-        if len(self.networks_) == 1 and not return_std:
+        if len(self.networks_) == 1:
+            if return_std:
+                raise ValueError("return_std: expected False for one network: n_ensembles=5, say, has a spread")
             return self._predicted(self.network_, columns)
         members = [self._predicted(net, columns) for net in self.networks_]
         mean = np.mean(members, axis=0)
@@ -827,7 +979,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
     ----------
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter,\
  shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction,\
- beta_1, beta_2, epsilon, n_iter_no_change, max_fun, dropout, dtype, n_threads, preset, width, n_ensembles
+ beta_1, beta_2, epsilon, n_iter_no_change, max_fun, dropout, dtype, n_threads, preset, width, epochs, n_ensembles
         As for `MLPRegressor`.
     class_weight : dict, "balanced" or None
         Weights of the classes, multiplied with those of the examples; "balanced": n_samples / (n_classes count).
@@ -874,7 +1026,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         momentum: float = 0.9, nesterovs_momentum: bool = True, early_stopping: bool = False,
         validation_fraction: float = 0.1, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8,
         n_iter_no_change: Any = 10, max_fun: int = 15000, class_weight: Any = None, dropout: float = 0.0,
-        dtype: Any = None, n_threads: int | None = None, preset: str | None = None, width: int = 256,
+        dtype: Any = None, n_threads: int | None = None, preset: str | None = None, width: Any = 256, epochs: int = 256,
         n_ensembles: int = 1,
     ) -> None:  # fmt: skip
         _set_parameters(self, locals())
@@ -888,7 +1040,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         X, y = super()._validated(X, y, first, incremental)
         check_classification_targets(y)
         multilabel = type_of_target(y).startswith("multilabel")
-        classes = np.arange(y.shape[1]) if multilabel else np.unique(y)
+        classes = np.arange(y.shape[1]) if multilabel else _distinct(y)
         if not hasattr(self, "classes_") or (first and not incremental):
             self._multilabel, self.classes_ = multilabel, classes
         elif self.warm_start and not incremental and set(classes) != set(self.classes_):
@@ -902,7 +1054,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
             )
         return X, y
 
-    def _weights(self, y: Array, weights: Array | None) -> Array | None:
+    def _with_class_weights(self, y: Array, weights: Array | None) -> Array | None:
         if self.class_weight is None:
             return weights
         of_classes = compute_sample_weight(self.class_weight, y)
@@ -923,12 +1075,13 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         check_classification_targets(y)
         if type_of_target(y).startswith("multilabel"):
             raise ValueError("y: expected one class for each example with preset='tabular', got several labels")
-        y = column_or_1d(y, warn=True)
-        self._multilabel, self.classes_ = False, np.unique(y)
+        self._multilabel, self.classes_ = False, _distinct(column_or_1d(y, warn=True))
+        if len(self.classes_) < 2:
+            raise ValueError(f"y: expected at least two classes with preset='tabular', got one class, {y[0]!r}")
         return np.searchsorted(self.classes_, y)
 
     def _strata(self, targets: Array) -> Any:
-        return None if self._multilabel else targets
+        return targets if self.n_outputs_ == 1 else None
 
     def _predicted(self, net: Sequential, columns: Array) -> Array:
         """The numbers of the classes (n_samples,), or 0 and 1 (n_samples, n_outputs)."""

@@ -3,7 +3,7 @@
 What it is: columns of a data frame become numbers (`TableEncoder`), are scaled robustly and clipped smoothly
 (`RobustSmoothScaler`), and train a network of a scale layer and three hidden layers with Adam, rates that fall and rise
 by cosines of the logarithm of the step, and a factor on the rate for each kind of parameter; the epoch with the best
-validation score is kept (`Member`).
+validation score is kept (`BestEpoch`).
 
 Why the weights look as they do: the paper computes z = W x / sqrt(d) + b with W, b ~ N(0, 1). With V = W / sqrt(d),
 Adam makes the same steps if the rate of V is that of W divided by sqrt(d); so no kernel needs the division.
@@ -17,6 +17,7 @@ trees on tabular data. NeurIPS. arXiv 2407.04491, table A.1 and appendix A.
 
 import itertools
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,10 +38,10 @@ from fusegrad.networks import Sequential
 from fusegrad.optimizers import Adam
 from fusegrad.schedules import CosineLogDecay
 
-EPOCHS = 256
 BATCH = 256
 RATES = {True: 0.04, False: 0.07}  # of classes, of numbers
 FOLDS = 5  # of which one is held out
+FAR = 1e15  # beyond which the smooth clipping ends at 3 in either dtype; its square is finite
 
 
 # ---- columns to numbers --------------------------------------------------------------------------------
@@ -94,8 +95,10 @@ class RobustSmoothScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         quantiles[:, present] = np.nanquantile(X[:, present], [0, 0.25, 0.5, 0.75, 1], axis=0)
         least, low, self.center_, high, most = quantiles
         self.scale_ = np.zeros_like(self.center_)
-        np.divide(2, most - least, out=self.scale_, where=most > least)
-        np.divide(1, high - low, out=self.scale_, where=high > low)
+        with np.errstate(over="ignore"):  # the widths of a column may be infinite, or too small to be divided by
+            np.divide(2, most - least, out=self.scale_, where=most > least)
+            np.divide(1, high - low, out=self.scale_, where=high > low)
+        self.scale_ = np.minimum(self.scale_, np.finfo(X.dtype).max)
         return self
 
     def transform(self, X: Any) -> Array:
@@ -111,8 +114,10 @@ class RobustSmoothScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan")
-        u = (X - self.center_) * self.scale_
-        return u / np.sqrt(1 + (u / 3) ** 2)
+        with np.errstate(over="ignore", under="ignore"):
+            u = (X / 2 - self.center_ / 2) * self.scale_ * 2  # a difference of numbers of any size is finite
+            u = np.clip(u, -FAR, FAR)
+            return u / np.sqrt(1 + (u / 3) ** 2)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -125,21 +130,22 @@ class TableEncoder:
     """Numbers of the columns of a table: numbers as they are, categories as columns of 0 and 1.
 
     Two categories are one column of -1 and 1. A category that is missing or unknown is 0 in all its columns. Columns of
-    text, objects, bool and pandas' and polars' categories are categories; a number that is missing is NaN.
+    text, objects, bool and pandas' and polars' categories are categories; a number that is missing is NaN. Categories
+    are compared as texts: 1, 1.0 and "1" are one, as are True and "true", since files are read with other types.
 
     Attributes
     ----------
     categories : list of (dict or None)
-        Of each column: the categories and their numbers; None if it has numbers.
+        Of each column: the categories, as texts, and their numbers; None if it has numbers.
     """
 
-    categories: list[dict[Any, int] | None]
+    categories: list[dict[str, int] | None]
 
     def fit_transform(self, X: Any) -> Array:
         """Find the categories of each column, and encode it."""
         columns = columns_of(X)
         self.categories = [
-            None if column.dtype.kind == "f" else {value: i for i, value in enumerate(_distinct(column))}
+            None if column.dtype.kind == "f" else {text: i for i, text in enumerate(_distinct(column))}
             for _, column in columns
         ]
         return self._encode(columns)
@@ -152,11 +158,13 @@ class TableEncoder:
         parts = []
         for (name, column), categories in zip(columns, self.categories, strict=True):
             if categories is None:
-                if column.dtype.kind != "f":
-                    raise TypeError(f"X: expected numbers in {name}, as in the data of the fit, got {column[0]!r}")
-                parts.append(column[:, np.newaxis])
+                parts.append(_as_numbers(name, column)[:, np.newaxis])
                 continue
-            codes = np.fromiter((categories.get(value, -1) for value in column), np.int64, len(column))[:, np.newaxis]
+            known: dict[Any, int] = {}
+            for value in column:
+                if value not in known:
+                    known[value] = -1 if _is_missing(value) else categories.get(_as_text(value, categories), -1)
+            codes = np.fromiter((known[value] for value in column), np.int64, len(column))[:, np.newaxis]
             if len(categories) == 2:
                 parts.append(np.select([codes == 0, codes == 1], [-1.0, 1.0]))
             else:
@@ -164,18 +172,43 @@ class TableEncoder:
         return np.hstack(parts) if parts else np.empty((len(columns[0][1]) if columns else 0, 0))
 
 
+def _as_numbers(name: str, column: Array) -> Array:
+    """A column that was one of numbers in the fit."""
+    if column.dtype.kind == "f":
+        return column
+    text = next(value for value in column if not _is_missing(value) and not isinstance(value, (int, float, np.number)))
+    raise TypeError(f"X: expected numbers in {name}, as in the data of the fit, got {text!r}")
+
+
+BOOLEANS = {"false", "true"}
+
+
+def _as_text(value: Any, categories: Any = ()) -> str:
+    """A category as text; 0 and 1 are false and true where these are the categories."""
+    if isinstance(value, (bool, np.bool_)):
+        return str(value).lower()
+    if isinstance(value, (int, float, np.number)):
+        text = str(int(value)) if float(value).is_integer() else repr(float(value))
+        return {"0": "false", "1": "true"}.get(text, text) if set(categories) == BOOLEANS else text
+    text = str(value)
+    return text.lower() if text.lower() in BOOLEANS else text
+
+
 def columns_of(X: Any) -> list[tuple[str, Array]]:
     """Name and values of each column of a data frame or a matrix: float64 for numbers, else objects."""
     if hasattr(X, "columns"):
         return [(f"column {name!r}", _column(f"column {name!r}", X[name])) for name in X.columns]
     X = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
+    if X.ndim != 2:
+        raise ValueError(f"X: expected a table, got shape {X.shape}")
     if X.dtype.kind in "iuf":
         return [(f"column {j}", column) for j, column in enumerate(X.T.astype("f8"))]
     return [(f"column {j}", _column(f"column {j}", column)) for j, column in enumerate(X.T)]
 
 
 def _column(name: str, values: Any) -> Array:
-    array = np.asarray(values)
+    categorical = str(getattr(values, "dtype", "")) == "category"  # of pandas: its categories may be numbers
+    array = np.asarray(values, dtype=object) if categorical else np.asarray(values)
     kind = array.dtype.kind
     if kind in "iuf":
         return array.astype("f8")
@@ -185,14 +218,21 @@ def _column(name: str, values: Any) -> Array:
         raise TypeError(f"X: expected numbers or categories in {name}, got {array.dtype}")
     array = array.astype(object)
     present = [value for value in array if not _is_missing(value)]
-    if all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in present):
-        return np.array([np.nan if _is_missing(value) else float(value) for value in array])
+    if not categorical and all(_is_number(value) for value in present):
+        try:
+            return np.array([np.nan if _is_missing(value) else float(value) for value in array])
+        except OverflowError:
+            raise ValueError(f"X: expected numbers that float64 can hold in {name}") from None
     for value in present:
-        if not isinstance(value, (str, bytes, bool, np.bool_, int, float, np.number)):
+        if not (isinstance(value, (str, bool, np.bool_)) or _is_number(value)):
             raise TypeError(
                 f"X: expected numbers or categories in {name}: each value must be a string or a number, got {value!r}"
             )
     return array
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number, Decimal)) and not isinstance(value, bool)
 
 
 def _is_missing(value: Any) -> bool:
@@ -202,10 +242,8 @@ def _is_missing(value: Any) -> bool:
         return True
 
 
-def _distinct(column: Array) -> list[Any]:
-    return sorted(
-        {value for value in column if not _is_missing(value)}, key=lambda value: (str(type(value)), str(value))
-    )
+def _distinct(column: Array) -> list[str]:
+    return sorted({_as_text(value) for value in column if not _is_missing(value)})
 
 
 # ---- one trained network -------------------------------------------------------------------------------
@@ -234,40 +272,55 @@ def recipe_network(sizes: list[int], classes: bool, dtype: Any, rng: Any) -> Seq
     return net
 
 
+class BestEpoch:
+    """A callback: keeps the parameters with the least classification error (the last of equals), or validation loss.
+
+    Attributes
+    ----------
+    history : History
+    epoch : int
+        The best one, from 0 on.
+    interrupted : bool
+        Whether Ctrl-C ended the training.
+    """
+
+    history: History
+    parameters: Array
+
+    def __init__(self, held: Held | None) -> None:
+        self.held = held
+        self.least, self.epoch, self.interrupted = np.inf, -1, False
+
+    def __call__(self, net: Sequential, history: History) -> None:
+        self.history = history
+        if self.held is None:
+            error = history.validation_loss[-1]
+        else:
+            error = float(np.average(net.classes(self.held.X) != self.held.y, weights=self.held.weights))
+        if error <= self.least or self.epoch < 0:
+            self.least, self.epoch, self.parameters = error, history.epochs - 1, net.parameters.copy()
+
+
 def train_member(
     net: Sequential, train: Held, held: Held, *, epochs: int, rng: Any, n_threads: int | None, callbacks: Iterable[Any]
-) -> History:  # fmt: skip
-    """Train the network of the recipe, and return to its best epoch on the held-out part, on Ctrl-C too."""
+) -> BestEpoch:  # fmt: skip
+    """Train the network of the recipe, and return to its best epoch on the held-out part."""
     classes = isinstance(net.loss_function, SoftmaxCrossEntropy)
     lr, m = RATES[classes], train.X.shape[1]
     size = min(BATCH, m)
     factors = {"s1": 6.0, "b": 0.1}
     factors |= {f"W{i}": 1 / np.sqrt(layer.n_in) for i, layer in enumerate(net.dense_layers, start=1)}
-    best = _BestEpoch(held if classes else None)
+    best = BestEpoch(held if classes else None)
     try:
-        return net.fit(
+        net.fit(
             train.X, train.y, optimizer=Adam(lr, betas=(0.9, 0.95), learning_rate_factors=factors), epochs=epochs,
             batch_size=size, rng=rng, schedule=CosineLogDecay(lr, epochs * -(-m // size)), sample_weight=train.weights,
             validation_data=tuple(part for part in held if part is not None), callbacks=[best, *callbacks],
             n_threads=n_threads,
         )  # fmt: skip
-    finally:
-        if best.parameters is not None:
-            net.parameters = best.parameters
-
-
-class _BestEpoch:
-    """A callback: keeps the parameters with the least classification error (the last of equals), or validation loss."""
-
-    def __init__(self, held: Held | None) -> None:
-        self.held = held
-        self.least = np.inf
-        self.parameters: Array | None = None
-
-    def __call__(self, net: Sequential, history: History) -> None:
-        if self.held is None:
-            error = history.validation_loss[-1]
-        else:
-            error = float(np.average(net.classes(self.held.X) != self.held.y, weights=self.held.weights))
-        if error <= self.least:
-            self.least, self.parameters = error, net.parameters.copy()
+    except KeyboardInterrupt:
+        if best.epoch < 0:
+            raise
+        best.interrupted = True
+    net.parameters = best.parameters
+    return best

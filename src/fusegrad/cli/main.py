@@ -43,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("--epochs", type=_positive, default=256, metavar="N", help="epochs (256)")
     train.add_argument("--test", type=_share, default=0.2, metavar="SHARE", help="share of the rows to test with (0.2)")
-    train.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of all draws (0)")
+    train.add_argument("--seed", type=_seed, default=0, metavar="N", help="the seed of all draws (0)")
+    train.add_argument("--ignore", action="append", default=[], metavar="NAME", help="a column to leave out, as an id")
     train.add_argument("--out", type=Path, metavar="FILE", help="where to save the model (.safetensors)")
     train.add_argument("--report", type=Path, metavar="FILE", help="where to write a page with pictures (.html)")
     train.add_argument("--threads", type=_positive, metavar="N", help="the most threads to use")
@@ -74,16 +75,24 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
-    return number
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2^32 - 1, got {text!r}")
+    return int(text)
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
     if not 0 <= share < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 0 and less than 1, got {text}")
+        raise argparse.ArgumentTypeError(f"expected at least 0 and less than 1, got {text!r}")
     return share
 
 
@@ -117,6 +126,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except MemoryError:
+        print("fusegrad: not enough memory for this table or network", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -146,8 +158,16 @@ def run() -> None:
             print(end="", flush=True)
     except BrokenPipeError:
         # The rest of the buffers is discarded; else Python would report an error at exit.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.dup2(nowhere, sys.stderr.fileno())
+        _discard_output()
+        code = 1
+    except OSError as error:
+        print(f"fusegrad: standard output: {error.strerror}", file=sys.stderr)
+        _discard_output()
         code = 1
     sys.exit(code)
+
+
+def _discard_output() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, sys.stderr.fileno())

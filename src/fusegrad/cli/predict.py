@@ -11,13 +11,15 @@ from fusegrad.sklearn import MLPClassifier, load
 
 def run(chosen: argparse.Namespace) -> int:
     """Write a prediction for each row; of classes also their probabilities."""
-    tables.check_folder(chosen.out)
-    if chosen.out is not None:
-        tables.kind_of(chosen.out)
+    tables.check_output(chosen.out, (".csv", ".parquet"), chosen.table, chosen.model)
     try:
         model = load(chosen.model)
-    except (OSError, ValueError) as error:
-        raise InputError(str(error) if str(chosen.model) in str(error) else f"{chosen.model}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{chosen.model}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if not hasattr(model, "feature_names_in_"):
+        raise InputError(f"{chosen.model}: it was trained on an array without names of columns: predict in Python")
     table = tables.read(chosen.table)
     names = list(model.feature_names_in_)
     missing = [name for name in names if name not in table.columns]
@@ -25,8 +27,12 @@ def run(chosen: argparse.Namespace) -> int:
         raise InputError(f"{chosen.table}: no column {missing[0]!r}, which the model was trained with")
     X = table.select(names)
     try:
-        result = {"prediction": model.predict(X)}
-        if isinstance(model, MLPClassifier):
+        prediction = model.predict(X)
+        many = prediction.ndim == 2
+        result = {f"prediction {i}": prediction[:, i] for i in range(prediction.shape[1])} if many else {
+            "prediction": prediction
+        }  # fmt: skip
+        if isinstance(model, MLPClassifier) and not many:
             probabilities = model.predict_proba(X)
             result |= {f"probability {name}": probabilities[:, i] for i, name in enumerate(model.classes_)}
     except (TypeError, ValueError) as error:

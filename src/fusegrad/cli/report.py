@@ -31,17 +31,19 @@ PAGE = """<!doctype html>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #22262c; }}
 table {{ border-collapse: collapse; }} td {{ padding: .2rem 1.2rem .2rem 0; border-bottom: 1px solid #ddd; }}
+pre {{ background: #f3f4f6; padding: .8rem; overflow-x: auto; font-size: 13px; }}
 img {{ max-width: 100%; height: auto; }} figure {{ margin: 2rem 0; }} figcaption {{ color: #555; }}
 </style></head><body>
 <h1>{title}</h1>
 <table>{rows}</table>
-{figures}
+{notes}{figures}
+<p>The same in Python:</p><pre>{lines}</pre>
 <p>fusegrad {version}</p>
 </body></html>
 """
 
 
-def write(path: Path, model: Any, X: Any, y: Any, results: dict[str, Any], seed: int) -> None:
+def write(path: Path, model: Any, X: Any, y: Any, results: dict[str, Any], seed: int, lines: str) -> None:
     """Write the page; the pictures of the test need rows to test with."""
     figures = [(_losses(model), "Loss of each epoch, of the training and of the held-out part.")]
     if len(y):
@@ -51,7 +53,7 @@ def write(path: Path, model: Any, X: Any, y: Any, results: dict[str, Any], seed:
             figures.append((_predicted(model, X, y), "Test rows, measured and predicted: right would be on the line."))
         what = "accuracy" if results["task"] == "classes" else "R²"
         figures.append((_importances(model, X, y, seed), f"How much {what} falls if a column is shuffled."))
-    rows = {name: value for name, value in results.items() if name not in ("test", "columns")}
+    rows = {name: value for name, value in results.items() if name not in ("test", "columns", "left out")}
     rows |= {f"test: {name}": f"{value:.4g}" for name, value in results.get("test", {}).items()}
     text = PAGE.format(
         title=html.escape(f"{results['target']}: a model of {len(results['columns'])} columns"),
@@ -63,6 +65,8 @@ def write(path: Path, model: Any, X: Any, y: Any, results: dict[str, Any], seed:
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
             for figure, caption in figures
         ),
+        notes="".join(f"<p>{html.escape(line)}</p>\n" for line in results["left out"]),
+        lines=html.escape(lines),
         version=fusegrad.__version__,
     )
     try:
@@ -75,6 +79,11 @@ def _encoded(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _plain(name: Any) -> str:
+    """A name that matplotlib does not set as mathematics."""
+    return str(name).replace("$", r"\$")
 
 
 def _axes(width: float = 7.0, height: float = 4.0) -> Any:
@@ -112,7 +121,7 @@ def _confusion(model: Any, X: Any, y: Any) -> Figure:
             axes.text(
                 j, i, str(count), ha="center", va="center", color="white" if 2 * count > counts.max() else "black"
             )
-        names = [str(name) for name in model.classes_]
+        names = [_plain(name) for name in model.classes_]
         axes.set_xticks(range(n), names, rotation=45, ha="right")
         axes.set_yticks(range(n), names)
     axes.set(xlabel="predicted", ylabel="measured")
@@ -128,7 +137,7 @@ def _importances(model: Any, X: Any, y: Any, seed: int) -> Figure:
         falls[name] = score - float(np.mean([model.score(part, y) for part in shuffled]))
     shown = sorted(falls, key=lambda name: falls[name])[-MOST_COLUMNS:]
     axes = _axes(7.0, 0.35 * len(shown) + 1.2)
-    axes.barh(shown, [falls[name] for name in shown], color=COLOURS[0])
+    axes.barh([_plain(name) for name in shown], [falls[name] for name in shown], color=COLOURS[0])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(xlabel="fall of the score")
     return axes.figure

@@ -1,5 +1,6 @@
 """Tables from files, and to files, by polars."""
 
+import gzip
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import polars
 from fusegrad.cli import InputError
 
 KINDS = (".csv", ".csv.gz", ".parquet")
+#: What stands for a missing value in a CSV file, beside nothing.
+MISSING = ["NA", "N/A", "NaN", "nan", "NULL", "null", "None", "?"]
+SEPARATORS = ",;\t|"
 
 
 def kind_of(path: Path) -> str:
@@ -19,18 +23,41 @@ def kind_of(path: Path) -> str:
     raise InputError(f"{path}: expected a name that ends in {', '.join(KINDS)}")
 
 
+def options_of(path: Path) -> dict[str, Any]:
+    """How polars reads a file as a person would: types from all rows, dates, missing values, its separator."""
+    if kind_of(path) == ".parquet":
+        return {"glob": False}
+    options: dict[str, Any] = {
+        "infer_schema_length": None, "try_parse_dates": True, "null_values": MISSING, "glob": False,
+    }  # fmt: skip
+    with gzip.open(path) if kind_of(path) == ".csv.gz" else path.open("rb") as file:
+        header = file.readline(1 << 20).decode("utf-8", "replace")
+    separator = max(SEPARATORS, key=header.count)
+    return options if separator == "," else {**options, "separator": separator}
+
+
 def read(path: Path) -> polars.DataFrame:
-    """All rows of a file; the types of columns of text are found from all of them."""
-    kind = kind_of(path)
+    """All rows of a file."""
+    kind_of(path)
     try:
-        table = polars.read_parquet(path) if kind == ".parquet" else polars.read_csv(path, infer_schema_length=None)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+        if not path.is_file():
+            raise InputError(f"{path}: not a file")
+        function = polars.read_parquet if kind_of(path) == ".parquet" else polars.read_csv
+        table: polars.DataFrame = function(path, **options_of(path))
+        table = table.with_columns(polars.selectors.decimal().cast(polars.Float64))
+    except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{path}: not a table that polars can read: {str(error).splitlines()[0]}") from None
     if table.height == 0:
         raise InputError(f"{path}: it has no rows")
     return table
+
+
+def share_of_numbers(column: polars.Series) -> float:
+    """Which share of the texts of a column are numbers."""
+    texts = column.drop_nulls()
+    return float(texts.cast(polars.Float64, strict=False).is_not_null().mean() or 0.0) if len(texts) else 0.0  # type: ignore[arg-type]
 
 
 def write(table: polars.DataFrame, path: Path | None) -> None:
@@ -39,20 +66,27 @@ def write(table: polars.DataFrame, path: Path | None) -> None:
         print(table.write_csv(), end="")
         return
     try:
-        if kind_of(path) == ".parquet":
+        if path.suffix == ".parquet":
             table.write_parquet(path)
-        elif kind_of(path) == ".csv":
-            table.write_csv(path)
         else:
-            raise InputError(f"{path}: expected a name that ends in .csv or .parquet")
+            table.write_csv(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
 
 
-def check_folder(path: Path | None) -> None:
-    """Raise before anything is computed if a file cannot be made there."""
-    if path is not None and not path.absolute().parent.is_dir():
+def check_output(path: Path | None, suffixes: tuple[str, ...], *others: Path | None) -> None:
+    """Raise before anything is computed if a file cannot be made there, or is one of the others."""
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise InputError(f"{path}: expected a name that ends in {' or '.join(suffixes)}")
+    if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: no folder {path.absolute().parent}")
+    if path.is_dir():
+        raise InputError(f"{path}: it is a folder")
+    for other in others:
+        if other is not None and other.exists() and path.exists() and path.samefile(other):
+            raise InputError(f"{path}: expected another file than {other}, which would be lost")
 
 
 def note(*parts: Any, quiet: bool) -> None:

@@ -26,21 +26,20 @@ MOST_TEXTS = 50  # a column of text with more of them, and more than a tenth of 
 def run(chosen: argparse.Namespace) -> int:
     """Train a model. After Ctrl-C the best epoch is tested and saved, and the exit code is 130."""
     quiet = chosen.quiet or chosen.json
-    for path in (chosen.out, chosen.report):
-        tables.check_folder(path)
+    tables.check_output(chosen.out, (".safetensors",), chosen.table)
+    tables.check_output(chosen.report, (".html",), chosen.table)
     if chosen.report is not None:
         from fusegrad.cli import report  # its matplotlib may be missing
     table = tables.read(chosen.table)
     if chosen.target not in table.columns:
         raise InputError(f"{chosen.table}: no column {chosen.target!r}; it has {', '.join(table.columns)}")
-    X, y, notes = _prepared(table, chosen.target)
+    X, y, notes = _prepared(table, chosen.target, chosen.ignore)
     classes = chosen.task == "classes" or (chosen.task == "auto" and _are_classes(y))
-    if not classes and not y.dtype.is_numeric():
-        raise InputError(f"{chosen.table}: {chosen.target!r} is not a column of numbers: --task classes")
+    _check_target(y, classes)
     for line in notes:
         tables.note(line, quiet=quiet)
     kind, options = (MLPClassifier if classes else MLPRegressor), {"preset": "tabular", "random_state": chosen.seed}
-    model = kind(**options, hidden_layer_sizes=chosen.network, max_iter=chosen.epochs, n_threads=chosen.threads)
+    model = kind(**options, width=chosen.network, epochs=chosen.epochs, n_threads=chosen.threads)
     X_train, X_test, y_train, y_test = _split(X, y, chosen.test, chosen.seed, classes)
     task = f"{y.n_unique()} classes" if classes else "numbers"
     tables.note(f"{chosen.target}: {task}; {len(y_train)} rows to train, {len(y_test)} to test", quiet=quiet)
@@ -51,29 +50,34 @@ def run(chosen: argparse.Namespace) -> int:
             model.fit(X_train, y_train.to_numpy(), callbacks=[progress])
         except (TypeError, ValueError) as error:
             raise InputError(f"{chosen.table}: {error}") from None
-    results = {
+    results: dict[str, Any] = {
         "target": chosen.target, "task": "classes" if classes else "numbers", "rows": len(y), "columns": X.columns,
-        "epochs": model.n_iter_, "seconds": round(progress.seconds, 3),
-        "parameters": model.network_.n_parameters, "interrupted": progress.stop,
+        "epochs": model.n_iter_, "best epoch": model.best_epoch_ + 1,
+        "seconds": round(progress.seconds, 3), "parameters": model.network_.n_parameters,
+        "interrupted": progress.stop,
     }  # fmt: skip
+    results["left out"] = notes
     if len(y_test):
         results["test"] = _measures(model, X_test, y_test, y_train, classes)
+    columns = None if len(X.columns) == len(table.columns) - 1 else X.columns
+    lines = python_lines(chosen, classes, y, columns)
     if chosen.out is not None:
         _save(model, chosen.out)
     if chosen.report is not None:
-        report.write(chosen.report, model, X_test, y_test.to_numpy(), results, chosen.seed)
+        report.write(chosen.report, model, X_test, y_test.to_numpy(), results, chosen.seed, lines)
     if chosen.json:
         print(json.dumps(results))
     else:
         print(_text(results))
         if not chosen.quiet:
-            columns = None if len(X.columns) == len(table.columns) - 1 else X.columns
-            print(f"\nThe same in Python:\n\n{python_lines(chosen, classes, y, columns)}")
+            print(f"\nThe same in Python:\n\n{lines}")
     return 130 if progress.stop else 0
 
 
-def _prepared(table: polars.DataFrame, target: str) -> tuple[polars.DataFrame, polars.Series, list[str]]:
-    """The columns to learn from, the target, and what was left out."""
+def _prepared(
+    table: polars.DataFrame, target: str, ignored: list[str]
+) -> tuple[polars.DataFrame, polars.Series, list[str]]:
+    """The columns to learn from, the target, and what was left out or is strange."""
     notes = []
     table, height = table.drop_nulls(target), table.height
     if table[target].dtype.is_float():
@@ -82,22 +86,64 @@ def _prepared(table: polars.DataFrame, target: str) -> tuple[polars.DataFrame, p
         notes.append(f"{height - table.height} rows without {target} are left out")
     if table.height < 10:
         raise InputError(f"expected at least 10 rows with a {target}, got {table.height}")
-    dropped = []
-    for column in table.drop(target):
-        kind, n = column.dtype, column.n_unique()
+    for name in ignored:
+        if name not in table.columns or name == target:
+            raise InputError(f"--ignore {name}: no such column to learn from")
+    dropped = [(name, "--ignore") for name in ignored]
+    for column in table.drop(target, *ignored):
+        kind, n, name = column.dtype, column.n_unique(), column.name
         if kind.is_temporal():
-            dropped.append((column.name, "dates"))
+            dropped.append((name, "dates"))
         elif kind.is_nested() or kind == polars.Binary:
-            dropped.append((column.name, f"of type {kind}"))
-        elif not kind.is_numeric() and kind != polars.Boolean and n > max(MOST_TEXTS, table.height // 10):
-            dropped.append((column.name, f"{n} different texts"))
+            dropped.append((name, f"of type {kind}"))
         elif column.null_count() == table.height:
-            dropped.append((column.name, "empty"))
+            dropped.append((name, "empty"))
+        elif kind == polars.String:
+            share = tables.share_of_numbers(column)
+            if n > max(MOST_TEXTS, table.height // 10):
+                dropped.append((name, f"{n} different texts"))
+            if share > 0.5:
+                text = next(value for value in column.drop_nulls() if not _is_number(value))
+                notes.append(
+                    f"column {name!r} is text, though {share:.0%} of it are numbers: the first that is not is {text!r}"
+                )
+        elif kind.is_integer() and n == table.height:
+            notes.append(f"column {name!r} has another whole number in each row: if it is an id, --ignore {name}")
     notes += [f"column {name!r} is left out: {why}" for name, why in dropped]
     X = table.drop([target, *(name for name, _ in dropped)])
     if not X.columns:
         raise InputError("no column is left to learn from")
     return X, table[target], notes
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_target(y: polars.Series, classes: bool) -> None:
+    """Raise if the target is not of the task, or there is nothing to learn."""
+    name, n = y.name, y.n_unique()
+    if y.dtype.is_temporal() or y.dtype.is_nested():
+        raise InputError(f"the target {name!r} is of type {y.dtype}: expected numbers, texts, true and false")
+    if n == 1:
+        raise InputError(f"the target {name!r} is {y[0]!r} in all rows: there is nothing to learn")
+    if not classes:
+        if not y.dtype.is_numeric():
+            raise InputError(f"the target {name!r} is not a column of numbers: --task classes")
+        if y.dtype.is_float() and not y.is_finite().all():
+            raise InputError(f"the target {name!r} has an infinity")
+        return
+    if y.dtype == polars.String and tables.share_of_numbers(y) > 0.5:
+        text = next(value for value in y if not _is_number(value))
+        raise InputError(f"the target {name!r} has numbers, but also {text!r}: mend or empty such cells")
+    if y.dtype.is_float() or n > max(MOST_TEXTS, len(y) // 10):
+        raise InputError(
+            f"the target {name!r} has {n} different values, too many for classes: --task numbers, if it has numbers"
+        )
 
 
 def _are_classes(y: polars.Series) -> bool:
@@ -114,7 +160,7 @@ def _split(X: Any, y: Any, share: float, seed: int, classes: bool) -> tuple[Any,
     except ValueError as error:
         raise InputError(f"--test: {error}") from None
     if classes and parts[2].n_unique() < 2:
-        raise InputError("the target has one class")
+        raise InputError("the rows to train with have one class")
     return parts
 
 
@@ -128,7 +174,7 @@ def _measures(model: Any, X: Any, y: polars.Series, y_train: polars.Series, clas
             "accuracy of the most frequent class": float((truth == constant).mean()),
         }
     return {
-        "r2": float(r2_score(truth, prediction)) if len(truth) > 1 else float("nan"),
+        **({"r2": float(r2_score(truth, prediction))} if len(truth) > 1 else {}),
         "rmse": float(np.sqrt(np.mean((truth - prediction) ** 2))),
         "mae": float(mean_absolute_error(truth, prediction)),
         "rmse of the mean": float(np.sqrt(np.mean((truth - y_train.mean()) ** 2))),
@@ -145,7 +191,7 @@ def _save(model: Any, path: Path) -> None:
 
 
 def _text(results: dict[str, Any]) -> str:
-    rows = {name: results[name] for name in ("target", "task", "rows", "epochs", "seconds", "parameters")}
+    rows = {name: results[name] for name in ("target", "task", "rows", "epochs", "best epoch", "seconds", "parameters")}
     rows |= {f"test: {name}": f"{value:.4g}" for name, value in results.get("test", {}).items()}
     width = max(len(name) for name in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
@@ -155,8 +201,9 @@ def python_lines(chosen: argparse.Namespace, classes: bool, y: polars.Series, co
     """What a user would write; it makes the same model, bit for bit. columns: those that are used, if not all are."""
     kind = "MLPClassifier" if classes else "MLPRegressor"
     path, target = str(chosen.table), chosen.target
-    parquet = tables.kind_of(chosen.table) == ".parquet"
-    read = f"pl.read_parquet({path!r})" if parquet else f"pl.read_csv({path!r}, infer_schema_length=None)"
+    function = "read_parquet" if tables.kind_of(chosen.table) == ".parquet" else "read_csv"
+    options = ", ".join(f"{name}={value!r}" for name, value in tables.options_of(chosen.table).items())
+    read = f"pl.{function}({path!r}, {options})"
     drop = f".drop_nulls({target!r})" + (f".drop_nans({target!r})" if y.dtype.is_float() else "")
     used = f"table.drop({target!r})" if columns is None else f"table[{columns!r}]"
     lines = [
@@ -170,10 +217,8 @@ def python_lines(chosen: argparse.Namespace, classes: bool, y: polars.Series, co
     if chosen.test:
         split = f"test_size={chosen.test}, random_state={chosen.seed}"
         lines.append(f"X, X_test, y, y_test = train_test_split(X, y, {split})")
-    options = (
-        f'preset="tabular", random_state={chosen.seed}, hidden_layer_sizes={chosen.network}, max_iter={chosen.epochs}'
-    )
-    lines += [f"model = {kind}({options})", "model.fit(X, y.to_numpy())"]
+    given = f'preset="tabular", random_state={chosen.seed}, width={chosen.network}, epochs={chosen.epochs}'
+    lines += [f"model = {kind}({given})", "model.fit(X, y.to_numpy())"]
     if chosen.test:
         lines.append("print(model.score(X_test, y_test.to_numpy()))")
     if chosen.out is not None:
