@@ -192,3 +192,80 @@ def test_the_entry_point_and_the_other_verbs(run):
     )
     out, _ = run("info")
     assert "instruction set" in out or "x86_64" in out
+
+
+def test_csv_as_people_write_it(run):
+    """Missing values by name, other separators, dates, types that differ from file to file."""
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=200)
+    rows = ["size;house;day;price"]
+    for i, value in enumerate(size):
+        house = "4A" if i % 50 == 3 else str(i % 4)
+        rows.append(f"{'NA' if i % 20 == 7 else f'{value:.3f}'};{house};2024-01-{1 + i % 28:02d};{value + i % 4:.3f}")
+    Path("houses.csv").write_text("\n".join(rows))
+    _, notes = run("train", "houses.csv", "--target", "price", "--network", "32", "--out", "m.safetensors")
+    assert "column 'day' is left out: dates" in notes
+    Path("some.csv").write_text("size,house\n0.5,1\n0.5,3\n")  # here polars reads house as integers
+    run("predict", "m.safetensors", "some.csv", "--out", "p.csv")
+    low, high = polars.read_csv("p.csv")["prediction"]
+    assert 1.2 < high - low < 2.8
+    for cell, says in (("abc", "the first that is not is 'abc'"),):
+        Path("houses.csv").write_text("\n".join(rows).replace("NA", cell))
+        _, notes = run("train", "houses.csv", "--target", "price", "--network", "8", "--epochs", "2", "--quiet")
+        assert notes == ""
+        _, notes = run("train", "houses.csv", "--target", "price", "--network", "8", "--epochs", "2")
+        assert says in notes
+
+
+def test_targets_that_are_none(run):
+    base = cars().drop("kind")
+    for column, says in (
+        (polars.Series(["1.5", "abc"] + ["2.5"] * 298), "has numbers, but also 'abc'"),
+        (polars.Series([f"a{i}" for i in range(300)]), "has 300 different values, too many for classes"),
+        (polars.Series([5.0] * 300), "in all rows: there is nothing to learn"),
+        (polars.Series([5.0, np.inf] * 150), "has an infinity"),
+    ):
+        base.with_columns(t=column).write_csv("t.csv")
+        _, error = run("train", "t.csv", "--target", "t", code=1)
+        assert says in error
+    _, error = run("train", "cars.csv", "--target", "price", "--task", "classes", code=1)
+    assert "too many for classes: --task numbers" in error
+
+
+def test_outputs_do_not_replace_inputs(run):
+    before = Path("cars.csv").read_bytes()
+    for arguments, says in (
+        (["--out", "cars.csv"], "cars.csv: expected a name that ends in .safetensors"),
+        (["--report", "cars.csv"], "cars.csv: expected a name that ends in .html"),
+    ):
+        _, error = run(*TRAIN, "--target", "price", *arguments, code=1)
+        assert says in error
+    run(*TRAIN, "--target", "price", "--out", "m.safetensors")
+    _, error = run("predict", "m.safetensors", "cars.csv", "--out", "cars.csv", code=1)
+    assert "expected another file than cars.csv" in error
+    assert Path("cars.csv").read_bytes() == before
+    Path("cars[1].csv").write_bytes(before)
+    Path("folder.csv").mkdir()
+    out, _ = run("train", "cars[1].csv", "--target", "price", "--network", "4", "--epochs", "2", "--json")
+    assert json.loads(out)["rows"] == 300
+    _, error = run("train", "folder.csv", "--target", "price", code=1)
+    assert "folder.csv: not a file" in error
+
+
+def test_json_is_json(run):
+    cars(10).write_csv("ten.csv")
+    out, _ = run("train", "ten.csv", "--target", "price", "--test", "0.05", "--network", "4", "--epochs", "2", "--json")
+    found = json.loads(out, parse_constant=lambda name: pytest.fail(name))
+    assert "r2" not in found["test"]
+    assert found["left out"] == []
+    out, _ = run(
+        "train", "cars.csv", "--target", "price", "--ignore", "doors", "--network", "4", "--epochs", "2", "--json"
+    )
+    assert "column 'doors' is left out: --ignore" in json.loads(out)["left out"]
+
+
+def test_names_that_matplotlib_would_set_as_mathematics(run):
+    table = cars().rename({"weight": r"$\frac$", "colour": "a$b$"}).with_columns(kind=polars.lit("$x"))
+    table = table.with_columns(kind=polars.when(polars.col("price") > 0.5).then(polars.lit(r"$\y$")).otherwise("kind"))
+    table.write_csv("t.csv")
+    run("train", "t.csv", "--target", "kind", "--network", "4", "--epochs", "2", "--report", "r.html")

@@ -1,5 +1,6 @@
 """The estimators behave as scikit-learn's: its checks, its steps, its attributes; and what it does not have."""
 
+import json
 import pickle
 import warnings
 
@@ -740,3 +741,198 @@ def test_the_recipe_and_a_plain_fit_in_turn():
         assert (model.set_params(preset=None, width=256).predict(X) == recipe).all()  # until it is fitted
         assert (model.fit(X, y).predict(X) == fresh).all()
         assert (model.set_params(preset="tabular", width=4).fit(X, y).predict(X) == recipe).all()
+
+
+# ---- what use found -----------------------------------------------------------------------------------
+
+
+def test_categories_are_compared_as_texts():
+    """Files are read with other types: an integer where there was text, false and true as text or 0 and 1."""
+    encoder = TableEncoder()
+    encoder.fit_transform(np.array([["1", True], ["2", False], ["4A", True]], dtype=object))
+    wanted = [[1, 0, 0, 1], [0, 1, 0, -1]]
+    for rows in ([["1", True], ["2", False]], [[1, "True"], [2, "false"]], [[1.0, 1], [2.0, 0]]):
+        assert encoder.transform(np.array(rows, dtype=object)).tolist() == wanted
+    pandas = pytest.importorskip("pandas")
+    numbers = pandas.DataFrame({"a": pandas.Categorical([1, 2, 3, 1])})
+    assert TableEncoder().fit_transform(numbers).shape == (4, 3)  # pandas' categories are categories
+    model = MLPRegressor(preset="tabular", width=4, epochs=2, random_state=0)
+    assert model.fit([[1.5, "a"], [2.0, "b"], [3.0, "c"]] * 5, np.arange(15.0)).network_.n_features == 4
+    with pytest.raises(TypeError, match="column 'a', as in the data of the fit, got 'abc'"):
+        model.fit(pandas.DataFrame({"a": [1.0, 2.0] * 5}), np.arange(10.0)).predict(
+            pandas.DataFrame({"a": [None, "abc"]})
+        )
+
+
+FAILING = {
+    "weights": {"sample_weight": np.ones(3)},
+    "negative weights": {"sample_weight": -np.ones(150)},
+    "callbacks": {"callbacks": 3},
+    "a callback": {"callbacks": [lambda net, history: 1 / 0]},
+}
+
+
+@pytest.mark.parametrize("way", FAILING)
+@pytest.mark.parametrize("preset", [None, "tabular"])
+@BOTH
+def test_a_fit_that_fails_changes_nothing(estimator, preset, way):
+    X, y = iris()
+    options = {"preset": "tabular", "width": 4, "epochs": 3} if preset else {"max_iter": 3}
+    model = estimator(random_state=0, **options).fit(X, y)
+    before, state = model.predict(X), {name: value for name, value in vars(model).items() if name.endswith("_")}
+    with pytest.raises((TypeError, ValueError, ZeroDivisionError)):
+        model.fit(10 * X + 3, (y + 1) % 3, **FAILING[way])
+    for name, value in (("random_state", "bad"), ("n_threads", "bad"), ("dtype", "int8")):
+        with pytest.raises((TypeError, ValueError)):
+            clone(model).set_params(**{name: value}).fit(X, y)
+        old = model.get_params()[name]
+        with pytest.raises((TypeError, ValueError)):
+            model.set_params(**{name: value}).fit(10 * X + 3, (y + 1) % 3)
+        model.set_params(**{name: old})
+    assert (model.predict(X) == before).all()
+    assert {name: value for name, value in vars(model).items() if name.endswith("_")}.keys() == state.keys()
+    assert model.n_iter_ == 3
+
+
+def test_rows_without_weight_decide_nothing():
+    X, y = regression()
+    w = np.ones(120)
+    w[:40] = 0
+    far = X.copy()
+    far[:40] *= 1e6
+    target = np.where(w > 0, y, 1e9)
+    options = {"preset": "tabular", "width": 16, "epochs": 60, "random_state": 0}
+    weighted = MLPRegressor(**options).fit(far, target, sample_weight=w)
+    alone = MLPRegressor(**options).fit(X[40:], y[40:], sample_weight=w[40:])
+    assert (weighted.predict(X) == alone.predict(X)).all()
+
+
+def test_targets_of_any_size():
+    X, y = regression()
+    options = {"preset": "tabular", "width": 16, "epochs": 40, "random_state": 0}
+    for scale, shift in ((1.0, 1.7e9), (1e200, 0.0), (1e-200, 0.0)):
+        model = MLPRegressor(**options).fit(X, scale * y + shift)
+        found = (model.predict(X) - shift) / scale
+        assert np.corrcoef(found, y)[0, 1] > 0.7
+    for wrong in (np.where(y > 1, np.inf, y), y.astype(str), np.full(120, "2024-01-01", "M8[D]")):
+        with pytest.raises(ValueError, match=r"^y: expected numbers|Input y contains"):
+            MLPRegressor(**options).fit(X, wrong)
+    with pytest.raises(ValueError, match="y: expected at least two classes"):
+        MLPClassifier(**options).fit(X, np.zeros(120))
+    with pytest.raises(TypeError, match="y: expected classes of one type, got"):
+        MLPClassifier().fit(X, np.array(["a", None] * 60, dtype=object))
+
+
+def test_outliers_of_any_size_end_at_three():
+    for dtype, huge in (("float64", 1e300), ("float32", 3e38)):
+        X = np.arange(9, dtype=dtype)[:, np.newaxis]
+        scaler = RobustSmoothScaler().fit(X)
+        found = scaler.transform(np.array([[huge], [-huge]], dtype))
+        np.testing.assert_allclose(found[:, 0], [3, -3], rtol=1e-6)
+        tiny = RobustSmoothScaler().fit_transform(X * np.finfo(dtype).smallest_subnormal)
+        assert np.isfinite(tiny).all()
+
+
+def test_what_a_warm_start_cannot_change():
+    X, y = iris()
+    for name, value in (
+        ("hidden_layer_sizes", (20, 20)),
+        ("activation", "tanh"),
+        ("dropout", 0.5),
+        ("dtype", "float32"),
+    ):
+        model = MLPRegressor(warm_start=True, max_iter=2, random_state=0).fit(X, y)
+        with pytest.raises(ValueError, match=rf"^{name}: expected .* as when the network was made"):
+            model.set_params(**{name: value}).fit(X, y)
+    model = MLPRegressor(warm_start=True, max_iter=2, random_state=0, solver="lbfgs").fit(X, y)
+    model.set_params(solver="adam").fit(X, y).set_params(early_stopping=True).fit(X, y)
+    assert len(model.validation_scores_) == 2
+    # After the recipe a new network is made.
+    model = MLPRegressor(preset="tabular", width=4, epochs=2, random_state=0).fit(X, y)
+    model.set_params(preset=None, width=256, epochs=256, warm_start=True, max_iter=300, solver="lbfgs").fit(X, y)
+    assert model.score(X, y) > 0.9
+
+
+def test_what_is_refused_by_name():
+    X, y = iris()
+    model = MLPRegressor(max_iter=2, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="return_std: expected False for one network"):
+        model.predict(X, return_std=True)
+    for name, value in (("width", 8), ("epochs", 3)):
+        with pytest.raises(ValueError, match=f"^{name}: expected its default without preset"):
+            MLPRegressor(**{name: value}).fit(X, y)
+    for weights in (np.full(150, -1.0), np.zeros(150), np.full(150, 1e308)):
+        for preset in ({}, {"preset": "tabular", "width": 4, "epochs": 2}):
+            with pytest.raises(ValueError, match=r"sample_weight: expected|Sample weights must"):
+                MLPRegressor(**preset).fit(X, y, weights)
+
+
+def test_a_loaded_model_has_its_parameters_and_can_be_fitted(tmp_path):
+    X, y = iris()
+    model = MLPClassifier((8, 4), activation="tanh", alpha=0.5, max_iter=3, class_weight={0: 2.0, 1: 1.0, 2: 1.0},
+                          n_iter_no_change=np.inf, random_state=0)  # fmt: skip
+    model.fit(X, y).save(tmp_path / "model.safetensors")
+    other = load(tmp_path / "model.safetensors")
+    assert other.get_params() | {"hidden_layer_sizes": (8, 4)} == model.get_params()
+    assert (clone(other).fit(X, y).predict(X) == model.predict(X)).all()
+    assert other.partial_fit(X, y).n_iter_ == 1
+    robust = MLPRegressor(loss=fg.losses.Huber(2.5), max_iter=2, random_state=np.random.RandomState(0)).fit(X, y)
+    robust.save(tmp_path / "model.safetensors")
+    assert load(tmp_path / "model.safetensors").loss == fg.losses.Huber(2.5)
+
+    class Mine(MLPRegressor):
+        pass
+
+    Mine(max_iter=2).fit(X, y).save(tmp_path / "model.safetensors")
+    assert type(load(tmp_path / "model.safetensors")) is MLPRegressor
+
+
+def test_descriptions_that_lie(tmp_path):
+    """Of each entry something else than what was saved: refused when it is loaded, not when it predicts."""
+    frame, y = cars()
+    path = tmp_path / "model.safetensors"
+    MLPRegressor(preset="tabular", width=4, epochs=2, random_state=0).fit(frame, y).save(path)
+    net, description = fg.load(path), json.loads(fg.load_metadata(path)["estimator"])
+    for name, wrong in (
+        ("n_features", [np.inf, 99, "2", 2.9, None]), ("names", ["abc", 7, [1, 2, 3, 4, 5], ["a"]]),
+        ("categories", [None, [], [None] * 4, ["abc"] * 5, [[1, 2]] * 5]),
+        ("center", [None, 1.0, [1.0], "a", [[1.0]] * 8]),
+        ("scale", [[np.nan] * 7, [1.0]]), ("mean", [[1.0, 2.0], None]), ("spread", [[[np.inf]]]),
+        ("out_activation", ["softmax", 3]), ("kind", ["MLPClassifier", "os.system", 1]), ("parameters", [{"a": 1}, 3]),
+    ):  # fmt: skip
+        for value in wrong:
+            net.save(path, metadata={"estimator": json.dumps(description | {name: value})})
+            with pytest.raises(ValueError, match="its description of an estimator"):
+                load(path)
+
+
+def test_ctrl_c_during_the_recipe():
+    frame, y = cars()
+    calls = []
+
+    def press(net, history):
+        calls.append(history.epochs)
+        if len(calls) == 70:
+            raise KeyboardInterrupt
+
+    model = MLPRegressor(preset="tabular", width=8, epochs=50, n_ensembles=4, random_state=0)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        model.fit(frame, y, callbacks=[press])
+    assert len(model.networks_) == 2
+    assert np.isfinite(model.predict(frame)).all()
+    before = model.predict(frame)
+    calls[:] = [0] * 69
+    with pytest.raises(KeyboardInterrupt):  # before an epoch is finished there is nothing to keep
+        model.fit(frame, y, callbacks=[_interrupt_at_once])
+    assert (model.predict(frame) == before).all()
+
+
+class _InterruptAtOnce:
+    def on_start(self, context):
+        raise KeyboardInterrupt
+
+    def __call__(self, net, history):
+        pass
+
+
+_interrupt_at_once = _InterruptAtOnce()

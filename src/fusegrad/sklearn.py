@@ -212,8 +212,10 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if weights is not None:
             if (weights < 0).any():
                 raise ValueError(f"sample_weight: expected weights of at least 0, got {weights.min()}")
-            if not 0 < weights.sum() < np.inf:
-                raise ValueError(f"sample_weight: expected a finite sum above 0, got {weights.sum()}")
+            with np.errstate(over="ignore"):
+                total = weights.sum()
+            if not 0 < total < np.inf:
+                raise ValueError(f"sample_weight: expected a finite sum above 0, got {total}")
         return weights
 
     def _with_class_weights(self, y: Array, weights: Array | None) -> Array | None:
@@ -904,12 +906,12 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
                 raise ValueError(f"y: expected numbers, got {y.dtype} such as {y.flat[0]!r}") from None
         y = np.asarray(y, dtype="f8")
         y = y[np.newaxis] if y.ndim == 1 else y.T
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._target_mean, spread = y.mean(axis=1, keepdims=True), y.std(axis=1, keepdims=True)
-        if not np.isfinite(spread).all():
-            raise ValueError(f"y: expected numbers whose spread is finite, got up to {np.abs(y).max():.3g}")
-        self._target_spread = np.where(spread > 0, spread, 1.0)
-        return (y - self._target_mean) / self._target_spread
+        largest = float(np.abs(y).max()) or 1.0  # by which the squares of the deviations stay finite
+        scaled = y / largest
+        mean, spread = scaled.mean(axis=1, keepdims=True), scaled.std(axis=1, keepdims=True)
+        spread = np.where(spread > 0, spread, 1.0)
+        self._target_mean, self._target_spread = mean * largest, spread * largest
+        return (scaled - mean) / spread
 
     def _predicted(self, net: Sequential, columns: Array) -> Array:
         """Predictions (n_samples,), or (n_samples, n_outputs)."""

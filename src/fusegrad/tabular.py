@@ -292,6 +292,7 @@ class BestEpoch:
         self.least, self.epoch, self.interrupted = np.inf, -1, False
 
     def __call__(self, net: Sequential, history: History) -> None:
+        """After an epoch."""
         self.history = history
         if self.held is None:
             error = history.validation_loss[-1]
