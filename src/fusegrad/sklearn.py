@@ -899,12 +899,12 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
 
     def _tabular_targets(self, y: Array) -> Array:
         """Standardised columns."""
-        if y.dtype.kind not in "biuf":
-            try:
-                y = np.array(y if y.dtype.kind == "O" else None, dtype="f8")
-            except (TypeError, ValueError):
-                raise ValueError(f"y: expected numbers, got {y.dtype} such as {y.flat[0]!r}") from None
-        y = np.asarray(y, dtype="f8")
+        if y.dtype.kind not in "biufO":
+            raise ValueError(f"y: expected numbers, got {y.dtype} such as {y.flat[0]!r}")
+        try:
+            y = y.astype("f8")
+        except (TypeError, ValueError):
+            raise ValueError("y: expected numbers, got objects that are none") from None
         y = y[np.newaxis] if y.ndim == 1 else y.T
         largest = float(np.abs(y).max()) or 1.0  # by which the squares of the deviations stay finite
         scaled = y / largest
