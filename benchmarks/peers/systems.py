@@ -644,13 +644,16 @@ class ScikitLearn(System):
 
     def losses(self, task: Training) -> list[float]:
         model, X, y = self._model(task, 1, shuffle=False)
-        del model._optimizer  # partial_fit makes its own, for these weights; one batch is then one step
+        self._forget(model)  # partial_fit makes its own optimizer, for these weights; one batch is then one step
         model.warm_start = False  # else it wants all classes in each batch
         found = []
         for which in task.batches(CHECKED_STEPS):
             model.partial_fit(X[which], y[which])
             found.append(model.loss_ if task.loss == "softmax" else 2 * model.loss_)
         return found
+
+    def _forget(self, model: Any) -> None:
+        del model._optimizer
 
     def training(self, task: Training) -> Callable[[int], Any]:
         model, X, y = self._model(task, self.epochs, shuffle=True)
@@ -674,6 +677,9 @@ class FusegradEstimators(ScikitLearn):
     """The same with fusegrad.sklearn."""
 
     module = "fusegrad.sklearn"
+
+    def _forget(self, model: Any) -> None:
+        model._optimizer = None
 
 
 SYSTEMS: dict[str, tuple[type[System], dict[str, str]]] = {

@@ -731,15 +731,6 @@ def _print_epoch(net: Sequential, history: History) -> None:
     print(f"Iteration {history.epochs}, loss = {history.loss[-1]:.8f}")
 
 
-def _distinct(y: Array) -> Array:
-    """The classes, sorted."""
-    try:
-        return np.unique(y)
-    except TypeError:
-        kinds = sorted({type(value).__name__ for value in y})
-        raise TypeError(f"y: expected classes of one type, got {', '.join(kinds)}") from None
-
-
 def _set_parameters(estimator: Any, given: dict[str, Any]) -> None:
     """Store the arguments of `__init__` as they are: scikit-learn wants them validated by `fit`."""
     for name in estimator._get_param_names():
@@ -1042,7 +1033,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         X, y = super()._validated(X, y, first, incremental)
         check_classification_targets(y)
         multilabel = type_of_target(y).startswith("multilabel")
-        classes = np.arange(y.shape[1]) if multilabel else _distinct(y)
+        classes = np.arange(y.shape[1]) if multilabel else np.unique(y)
         if not hasattr(self, "classes_") or (first and not incremental):
             self._multilabel, self.classes_ = multilabel, classes
         elif self.warm_start and not incremental and set(classes) != set(self.classes_):
@@ -1077,7 +1068,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         check_classification_targets(y)
         if type_of_target(y).startswith("multilabel"):
             raise ValueError("y: expected one class for each example with preset='tabular', got several labels")
-        self._multilabel, self.classes_ = False, _distinct(column_or_1d(y, warn=True))
+        self._multilabel, self.classes_ = False, np.unique(column_or_1d(y, warn=True))
         if len(self.classes_) < 2:
             raise ValueError(f"y: expected at least two classes with preset='tabular', got one class, {y[0]!r}")
         return np.searchsorted(self.classes_, y)
