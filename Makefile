@@ -40,8 +40,9 @@ QUICK = not peers and not exhaustive and not reliability and not once
 
 ## make test             build the wheel, install it, test it with each instruction set that the processor has
 test: $(VENV)/installed
-	@$(EACH_ISA) $(BIN)/pytest -q -m "$(QUICK)" --benchmark-disable tests benchmarks || exit 1; done
+	@$(EACH_ISA) $(BIN)/pytest -q -m "$(QUICK)" tests || exit 1; done
 	$(BIN)/pytest -q -m once tests
+	$(BIN)/pytest -q --benchmark-disable benchmarks
 	$(BIN)/pytest -q --doctest-modules --pyargs fusegrad
 
 ## make test-lanes       the tests with each SIMD layout forced, wherever it can be used
