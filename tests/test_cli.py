@@ -141,6 +141,7 @@ def test_bad_input_is_one_line(run):
         (["train", "cars.csv", "--target", "price", "--out", "no/m.safetensors"], "no/m.safetensors: no folder"),
         (["train", "cars.csv", "--target", "price", "--report", "no/r.html"], "no/r.html: no folder"),
         (["predict", "none.safetensors", "cars.csv"], "none.safetensors"),
+        (["predict", "cars.csv", "model.safetensors"], "cars.csv: expected a model that `fusegrad train` saved"),
         (["predict", "net.safetensors", "cars.csv"], "net.safetensors: no estimator of fusegrad.sklearn saved it"),
         (["predict", "model.safetensors", "other.csv"], "other.csv: no column 'weight'"),
         (["predict", "model.safetensors", "text.csv"], "text.csv: X: expected numbers in column 'weight'"),

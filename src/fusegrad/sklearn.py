@@ -155,7 +155,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     @contextmanager
     def _restored_on_error(self) -> Iterator[None]:
         """A fit that fails leaves the estimator, and its model if it has one, as they were."""
-        before = dict(self.__dict__)
+        # Of lists their values: a fit that goes on appends to its curves.
+        before = {name: list(value) if type(value) is list else value for name, value in self.__dict__.items()}
         networks = [(net, net.parameters.copy()) for net in before.get("networks_", ())]
         try:
             yield

@@ -12,6 +12,8 @@ from fusegrad.sklearn import MLPClassifier, load
 def run(chosen: argparse.Namespace) -> int:
     """Write a prediction for each row; of classes also their probabilities."""
     tables.check_output(chosen.out, (".csv", ".parquet"), chosen.table, chosen.model)
+    if chosen.model.name.lower().endswith(tables.KINDS):
+        raise InputError(f"{chosen.model}: expected a model that `fusegrad train` saved, before the table")
     try:
         model = load(chosen.model)
     except OSError as error:
