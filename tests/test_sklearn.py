@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -934,3 +936,10 @@ class _InterruptAtOnce:
 
 
 _interrupt_at_once = _InterruptAtOnce()
+
+
+def test_it_is_loaded_when_it_is_named():
+    code = "import sys, fusegrad as fg; assert 'sklearn' not in sys.modules; fg.sklearn.MLPRegressor; fg.sklearn.load"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="module 'fusegrad' has no attribute 'sklern'"):
+        _ = fg.sklern
