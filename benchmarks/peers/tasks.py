@@ -236,6 +236,7 @@ def estimators() -> list[Row]:
         "fit 13-50-1, batch 32": (network(13, 50, 1, m=2016, batch=32, **fit), 30.0),
         "fit 13-100-1, batch 32": (network(13, 100, 1, m=2016, batch=32, **fit), 30.0),
         "fit 13-100-1, batch 200": (network(13, 100, 1, m=2000, batch=200, **fit), 10.0),
+        "fit 64-50-10 softmax, batch 32": (network(64, 50, 10, m=1792, batch=32, loss="softmax", **fit), 15.0),
         "fit 64-64-10 softmax, batch 64": (network(64, 64, 10, m=1792, batch=64, loss="softmax", **fit), 15.0),
         "predict 13-100-1, one row": (network(13, 100, 1, m=1, action="forward"), 5.0),
         "predict 13-100-1, 10^5 rows": (network(13, 100, 1, m=100_000, action="forward"), 2.0),
