@@ -222,6 +222,7 @@ def test_targets_that_are_none(run):
     base = cars().drop("kind")
     for column, says in (
         (polars.Series(["1.5", "abc"] + ["2.5"] * 298), "has numbers, but also 'abc'"),
+        (polars.Series([f'"{i}"' for i in range(300)]), "has 300 different values, too many for classes"),
         (polars.Series([f"a{i}" for i in range(300)]), "has 300 different values, too many for classes"),
         (polars.Series([5.0] * 300), "in all rows: there is nothing to learn"),
         (polars.Series([5.0, np.inf] * 150), "has an infinity"),

@@ -54,10 +54,11 @@ def read(path: Path) -> polars.DataFrame:
     return table
 
 
-def share_of_numbers(column: polars.Series) -> float:
-    """Which share of the texts of a column are numbers."""
+def numbers_in(column: polars.Series) -> tuple[float, str | None]:
+    """Which share of the texts of a column are numbers, and the first that is none."""
     texts = column.drop_nulls()
-    return float(texts.cast(polars.Float64, strict=False).is_not_null().mean() or 0.0) if len(texts) else 0.0  # type: ignore[arg-type]
+    others = texts.filter(texts.cast(polars.Float64, strict=False).is_null())
+    return 1 - len(others) / max(1, len(texts)), others[0] if len(others) else None
 
 
 def write(table: polars.DataFrame, path: Path | None) -> None:

@@ -99,13 +99,12 @@ def _prepared(
         elif column.null_count() == table.height:
             dropped.append((name, "empty"))
         elif kind == polars.String:
-            share = tables.share_of_numbers(column)
+            share, other = tables.numbers_in(column)
             if n > max(MOST_TEXTS, table.height // 10):
                 dropped.append((name, f"{n} different texts"))
-            if share > 0.5:
-                text = next(value for value in column.drop_nulls() if not _is_number(value))
+            if share > 0.5 and other is not None:
                 notes.append(
-                    f"column {name!r} is text, though {share:.0%} of it are numbers: the first that is not is {text!r}"
+                    f"column {name!r} is text, though {share:.0%} of it are numbers: the first that is not is {other!r}"
                 )
         elif kind.is_integer() and n == table.height:
             notes.append(f"column {name!r} has another whole number in each row: if it is an id, --ignore {name}")
@@ -114,14 +113,6 @@ def _prepared(
     if not X.columns:
         raise InputError("no column is left to learn from")
     return X, table[target], notes
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_target(y: polars.Series, classes: bool) -> None:
@@ -137,9 +128,10 @@ def _check_target(y: polars.Series, classes: bool) -> None:
         if y.dtype.is_float() and not y.is_finite().all():
             raise InputError(f"the target {name!r} has an infinity")
         return
-    if y.dtype == polars.String and tables.share_of_numbers(y) > 0.5:
-        text = next(value for value in y if not _is_number(value))
-        raise InputError(f"the target {name!r} has numbers, but also {text!r}: mend or empty such cells")
+    share, other = tables.numbers_in(y) if y.dtype == polars.String else (0.0, None)
+    if share > 0.5:
+        beside = f"also {other!r}: mend or empty such cells" if other is not None else "in quotes: write them without"
+        raise InputError(f"the target {name!r} has numbers, but {beside}")
     if y.dtype.is_float() or n > max(MOST_TEXTS, len(y) // 10):
         raise InputError(
             f"the target {name!r} has {n} different values, too many for classes: --task numbers, if it has numbers"
