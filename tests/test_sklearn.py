@@ -25,7 +25,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fusegrad as fg
 from fusegrad.sklearn import MLPClassifier, MLPRegressor, RobustSmoothScaler, load
-from fusegrad.tabular import RATES, TableEncoder, recipe_network
+from fusegrad.sklearn.tabular import RATES, TableEncoder, recipe_network
 
 pytestmark = [
     pytest.mark.once,

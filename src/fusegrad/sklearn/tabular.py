@@ -21,14 +21,8 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
-
-try:
-    from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-    from sklearn.utils.validation import check_is_fitted, validate_data
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        'fusegrad.sklearn needs scikit-learn 1.6 or later: pip install "fusegrad[sklearn]"'
-    ) from error
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fusegrad._engine.validation import Array
 from fusegrad.history import History
