@@ -943,3 +943,30 @@ def test_it_is_loaded_when_it_is_named():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="module 'fusegrad' has no attribute 'sklern'"):
         _ = fg.sklern
+
+
+class Own(MLPRegressor):
+    """With a parameter of its own, and others fixed."""
+
+    def __init__(self, size=8):
+        super().__init__(hidden_layer_sizes=(size,), max_iter=3, random_state=0)
+        self.size = size
+
+
+def test_subclasses_with_parameters_of_their_own(tmp_path):
+    X, y = iris()
+    model = clone(Own(size=5)).fit(X, y)
+    assert model.get_params() == {"size": 5}
+    assert model.coefs_[0].shape == (4, 5)
+    model.save(tmp_path / "model.safetensors")
+    other = load(tmp_path / "model.safetensors")
+    assert (other.predict(X) == model.predict(X)).all()
+    assert other.hidden_layer_sizes == [5]
+    with pytest.raises(ValueError, match="max_iter: expected its default with preset"):
+        _with(Own(), preset="tabular").fit(X, y)
+
+
+def _with(model, **attributes):
+    for name, value in attributes.items():
+        setattr(model, name, value)
+    return model

@@ -405,12 +405,18 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             as_count(size, "width")
         for name in ("epochs", "n_ensembles"):
             as_count(getattr(self, name), name)
-        for name in self.get_params().keys() - PRESET_PARAMETERS:
+        for name in self.own_parameters().keys() - PRESET_PARAMETERS:
             if not self._is_default(name):
                 raise ValueError(f"{name}: expected its default with preset='tabular', got {getattr(self, name)!r}")
 
+    @classmethod
+    def own_parameters(cls) -> dict[str, Any]:
+        """The parameters of `MLPRegressor` or `MLPClassifier`, with their defaults, of a subclass too."""
+        own = next(kind for kind in cls.__mro__ if kind.__module__.startswith("fusegrad.sklearn"))
+        return {name: parameter.default for name, parameter in inspect.signature(own).parameters.items()}
+
     def _is_default(self, name: str) -> bool:
-        return bool(np.array_equal(getattr(self, name), inspect.signature(type(self)).parameters[name].default))
+        return bool(np.array_equal(getattr(self, name), self.own_parameters()[name]))
 
     def _table(self, X: Any, *y: Any) -> Any:
         """A data frame as it is, anything else as a matrix of any dtype; with y it is that of a fit."""
@@ -557,7 +563,7 @@ def _print_epoch(net: Sequential, history: History) -> None:
 
 def set_parameters(estimator: Any, given: dict[str, Any]) -> None:
     """Store the arguments of `__init__` as they are: scikit-learn wants them validated by `fit`."""
-    for name in estimator._get_param_names():
+    for name in estimator.own_parameters():
         setattr(estimator, name, given[name])
 
 

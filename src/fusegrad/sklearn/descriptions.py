@@ -17,7 +17,7 @@ def describe(model: Any) -> str:
     """What `restore` needs beside the network, as JSON."""
     description: dict[str, Any] = {
         "kind": "MLPClassifier" if is_classifier(model) else "MLPRegressor",
-        "parameters": {name: described(name, value) for name, value in model.get_params().items()},
+        "parameters": {name: described(name, getattr(model, name)) for name in model.own_parameters()},
         "names": _plain(getattr(model, "feature_names_in_", None)),
         "n_features": model.n_features_in_,
         "out_activation": model.out_activation_,
