@@ -16,12 +16,10 @@ extensions = [
 ]
 exclude_patterns = ["lessons"]  # the gallery's source
 templates_path = ["templates"]
-nitpicky = False
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 numpydoc_show_class_members = False  # templates/autosummary/class.rst lists them
 autodoc_typehints = "none"  # the docstring has them
-autosummary_imported_members = False
 
 sphinx_gallery_conf = {
     "examples_dirs": "lessons",

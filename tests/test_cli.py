@@ -115,7 +115,7 @@ def test_a_report_in_a_browser(run, tmp_path):
         shot = tmp_path / f"{target}.png"
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=900,1600", f"--screenshot={shot}"]
         subprocess.run([browser, *options, Path(f"{target}.html").absolute().as_uri()], check=True, capture_output=True)
-        image = pytest.importorskip("PIL.Image").open(shot).convert("RGB")
+        image = pytest.importorskip("PIL.Image", reason="comes with matplotlib").open(shot).convert("RGB")
         colours = image.getcolors(image.width * image.height)
         assert len(colours) > 100
         inked = 1 - max(count for count, _ in colours) / (image.width * image.height)

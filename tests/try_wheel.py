@@ -36,9 +36,12 @@ def main() -> None:
         }
 
         def run(*command: str) -> str:
-            return subprocess.run(
-                [python, *command], env=environment, cwd=folder, check=True, capture_output=True, text=True
-            ).stdout
+            found = subprocess.run(
+                [python, *command], env=environment, cwd=folder, check=False, capture_output=True, text=True
+            )
+            if found.returncode:
+                sys.exit(f"{' '.join(command)}\n{found.stdout[-20_000:]}\n{found.stderr[-5_000:]}")
+            return found.stdout
 
         run("-m", "pip", "install", "--quiet", "--only-binary", ":all:", str(wheel))
         print(run("-m", "fusegrad", "info"))

@@ -749,15 +749,15 @@ def _axes(ax: Any, size: tuple[float, float] = (6.4, 4.4), *, three: bool = Fals
     return ax
 
 
-def _names(names: Any, n: int, name: str = "names") -> list[str]:
+def _names(names: Any, n: int) -> list[str]:
     """So many names; x0, x1 and so on if there are none."""
     if names is None:
         return [f"x{i}" for i in range(n)]
     if isinstance(names, (str, bytes, Mapping, Set)) or not isinstance(names, Iterable):
-        raise TypeError(f"{name}: expected a list of {n} names, got {names!r}")
+        raise TypeError(f"names: expected a list of {n} names, got {names!r}")
     found = [str(part) for part in names]
     if len(found) != n:
-        raise ValueError(f"{name}: expected {n}, got {len(found)}")
+        raise ValueError(f"names: expected {n}, got {len(found)}")
     return found
 
 

@@ -38,8 +38,9 @@ def run(chosen: argparse.Namespace) -> int:
     _check_target(y, classes)
     for line in notes:
         tables.note(line, quiet=quiet)
-    kind, options = (MLPClassifier if classes else MLPRegressor), {"preset": "tabular", "random_state": chosen.seed}
-    model = kind(**options, width=chosen.network, epochs=chosen.epochs, n_threads=chosen.threads)
+    model = (MLPClassifier if classes else MLPRegressor)(
+        preset="tabular", random_state=chosen.seed, width=chosen.network, epochs=chosen.epochs, n_threads=chosen.threads
+    )
     X_train, X_test, y_train, y_test = _split(X, y, chosen.test, chosen.seed, classes)
     task = f"{y.n_unique()} classes" if classes else "numbers"
     tables.note(f"{chosen.target}: {task}; {len(y_train)} rows to train, {len(y_test)} to test", quiet=quiet)

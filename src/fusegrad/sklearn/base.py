@@ -24,7 +24,7 @@ from fusegrad.sklearn.descriptions import describe
 from fusegrad.sklearn.tabular import (
     FOLDS,
     BestEpoch,
-    Held,
+    Part,
     RobustSmoothScaler,
     TableEncoder,
     recipe_network,
@@ -278,7 +278,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                     "Solver produced non-finite parameter weights. The input data may contain large values and need to"
                     f" be preprocessed. ({history.divergence})"
                 )
-            self.validation_scores_.append(np.nan)  # type: ignore[union-attr]
+            self.validation_scores_.append(np.nan)  # type: ignore[union-attr]  # a list with early stopping
         elif history is not None and not history.stopped and not incremental:
             warnings.warn(
                 f"The {'score' if self.early_stopping else 'loss'} still improved after max_iter={self.max_iter} "
@@ -371,7 +371,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             held = folds[i % len(folds)]
             train = np.setdiff1d(np.arange(m), held)
             parts = (
-                Held(columns[:, part], targets[..., part], None if weights is None else weights[part])
+                Part(columns[:, part], targets[..., part], None if weights is None else weights[part])
                 for part in (train, held)
             )
             sizes = [len(columns), *hidden, self.n_outputs_]

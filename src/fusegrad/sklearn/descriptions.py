@@ -104,11 +104,9 @@ def described(name: str, value: Any) -> Any:
         return _plain(np.asarray(value)) if len(value) else []
     if name == "n_iter_no_change" and value == np.inf:
         return "inf"
-    return value.item() if isinstance(value, np.generic) else value if value is None else _json_value(value)
-
-
-def _json_value(value: Any) -> Any:
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _plain_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

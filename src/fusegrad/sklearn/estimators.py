@@ -1,6 +1,6 @@
 """The estimators, and `load`."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
@@ -20,7 +20,7 @@ from fusegrad.sklearn.base import BaseMLP, Objective, dense, set_parameters
 from fusegrad.sklearn.descriptions import rebuilt, restore
 
 
-class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
+class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-learn has no types
     """scikit-learn's `MLPRegressor` on the engine of this package: the same parameters and attributes.
 
     Prediction: x_{l+1} = f(x_l W_l + b_l) for a row x_1 of X, and x_L W_L + b_L at the end. Minimised is
@@ -127,7 +127,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     True
     """
 
-    _target_kind = {"y_numeric": True}  # noqa: RUF012
+    _target_kind: ClassVar[dict[str, Any]] = {"y_numeric": True}
 
     def __init__(
         self, loss: Any = "squared_error", hidden_layer_sizes: Any = (100,), activation: str = "relu", *,
@@ -236,7 +236,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return self._fit(X, y, sample_weight, (), incremental=True)
 
 
-class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
+class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-learn has no types
     """scikit-learn's `MLPClassifier` on the engine of this package: the same parameters and attributes.
 
     Softmax with the cross-entropy for three classes or more; one sigmoid with the binary cross-entropy for two; one for
@@ -283,7 +283,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     (array(['same', 'different'], dtype='<U9'), (300, 2))
     """
 
-    _target_kind: dict[str, Any] = {}  # noqa: RUF012
+    _target_kind: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self, hidden_layer_sizes: Any = (100,), activation: str = "relu", *, solver: str = "adam",

@@ -41,7 +41,7 @@ FAR = 1e15  # beyond which the smooth clipping ends at 3 in either dtype; its sq
 # ---- columns to numbers --------------------------------------------------------------------------------
 
 
-class RobustSmoothScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class RobustSmoothScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # no types there
     """Scale by median and quartiles, and clip smoothly: outliers end below 3.
 
     u = (x - median) / (q75 - q25); where the quartiles are equal, u = 2 (x - median) / (max - min), and 0 in a constant
@@ -170,7 +170,7 @@ def _as_numbers(name: str, column: Array) -> Array:
     """A column that was one of numbers in the fit."""
     if column.dtype.kind == "f":
         return column
-    text = next(value for value in column if not _is_missing(value) and not isinstance(value, (int, float, np.number)))
+    text = next(value for value in column if not _is_missing(value) and not _is_number(value))
     raise TypeError(f"X: expected numbers in {name}, as in the data of the fit, got {text!r}")
 
 
@@ -243,8 +243,8 @@ def _distinct(column: Array) -> list[str]:
 # ---- one trained network -------------------------------------------------------------------------------
 
 
-class Held(NamedTuple):
-    """Targets of the network for a part of the examples: columns, their targets, their weights."""
+class Part(NamedTuple):
+    """Some of the examples, to train with or held out: as columns, with their targets and weights."""
 
     X: Array
     y: Array
@@ -281,7 +281,7 @@ class BestEpoch:
     history: History
     parameters: Array
 
-    def __init__(self, held: Held | None) -> None:
+    def __init__(self, held: Part | None) -> None:
         self.held = held
         self.least, self.epoch, self.interrupted = np.inf, -1, False
 
@@ -297,7 +297,7 @@ class BestEpoch:
 
 
 def train_member(
-    net: Sequential, train: Held, held: Held, *, epochs: int, rng: Any, n_threads: int | None, callbacks: Iterable[Any]
+    net: Sequential, train: Part, held: Part, *, epochs: int, rng: Any, n_threads: int | None, callbacks: Iterable[Any]
 ) -> BestEpoch:  # fmt: skip
     """Train the network of the recipe, and return to its best epoch on the held-out part."""
     classes = isinstance(net.loss_function, SoftmaxCrossEntropy)
