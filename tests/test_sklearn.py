@@ -30,6 +30,8 @@ from fusegrad.sklearn.tabular import RATES, TableEncoder, recipe_network
 pytestmark = [
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    # joblib counts cores by a program, which is not on the path of every environment.
+    pytest.mark.filterwarnings("ignore:Could not find the number of physical cores"),
 ]
 BOTH = pytest.mark.parametrize("estimator", [MLPRegressor, MLPClassifier])
 
@@ -962,7 +964,7 @@ def test_subclasses_with_parameters_of_their_own(tmp_path):
     other = load(tmp_path / "model.safetensors")
     assert (other.predict(X) == model.predict(X)).all()
     assert other.hidden_layer_sizes == [5]
-    with pytest.raises(ValueError, match="max_iter: expected its default with preset"):
+    with pytest.raises(ValueError, match="hidden_layer_sizes: expected its default with preset"):
         _with(Own(), preset="tabular").fit(X, y)
 
 

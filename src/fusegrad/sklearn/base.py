@@ -405,8 +405,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             as_count(size, "width")
         for name in ("epochs", "n_ensembles"):
             as_count(getattr(self, name), name)
-        for name in self.own_parameters().keys() - PRESET_PARAMETERS:
-            if not self._is_default(name):
+        for name in self.own_parameters():
+            if name not in PRESET_PARAMETERS and not self._is_default(name):
                 raise ValueError(f"{name}: expected its default with preset='tabular', got {getattr(self, name)!r}")
 
     @classmethod
