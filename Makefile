@@ -4,13 +4,17 @@ VENV := .venv
 PEERS := .venv-peers
 DOCS := .venv-docs
 BIN := $(VENV)/bin
+# A wheel belongs to the Python of its environment.
+WHEEL := $(VENV)/wheel
+# For `make wheels`
+PYTHONS ?= $(shell for minor in 11 12 13 14; do command -v python3.$$minor; done)
 SOURCES := $(shell find src cython_kernels -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml README.md
 PIP_OPTIONS := --quiet --disable-pip-version-check
 # One core for what is timed, where the system can pin
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
 .PHONY: help demo test test-lanes test-reliability test-peers test-exhaustive test-interrupts soak fuzz sanitize test-clang test-emulated \
-  bench bench-peers bench-growth bench-promises bench-init bench-tabular bench-lessons lint docs annotate wheel clean
+  bench bench-peers bench-growth bench-promises bench-init bench-tabular bench-lessons lint docs annotate wheel wheels clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -21,10 +25,10 @@ $(BIN)/python:
 
 # The wheel is built once for each state of the sources, and installed: nothing runs from the source tree.
 $(VENV)/installed: $(SOURCES) | $(BIN)/python
-	rm -rf build/wheel && mkdir -p build/wheel
-	$(BIN)/pip wheel $(PIP_OPTIONS) --config-settings=cmake.define.FUSEGRAD_WERROR=ON --no-deps --wheel-dir build/wheel .
-	$(BIN)/pip install $(PIP_OPTIONS) --force-reinstall --no-deps build/wheel/*.whl
-	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls build/wheel/*.whl)[test,plots,progress]"
+	rm -rf $(WHEEL) && mkdir -p $(WHEEL)
+	$(BIN)/pip wheel $(PIP_OPTIONS) --config-settings=cmake.define.FUSEGRAD_WERROR=ON --no-deps --wheel-dir $(WHEEL) .
+	$(BIN)/pip install $(PIP_OPTIONS) --force-reinstall --no-deps $(WHEEL)/*.whl
+	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls $(WHEEL)/*.whl)[test,plots,progress]"
 	touch $@
 
 ## make demo             train the four networks on Auto MPG: a table and a picture
@@ -61,8 +65,8 @@ test-peers: $(PEERS)/installed
 $(PEERS)/installed: $(VENV)/installed
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install $(PIP_OPTIONS) torch==2.13.0
-	$(PEERS)/bin/pip install $(PIP_OPTIONS) --force-reinstall --no-deps build/wheel/*.whl
-	$(PEERS)/bin/pip install $(PIP_OPTIONS) "$$(ls build/wheel/*.whl)[test,peers]"
+	$(PEERS)/bin/pip install $(PIP_OPTIONS) --force-reinstall --no-deps $(WHEEL)/*.whl
+	$(PEERS)/bin/pip install $(PIP_OPTIONS) "$$(ls $(WHEEL)/*.whl)[test,peers]"
 	touch $@
 
 ## make test-exhaustive  what takes minutes: all 2^32 floats through sigmoid and tanh, each instruction set
@@ -135,7 +139,7 @@ lint: $(VENV)/linters
 	cd build && ../$(BIN)/lint-imports ../pyproject.toml
 
 $(VENV)/linters: $(VENV)/installed
-	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls build/wheel/*.whl)[dev]"
+	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls $(WHEEL)/*.whl)[dev]"
 	touch $@
 
 ## make docs             the site, with its lessons, in build/docs; warnings are errors
@@ -146,8 +150,8 @@ docs: $(DOCS)/installed
 
 $(DOCS)/installed: $(VENV)/installed
 	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
-	$(DOCS)/bin/pip install $(PIP_OPTIONS) --force-reinstall --no-deps build/wheel/*.whl
-	$(DOCS)/bin/pip install $(PIP_OPTIONS) "$$(ls build/wheel/*.whl)[docs]"
+	$(DOCS)/bin/pip install $(PIP_OPTIONS) --force-reinstall --no-deps $(WHEEL)/*.whl
+	$(DOCS)/bin/pip install $(PIP_OPTIONS) "$$(ls $(WHEEL)/*.whl)[docs]"
 	touch $@
 
 ## make annotate         Cython's own view of the kernels: yellow lines call Python
@@ -158,9 +162,16 @@ annotate: $(VENV)/linters
 
 ## make wheel            a wheel for other machines (manylinux), tried in an empty environment without a compiler
 wheel: $(VENV)/linters
-	rm -rf dist
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/repair_wheel.py dist build/wheel/*.whl
-	$(BIN)/python tests/try_wheel.py dist/*.whl
+	rm -rf $(VENV)/repaired
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/repair_wheel.py $(VENV)/repaired $(WHEEL)/*.whl
+	$(BIN)/python tests/try_wheel.py $(VENV)/repaired/*.whl
+	mkdir -p dist && mv $(VENV)/repaired/*.whl dist
+
+## make wheels           make wheel for each Python that is found: PYTHONS="python3.11 python3.13"
+wheels:
+	for python in $(PYTHONS); do \
+	  version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
+	  $(MAKE) wheel PYTHON=$$python VENV=.venv-$$version || exit 1; done
 
 clean:
-	rm -rf build dist annotate $(VENV) $(PEERS) $(DOCS) .venv-clang
+	rm -rf build dist annotate $(VENV) $(PEERS) $(DOCS) .venv-clang .venv-3.*
