@@ -238,7 +238,7 @@ def test_a_checkpoint_of_half_an_epoch_is_refused(tmp_path):
     code = SAVE.replace("class Preempted", "net.save(file)\nclass Preempted", 1)
     code = code.replace("    try:\n        net.save", "    net.save(file)\n    try:\n        net.save")
     code = code.replace(
-        "except RuntimeError:", "except RuntimeError as error:\n        print(error)\n        os._exit(0)"
+        "except RuntimeError:", "except RuntimeError as error:\n        print(error, flush=True)\n        os._exit(0)"
     )
     out = in_a_new_process(code, tmp_path / "net.safetensors", 10**7, 10**5, 1, 0.3)
     assert "this epoch is not finished" in out
