@@ -1,5 +1,6 @@
 """The interface of each compiled kernel module; arrays have the module's dtype."""
 
+from collections.abc import Callable, Iterable
 from typing import Any, final
 
 import numpy as np
@@ -92,6 +93,9 @@ class Engine:
         private_generator: bool = False,
         moments: Any = None,
         weights: NDArray[Any] | None = None,
+        order: NDArray[np.intp] | None = None,
+        carry: NDArray[np.float64] | None = None,
+        ranks: Any = None,
     ) -> tuple[int, bool, str]: ...
 
 def is_input(X: Any, n_features: int) -> bool: ...
@@ -109,4 +113,7 @@ def permutation(bit_generator: np.random.BitGenerator, n: int) -> NDArray[np.int
 def look_ahead_point(parameters: NDArray[Any], velocity: NDArray[Any], momentum: float) -> NDArray[Any]: ...
 def before_fork() -> None: ...
 def after_fork_in_child() -> None: ...
+def communicate(
+    group: Any, place: float, number: float, length: float, calls: Iterable[Callable[[], Any]]
+) -> None: ...
 def copy_examples(source: NDArray[Any], target: NDArray[Any]) -> None: ...

@@ -12,7 +12,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport PyObject
 from libc.math cimport INFINITY, isfinite
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 import numpy as np
@@ -64,6 +64,7 @@ include "training/fused_update.pxi"
 include "training/moments.pxi"
 include "training/shuffling.pxi"
 include "training/schedules.pxi"
+include "training/ranks.pxi"
 include "training/steps.pxi"
 include "python/arrays.pxi"
 include "python/scratch.pxi"

@@ -85,6 +85,19 @@ cdef double* read_doubles(str name, cnp.ndarray a) except NULL:
     return <double*>cnp.PyArray_DATA(a)
 
 
+cdef Py_ssize_t* read_order(cnp.ndarray a, Py_ssize_t n) except NULL:
+    """The data of a contiguous array of n numbers of examples or blocks, which are not checked."""
+    if not (cnp.PyArray_TYPE(a) == cnp.NPY_INTP and cnp.PyArray_SIZE(a) == n and cnp.PyArray_IS_C_CONTIGUOUS(a)):
+        raise array_error("order", f"{n} contiguous integers", a)
+    return <Py_ssize_t*>cnp.PyArray_DATA(a)
+
+
+cdef void shift(Matrix* m, Py_ssize_t n) noexcept:
+    """Numbers the columns from n on, not from 0."""
+    if m.data != NULL:
+        m.data -= n * m.column
+
+
 cpdef bint is_input(X, Py_ssize_t n_features):
     """Whether X (n_features, m), m >= 1, can be used in place."""
     return (

@@ -273,19 +273,22 @@ cdef class Engine:
     def train(
         self, cnp.ndarray X not None, cnp.ndarray y not None, cnp.ndarray parameters not None, optimizer,
         TrainingLock lock not None, cnp.ndarray losses not None, cnp.ndarray rates=None, bit_generator=None,
-        bint private_generator=False, moments=None, cnp.ndarray weights=None,
+        bint private_generator=False, moments=None, cnp.ndarray weights=None, cnp.ndarray order=None,
+        cnp.ndarray carry=None, ranks=None,
     ):
         """len(losses) epochs of mini-batches, with one learning rate per step, shuffled if there is a bit_generator.
 
         moments: of all examples, for a network that is one linear layer after folding. Steps are computed from them, unless
         the loss would have too few correct digits. private_generator: no other code uses the generator, and its lock is not
-        acquired. Returns the number of finished epochs, whether all steps were computed from the moments, and, if there are fewer
+        acquired. order: of the examples, if it is not drawn here. carry: this is a part of an epoch, whose sums of losses and
+        weights so far are in it; they are updated. ranks: a fusegrad.distributed.Group of processes that train together.
+        Returns the number of finished epochs, whether all steps were computed from the moments, and, if there are fewer
         epochs than requested, what was not finite in a step: its "loss" or its "gradient". That step is not made, and
         its loss is stored as the loss of its epoch.
         """
         cdef Job job
         cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
-        cdef Py_ssize_t[::1] order
+        cdef cnp.npy_intp n_order
         cdef const double[::1] means
         cdef const double[:, ::1] products
         cdef double[::1] work
@@ -296,6 +299,14 @@ cdef class Engine:
         job.losses = read_doubles("losses", losses)
         job.n_epochs = cnp.PyArray_DIM(losses, 0)
         job.from_moments = moments is not None
+        if order is not None:
+            job.n_examples = cnp.PyArray_SIZE(order)
+        n_order = job.n_examples
+        if ranks is not None:
+            self.read_ranks(&job, ranks, parameters)
+        if carry is not None:
+            job.carry = read_doubles("carry", carry)
+            job.seen_loss, job.seen_weight = job.carry[0], job.carry[1]
         n_steps = job.n_epochs * ceil_div(job.n_examples, job.batch)
         if rates is not None:
             job.rates = read_doubles("rates", rates)
@@ -303,14 +314,15 @@ cdef class Engine:
             means, products, work = moments.means, moments.products, np.empty(self.job_template.network.layers[0].n_in)
             job.moments = Moments(means.shape[0], &means[0], &products[0, 0], &work[0])
         if bit_generator is not None:
-            order = np.empty(job.n_examples, dtype=np.intp)
-            job.order = &order[0]
-            job.network.order = job.order
+            order = np.empty(n_order, dtype=np.intp)
             job.bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
             if not private_generator:
                 generator_lock = bit_generator.lock
                 job.generator_lock = <PyObject*>generator_lock
-        if n_steps > job.n_epochs or job.order != NULL:
+        if order is not None:
+            job.order = read_order(order, n_order)
+            job.network.order = job.order
+        if n_steps > job.n_epochs or job.order != NULL or job.carry != NULL:
             job.incomplete = &lock.incomplete
         job.optimizer = <PyObject*>optimizer
         job.interrupt.report = <Report>report_steps
@@ -319,6 +331,45 @@ cdef class Engine:
         return_scratch(scratch)
         return job.finished, job.from_moments, "gradient" if job.too_large else "loss"
 
+    cdef int read_ranks(self, Job* job, group, cnp.ndarray parameters) except -1:
+        """The processes that train together, and which of the examples are this one's."""
+        cdef Ranks* ranks = &job.ranks
+        cdef cnp.ndarray bounds = group.first_blocks
+        cdef Py_ssize_t length, start
+        ranks.group = <PyObject*>group
+        ranks.rank, ranks.size = group.rank, group.size
+        ranks.by_rank, ranks.partitioned = group.by_rank, group.partitioned
+        ranks.shared_block = -1
+        ranks.header = read_doubles("header", group.header)
+        ranks.headers = read_doubles("headers", group.headers)
+        ranks.header_length = cnp.PyArray_SIZE(group.header)
+        if ranks.partitioned:
+            ranks.n_own, ranks.n_before, ranks.whole_weight = group.n_own, group.n_before, group.whole_weight
+            job.n_examples = group.n_examples
+            if bounds is not None:
+                ranks.first_blocks = read_order(bounds, ranks.size + 1)
+                # Examples have the same numbers in all ranks: where example 0 would be.
+                shift(&job.network.x, ranks.n_before)
+                shift(&job.network.y, ranks.n_before)
+                shift(&job.network.weights, ranks.n_before)
+                if group.shared is not None:
+                    ranks.shared_block, start, x, y, weights = group.shared
+                    read_matrix("X", x, self.n_features, -1, &ranks.shared_x)
+                    read_matrix("y", y, job.network.y.rows, -1, &ranks.shared_y)
+                    shift(&ranks.shared_x, start)
+                    shift(&ranks.shared_y, start)
+                    if weights is not None:
+                        read_matrix("sample_weight", weights, 1, -1, &ranks.shared_weights)
+                        shift(&ranks.shared_weights, start)
+        if ranks.by_rank:
+            length = job.network.n_parameters
+        else:
+            length = most_blocks_of(ranks, ceil_div(minimum(job.n_examples, job.batch), job.network.block)) * job.network.n_parameters
+        group.reserve(length, parameters.dtype)
+        ranks.own = read_flat("own", group.own, cnp.PyArray_SIZE(group.own))
+        ranks.gathered = read_flat("gathered", group.gathered, cnp.PyArray_SIZE(group.gathered))
+        return 0
+
     cdef int make_steps(self, Job* job, optimizer, Py_ssize_t n_steps) except -1:
         """Makes the n_steps steps of a job, or some of them. Updates optimizer.n_steps, also if they are interrupted."""
         cdef object all_made = job.update.step + n_steps    # before the steps: after them, allocating it might fail
@@ -326,7 +377,7 @@ cdef class Engine:
         if job.update.nesterov and job.folds == NULL:
             job.network.parameters = job.lookahead
         job.fused = (
-            job.network.few and job.folds == NULL and job.moments.means == NULL
+            job.network.few and job.folds == NULL and job.moments.means == NULL and job.ranks.group == NULL
             and job.l2 == 0 and job.update.clip_norm == 0 and job.update.weight_decay == 0 and job.update.factors == NULL)
         if job.incomplete != NULL:
             set_flag(job.incomplete, EPOCH_INCOMPLETE)
@@ -335,6 +386,6 @@ cdef class Engine:
             check(&job.interrupt)
         finally:
             if job.incomplete != NULL:
-                set_flag(job.incomplete, COMPLETE if job.finished == job.n_epochs else EPOCH_INCOMPLETE)
+                set_flag(job.incomplete, COMPLETE if job.finished == job.n_epochs and job.carry == NULL else EPOCH_INCOMPLETE)
             count_steps(optimizer, &job.update, all_made if job.n_steps == n_steps else job.update.step)
         return 0

@@ -295,3 +295,14 @@ def learning_rates(int kind, const double[::1] parameters not None, long long fi
     cdef Py_ssize_t i
     for i in range(out.shape[0]):
         out[i] = rate_of(kind, &parameters[0], first + i)
+
+
+def communicate(group, double place, double number, double length, calls):
+    """Exchanges headers with the other ranks and, if all are at this place, makes the calls, without a signal handler in between.
+
+    See training/ranks.pxi, and `fusegrad.distributed`.
+    """
+    send_headers(group, place, number, length)
+    for call in calls:
+        call()
+    group.closed = False

@@ -56,6 +56,8 @@ cdef struct Job:
     Py_ssize_t count
     double batch_weight     # the sum of the weights of its examples
     Py_ssize_t n_blocks
+    Ranks ranks
+    Py_ssize_t first_block  # of this process, if several share the blocks
     const real* candidates  # parameters whose losses are compared, one row each
     Matrix out              # destination of a prediction
     const real* packed      # packed weights of a prediction; NULL: the parameters are read
@@ -76,6 +78,7 @@ cdef struct Job:
     Py_ssize_t n_seen       # if the leader returned within an epoch: examples done in it,
     double seen_loss        # the sum of their losses
     double seen_weight      # and of their weights
+    double* carry           # of an epoch that several calls make: the sums of losses and of weights so far; NULL: none
     bint from_moments       # all steps were computed from the moments
     int too_large           # the gradient of this step: too large to be squared, or not finite
     Interrupt interrupt
@@ -86,7 +89,9 @@ cdef inline real* own_scratch(Job* job, int thread) noexcept nogil:
 
 
 cdef inline real* partial_gradient_of(Job* job, Py_ssize_t block) noexcept nogil:
-    """The buffer of a block's partial gradient; the first block uses that of the sum."""
+    """The buffer of a block's partial gradient; the first block uses that of the sum, unless it is sent to other processes."""
+    if job.ranks.is_sent:
+        return job.ranks.own + (block - job.first_block) * job.network.n_parameters
     return job.folded_gradient if block == 0 else job.partial_gradients + (block - 1) * job.network.n_parameters
 
 
@@ -95,10 +100,12 @@ cdef inline Py_ssize_t blocks_of(Network* network, Py_ssize_t count) noexcept no
     return 1 if count <= network.block else (count + network.block - 1) // network.block
 
 
-cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogil:
+cdef void gradient_block(void* data, int thread, Py_ssize_t piece) noexcept nogil:
     """Forward pass, loss and backward pass of one block of the batch: its partial gradient, and its loss."""
     cdef Job* job = <Job*>data
     cdef Network* network = &job.network
+    cdef Network shared
+    cdef Py_ssize_t block = job.first_block + piece
     cdef Py_ssize_t place = job.first + block * network.block
     cdef Py_ssize_t stop = job.first + minimum(job.count, (block + 1) * network.block)
     cdef GradientSum partial = GradientSum(NULL, 0, True)      # NULL: only the loss is computed
@@ -106,6 +113,10 @@ cdef void gradient_block(void* data, int thread, Py_ssize_t block) noexcept nogi
     cdef double loss = 0
     if job.gradient != NULL:
         partial.data = partial_gradient_of(job, block)
+    if job.ranks.group != NULL and block == job.ranks.shared_block:
+        shared = job.network
+        shared.x, shared.y, shared.weights = job.ranks.shared_x, job.ranks.shared_y, job.ranks.shared_weights
+        network = &shared
     if network.few:
         job.block_losses[block] = few_deltas(
             network, place, job.count, weight, own_scratch(job, thread), partial.data != NULL, &job.few, &job.interrupt, thread)
@@ -129,6 +140,25 @@ cdef void reduce_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
         partial = partial_gradient_of(job, block)
         for i in range(start, stop):
             job.folded_gradient[i] += partial[i]
+
+
+cdef void reduce_gathered_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
+    """`reduce_part` of the partial gradients of all processes, which are in their messages."""
+    cdef Job* job = <Job*>data
+    cdef Py_ssize_t start = part * PARAMETER_PART, n = minimum(PARAMETER_PART, job.network.n_parameters - start), i, block
+    cdef Py_ssize_t most = most_blocks_of(&job.ranks, job.n_blocks), first
+    cdef real* total = job.folded_gradient + start
+    cdef const real* partial
+    cdef int rank
+    for rank in range(job.ranks.size):
+        first = first_block_of(&job.ranks, rank, job.n_blocks)
+        for block in range(first, first_block_of(&job.ranks, rank + 1, job.n_blocks)):
+            partial = job.ranks.gathered + (rank * most + block - first) * job.network.n_parameters + start
+            if block == 0:
+                memcpy(total, partial, n * sizeof(real))
+                continue
+            for i in range(n):
+                total[i] += partial[i]
 
 
 cdef void penalty_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
@@ -218,12 +248,89 @@ cdef void update_part(void* data, int thread, Py_ssize_t part) noexcept nogil:
     update(&job.update, job.parameters, job.gradient, start, stop)
 
 
+cdef void run_blocks_of_ranks(Job* job, Team* team) noexcept nogil:
+    """`run_batch` by several processes, with the bits of one: see ranks.pxi."""
+    cdef Ranks* ranks = &job.ranks
+    cdef Py_ssize_t first = first_block_of(ranks, ranks.rank, job.n_blocks), block
+    cdef Py_ssize_t n_own = first_block_of(ranks, ranks.rank + 1, job.n_blocks) - first
+    cdef int rank
+    job.first_block = first
+    ranks.is_sent = True
+    if n_own > 0:
+        run_stage(team, &job.interrupt, gradient_block, n_own)
+    ranks.is_sent = False
+    job.first_block = 0
+    if is_raised(&job.interrupt.stop):
+        return
+    for block in range(n_own):
+        ranks.header[HEADER_LOSSES + block] = job.block_losses[first + block]
+    exchange_messages(
+        ranks, <Messages>gather_blocks, job.update.step, most_blocks_of(ranks, job.n_blocks) * job.network.n_parameters,
+        &job.interrupt)
+    if is_raised(&job.interrupt.stop):
+        return
+    for rank in range(ranks.size):
+        first = first_block_of(ranks, rank, job.n_blocks)
+        for block in range(first, first_block_of(ranks, rank + 1, job.n_blocks)):
+            job.block_losses[block] = ranks.headers[rank * ranks.header_length + HEADER_LOSSES + block - first]
+    run_stage(team, &job.interrupt, reduce_gathered_part, ceil_div(job.network.n_parameters, PARAMETER_PART))
+
+
+cdef void run_share(Job* job, Team* team) noexcept nogil:
+    """`run_batch` by several processes, each with a share of the batch as a batch of its own. job.batch_weight becomes that of
+    all shares."""
+    cdef Ranks* ranks = &job.ranks
+    cdef Py_ssize_t first = job.first, count = job.count, n = job.network.n_parameters, block
+    cdef Py_ssize_t start, stop
+    cdef double loss = 0
+    cdef int rank
+    start = share_start(ranks, ranks.rank, first, count, job.n_examples)
+    if ranks.partitioned:
+        stop = share_start(ranks, ranks.rank, first + count, count, job.n_examples)
+        # As if the shares of the ranks before were the first examples of the batch, so that no two have the same masks.
+        job.network.dropout.first = start - (count * ranks.n_before // job.n_examples + ranks.rank)
+    else:
+        stop = share_start(ranks, ranks.rank + 1, first, count, job.n_examples)
+    job.batch_weight = sum_of_weights(&job.network, start, stop - start)
+    if job.batch_weight > 0:
+        job.first, job.count = start, stop - start
+        job.n_blocks = blocks_of(&job.network, job.count)
+        run_stage(team, &job.interrupt, gradient_block, job.n_blocks)
+        if job.n_blocks > 1:
+            run_stage(team, &job.interrupt, reduce_part, ceil_div(n, PARAMETER_PART))
+        for block in range(job.n_blocks):
+            loss += job.block_losses[block]
+        memcpy(ranks.own, job.folded_gradient, n * sizeof(real))
+    else:
+        memset(ranks.own, 0, n * sizeof(real))
+    if is_raised(&job.interrupt.stop):
+        return
+    ranks.header[HEADER_WEIGHT] = job.batch_weight
+    ranks.header[HEADER_LOSSES] = loss
+    exchange_messages(ranks, <Messages>add_shares, job.update.step, n, &job.interrupt)
+    if is_raised(&job.interrupt.stop):
+        return
+    memcpy(job.folded_gradient, ranks.gathered, n * sizeof(real))
+    job.first, job.count, job.n_blocks = first, count, 1
+    job.batch_weight = job.block_losses[0] = 0
+    for rank in range(ranks.size):
+        job.batch_weight += ranks.headers[rank * ranks.header_length + HEADER_WEIGHT]
+        job.block_losses[0] += ranks.headers[rank * ranks.header_length + HEADER_LOSSES]
+
+
 cdef inline void run_batch(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """The losses of `count` examples from `first` on, and the sum of their gradients if one is wanted. May be interrupted."""
     job.first = first
     job.network.dropout.first = first
     job.count = count
     job.n_blocks = blocks_of(&job.network, count)
+    if job.ranks.group != NULL:
+        if job.ranks.by_rank:
+            run_share(job, team)
+            return
+        if job.n_blocks > 1 or job.ranks.partitioned:
+            run_blocks_of_ranks(job, team)
+            return
     run_stage(team, &job.interrupt, gradient_block, job.n_blocks)
     if job.n_blocks > 1 and job.gradient != NULL and not is_raised(&job.interrupt.stop):
         run_stage(team, &job.interrupt, reduce_part, ceil_div(job.network.n_parameters, PARAMETER_PART))
@@ -284,7 +391,7 @@ cdef double one_step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) n
     if not loss >= 0:
         job.from_moments = False
         run_batch(job, team, first, count)
-        if is_raised(&job.interrupt.stop):
+        if is_raised(&job.interrupt.stop) or job.batch_weight == 0:
             return 0
         loss = mean_loss(job)
         if not isfinite(loss):
@@ -321,24 +428,31 @@ cdef double one_step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) n
     return loss
 
 
+cdef inline double weight_of_batch(Job* job, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+    """The sum of the weights of a batch; of partitioned mini-batches the number of examples, until `run_share` knows the sum."""
+    if job.ranks.partitioned:
+        return job.ranks.whole_weight if count == job.n_examples else count
+    return sum_of_weights(&job.network, first, count)
+
+
 cdef void train_steps(void* data, Team* team) noexcept nogil:
     """The epochs of a fit, continued where the leader left them: the leader's function in `Engine.train` and `Engine.step`."""
     cdef Job* job = <Job*>data
     cdef Network* network = &job.network
     cdef Py_ssize_t count, seen = job.n_seen, work = 0, epochs_work = 0
     cdef double loss, total = job.seen_loss, seen_weight = job.seen_weight
-    cdef bint one_batch = job.n_examples <= job.batch      # no mean over batches is needed: 2 % of the smallest step
+    cdef bint one_batch = job.n_examples <= job.batch and job.carry == NULL     # no mean over batches is needed: 2 % of the smallest step
     # If the whole data set is one tile, it stays packed from step to step: 5 to 10 % of such a step.
     cdef bint one_tile = one_batch and job.order == NULL and job.n_examples <= network.tile
     if one_batch:
-        job.batch_weight = sum_of_weights(network, 0, job.n_examples)
+        job.batch_weight = weight_of_batch(job, 0, job.n_examples)
     while job.finished < job.n_epochs:
-        if seen == 0 and job.order != NULL:
-            shuffle(job.order, job.n_examples, job.bits, job.generator_lock, &job.interrupt)
+        if seen == 0 and job.bits != NULL:
+            shuffle(job.order, job.ranks.n_own if job.ranks.partitioned else job.n_examples, job.bits, job.generator_lock, &job.interrupt)
         while seen < job.n_examples:
             count = minimum(job.batch, job.n_examples - seen)
             if not one_batch:
-                job.batch_weight = sum_of_weights(network, seen, count)
+                job.batch_weight = weight_of_batch(job, seen, count)
                 if job.batch_weight == 0:       # no step: weights of 0
                     seen += count
                     continue
@@ -364,6 +478,9 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
                     job.seen_weight = seen_weight
                     return
         job.losses[job.finished] = total if one_batch else total / seen_weight
+        if job.carry != NULL:
+            job.carry[0] = total
+            job.carry[1] = seen_weight
         job.finished += 1
         seen = 0
         total = 0

@@ -43,6 +43,7 @@ from fusegrad.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from fusegrad.predictor import Predictor
 from fusegrad.schedules import CosineDecay, CosineLogDecay, ExponentialDecay, InverseTimeDecay, StepDecay
 from fusegrad.search import RandomSearch, random_search
+from fusegrad.streams import Blocks
 
 __version__ = "0.1.0"
 
@@ -63,6 +64,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Blocks",
     "Checkpoint",
     "CosineDecay",
     "CosineLogDecay",

@@ -234,6 +234,8 @@ class Checkpoint:
     def _save(self) -> None:
         fit = self._fit
         assert fit is not None
+        if fit.rank > 0:
+            return
         optimizer = fit.optimizer if type(fit.optimizer) in BUILT_IN.values() else None
         epoch = str(fit.initial_epoch + fit.history.epochs)
         fit.net.save(str(self.path).replace("{epoch}", epoch), optimizer=optimizer, rng=fit.rng)
@@ -300,5 +302,8 @@ class LogCSV:
         self._fit = None
 
     def _write(self, mode: str, values: list[Any]) -> None:
+        assert self._fit is not None
+        if self._fit.rank > 0:
+            return
         with open(self.path, mode, newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(values)

@@ -1,11 +1,13 @@
 """Networks: their computations and their training. module.py has their layers and parameters."""
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from fusegrad._engine.validation import Array, as_dtype, as_generator, as_number
+from fusegrad.distributed import Group
 from fusegrad.history import History
 from fusegrad.layers import INITS, Layer, initial_bounds
 from fusegrad.losses import as_loss
@@ -394,7 +396,7 @@ class Sequential(Module):
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         *,
         optimizer: SupportsStep,
         epochs: int,
@@ -412,6 +414,9 @@ class Sequential(Module):
         verbose: int = 0,
         n_threads: int | None = None,
         moments: bool = True,
+        comm: Any = None,
+        partitioned: bool = False,
+        reduction: str = "blocks",
     ) -> History:  # one keyword for each choice, as in Keras and scikit-learn; FitOptions takes them together
         """Train for some epochs.
 
@@ -506,14 +511,17 @@ class Sequential(Module):
         >>> history.stopped, history.epochs < 20
         (True, True)
         """
-        options = FitOptions(
-            optimizer=optimizer, epochs=epochs, initial_epoch=initial_epoch, batch_size=batch_size, shuffle=shuffle,
-            rng=rng, schedule=schedule, sample_weight=sample_weight, validation_data=validation_data,
-            metrics=metrics, keep_best=keep_best, callbacks=callbacks, on_divergence=on_divergence, verbose=verbose,
-            n_threads=n_threads, moments=moments,
-        )  # fmt: skip
-        with self._engine.lock:
-            return fit(self._trainee(), X, y, options)
+        if comm is None and (partitioned is not False or reduction != "blocks"):
+            raise ValueError("comm: expected a communicator beside partitioned and reduction, got None")
+        with nullcontext() if comm is None else Group(comm, partitioned, reduction) as group:
+            options = FitOptions(
+                optimizer=optimizer, epochs=epochs, initial_epoch=initial_epoch, batch_size=batch_size, shuffle=shuffle,
+                rng=rng, schedule=schedule, sample_weight=sample_weight, validation_data=validation_data,
+                metrics=metrics, keep_best=keep_best, callbacks=callbacks, on_divergence=on_divergence, verbose=verbose,
+                n_threads=n_threads, moments=moments,
+            )  # fmt: skip
+            with self._engine.lock:
+                return fit(self._trainee(), X, y, options, group)
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))}, {describe_objective(self)}dtype={self.dtype.name!r})"

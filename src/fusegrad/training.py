@@ -11,13 +11,20 @@ twice as long.
 
 How long a fit runs depends on its own variables, not on the History, which a callback may change.
 
+A fit of blocks that are read one after the other (`Stream`) runs epoch by epoch, in parts of an epoch. If a block is at
+fault, its error is raised with the network as after the last finished step.
+
+Several processes that train together run the same epochs in the same stretches, and meet after each: see `Group`.
+
 Rejected: checking all of X and y before each fit (a tenth of a short fit of a linear network); a copy of the
 parameters per epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 """
 
 import inspect
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any, NamedTuple, Protocol
@@ -25,16 +32,19 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fusegrad._engine.engine import Batch, NetworkEngine
+from fusegrad._engine.files import build_generator, describe_generator
 from fusegrad._engine.moments import Moments
 from fusegrad._engine.moments import moments as take_moments
 from fusegrad._engine.plan import moments_pay, step_work
 from fusegrad._engine.shuffled import ExampleMajor
 from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_generator, as_number
+from fusegrad.distributed import CHECKED, EPOCHS, WEIGHT, Group
 from fusegrad.history import ADVICE, DivergenceError, History, last_loss, record
 from fusegrad.metrics import named_metrics
 from fusegrad.optimizers import SGD, Optimizer, bind, copy_into, runs_compiled
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
 from fusegrad.schedules import is_compiled
+from fusegrad.streams import Part, Stream, as_blocks
 
 LOOK_SECONDS = 0.1  # between two updates of a progress bar
 STRETCH_SECONDS = 0.5  # that a stretch without a progress bar may take
@@ -187,6 +197,8 @@ class FitContext:
         Returns the learning rate of the last step, None if the optimizer has no ``lr``.
     restored : list of arrays
         A callback may append parameters: after all `on_end` the network gets the last of them.
+    rank : int
+        Of this process, if several train together: those of this package write files in rank 0 alone.
     """
 
     net: Any
@@ -199,6 +211,7 @@ class FitContext:
     has_validation: bool
     learning_rate: Callable[[], float | None]
     restored: list[Array]
+    rank: int = 0
 
 
 @dataclass(kw_only=True)
@@ -260,30 +273,42 @@ class _Batches(NamedTuple):
     """How an epoch is divided into batches, and shuffled if there is a generator."""
 
     size: int
-    per_epoch: int
+    per_epoch: int  # 0: not known before the first epoch
     rng: "np.random.Generator | None"
     private: bool  # no other code has the generator
 
 
-def _cut(m: int, options: FitOptions) -> _Batches:
-    size = m if options.batch_size is None else min(options.batch_size, m)
-    shuffled, rng = options.shuffle and size < m, options.rng
+def _cut(m: int | None, options: FitOptions) -> _Batches:
+    """m: examples; None: not known."""
+    if m is None:
+        assert options.batch_size is not None
+        size, shuffled, per_epoch = options.batch_size, options.shuffle, 0
+    else:
+        size = m if options.batch_size is None else min(options.batch_size, m)
+        shuffled, per_epoch = options.shuffle and size < m, -(-m // size)
+    rng = options.rng
     generator = as_generator(rng) if shuffled or rng is not None else None
     shared = shuffled and isinstance(rng, (np.random.Generator, np.random.BitGenerator, np.random.RandomState))
     shared = shared or any(hasattr(callback, "on_start") for callback in options.callbacks)  # they are given it
-    return _Batches(size, -(-m // size), generator if shuffled else None, not shared)
+    return _Batches(size, per_epoch, generator if shuffled else None, not shared)
 
 
 class _Run:
-    """Runs the epochs of one fit, and undoes them. X and y are validated; no other code can set their shapes."""
+    """Runs the epochs of one fit, and undoes them. The data are validated; no other code can set their shapes."""
 
-    def __init__(self, trainee: Trainee, batch: Batch, options: FitOptions) -> None:
+    def __init__(
+        self, trainee: Trainee, data: Batch | Stream, options: FitOptions, n_threads: int | None, group: Group | None
+    ) -> None:
         self.trainee, self.net, self.engine = trainee, trainee.net, trainee.engine
-        self.X, self.y, self.weights = batch
+        self.stream = data if isinstance(data, Stream) else None
+        self.data: Batch | None = None if isinstance(data, Stream) else data  # of a stream: the last part
+        self.group = group
         self.optimizer, self.schedule = options.optimizer, options.schedule
-        m = batch.X.shape[1]
+        m = data.n_examples if isinstance(data, Stream) else data.X.shape[1]
+        if group is not None and group.partitioned:
+            m = group.n_examples
         self.batches = _cut(m, options)
-        self.compiled_engine = self.engine.compiled(self.batches.size, options.n_threads)
+        self.compiled_engine = self.engine.compiled(self.batches.size, n_threads)
         self.compiled = take(trainee, self.optimizer)
         # Steps made before, as counted by schedules. A user-defined rule may be new, or have no count.
         before = options.initial_epoch * self.batches.per_epoch
@@ -292,24 +317,69 @@ class _Run:
         self.n_steps: int = max(known, before) if own_rule else known
         self.engine.loop_steps = max(self.engine.loop_steps, before)
         self.last_rate: float | None = None  # of the last step, if there is a schedule
-        plan = self.engine.plan(self.batches.size, options.n_threads)
-        squares = self.engine.squared_error and self.weights is None
-        pays = options.moments and self.compiled and squares and moments_pay(plan, m, options.epochs)[0]
-        self.moments: Moments | None = take_moments(batch.X, batch.y) if pays else None
-        self.from_moments = pays
         self.bits = None if self.batches.rng is None else self.batches.rng.bit_generator
-        shuffled = self.compiled and self.batches.rng is not None
-        self.copies = [
-            ExampleMajor(array, self.engine.kernels, may_change=bool(options.callbacks))
-            for array in (batch.X, batch.y)
-            if shuffled
-        ]
+        self.moments: Moments | None = None
+        self.copies: list[ExampleMajor] = []
+        if self.data is not None and m is not None:
+            self._prepare(self.data, m, options, n_threads)
+        self.from_moments = self.moments is not None
         self.rates: Array | None = None  # learning rates of the steps from `first_rate` on
         self.first_rate = 0
         self.lost = ("loss", 0.0)  # what was not finite, and its loss
         self.one_loss = np.empty(1)
         if not self.compiled or options.epochs == options.initial_epoch:
             self.check_start()
+
+    def _prepare(self, data: Batch, m: int, options: FitOptions, n_threads: int | None) -> None:
+        """What is computed once from data in memory: moments, copies; which blocks of them are this process's."""
+        plan, group = self.engine.plan(self.batches.size, n_threads), self.group
+        squares = self.engine.squared_error and data.weights is None
+        partitioned = group is not None and group.partitioned
+        if (
+            options.moments
+            and self.compiled
+            and squares
+            and not partitioned
+            and moments_pay(plan, m, options.epochs)[0]
+        ):
+            self.moments = take_moments(data.X, data.y)
+        if self.compiled and self.batches.rng is not None:
+            may_change = bool(options.callbacks)
+            self.copies = [
+                ExampleMajor(array, self.engine.kernels, may_change=may_change) for array in (data.X, data.y)
+            ]
+        if group is not None and partitioned:
+            group.by_rank = group.by_rank or self.batches.size < m
+            if not group.by_rank:
+                group.share_blocks(data.X, data.y, data.weights, plan.block)
+                if data.weights is not None:
+                    group.add_weights(data.weights)
+
+    def states(self) -> list[Array]:
+        """All that training changes, as arrays that other processes fill in."""
+        optimizer = self.optimizer
+        state = optimizer.state
+        if state is None or not (state.flags.writeable and state.flags.c_contiguous):
+            optimizer.prepare(self.engine.parameters)
+        counts = np.array([optimizer.n_steps, optimizer._exponent, self.engine.loop_steps], np.int64)
+        text = b"" if self.batches.rng is None else describe_generator(self.batches.rng).encode()
+        return [
+            self.engine.parameters,
+            optimizer.state.reshape(-1),
+            counts,
+            np.frombuffer(text.ljust(1 << 14), "u1").copy(),
+        ]
+
+    def set_states(self, states: list[Array]) -> None:
+        """Take over what `states` has; its first two arrays are the network's and the optimizer's own."""
+        _, _, counts, text = states
+        self.optimizer.n_steps, self.optimizer._exponent, self.engine.loop_steps = map(int, counts)
+        if self.batches.rng is not None:
+            state = build_generator(text.tobytes().decode()).bit_generator.state
+            try:
+                self.batches.rng.bit_generator.state = state
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"rng: expected the same kind of generator on all ranks: {error}") from None
 
     def check_start(self) -> None:
         """Raise if the parameters, X or y are not finite.
@@ -321,7 +391,9 @@ class _Run:
         if found is not None:
             name = "optimizer.state" if found == "state" else found
             raise ValueError(f"{name}: expected finite numbers before the first epoch, got others")
-        for name, rows, array in (("X", "feature", self.X), ("y", "output", self.y)):
+        if self.data is None:
+            return
+        for name, rows, array in (("X", "feature", self.data.X), ("y", "output", self.data.y)):
             for row, values in enumerate(array):
                 finite = np.isfinite(values)
                 if not finite.all():
@@ -333,10 +405,12 @@ class _Run:
 
     def advice(self) -> str:
         """What a user can do about a loss that was not finite before the first update of the fit."""
-        prediction, parameters = self.net.forward(self.X), self.engine.parameters
-        largest = {"X": self.X, "y": self.y, "the prediction": prediction, "a parameter": parameters}
+        assert self.data is not None
+        X, y, _ = self.data
+        prediction, parameters = self.net.forward(X), self.engine.parameters
+        largest = {"X": X, "y": y, "the prediction": prediction, "a parameter": parameters}
         found = ", ".join(f"of {name} {np.abs(values).max():.3g}" for name, values in largest.items())
-        limits = np.finfo(self.X.dtype)
+        limits = np.finfo(X.dtype)
         wider = ", or take dtype='float64'" if limits.dtype == np.float32 else ""
         return (
             f"no update was made: the largest value {found}, and {limits.dtype} holds squares up to those of "
@@ -393,11 +467,16 @@ class _Run:
 
     def ask_rates(self, n: int) -> None:
         """The learning rates of the next n epochs, compiled or by calls of the schedule, once per step, in order."""
-        if self.compiled:
+        if self.compiled and self.stream is None:
+            self._add_rates(n * self.batches.per_epoch)
+
+    def _add_rates(self, n_steps: int) -> None:
+        """The learning rates of the next n_steps compiled steps."""
+        if self.schedule is not None:
             first = self.optimizer.n_steps
             # A batch without weight made no step: the rates that are left are those of the next steps.
             left = np.empty(0) if self.rates is None else self.rates[first - self.first_rate :]
-            last = first + n * self.batches.per_epoch
+            last = first + n_steps
             start = first + left.size
             if is_compiled(self.schedule):
                 found = self.schedule.rates(start, last - start)
@@ -412,7 +491,7 @@ class _Run:
     def epochs(self, n: int) -> Array:
         """Runs n epochs. Returns their mean losses, up to one that is not finite. The array may be reused."""
         losses = self.one_loss if n == 1 else np.empty(n)
-        if self.compiled:
+        if self.compiled and self.stream is None:
             return self._compiled_epochs(losses)
         for i in range(n):
             self.engine.lock.set_incomplete("an epoch")
@@ -428,35 +507,89 @@ class _Run:
         return losses
 
     def _compiled_epochs(self, losses: Array) -> Array:
-        rates = None if self.rates is None else self.rates[self.optimizer.n_steps - self.first_rate :]
-        X, y, engine = self.X, self.y, self.engine
+        assert self.data is not None
+        bits = self.bits
+        if self.group is not None and self.group.partitioned and self.batches.rng is not None:
+            bits = self.group.generator(self.batches.rng).bit_generator
+        X, y, weights = self.data
         if self.copies:
             X, y = (copy.current() for copy in self.copies)
-        finished, from_moments, cause = self.compiled_engine.train(
-            X, y, engine.parameters, self.optimizer, engine.lock, losses, rates, self.bits, self.batches.private,
-            self.moments, self.weights,
+        finished, from_moments = self._train(
+            X, y, weights, losses, bit_generator=bits, private_generator=self.batches.private or bits is not self.bits,
+            moments=self.moments,
         )  # fmt: skip
         self.from_moments = self.from_moments and from_moments
-        if self.rates is not None and self.optimizer.n_steps > self.first_rate:
-            self.last_rate = float(self.rates[self.optimizer.n_steps - self.first_rate - 1])
-        if finished == len(losses):
-            return losses
-        self.lost = cause, float(losses[finished])
         return losses[:finished]
 
+    def _train(self, X: Array, y: Array, weights: Array | None, losses: Array, **others: Any) -> tuple[int, bool]:
+        """Compiled steps. Returns the number of finite losses, and whether the steps were computed from moments."""
+        engine = self.engine
+        rates = None if self.rates is None else self.rates[self.optimizer.n_steps - self.first_rate :]
+        finished, from_moments, cause = self.compiled_engine.train(
+            X, y, engine.parameters, self.optimizer, engine.lock, losses, rates, weights=weights, ranks=self.group,
+            **others,
+        )  # fmt: skip
+        if self.rates is not None and self.optimizer.n_steps > self.first_rate:
+            self.last_rate = float(self.rates[self.optimizer.n_steps - self.first_rate - 1])
+        if finished < len(losses):
+            self.lost = cause, float(losses[finished])
+        return finished, from_moments
+
+    def _parts(self) -> Iterator[Part]:
+        """The parts of an epoch that does not run compiled as a whole."""
+        rng = self.batches.rng
+        if self.stream is not None:
+            yield from self.stream.parts(self.batches.size, rng)
+            return
+        assert self.data is not None
+        m = self.data.X.shape[1]
+        yield Part(self.data, None if rng is None else self.engine.kernels.permutation(rng.bit_generator, m), m, 0)
+
     def _epoch(self) -> float:
-        """An epoch whose steps run in Python."""
-        m, size, rng = self.X.shape[1], self.batches.size, self.batches.rng
-        order = None if rng is None else self.engine.kernels.permutation(rng.bit_generator, m)
-        total = seen = 0.0
-        for first in range(0, m, size):
+        """An epoch of steps in Python, or of a stream. Returns its mean loss, or the first one that is not finite."""
+        sums = np.zeros(2)  # of the losses times their weights, and of the weights
+        loss = 0.0
+        with closing(self._parts()) as parts:
+            for part in parts:
+                loss = self._compiled_steps(part, sums) if self.compiled else self._python_steps(part, sums)
+                if not isfinite(loss):
+                    if self.stream is not None:
+                        self.data = part.batch
+                        self._check_block(part)
+                    return loss
+                del part  # before the next block is read
+        if self.batches.per_epoch == 1 and self.stream is None:
+            return loss
+        return float(sums[0] / sums[1]) if sums[1] else 0.0
+
+    def _check_block(self, part: Part) -> None:
+        """Raise if the loss is not finite since a block is not."""
+        try:
+            self.check_start()
+        except ValueError as error:
+            raise ValueError(f"block {part.block}: {error}".replace(" before the first epoch", "")) from None
+
+    def _compiled_steps(self, part: Part, sums: Array) -> float:
+        """The steps of a part. Returns a loss that is not finite, or 0."""
+        self._add_rates(-(-part.n_examples // self.batches.size))
+        X, y, weights = part.batch
+        finished, _ = self._train(X, y, weights, self.one_loss, order=part.order, carry=sums)
+        if finished:
+            return 0.0
+        return inf if isfinite(self.lost[1]) else self.lost[1]
+
+    def _python_steps(self, part: Part, sums: Array) -> float:
+        """The steps of a part. Returns the last loss, which may not be finite."""
+        size, loss = self.batches.size, 0.0
+        for first in range(0, part.n_examples, size):
             which: Any = slice(first, first + size)
-            if order is not None:
-                which = order[which]
-            weights = None if self.weights is None else self.weights[which]
+            if part.order is not None:
+                which = part.order[which]
+            X, y, weights = part.batch
+            weights = None if weights is None else weights[which]
             if weights is not None and not weights.any():
                 continue  # no step
-            batch = Batch(self.X[:, which], self.y[:, which], weights)
+            batch = Batch(X[:, which], y[:, which], weights)
             weight = float(batch.X.shape[1] if weights is None else weights.sum(dtype="float64"))
             if self.schedule is not None:
                 self.optimizer.lr = self.last_rate = self.rate(self.n_steps)
@@ -465,10 +598,9 @@ class _Run:
                 value = loss_of(self.trainee, batch)
                 self.lost = ("gradient", value) if isfinite(value) else ("loss", loss)
                 return loss
-            total += loss * weight
-            seen += weight
+            sums += (loss * weight, weight)
             self.n_steps += 1
-        return loss if size == m else total / seen
+        return loss
 
 
 class _Snapshot:
@@ -502,29 +634,39 @@ class _Snapshot:
             run.batches.rng.bit_generator.state = self.draws
 
 
-def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
-    """See `Sequential.fit`."""
+def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions, group: Group | None = None) -> History:
+    """See `Sequential.fit`. group: the processes that train together, all of which call this."""
     net, engine = trainee.net, trainee.engine
     validation = _validation_data(engine, options.validation_data)
-    batch = _own_views(engine.batch(X, y, options.sample_weight))
-    X = batch.X
-    run = _Run(trainee, batch, options)
+    data = _data(engine, X, y, options, group)
+    n_threads, one_by_one = options.n_threads, False
+    if group is not None:
+        n_threads, one_by_one = _start(trainee, data, options, group)
+    run = _Run(trainee, data, options, n_threads, group)
+    if group is not None:
+        states = run.states()
+        group.send_states(states)
+        run.set_states(states)
     initial_epoch, callbacks, verbose = options.initial_epoch, options.callbacks, options.verbose
+    if group is not None and group.rank > 0:
+        verbose = 0
 
     history = History()
     history.metrics = {name: [] for name in options.metrics}
     context = FitContext(
         net, options.optimizer, run.batches.rng, history, initial_epoch, options.epochs, run.schedule is not None,
-        validation is not None, run.learning_rate, [],
+        validation is not None, run.learning_rate, [], 0 if group is None else group.rank,
     )  # fmt: skip
     for callback in callbacks:
         getattr(callback, "on_start", _nothing)(context)
     best, best_loss = None, inf
     # A rule that runs in Python may have its own state: its epochs cannot be repeated. One by one, none has to be.
-    one_by_one = validation is not None or bool(callbacks) or verbose == 2 or not run.compiled
-    most = max(1, MOST_AHEAD // (1 if run.schedule is None else run.batches.per_epoch))
-    epoch_work = step_work(engine.layers, X.shape[1]) + STEP_WORK * run.batches.per_epoch
-    count = 1 if verbose or one_by_one else max(1, min(most, FIRST_WORK // epoch_work))
+    one_by_one = one_by_one or _is_seen(options) or not run.compiled or run.stream is not None
+    if group is not None and group.partitioned and run.bits is not None:
+        one_by_one = True  # since an epoch's order has a generator of its own
+    most = max(1, MOST_AHEAD // (1 if run.schedule is None else max(run.batches.per_epoch, 1)))
+    epoch_work = step_work(engine.layers, run.batches.size * run.batches.per_epoch) + STEP_WORK * run.batches.per_epoch
+    count = 1 if verbose or one_by_one else max(1, min(most, FIRST_WORK // max(epoch_work, 1)))
     seconds = LOOK_SECONDS if verbose else STRETCH_SECONDS
     left, stopped = options.epochs - initial_epoch, False
     here: _Snapshot | None = None
@@ -562,9 +704,11 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
                     answer = callback(net, history)
                     if answer is not None and _wants_stop(i, answer):
                         stopped = history.stopped = True
+                if group is not None:
+                    stopped = history.stopped = _meet(group, run, history, stopped)
                 if verbose:
                     progress.show(history.epochs, {"loss": last_loss(history), **measured})
-                if not one_by_one:
+                if not one_by_one and group is None:  # several processes run as many at a time
                     # More epochs at a time, until a stretch takes as long as it may.
                     took = time.monotonic() - started
                     if took < seconds / 2:
@@ -581,6 +725,68 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions) -> History:
             start.restore(run)
         raise
     return history
+
+
+def _data(engine: NetworkEngine, X: Any, y: Any, options: FitOptions, group: Group | None) -> Batch | Stream:
+    """The examples, validated: in memory, or blocks of them."""
+    blocks = as_blocks(X, y, options.sample_weight, options.batch_size)
+    if blocks is not None:
+        if options.batch_size is None:
+            raise ValueError(
+                "batch_size: expected a number for data that are read in blocks, got None, which is all of them"
+            )
+        if group is not None and group.partitioned:
+            raise ValueError("partitioned: expected arrays in memory, got data that are read in blocks")
+        return Stream(blocks, engine, options.epochs - options.initial_epoch)
+    if group is not None and group.partitioned and np.ndim(X) == 2 and np.shape(X)[1] == 0:
+        group.has_none = True
+        return _placeholder(engine, y, options)
+    return _own_views(engine.batch(X, y, options.sample_weight))
+
+
+def _placeholder(engine: NetworkEngine, y: Any, options: FitOptions) -> Batch:
+    """One example, which is not used, for a process that has none."""
+    rows = np.shape(y)[0] if np.ndim(y) == 2 else 1
+    weights = None if options.sample_weight is None else np.zeros(1, engine.dtype)
+    return Batch(np.zeros((engine.n_features, 1), engine.dtype), np.zeros((rows, 1), engine.dtype), weights)
+
+
+def _is_seen(options: FitOptions) -> bool:
+    """Whether something outside the fit sees each epoch."""
+    return options.validation_data is not None or bool(options.callbacks) or options.verbose == 2
+
+
+def _start(trainee: Trainee, data: Batch | Stream, options: FitOptions, group: Group) -> tuple[int | None, bool]:
+    """The start of a fit by several processes: their arguments are compared, and the seed of dropout is set.
+
+    Returns the number of threads for this one, and whether some process sees each epoch.
+    """
+    engine = trainee.engine
+    if trainee.overridden or not engine.loss_compiled or not runs_compiled(options.optimizer):
+        raise TypeError("comm: expected an optimizer and a loss of fusegrad, and no overridden loss_and_gradient")
+    described = {
+        "layers": trainee.layout, "dtype": engine.dtype.name, "loss": repr(engine.loss_function), "l2": engine.l2,
+        "optimizer": repr(options.optimizer), "epochs": options.epochs, "initial_epoch": options.initial_epoch,
+        "batch_size": options.batch_size, "shuffle": options.shuffle, "partitioned": group.partitioned,
+        "reduction": "ranks" if group.by_rank else "blocks", "moments": options.moments,
+        "validation": options.validation_data is not None, "keep_best": options.keep_best,
+        "schedule": repr(options.schedule) if is_compiled(options.schedule) else options.schedule is not None,
+        "streamed": isinstance(data, Stream), "weights": options.sample_weight is not None,
+    }  # fmt: skip
+    n_own = 0 if isinstance(data, Stream) or group.has_none else data.X.shape[1]
+    n_threads, seed, seen = group.start(
+        described, n_own, options.n_threads, engine.dropout_seed, _is_seen(options) or options.verbose > 0
+    )
+    engine.set_dropout_seed(seed)
+    return n_threads, seen
+
+
+def _meet(group: Group, run: _Run, history: History, stopped: bool) -> bool:
+    """After some epochs: whether all processes have the same network, and whether one of them wants to stop."""
+    rate = np.float64(run.learning_rate() or 0.0)
+    group.header[WEIGHT] = stopped
+    group.exchange(EPOCHS, history.epochs, zlib.crc32(run.engine.parameters, zlib.crc32(rate)))
+    return group.any_rank(stopped)
 
 
 def _nothing(context: FitContext) -> None:
@@ -619,6 +825,8 @@ def _make_epochs(run: _Run, start: _Snapshot, n: int, initial_epoch: int, histor
     cause, loss = run.lost if losses.size < n else (str(overflow), float(losses[-1]))
     start.restore(run)
     run.check_start()
+    if run.group is not None:
+        run.group.exchange(CHECKED, step)
     if run.compiled and losses.size:
         record(history, losses[: run.go_back(start, losses.size)])
     first = start.n_steps if start.optimizer is None else start.optimizer.n_steps

@@ -165,6 +165,12 @@ class NetworkEngine:
                 self.l2, self.small_step = l2, None
                 self._engines.clear()
 
+    def set_dropout_seed(self, seed: int | None) -> None:
+        """Change the seed of the masks, with which compiled engines are made."""
+        if seed != self.dropout_seed:
+            self.dropout_seed, self.small_step = seed, None
+            self._engines.clear()
+
     def predictor(self, m: int) -> Any:
         """The compiled engine for predictions of m examples. No folding: they must not depend on the batch."""
         engine = self.compiled(m, folding=False)
@@ -192,10 +198,11 @@ class NetworkEngine:
 
     # ---- validation -----------------------------------------------------------------------------------
 
-    def batch(self, X: Any, y: Any, sample_weight: Any = None, *, vectors: bool = False) -> Batch:
+    def batch(self, X: Any, y: Any, sample_weight: Any = None, *, vectors: bool = False, part: bool = False) -> Batch:
         """X (n_features, m), y (n_outputs, m) or class numbers (1, m), and weights, validated.
 
-        vectors: X and y may be one example, see `as_batch`. The results share no memory with the parameters.
+        vectors: X and y may be one example, see `as_batch`. part: of more examples; all weights may be 0. The results
+        share no memory with the parameters.
         """
         is_batch, n_features, n_outputs = self.kernels.is_batch, self.n_features, self.n_outputs
         if self.plain_targets and sample_weight is None and is_batch(X, y, self.parameters, n_features, n_outputs):
@@ -212,7 +219,7 @@ class NetworkEngine:
         if sample_weight is not None:
             if not self.loss_compiled:
                 raise TypeError(f"sample_weight: expected None, since a user-defined loss takes no weights: {loss!r}")
-            weights = as_sample_weight(sample_weight, X.shape[1], self.dtype)
+            weights = as_sample_weight(sample_weight, X.shape[1], self.dtype, part=part)
             if np.may_share_memory(weights, self.parameters):
                 weights = weights.copy()
         return Batch(X, y, weights)

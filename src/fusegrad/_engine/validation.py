@@ -288,8 +288,8 @@ def _class_numbers(y: Any, classes: Classes, one: bool) -> Array | None:
     )
 
 
-def as_sample_weight(value: Any, m: int, dtype: np.dtype[Any]) -> Array:
-    """Weights of m examples (m,), contiguous, at least 0, and not all 0; for one example a number."""
+def as_sample_weight(value: Any, m: int, dtype: np.dtype[Any], *, part: bool = False) -> Array:
+    """Weights of m examples (m,), contiguous, at least 0, and unless they are a part not all 0; for one a number."""
     weights = as_floats(value, "sample_weight", dtype)
     if weights.ndim == 0 and m == 1:
         weights = weights.reshape(1)
@@ -299,7 +299,7 @@ def as_sample_weight(value: Any, m: int, dtype: np.dtype[Any]) -> Array:
     refuse_where(
         ~((weights >= 0) & (weights < np.inf)), weights, "sample_weight: expected finite numbers of at least 0"
     )
-    if not np.count_nonzero(weights):
+    if not part and not np.count_nonzero(weights):
         raise ValueError("sample_weight: expected at least one weight of more than 0, got zeros")
     return weights
 

@@ -1,0 +1,272 @@
+"""Several processes that train one network: the ranks of a communicator, as mpi4py has them.
+
+`Sequential.fit(..., comm=comm)` is called by all ranks. In a step they exchange partial gradients in compiled code
+(cython_kernels/training/ranks.pxi). Here is what they exchange otherwise. At the start their arguments are compared,
+and the parameters, the state of the optimizer and the generator of rank 0 are sent to all. After some epochs they
+compare where they are. At the end, however a rank leaves the fit, they meet once more.
+
+An exchange begins with a header from each rank. A rank that fails (an exception of any kind, Ctrl-C) takes part in the
+next one with the text of its error, wherever the others are, and all of them raise it. If a rank dies without a word,
+the launcher of the job ends the others.
+"""
+
+import builtins
+import json
+import os
+import socket
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+from zlib import crc32
+
+import numpy as np
+
+from fusegrad._engine.dispatch import ISA, by_dtype
+from fusegrad._engine.threads import default_threads
+from fusegrad._engine.validation import Array, as_flag
+
+#: Places in a header, as in cython_kernels/training/ranks.pxi.
+STATUS, PLACE, NUMBER, LENGTH, WEIGHT, LOSSES = range(6)
+MOST_BLOCKS = 64  # of a batch
+MOST_TEXT = 64 * 8  # bytes of a text in a header
+#: Where a rank may be. Compiled steps are at place 1.
+START, STATES, SHARED, EPOCHS, CHECKED, END = range(2, 8)
+PLACES = (
+    "failed",
+    "in a step",
+    *["at the start of a fit"] * 3,
+    "at the end of its epochs",
+    "in the check of the data",
+    "at the end of a fit",
+)
+
+
+class Group:
+    """The ranks of a communicator during one fit, and which examples are this rank's.
+
+    Attributes
+    ----------
+    rank, size : int
+    closed : bool
+        No more headers are sent: an exchange is incomplete, or all ranks know that a rank has failed.
+    by_rank : bool
+        The reduction: each rank's gradients are added first.
+    partitioned, has_none : bool
+        Each rank has examples of its own; this one has none.
+    n_examples, n_own, n_before : int
+        If partitioned: of all ranks, of this one, and of those before it.
+    whole_weight : float
+        If partitioned: the sum of the weights of all examples.
+    first_blocks, shared : array or None, tuple or None
+        If partitioned, of a full batch: see `share_blocks`.
+    """
+
+    def __init__(self, comm: Any, partitioned: bool, reduction: str) -> None:
+        self.comm = comm
+        self.rank, self.size = _rank_and_size(comm)
+        self.partitioned = as_flag(partitioned, "partitioned")
+        if not isinstance(reduction, str) or reduction not in ("blocks", "ranks"):
+            raise ValueError(f"reduction: expected 'blocks' or 'ranks', got {reduction!r}")
+        self.by_rank = reduction == "ranks"
+        self.header = np.zeros(LOSSES + MOST_BLOCKS + MOST_TEXT // 8)
+        self.headers = np.zeros((self.size, self.header.size)).reshape(-1)
+        self.closed = False
+        self.has_none = False
+        self.n_examples = self.n_own = self.n_before = 0
+        self.whole_weight = 0.0
+        self.first_blocks: Array | None = None
+        self.shared: tuple[Any, ...] | None = None
+        self.own = self.gathered = np.empty(0)
+        self.counts = [0] * self.size
+
+    # ---- headers ----
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """The last exchange: whether all ranks have reached the end."""
+        if self.closed:
+            return
+        if error is None:
+            self.exchange(END)
+            return
+        self.header[STATUS] = 1
+        self._set_text(f"{type(error).__name__}: {error}")
+        self.closed = True
+        self.comm.Allgather(self.header, self.headers)
+
+    def exchange(
+        self, place: int, number: float = 0.0, length: float = 0.0, *calls: Callable[[], Any], text: str = ""
+    ) -> None:
+        """Exchange headers; if all ranks are at this place, with this number and length, make the calls.
+
+        `calls` are collective, and compiled: no signal handler runs between them.
+        """
+        self._set_text(text)
+        _communicate(self, place, number, length, calls)
+
+    def _set_text(self, text: str) -> None:
+        data = text.encode()[:MOST_TEXT].ljust(MOST_TEXT, b"\0")
+        self.header[LOSSES + MOST_BLOCKS :] = np.frombuffer(data, "float64")
+
+    def _text(self, rank: int) -> str:
+        values = self.headers.reshape(self.size, -1)[rank, LOSSES + MOST_BLOCKS :]
+        return values.tobytes().rstrip(b"\0").decode(errors="replace")
+
+    def raise_disagreement(self) -> None:
+        """Raise the error of the first rank that has failed; or say how ranks differ."""
+        headers = self.headers.reshape(self.size, -1)
+        for rank in range(self.size):
+            if headers[rank, STATUS]:
+                raise self._error(rank)
+        own = headers[0]
+        rank = next(rank for rank in range(self.size) if (headers[rank, :WEIGHT] != own[:WEIGHT]).any())
+        other = headers[rank]
+        if own[PLACE] == other[PLACE] == START:
+            raise ValueError(
+                f"comm: expected the same arguments on all ranks, got {self._text(0)} on rank 0, "
+                f"{self._text(rank)} on rank {rank}"
+            )
+        if own[PLACE] == other[PLACE] == EPOCHS:
+            raise RuntimeError(
+                f"comm: the parameters or the learning rate of ranks 0 and {rank} differ after epoch {own[NUMBER]:g}: "
+                "a callback may change them only in the same way on all ranks"
+            )
+        raise RuntimeError(
+            f"comm: rank 0 is {PLACES[int(own[PLACE])]}, rank {rank} {PLACES[int(other[PLACE])]}: "
+            "expected the same calls, with the same arguments, on all ranks"
+        )
+
+    def _error(self, rank: int) -> BaseException:
+        name, _, message = self._text(rank).partition(": ")
+        kind = getattr(builtins, name, None)
+        own = isinstance(kind, type) and issubclass(kind, (Exception, KeyboardInterrupt))
+        error: BaseException = kind(message) if own else RuntimeError(f"{name}: {message}")  # type: ignore[misc]  # own
+        error.add_note(f"raised by rank {rank} of {self.size}")
+        return error
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether a flag is set on any rank; each has set ``header[WEIGHT]`` before the last exchange."""
+        return bool(self.headers.reshape(self.size, -1)[:, WEIGHT].any()) or flag
+
+    # ---- the start of a fit ----
+
+    def start(
+        self, description: dict[str, Any], n_own: int, n_threads: int | None, seed: int | None, flag: bool
+    ) -> tuple[int | None, int | None, bool]:
+        """Compare the arguments of all ranks, and count their examples.
+
+        Returns the number of threads for this rank, the seed of rank 0, and whether the flag of any rank is set.
+        """
+        text = json.dumps({**description, "instruction set": ISA}, default=str)
+        agreed = 0 if self.partitioned else n_own
+        here = np.array([n_own, _place_of_process(), 0 if seed is None else seed, flag], np.uint64)
+        everywhere = np.empty((self.size, len(here)), np.uint64)
+        self.exchange(START, crc32(text.encode()), agreed, partial(self.comm.Allgather, here, everywhere), text=text)
+        self.counts = [int(n) for n in everywhere[:, 0]]
+        if self.partitioned:
+            self.n_own, self.n_before = n_own, sum(self.counts[: self.rank])
+            self.n_examples = sum(self.counts)
+            self.whole_weight = float(self.n_examples)
+            if not self.n_examples:
+                raise ValueError("X: expected at least one example on some rank, got none")
+        n, source = default_threads()
+        if n_threads is None and source not in ("OMP_NUM_THREADS", "set_num_threads"):
+            n_threads = max(1, n // int(np.count_nonzero(everywhere[:, 1] == here[1])))
+        return n_threads, None if seed is None else int(everywhere[0, 2]), bool(everywhere[:, 3].any())
+
+    def send_states(self, arrays: Iterable[Array]) -> None:
+        """Send the arrays of rank 0 to all; they have the same sizes everywhere."""
+        filled = [array for array in arrays if array.size]
+        self.exchange(STATES, 0, sum(a.nbytes for a in filled), *(partial(self.comm.Bcast, array) for array in filled))
+
+    # ---- partitioned examples ----
+
+    def share_blocks(self, X: Array, y: Array, weights: Array | None, block: int) -> None:
+        """A full batch of partitioned examples: which blocks are this rank's, and the examples of others in them.
+
+        A block belongs to the rank that has its first example. So a rank sends the examples before its first block, and
+        needs those of the ranks behind it that its last block has. `shared` is that block, its first example, and
+        its X, y and weights, if some of them are other ranks'.
+        """
+        starts = np.cumsum([0, *self.counts])
+        n_blocks = -(-self.n_examples // block)
+        firsts = np.minimum(-(-starts // block), n_blocks).astype(np.intp)
+        firsts[0] = 0
+        self.first_blocks = firsts
+        heads = [int(min(starts[r + 1], firsts[r] * block) - starts[r]) for r in range(self.size)]
+        width = max(heads)
+        if width == 0:
+            return
+        rows = len(X) + len(y) + (weights is not None)
+        own = np.zeros((rows, width), X.dtype)
+        n = heads[self.rank]
+        own[: len(X), :n], own[len(X) : len(X) + len(y), :n] = X[:, :n], y[:, :n]
+        if weights is not None:
+            own[-1, :n] = weights[:n]
+        everywhere = np.empty((self.size, rows, width), X.dtype)
+        self.exchange(SHARED, 0, own.nbytes, partial(self.comm.Allgather, own, everywhere))
+        last = int(firsts[self.rank + 1]) - 1
+        first, stop = last * block, min((last + 1) * block, self.n_examples)
+        end = int(starts[self.rank + 1])
+        if last < firsts[self.rank] or stop <= end:
+            return
+        tail = [X[:, first - self.n_before : self.n_own], y[:, first - self.n_before : self.n_own]]
+        if weights is not None:
+            tail.append(weights[np.newaxis, first - self.n_before : self.n_own])
+        parts = [np.concatenate(tail)]
+        for rank in range(self.rank + 1, self.size):
+            parts.append(everywhere[rank, :, : max(0, min(heads[rank], stop - int(starts[rank])))])
+        joined = np.ascontiguousarray(np.concatenate(parts, axis=1))
+        x, t = joined[: len(X)], joined[len(X) : len(X) + len(y)]
+        self.shared = last, first, x, t, joined[-1:] if weights is not None else None
+
+    def add_weights(self, weights: Array) -> None:
+        """whole_weight = the sum of the weights of all ranks, in the order of one process: rank after rank."""
+        sums = np.zeros(4)
+        for rank in range(self.size):
+            if rank == self.rank:
+                own = weights[: self.n_own].astype("float64")
+                for i in range(4):  # `sum_of_weights` in cython_kernels/network/passes.pxi has four sums
+                    part = own[(i - self.n_before) % 4 :: 4]
+                    sums[i] = np.cumsum(np.concatenate([sums[i : i + 1], part]))[-1]  # one by one, unlike sum()
+            self.exchange(SHARED, rank, sums.nbytes, partial(self.comm.Bcast, sums, rank))
+        self.whole_weight = float((sums[0] + sums[1]) + (sums[2] + sums[3]))
+
+    def reserve(self, length: int, dtype: "np.dtype[Any]") -> None:
+        """The arrays of a step's messages, of `length` values from each rank."""
+        if self.own.size < length or self.own.dtype != dtype:
+            self.own = np.empty(length, dtype)
+            self.gathered = np.empty(length * (1 if self.by_rank else self.size), dtype)
+
+    def generator(self, rng: "np.random.Generator") -> "np.random.Generator":
+        """A generator of this rank's own, of which one number of all ranks' is the seed."""
+        return np.random.default_rng([int(rng.integers(2**63)), self.rank])
+
+
+_communicate = by_dtype[np.dtype("float64")].communicate
+
+
+def _rank_and_size(comm: Any) -> tuple[int, int]:
+    try:
+        rank, size = comm.rank, comm.size
+        found = all(callable(getattr(comm, name, None)) for name in ("Allgather", "Allreduce", "Bcast"))
+    except AttributeError:
+        found = False
+    if not found:
+        raise TypeError(
+            "comm: expected a communicator of mpi4py such as MPI.COMM_WORLD, or an object with its rank, size, "
+            f"Allgather, Allreduce and Bcast, got {comm!r}"
+        )
+    return int(rank), int(size)
+
+
+def _place_of_process() -> int:
+    """A number that processes have in common if they may use the same processors."""
+    try:
+        processors = sorted(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        processors = []
+    return crc32(f"{socket.gethostname()} {processors}".encode())

@@ -1,0 +1,355 @@
+"""Examples that are not in memory at once: blocks of them, one of which is read ahead.
+
+A fit takes any iterable of blocks (X, y) or (X, y, sample_weight). An epoch reads each block once. Steps read a block
+in place. The examples at its end that do not fill a batch are copied, and make a batch with the first ones of the next
+block. So batches, and bits, are those of one array with all examples in this order. A thread reads the next block
+meanwhile: two blocks are in memory.
+
+Shuffled are the blocks, if they have numbers, and the examples within each. One block is shuffled as an array is.
+
+A memory-mapped file is read with `read`, not through its pages. A file that was cut short is then an error, not a
+signal that ends the process, and the pages do not count as memory of the process.
+
+Rejected: copying all examples into staging buffers in the shuffled order (steps gather them in place at no cost);
+shuffling over several blocks (all of them would be in memory at once).
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from queue import Queue
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusegrad._engine.engine import Batch, NetworkEngine
+from fusegrad._engine.shuffled import ExampleMajor
+from fusegrad._engine.validation import Array, as_count
+
+BLOCK_BYTES = 8 * 2**20  # of X, y and weights in a block
+
+
+class Blocks:
+    """Blocks of examples from arrays that are read by slices: memory-mapped files, HDF5, zarr.
+
+    Parameters
+    ----------
+    X, y : array-like with ``shape``, ``dtype`` and slices
+        For example `numpy.memmap`, ``h5py.Dataset``, ``zarr.Array``. X is ``(n_features, m)``, y ``(n_outputs, m)`` or
+        ``(m,)``; see `axis`.
+    sample_weight : array-like (m,), optional
+    block_size : int, optional
+        Examples in a block; None: as many as 8 MiB hold, and whole chunks of an array that has ``chunks``.
+    axis : {1, 0}, default 1
+        The axis of the examples in X and y. 0: an example is a row, as in most HDF5 files; blocks are transposed,
+        without a copy.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument cannot be sliced, or shapes do not match.
+    OSError
+        When a block is read, if the file of a memory map is shorter than the map.
+
+    Notes
+    -----
+    ``len(blocks)`` is their number, ``blocks[i]`` reads one: (X, y) or (X, y, sample_weight), in the arrays' own dtype.
+
+    Examples
+    --------
+    >>> import fusegrad as fg, numpy as np, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     X = np.memmap(pathlib.Path(folder, "X.f4"), "float32", "w+", shape=(8, 100_000))
+    ...     y = np.memmap(pathlib.Path(folder, "y.f4"), "float32", "w+", shape=(100_000,))
+    ...     y[:] = 1
+    ...     net = fg.TwoLayerSigmoid(8, 16, rng=0)
+    ...     history = net.fit(fg.Blocks(X, y), optimizer=fg.Adam(lr=0.01), epochs=2, batch_size=128, rng=0)
+    >>> len(history.loss), history.loss[1] < 1e-3
+    (2, True)
+    """
+
+    def __init__(
+        self, X: Any, y: Any, sample_weight: Any = None, *, block_size: int | None = None, axis: int = 1
+    ) -> None:
+        if isinstance(axis, bool) or axis not in (0, 1):
+            raise ValueError(f"axis: expected 1 (an example is a column) or 0 (a row), got {axis!r}")
+        self.axis = axis
+        self._arrays = [("X", X), ("y", y)]
+        if sample_weight is not None:
+            self._arrays.append(("sample_weight", sample_weight))
+        for name, array in self._arrays:
+            if not is_sliced(array):
+                raise TypeError(
+                    f"{name}: expected an array with a shape, a dtype and slices, got {type(array).__name__}"
+                )
+        if len(X.shape) != 2:
+            raise ValueError(f"X: expected two dimensions, got shape {tuple(X.shape)}")
+        self.n_examples = int(X.shape[axis])
+        for name, array in self._arrays[1:]:
+            dimensions = (1,) if name == "sample_weight" else (1, 2)
+            if len(array.shape) not in dimensions or array.shape[self._axis_of(array)] != self.n_examples:
+                raise ValueError(f"{name}: expected {self.n_examples} examples as in X, got shape {tuple(array.shape)}")
+        if self.n_examples == 0:
+            raise ValueError(f"X: expected at least one example, got shape {tuple(X.shape)}")
+        if block_size is None:
+            example = sum(array.dtype.itemsize * _values(array, self._axis_of(array)) for _, array in self._arrays)
+            chunks = getattr(X, "chunks", None)
+            chunk = int(chunks[axis]) if isinstance(chunks, tuple) and chunks[axis] else 1
+            block_size = max(BLOCK_BYTES // (example * chunk), 1) * chunk
+        self.block_size = min(as_count(block_size, "block_size"), self.n_examples)
+
+    def __len__(self) -> int:
+        return -(-self.n_examples // self.block_size)
+
+    def __getitem__(self, i: int) -> tuple[Array, ...]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"block {i} of {len(self)}")
+        start, stop = i * self.block_size, min((i + 1) * self.block_size, self.n_examples)
+        return tuple(_read(name, array, self._axis_of(array), start, stop) for name, array in self._arrays)
+
+    def __iter__(self) -> Iterator[tuple[Array, ...]]:
+        return map(self.__getitem__, range(len(self)))
+
+    def _axis_of(self, array: Any) -> int:
+        return 0 if len(array.shape) == 1 else self.axis
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} Blocks of {self.block_size} examples, {self.n_examples} in all>"
+
+
+def is_sliced(array: Any) -> bool:
+    """Whether it is an array that can be read in parts."""
+    return all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__"))
+
+
+def _values(array: Any, axis: int) -> int:
+    """The values of one example."""
+    return int(np.prod([n for i, n in enumerate(array.shape) if i != axis], dtype=np.int64))
+
+
+def _read(name: str, array: Any, axis: int, start: int, stop: int) -> Array:
+    """Examples start ... stop of an array, as columns."""
+    index = (slice(None),) * axis + (slice(start, stop),)
+    mapped = isinstance(array, np.memmap) and array.mode != "c"  # changes of mode "c" are not in the file
+    part = array[index]
+    if mapped:
+        part = _read_file(name, array, part)
+    result = np.asarray(part)
+    if result.shape[axis] != stop - start:
+        raise ValueError(f"{name}: expected {stop - start} examples from {start} on, got shape {result.shape}")
+    return result.T if result.ndim == 2 and axis == 0 else result
+
+
+def _read_file(name: str, array: Any, part: Array) -> Array:
+    """A part of a memory-mapped array, from its file; through the map if it has no name."""
+    try:
+        path, mapped = array.filename, np.frombuffer(array._mmap, "u1")
+        place = part.__array_interface__["data"][0] - mapped.__array_interface__["data"][0]
+        place += array.offset - array.offset % _granularity()
+    except (AttributeError, TypeError, ValueError):
+        path = None
+    runs = None if path is None else _runs(part)
+    if runs is None:
+        return np.array(part)
+    shape, strides, run = runs
+    result = np.empty(
+        part.shape, part.dtype, order="F" if part.flags.f_contiguous and not part.flags.c_contiguous else "C"
+    )
+    flat = result.reshape(-1, order="A").view("u1")
+    with open(path, "rb", buffering=0) as file:
+        for i in range(shape):
+            _fill(name, file, flat[i * run : (i + 1) * run], place + i * strides)
+    return result
+
+
+def _granularity() -> int:
+    import mmap
+
+    return mmap.ALLOCATIONGRANULARITY
+
+
+def _runs(part: Array) -> tuple[int, int, int] | None:
+    """The contiguous runs of an array in its file: number, bytes from one to the next, bytes of each. Or None."""
+    if part.flags.c_contiguous or part.flags.f_contiguous:
+        return 1, 0, part.nbytes
+    if part.ndim == 2 and part.strides[1] == part.itemsize and part.strides[0] > 0:
+        return part.shape[0], part.strides[0], part.shape[1] * part.itemsize
+    return None
+
+
+def _fill(name: str, file: Any, target: Array, place: int) -> None:
+    """Read bytes from a place of a file."""
+    file.seek(place)
+    view = memoryview(target)  # type: ignore[arg-type]  # of bytes
+    while len(view):
+        n = file.readinto(view)
+        if not n:
+            raise OSError(
+                f"{name}: {os.fspath(file.name)} ends at byte {place + target.nbytes - len(view)}, "
+                f"expected {place + target.nbytes} or more: it was cut short"
+            )
+        view = view[n:]
+
+
+def as_blocks(X: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Any:
+    """The blocks that are read for these arguments of a fit; None: they are arrays in memory."""
+    if y is None:
+        if sample_weight is not None:
+            raise TypeError(
+                "sample_weight: expected None beside blocks, which have weights of their own: (X, y, sample_weight)"
+            )
+        is_blocks = hasattr(X, "__iter__") or hasattr(X, "__getitem__")
+        return X if is_blocks and not isinstance(X, np.ndarray) else None
+    if not is_sliced(X) or len(X.shape) != 2:
+        return None
+    mapped = isinstance(X, np.memmap) and batch_size is not None
+    if not mapped and (isinstance(X, np.ndarray) or not hasattr(X, "chunks")):
+        return None
+    parts = [array if array is None or is_sliced(array) else np.asanyarray(array) for array in (y, sample_weight)]
+    return Blocks(X, *parts)
+
+
+# ---- an epoch -----------------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """Some steps of an epoch: their examples, in place, and their order; None: as they are."""
+
+    batch: Batch
+    order: Array | None
+    n_examples: int
+    block: int  # the number of the (last) block that they are from
+
+
+class Stream:
+    """The blocks of a fit."""
+
+    def __init__(self, blocks: Any, engine: NetworkEngine, epochs: int) -> None:
+        self._blocks, self._engine = blocks, engine
+        self.numbered = hasattr(blocks, "__len__") and hasattr(blocks, "__getitem__")
+        if self.numbered and len(blocks) == 0:
+            raise ValueError("X: expected at least one block, got none")
+        if not self.numbered and iter(blocks) is blocks and epochs > 1:
+            raise ValueError(
+                f"X: expected blocks that can be read {epochs} times, got {type(blocks).__name__}, which can be read "
+                "once: pass a list of blocks, or an object whose __iter__ starts again"
+            )
+        self.n_examples: int | None = blocks.n_examples if isinstance(blocks, Blocks) else None
+
+    def parts(self, size: int, rng: "np.random.Generator | None") -> Iterator[Part]:
+        """An epoch: parts of whole batches of `size` examples, but for the last one."""
+        kernels = self._engine.kernels
+        rest: list[Batch] = []  # fewer examples than a batch
+        i = -1
+        with _Ahead(self._read_all(rng)) as blocks:
+            for i, batch in blocks:
+                m = batch.X.shape[1]
+                order = None if rng is None else kernels.permutation(rng.bit_generator, m)
+                first = 0
+                missing = size - sum(part.X.shape[1] for part in rest)
+                if rest and m >= missing:
+                    first = missing
+                    joined = _join([*rest, _take(batch, order, 0, first)])
+                    rest = []
+                    yield Part(joined, None, size, i)
+                whole = 0 if rest else (m - first) // size * size
+                if whole:
+                    stop = first + whole
+                    if order is None:
+                        yield Part(_take(batch, None, first, stop), None, whole, i)
+                    else:
+                        yield Part(batch, order[first:stop], whole, i)
+                if first + whole < m:
+                    rest.append(_take(batch, order, first + whole, m))
+                    if order is None:
+                        rest[-1] = Batch(*(None if a is None else a.copy() for a in rest[-1]))  # type: ignore[arg-type]  # only weights
+                del batch, order
+        if i < 0:
+            raise ValueError("X: expected at least one block, got none: was it read before?")
+        if rest:
+            last = _join(rest)
+            yield Part(last, None, last.X.shape[1], i)
+
+    def _read_all(self, rng: "np.random.Generator | None") -> Iterator[tuple[int, Batch]]:
+        """The blocks, validated; runs in a thread of its own."""
+        kernels = self._engine.kernels
+        if not self.numbered:
+            yield from enumerate(self._checked(i, block, rng) for i, block in enumerate(self._blocks))
+            return
+        n = len(self._blocks)
+        shuffled = rng is not None and n > 1
+        for i in kernels.permutation(rng.bit_generator, n) if shuffled else range(n):
+            yield int(i), self._checked(int(i), self._blocks[int(i)], rng)
+
+    def _checked(self, i: int, block: Any, rng: "np.random.Generator | None") -> Batch:
+        try:
+            X, y, *weights = block
+            (sample_weight,) = weights or (None,)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"block {i}: expected (X, y) or (X, y, sample_weight), got {type(block).__name__}"
+            ) from None
+        try:
+            batch = self._engine.batch(X, y, sample_weight, part=True)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"block {i}: {error}") from None
+        if rng is None:
+            return batch
+        kernels = self._engine.kernels
+        X, y = (ExampleMajor(array, kernels, may_change=False).current() for array in (batch.X, batch.y))
+        return Batch(X, y, batch.weights)
+
+
+def _take(batch: Batch, order: Array | None, start: int, stop: int) -> Batch:
+    """Some examples of a batch: a view, or copies in their order."""
+    which: Any = slice(start, stop) if order is None else order[start:stop]
+    weights = None if batch.weights is None else batch.weights[which]
+    return Batch(batch.X[:, which], batch.y[:, which], weights)
+
+
+def _join(parts: list[Batch]) -> Batch:
+    """The examples of several batches in one. Without weights they have the weight 1."""
+    X, y = (np.concatenate([part[i] for part in parts], axis=1) for i in (0, 1))  # type: ignore[misc]  # arrays
+    if all(part.weights is None for part in parts):
+        return Batch(X, y, None)
+    ones = (np.ones(part.X.shape[1], X.dtype) if part.weights is None else part.weights for part in parts)
+    return Batch(X, y, np.concatenate(list(ones)))
+
+
+class _Ahead:
+    """Items of an iterator, one of which is always read ahead by a thread. Its exceptions are raised here."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items = iter(items)
+        self._wanted: Queue[bool] = Queue()
+        self._found: Queue[tuple[Callable[[], Any], Any]] = Queue()
+        # Ctrl-C does not wait for a block that never comes: the thread ends with the process.
+        self._thread = threading.Thread(target=self._run, name="fusegrad-blocks", daemon=True)
+
+    def __enter__(self) -> Iterator[Any]:
+        self._thread.start()
+        return self._iterate()
+
+    def __exit__(self, *exception: object) -> None:
+        self._wanted.put(False)
+
+    def _iterate(self) -> Iterator[Any]:
+        self._wanted.put(True)
+        while True:
+            found, error = self._found.get()
+            if error is not None:
+                raise error
+            if found is None:
+                return
+            self._wanted.put(True)
+            yield found
+            del found
+
+    def _run(self) -> None:
+        while self._wanted.get():
+            try:
+                self._found.put((next(self._items, None), None))
+            except BaseException as error:
+                self._found.put((None, error))
+                return
