@@ -218,7 +218,14 @@ class Part(NamedTuple):
     batch: Batch
     order: Array | None
     n_examples: int
-    block: int  # the number of the (last) block that they are from
+    origins: "list[Origin]"  # of the examples, in their order
+
+
+class Origin(NamedTuple):
+    """The block of some examples, and their columns in it."""
+
+    block: int
+    columns: Any  # a range, or a part of an order
 
 
 class Stream:
@@ -239,36 +246,33 @@ class Stream:
     def parts(self, size: int, rng: "np.random.Generator | None") -> Iterator[Part]:
         """An epoch: parts of whole batches of `size` examples, but for the last one."""
         kernels = self._engine.kernels
-        rest: list[Batch] = []  # fewer examples than a batch
-        i = -1
+        rest = _Rest()  # fewer examples than a batch
+        found = False
         with _Ahead(self._read_all(rng)) as blocks:
             for i, batch in blocks:
+                found = True
                 m = batch.X.shape[1]
                 order = None if rng is None else kernels.permutation(rng.bit_generator, m)
-                first = 0
-                missing = size - sum(part.X.shape[1] for part in rest)
-                if rest and m >= missing:
-                    first = missing
-                    joined = _join([*rest, _take(batch, order, 0, first)])
-                    rest = []
-                    yield Part(joined, None, size, i)
-                whole = 0 if rest else (m - first) // size * size
-                if whole:
-                    stop = first + whole
+                columns: Any = range(m) if order is None else order
+                first = min(size - rest.n_examples, m) if rest.n_examples else 0  # of a batch with the rest
+                if first:
+                    rest.add(take_examples(batch, order, 0, first), Origin(i, columns[:first]))
+                if rest.n_examples == size:
+                    yield rest.take()
+                stop = first + (m - first) // size * size
+                if stop > first:
+                    here = [Origin(i, columns[first:stop])]
                     if order is None:
-                        yield Part(_take(batch, None, first, stop), None, whole, i)
+                        yield Part(take_examples(batch, None, first, stop), None, stop - first, here)
                     else:
-                        yield Part(batch, order[first:stop], whole, i)
-                if first + whole < m:
-                    rest.append(_take(batch, order, first + whole, m))
-                    if order is None:
-                        rest[-1] = Batch(*(None if a is None else a.copy() for a in rest[-1]))  # type: ignore[arg-type]  # only weights
-                del batch, order
-        if i < 0:
+                        yield Part(batch, order[first:stop], stop - first, here)
+                if stop < m:
+                    rest.add(take_examples(batch, order, stop, m), Origin(i, columns[stop:]))
+                del batch, order, columns  # before the next but one is read
+        if not found:
             raise ValueError("X: expected at least one block, got none: was it read before?")
-        if rest:
-            last = _join(rest)
-            yield Part(last, None, last.X.shape[1], i)
+        if rest.n_examples:
+            yield rest.take()
 
     def _read_all(self, rng: "np.random.Generator | None") -> Iterator[tuple[int, Batch]]:
         """The blocks, validated; runs in a thread of its own."""
@@ -301,20 +305,38 @@ class Stream:
         return Batch(X, y, batch.weights)
 
 
-def _take(batch: Batch, order: Array | None, start: int, stop: int) -> Batch:
+def take_examples(batch: Batch, order: Array | None, start: int, stop: int) -> Batch:
     """Some examples of a batch: a view, or copies in their order."""
     which: Any = slice(start, stop) if order is None else order[start:stop]
     weights = None if batch.weights is None else batch.weights[which]
     return Batch(batch.X[:, which], batch.y[:, which], weights)
 
 
-def _join(parts: list[Batch]) -> Batch:
-    """The examples of several batches in one. Without weights they have the weight 1."""
-    X, y = (np.concatenate([part[i] for part in parts], axis=1) for i in (0, 1))  # type: ignore[misc]  # arrays
-    if all(part.weights is None for part in parts):
-        return Batch(X, y, None)
-    ones = (np.ones(part.X.shape[1], X.dtype) if part.weights is None else part.weights for part in parts)
-    return Batch(X, y, np.concatenate(list(ones)))
+class _Rest:
+    """Copies of examples of one or more blocks, to be joined to one batch."""
+
+    def __init__(self) -> None:
+        self.n_examples = 0
+        self._batches: list[Batch] = []
+        self._origins: list[Origin] = []
+
+    def add(self, batch: Batch, origin: Origin) -> None:
+        """Add a copy of a batch."""
+        X, y, weights = batch
+        self._batches.append(Batch(X.copy(), y.copy(), None if weights is None else weights.copy()))
+        self._origins.append(origin)
+        self.n_examples += X.shape[1]
+
+    def take(self) -> Part:
+        """All examples, of which none is left. Those without weights have the weight 1, if others have weights."""
+        batches, origins, m = self._batches, self._origins, self.n_examples
+        self.__init__()  # type: ignore[misc]  # of this class
+        X, y = (np.concatenate([batch[i] for batch in batches], axis=1) for i in (0, 1))  # type: ignore[misc]  # arrays
+        weights = None
+        if any(batch.weights is not None for batch in batches):
+            ones = [np.ones(batch.X.shape[1], X.dtype) if batch.weights is None else batch.weights for batch in batches]
+            weights = np.concatenate(ones)
+        return Part(Batch(X, y, weights), None, m, origins)
 
 
 class _Ahead:

@@ -44,7 +44,7 @@ from fusegrad.metrics import named_metrics
 from fusegrad.optimizers import SGD, Optimizer, bind, copy_into, runs_compiled
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
 from fusegrad.schedules import is_compiled
-from fusegrad.streams import Part, Stream, as_blocks
+from fusegrad.streams import Part, Stream, as_blocks, take_examples
 
 LOOK_SECONDS = 0.1  # between two updates of a progress bar
 STRETCH_SECONDS = 0.5  # that a stretch without a progress bar may take
@@ -269,6 +269,31 @@ class FitOptions:
                 raise TypeError(f"optimizer: expected an lr for the schedule to set, got {self.optimizer!r}")
 
 
+def check_finite(batch: Batch, columns: Any = None) -> None:
+    """Raise if X or y is not finite. columns: the numbers of the examples, for the error; None: 0, 1, ..."""
+    for name, rows, array in (("X", "feature", batch.X), ("y", "output", batch.y)):
+        for row, values in enumerate(array):
+            finite = np.isfinite(values)
+            if not finite.all():
+                example = int(finite.argmin())
+                raise ValueError(
+                    f"{name}: expected finite numbers ({array.dtype}), got {values[example]} at {rows} (row) {row}, "
+                    f"example (column) {example if columns is None else columns[example]}"
+                )
+
+
+def check_part(part: Part) -> None:
+    """Raise if the blocks of a part are not finite."""
+    first = 0
+    for block, columns in part.origins:
+        stop = first + len(columns)
+        try:
+            check_finite(take_examples(part.batch, part.order, first, stop), columns)
+        except ValueError as error:
+            raise ValueError(f"block {block}: {error}") from None
+        first = stop
+
+
 class _Batches(NamedTuple):
     """How an epoch is divided into batches, and shuffled if there is a generator."""
 
@@ -391,17 +416,8 @@ class _Run:
         if found is not None:
             name = "optimizer.state" if found == "state" else found
             raise ValueError(f"{name}: expected finite numbers before the first epoch, got others")
-        if self.data is None:
-            return
-        for name, rows, array in (("X", "feature", self.data.X), ("y", "output", self.data.y)):
-            for row, values in enumerate(array):
-                finite = np.isfinite(values)
-                if not finite.all():
-                    example = int(finite.argmin())
-                    raise ValueError(
-                        f"{name}: expected finite numbers ({array.dtype}), "
-                        f"got {values[example]} at {rows} (row) {row}, example (column) {example}"
-                    )
+        if self.data is not None:
+            check_finite(self.data)
 
     def advice(self) -> str:
         """What a user can do about a loss that was not finite before the first update of the fit."""
@@ -543,7 +559,7 @@ class _Run:
             return
         assert self.data is not None
         m = self.data.X.shape[1]
-        yield Part(self.data, None if rng is None else self.engine.kernels.permutation(rng.bit_generator, m), m, 0)
+        yield Part(self.data, None if rng is None else self.engine.kernels.permutation(rng.bit_generator, m), m, [])
 
     def _epoch(self) -> float:
         """An epoch of steps in Python, or of a stream. Returns its mean loss, or the first one that is not finite."""
@@ -554,20 +570,13 @@ class _Run:
                 loss = self._compiled_steps(part, sums) if self.compiled else self._python_steps(part, sums)
                 if not isfinite(loss):
                     if self.stream is not None:
-                        self.data = part.batch
-                        self._check_block(part)
+                        self.data = part.batch  # for the advice of an error
+                        check_part(part)
                     return loss
                 del part  # before the next block is read
         if self.batches.per_epoch == 1 and self.stream is None:
             return loss
         return float(sums[0] / sums[1]) if sums[1] else 0.0
-
-    def _check_block(self, part: Part) -> None:
-        """Raise if the loss is not finite since a block is not."""
-        try:
-            self.check_start()
-        except ValueError as error:
-            raise ValueError(f"block {part.block}: {error}".replace(" before the first epoch", "")) from None
 
     def _compiled_steps(self, part: Part, sums: Array) -> float:
         """The steps of a part. Returns a loss that is not finite, or 0."""
