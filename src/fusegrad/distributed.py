@@ -23,6 +23,7 @@ from zlib import crc32
 import numpy as np
 
 from fusegrad._engine.dispatch import ISA, by_dtype
+from fusegrad._engine.moments import CHUNK, Moments, MomentSums
 from fusegrad._engine.threads import default_threads
 from fusegrad._engine.validation import Array, as_flag
 
@@ -185,43 +186,56 @@ class Group:
     # ---- partitioned examples ----
 
     def share_blocks(self, X: Array, y: Array, weights: Array | None, block: int) -> None:
-        """A full batch of partitioned examples: which blocks are this rank's, and the examples of others in them.
+        """Which blocks of a full batch are this rank's: `first_blocks` and `shared`, see `_share`."""
+        self.first_blocks, self.shared = self._share(X, y, weights, block)
+
+    def _share(
+        self, X: Array, y: Array, weights: Array | None, block: int
+    ) -> tuple[Array, tuple[int, int, Array, Array, Array | None] | None]:
+        """The first block of each rank (the last one is the end), and a block that has examples of several ranks.
 
         A block belongs to the rank that has its first example. So a rank sends the examples before its first block, and
-        needs those of the ranks behind it that its last block has. `shared` is that block, its first example, and
-        its X, y and weights, if some of them are other ranks'.
+        needs those of the ranks behind it that its last block has. If it has such a block: its number, its first
+        example, and its X, y and weights.
         """
         starts = np.cumsum([0, *self.counts])
         n_blocks = -(-self.n_examples // block)
         firsts = np.minimum(-(-starts // block), n_blocks).astype(np.intp)
-        firsts[0] = 0
-        self.first_blocks = firsts
         heads = [int(min(starts[r + 1], firsts[r] * block) - starts[r]) for r in range(self.size)]
         width = max(heads)
         if width == 0:
-            return
-        rows = len(X) + len(y) + (weights is not None)
-        own = np.zeros((rows, width), X.dtype)
-        n = heads[self.rank]
-        own[: len(X), :n], own[len(X) : len(X) + len(y), :n] = X[:, :n], y[:, :n]
-        if weights is not None:
-            own[-1, :n] = weights[:n]
-        everywhere = np.empty((self.size, rows, width), X.dtype)
+            return firsts, None
+        rows = [X, y] if weights is None else [X, y, weights[np.newaxis]]
+        own = np.zeros((sum(map(len, rows)), width), X.dtype)
+        own[:, : heads[self.rank]] = np.concatenate([array[:, : heads[self.rank]] for array in rows])
+        everywhere = np.empty((self.size, *own.shape), X.dtype)
         self.exchange(SHARED, 0, own.nbytes, partial(self.comm.Allgather, own, everywhere))
         last = int(firsts[self.rank + 1]) - 1
         first, stop = last * block, min((last + 1) * block, self.n_examples)
-        end = int(starts[self.rank + 1])
-        if last < firsts[self.rank] or stop <= end:
-            return
-        tail = [X[:, first - self.n_before : self.n_own], y[:, first - self.n_before : self.n_own]]
-        if weights is not None:
-            tail.append(weights[np.newaxis, first - self.n_before : self.n_own])
-        parts = [np.concatenate(tail)]
+        if last < firsts[self.rank] or stop <= starts[self.rank + 1]:
+            return firsts, None
+        parts = [np.concatenate([array[:, first - self.n_before : self.n_own] for array in rows])]
         for rank in range(self.rank + 1, self.size):
             parts.append(everywhere[rank, :, : max(0, min(heads[rank], stop - int(starts[rank])))])
         joined = np.ascontiguousarray(np.concatenate(parts, axis=1))
-        x, t = joined[: len(X)], joined[len(X) : len(X) + len(y)]
-        self.shared = last, first, x, t, joined[-1:] if weights is not None else None
+        x, t, w = np.split(joined, [len(X), len(X) + len(y)])
+        return firsts, (last, first, x, t, None if weights is None else w)
+
+    def moments(self, X: Array, y: Array) -> Moments:
+        """The moments of the examples of all ranks, in the order of one process: each adds its chunks to those before."""
+        sums = MomentSums(len(X), len(y), self.n_examples)
+        firsts, shared = self._share(X, y, None, CHUNK)
+        for rank in range(self.size):
+            if rank == self.rank:
+                for i in range(firsts[rank], firsts[rank + 1]):
+                    start = i * CHUNK - self.n_before
+                    x, t = X[:, start : start + CHUNK], y[:, start : start + CHUNK]
+                    if shared is not None and shared[0] == i:
+                        _, _, x, t, _ = shared
+                    sums.add(i, x, t)
+            arrays = sums.products, sums.means, sums.rests, sums.shift
+            self.exchange(SHARED, rank, 0, *(partial(self.comm.Bcast, array, rank) for array in arrays))
+        return sums.moments()
 
     def add_weights(self, weights: Array) -> None:
         """whole_weight = the sum of the weights of all ranks, in the order of one process: rank after rank."""

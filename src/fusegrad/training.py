@@ -360,14 +360,9 @@ class _Run:
         plan, group = self.engine.plan(self.batches.size, n_threads), self.group
         squares = self.engine.squared_error and data.weights is None
         partitioned = group is not None and group.partitioned
-        if (
-            options.moments
-            and self.compiled
-            and squares
-            and not partitioned
-            and moments_pay(plan, m, options.epochs)[0]
-        ):
-            self.moments = take_moments(data.X, data.y)
+        if options.moments and self.compiled and squares and moments_pay(plan, m, options.epochs)[0]:
+            moments_of = group.moments if group is not None and partitioned else take_moments
+            self.moments = moments_of(data.X, data.y)
         if self.compiled and self.batches.rng is not None:
             may_change = bool(options.callbacks)
             self.copies = [
