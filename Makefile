@@ -13,7 +13,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 # One core for what is timed, where the system can pin
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
-.PHONY: help demo test test-lanes test-reliability test-peers test-exhaustive test-interrupts soak fuzz sanitize test-clang test-emulated \
+.PHONY: help demo test test-lanes test-reliability test-peers test-mpi test-exhaustive test-interrupts soak fuzz sanitize test-clang test-emulated \
   bench bench-peers bench-growth bench-promises bench-init bench-tabular bench-lessons lint docs annotate wheel wheels clean
 
 help:
@@ -40,7 +40,7 @@ EACH_ISA = for isa in $$($(BIN)/python -c 'from fusegrad._engine.dispatch import
   echo "=== $$isa"; case $$isa in baseline) unset FUSEGRAD_MAX_ISA;; *) export FUSEGRAD_MAX_ISA=$$isa;; esac;
 
 # The tests that each instruction set runs
-QUICK = not peers and not exhaustive and not reliability and not once
+QUICK = not peers and not exhaustive and not reliability and not once and not mpi
 
 ## make test             build the wheel, install it, test it with each instruction set that the processor has
 test: $(VENV)/installed
@@ -52,7 +52,7 @@ test: $(VENV)/installed
 ## make test-lanes       the tests with each SIMD layout forced, wherever it can be used
 test-lanes: $(VENV)/installed
 	@$(EACH_ISA) for lanes in features examples; do \
-	  $(BIN)/pytest -q -m "not peers and not exhaustive and not once" --benchmark-disable --lanes $$lanes tests || exit 1; done; done
+	  $(BIN)/pytest -q -m "not peers and not exhaustive and not once and not mpi" --benchmark-disable --lanes $$lanes tests || exit 1; done; done
 
 ## make test-reliability forks, kills, Ctrl-C, refused memory, leaks, arrays drawn at random: some minutes
 test-reliability: $(VENV)/installed
@@ -61,6 +61,11 @@ test-reliability: $(VENV)/installed
 ## make test-peers       compare with PyTorch, JAX and scikit-learn, in an environment of their own
 test-peers: $(PEERS)/installed
 	$(PEERS)/bin/pytest -q -m peers tests
+
+## make test-mpi         one network trained by 1, 2, 3 and 4 processes, with the bits of one
+test-mpi: $(VENV)/installed
+	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls $(WHEEL)/*.whl)[mpi]"
+	$(BIN)/pytest -q -m mpi tests
 
 $(PEERS)/installed: $(VENV)/installed
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)

@@ -33,5 +33,5 @@ $venv/bin/pip install -q "$(ls "$out"/wheel/*.whl)[test]"
 for isa in $($venv/bin/python -c 'from fusegrad._engine.dispatch import supported_isas; print(*supported_isas())'); do
     echo "=== $isa"
     FUSEGRAD_MAX_ISA=${isa/baseline/} $venv/bin/python -m pytest -q -p no:cacheprovider \
-        -m "not peers and not exhaustive and not reliability and not once" ${TESTS:-tests/kernels tests/test_networks.py tests/test_optimizers.py}
+        -m "not peers and not exhaustive and not reliability and not once and not mpi" ${TESTS:-tests/kernels tests/test_networks.py tests/test_optimizers.py}
 done

@@ -53,7 +53,7 @@ def main() -> None:
                 "pytest",
                 "-q",
                 "-m",
-                "not peers and not exhaustive",
+                "not peers and not exhaustive and not mpi",
                 "-c",
                 str(tests.parent / "pyproject.toml"),
                 str(tests),

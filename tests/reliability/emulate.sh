@@ -10,7 +10,7 @@ venv=$PWD/.venv
 out=$PWD/build/emulate
 mkdir -p "$out"
 # What takes hours when emulated is left to the real machine.
-tests=(-m pytest -q -p no:cacheprovider -m "not peers and not exhaustive and not reliability and not once"
+tests=(-m pytest -q -p no:cacheprovider -m "not peers and not exhaustive and not reliability and not once and not mpi"
     -k "not 1000000 and not 100000 and not 60000 and not 20011 and not memory and not cap_is_obeyed"
     tests/kernels tests/test_networks.py tests/test_optimizers.py tests/test_checkpoints.py tests/engine/test_validation.py
     tests/reliability/test_divergence.py tests/reliability/test_subnormals.py)
