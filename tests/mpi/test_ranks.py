@@ -347,7 +347,7 @@ say((net.parameters == alone.parameters).all(), epochs)
 
 
 def test_a_killed_rank(tmp_path):
-    """The others end within seconds, and the last checkpoint goes on, with another number of ranks, as if nothing had been."""
+    """The others end within seconds. The last checkpoint goes on with another number of ranks, and the same bits."""
     for i in range(20):
         path = tmp_path / f"net{i}.safetensors"
         process = start(2 + i % 2, KILLED, path)

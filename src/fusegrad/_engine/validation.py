@@ -113,7 +113,8 @@ def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
 def _as_array(value: Any, name: str) -> Array:
     """The array to which NumPy converts a value."""
     try:
-        array = np.asanyarray(value)
+        only_dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
+        array = np.from_dlpack(value) if only_dlpack else np.asanyarray(value)
     except Exception as error:
         if isinstance(error, (np.ma.MAError, UserWarning)) and _holds_mask(value, MOST_LEVELS):
             raise TypeError(f"{name}: {NO_MASK}") from None
@@ -192,12 +193,25 @@ def _advice(item: Any) -> str:
         return f": {DATES}"
     if hasattr(item, "toarray"):
         return ": make it dense with toarray()"
+    if hasattr(item, "collect"):
+        return ": collect() reads a lazy frame"
     return ": convert with astype('float64')" if hasattr(item, "__float__") else ""
+
+
+def is_frame(value: Any) -> bool:
+    """Whether it is a data frame: of pandas, polars, Arrow, or another one with Arrow's interface."""
+    return hasattr(value, "__arrow_c_stream__") and hasattr(value, "columns")
+
+
+def _as_columns(value: Any, name: str, dtype: np.dtype[Any] | None, rows: int | None) -> Array:
+    """`as_floats`, with the examples of a data frame, its rows, as columns."""
+    array = as_floats(value, name, dtype)
+    return array.T if array.ndim == 2 and is_frame(value) and rows in (None, array.shape[1]) else array
 
 
 def as_matrix(value: Any, name: str, dtype: np.dtype[Any] | None, rows: int | None, what: str) -> Array:
     """A matrix (rows, m) with m >= 1. If rows is 1, a vector is accepted as the row."""
-    return _checked_matrix(as_floats(value, name, dtype), name, rows, what)
+    return _checked_matrix(_as_columns(value, name, dtype, rows), name, rows, what)
 
 
 def _checked_matrix(array: Array, name: str, rows: int | None, what: str) -> Array:
@@ -218,7 +232,7 @@ def _checked_matrix(array: Array, name: str, rows: int | None, what: str) -> Arr
 
 def as_examples(X: Any, dtype: np.dtype[Any], n_features: int) -> tuple[Array, bool]:
     """X (n_features, m), and whether it was one example: a vector (n_features,), if n_features > 1."""
-    X = as_floats(X, "X", dtype)
+    X = _as_columns(X, "X", dtype, n_features)
     one = n_features > 1 and X.shape == (n_features,)
     return _checked_matrix(X[:, np.newaxis] if one else X, "X", n_features, "features"), one
 
@@ -254,7 +268,7 @@ def as_batch(
     if numbers is not None:
         y = numbers.astype(dtype)
     else:
-        y = as_floats(y, name, dtype)
+        y = _as_columns(y, name, dtype, n_targets)
         if one and y.ndim < 2 and n_targets in (None, y.size):
             y = y.reshape(-1, 1)
         y = _checked_matrix(y, name, n_targets, "outputs" if n_targets is not None else "targets")
@@ -266,6 +280,8 @@ def as_batch(
 def _class_numbers(y: Any, classes: Classes, one: bool) -> Array | None:
     """Class numbers as a row; None if y is not of their kind. one: y belongs to one example."""
     array = y.view() if type(y) is np.ndarray else _as_array(y, "y")
+    if array.ndim == 2 and array.shape[1] == 1 and is_frame(y):
+        array = array.T
     probabilities = "" if classes.only_numbers else f", or probabilities ({classes.n_classes}, m)"
     if array.dtype.kind in "biu" and array.size and (array.ndim < 2 or array.shape[0] == 1):
         if one and array.ndim == 1 and array.size == classes.n_classes and not classes.only_numbers:
