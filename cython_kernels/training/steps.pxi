@@ -78,7 +78,7 @@ cdef struct Job:
     Py_ssize_t n_seen       # if the leader returned within an epoch: examples done in it,
     double seen_loss        # the sum of their losses
     double seen_weight      # and of their weights
-    double* carry           # of an epoch that several calls make: the sums of losses and of weights so far; NULL: none
+    double* carry           # of an epoch that several calls make: the sums of losses and weights so far, the last loss; or NULL
     bint from_moments       # all steps were computed from the moments
     int too_large           # the gradient of this step: too large to be squared, or not finite
     Interrupt interrupt
@@ -440,7 +440,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
     cdef Job* job = <Job*>data
     cdef Network* network = &job.network
     cdef Py_ssize_t count, seen = job.n_seen, work = 0, epochs_work = 0
-    cdef double loss, total = job.seen_loss, seen_weight = job.seen_weight
+    cdef double loss = 0, total = job.seen_loss, seen_weight = job.seen_weight
     cdef bint one_batch = job.n_examples <= job.batch and job.carry == NULL     # no mean over batches is needed: 2 % of the smallest step
     # If the whole data set is one tile, it stays packed from step to step: 5 to 10 % of such a step.
     cdef bint one_tile = one_batch and job.order == NULL and job.n_examples <= network.tile
@@ -481,6 +481,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
         if job.carry != NULL:
             job.carry[0] = total
             job.carry[1] = seen_weight
+            job.carry[2] = loss
         job.finished += 1
         seen = 0
         total = 0

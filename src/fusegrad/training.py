@@ -558,10 +558,12 @@ class _Run:
 
     def _epoch(self) -> float:
         """An epoch of steps in Python, or of a stream. Returns its mean loss, or the first one that is not finite."""
-        sums = np.zeros(2)  # of the losses times their weights, and of the weights
+        sums = np.zeros(3)  # of the losses times their weights, and of the weights; the last loss
+        n_batches = 0
         loss = 0.0
         with closing(self._parts()) as parts:
             for part in parts:
+                n_batches += -(-part.n_examples // self.batches.size)
                 loss = self._compiled_steps(part, sums) if self.compiled else self._python_steps(part, sums)
                 if not isfinite(loss):
                     if self.stream is not None:
@@ -569,8 +571,8 @@ class _Run:
                         check_part(part)
                     return loss
                 del part  # before the next block is read
-        if self.batches.per_epoch == 1 and self.stream is None:
-            return loss
+        if n_batches == 1:  # no mean, which would round
+            return float(sums[2])
         return float(sums[0] / sums[1]) if sums[1] else 0.0
 
     def _compiled_steps(self, part: Part, sums: Array) -> float:
@@ -602,7 +604,8 @@ class _Run:
                 value = loss_of(self.trainee, batch)
                 self.lost = ("gradient", value) if isfinite(value) else ("loss", loss)
                 return loss
-            sums += (loss * weight, weight)
+            sums += loss * weight, weight, 0.0
+            sums[2] = loss
             self.n_steps += 1
         return loss
 
