@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fusegrad._engine.threads import Computing
 from fusegrad._engine.validation import Array, as_dtype, as_generator, as_number
 from fusegrad.history import History
 from fusegrad.layers import INITS, Layer, initial_bounds
@@ -512,7 +513,7 @@ class Sequential(Module):
             metrics=metrics, keep_best=keep_best, callbacks=callbacks, on_divergence=on_divergence, verbose=verbose,
             n_threads=n_threads, moments=moments,
         )  # fmt: skip
-        with self._engine.lock:
+        with self._engine.lock, Computing():
             return fit(self._trainee(), X, y, options)
 
     def __repr__(self) -> str:

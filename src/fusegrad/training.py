@@ -283,7 +283,8 @@ class _Run:
         self.optimizer, self.schedule = options.optimizer, options.schedule
         m = batch.X.shape[1]
         self.batches = _cut(m, options)
-        self.compiled_engine = self.engine.compiled(self.batches.size, options.n_threads)
+        self.n_threads = options.n_threads
+        self.compiled_engine = self.engine.compiled(self.batches.size, self.n_threads)
         self.compiled = take(trainee, self.optimizer)
         # Steps made before, as counted by schedules. A user-defined rule may be new, or have no count.
         before = options.initial_epoch * self.batches.per_epoch
@@ -412,6 +413,8 @@ class _Run:
     def epochs(self, n: int) -> Array:
         """Runs n epochs. Returns their mean losses, up to one that is not finite. The array may be reused."""
         losses = self.one_loss if n == 1 else np.empty(n)
+        # Other Python threads may have begun or ended to compute since: the number of threads is looked up again.
+        self.compiled_engine = self.engine.compiled(self.batches.size, self.n_threads)
         if self.compiled:
             return self._compiled_epochs(losses)
         for i in range(n):
