@@ -4,6 +4,7 @@ Each cluster runs in a process of its own, which imports this module for the fun
 """
 
 import os
+import re
 import sys
 import time
 import tracemalloc
@@ -268,3 +269,20 @@ if __name__ == "__main__":
     print(copied)
 """
     within("memory that a fit takes of data that joblib maps, over their size", float(in_a_cluster(code)), 0.1)
+
+
+# ---- the guide -----------------------------------------------------------------------------------------------
+
+
+PAGE = HERE.parents[1] / "docs" / "guide" / "many-machines.md"
+
+
+@pytest.mark.parametrize("library", ["dask", "ray"])
+def test_programs_of_the_guide(library, tmp_path):
+    """The blocks that tests/test_docs.py leaves out, since they need these libraries."""
+    pytest.importorskip(library)
+    blocks = re.findall(r"```\{code-block\} python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    [block] = [block for block in blocks if re.search(rf"^(?:import|from) {library}\b", block, re.MULTILINE)]
+    program = tmp_path / "program.py"
+    program.write_text(block)
+    in_a_cluster("import subprocess, sys; subprocess.run([sys.executable, sys.argv[1]], check=True)", program)

@@ -180,7 +180,8 @@ def set_num_threads(n: int | None) -> None:
     ----------
     n : int or None
         At least 1; at most 64, or the number of processors, are used. None restores the default:
-        ``OMP_NUM_THREADS``, else the processors that this process may use (affinity and cgroup quota counted).
+        ``OMP_NUM_THREADS``, else 1 in a worker of a process pool, else the processors that this process may use
+        (affinity and cgroup quota counted), divided by the number of Python threads that compute at the moment.
 
     Raises
     ------
