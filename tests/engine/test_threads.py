@@ -114,9 +114,12 @@ def test_python_threads_that_compute_share_the_processors(threads):
     for n, share in ((0, 6), (1, 3), (2, 2), (3, 1), (8, 1)):
         assert in_other_threads(n, fg.get_num_threads) == share
     assert in_other_threads(1, thread_rule.default_threads) == (3, "affinity, shared by 2 Python threads that compute")
-    with thread_rule.Computing(), thread_rule.Computing():
-        assert fg.get_num_threads() == 6
-        assert in_other_threads(1, fg.get_num_threads) == 3
+    with thread_rule.Computing():
+        with thread_rule.Computing():  # a fit in a callback of another one
+            assert fg.get_num_threads() == 6
+            assert in_other_threads(1, fg.get_num_threads) == 3
+        assert thread_rule._computing == {threading.get_ident(): np.inf}
+    assert thread_rule._computing == {}
     # A number that is asked for is not divided.
     assert in_other_threads(2, lambda: thread_rule.resolve_threads(5)) == 5
     threads(4)
