@@ -5,7 +5,6 @@ Each cluster runs in a process of its own, which imports this module for the fun
 
 import os
 import re
-import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -58,34 +57,38 @@ def large_fit(seed=0, epochs=2, callbacks=()):
 
 
 def observed_fit(job, n_jobs, folder):
-    """Fits beside the other jobs, and returns its process, the threads that computed, and how many a call may use."""
-    Path(folder, f"{job}").touch()
-    deadline = time.monotonic() + 60
-    while len(list(Path(folder).iterdir())) < n_jobs:
-        assert time.monotonic() < deadline, "the other jobs did not start"
-        time.sleep(0.01)
-    started, before, allowed = time.monotonic(), {}, []
+    """Fits beside the other jobs, and returns its process, the threads that computed, and how many a call may use.
+
+    It is observed for a second, while all of them fit and after each has looked the number of threads up again.
+    """
+    own, first = Path(folder, f"{job}"), time.monotonic()
+    all_fit, before, busy, allowed = [], {}, [], []
 
     def observe(net, history):
-        elapsed = time.monotonic() - started
-        if elapsed > 0.7 and not before:  # all have begun
+        now = time.monotonic()
+        if not all_fit:
+            assert now - first < 60, "the other jobs did not start"
+            own.touch()
+            if len(list(Path(folder).iterdir())) == n_jobs:
+                all_fit.append(now)
+            return False
+        elapsed = now - all_fit[0]
+        if elapsed > 0.5 and not before:
             before.update(seconds_of_threads())
+        if before and not busy:
             allowed.append(fg.get_num_threads())
-        if 0.7 < elapsed < 1.7:
-            allowed.append(fg.get_num_threads())
-        return elapsed > 2
+        if elapsed > 1.5 and not busy:
+            busy.extend(task for task, s in seconds_of_threads().items() if s - before.get(task, 0) > BUSY_SECONDS)
+        return elapsed > 1.8  # after the others' second
 
     large_fit(job, epochs=10**6, callbacks=[observe])
-    seconds = {task: s - before.get(task, 0) for task, s in seconds_of_threads().items()}
-    busy = [task for task, s in seconds.items() if s > BUSY_SECONDS]
-    return os.getpid(), busy, max(allowed), os.environ.get("OMP_NUM_THREADS")
+    return os.getpid(), busy, max(allowed)
 
 
 def check_threads(found, processors=PROCESSORS):
     """That the threads of jobs which ran at once are at most the processors."""
-    allowed = sum(n for _, _, n, _ in found)
-    busy = len({(process, task) for process, tasks, _, _ in found for task in tasks})
-    print("allowed", allowed, "busy", busy, found, file=sys.stderr)
+    allowed = sum(n for *_, n in found)
+    busy = len({(process, task) for process, tasks, _ in found for task in tasks})
     assert len(found) <= allowed <= max(processors, len(found)), found
     assert busy <= max(processors, len(found)), found
 
@@ -175,7 +178,7 @@ from test_sweeps import *
 
 if __name__ == "__main__":
     method, n_workers, threads_per_worker, processes = sys.argv[1], *map(int, sys.argv[2:])
-    expected = large_fit(), [search(1, kind) for kind in KINDS]   # the pool of threads is alive
+    expected = large_fit(), [search(1, kind) for kind in KINDS[::3]]   # the pool of threads is alive
     dask.config.set({"distributed.worker.multiprocessing-method": method})
     with LocalCluster(
         n_workers=n_workers, threads_per_worker=threads_per_worker, processes=bool(processes), dashboard_address=None
@@ -194,7 +197,7 @@ if __name__ == "__main__":
             with parallel_config("dask"):
                 folder = tempfile.mkdtemp()
                 check_threads(Parallel(n_jobs=2)(delayed(observed_fit)(i, 2, folder) for i in range(2)))
-                assert [search(2, kind) for kind in KINDS] == expected[1]
+                assert [search(2, kind) for kind in KINDS[::3]] == expected[1]
 """
 
 
