@@ -58,7 +58,7 @@ test-lanes: $(VENV)/installed
 test-reliability: $(VENV)/installed
 	$(BIN)/pytest -q -m reliability tests
 
-## make test-peers       compare with PyTorch, JAX and scikit-learn, in an environment of their own
+## make test-peers       compare with PyTorch, JAX and scikit-learn; fits on dask and ray; in an environment of their own
 test-peers: $(PEERS)/installed
 	$(PEERS)/bin/pytest -q -m peers tests
 

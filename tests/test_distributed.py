@@ -69,7 +69,8 @@ NETWORKS = {
     "linear": lambda dtype: fg.MultivariateRegression(5, rng=0, dtype=dtype),
     "sigmoid": lambda dtype: fg.TwoLayerSigmoid(5, 9, rng=0, dtype=dtype),
     "dropout": lambda dtype: fg.Sequential(
-        fg.Scale(5), fg.Linear(5, 8), fg.GELU(), fg.Dropout(0.2), fg.Linear(8, 1), l2=0.1, loss="huber", rng=0, dtype=dtype
+        fg.Scale(5), fg.Linear(5, 8), fg.GELU(), fg.Dropout(0.2), fg.Linear(8, 1), l2=0.1, loss="huber", rng=0,
+        dtype=dtype,
     ),
 }  # fmt: skip
 MODES = {

@@ -116,6 +116,8 @@ def test_every_extra_that_is_named_is_there():
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+# joblib counts cores by a program, which is not on the path of every environment.
+@pytest.mark.filterwarnings("ignore:Could not find the number of physical cores")
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_blocks_of_python_run_as_they_stand(document, tmp_path, monkeypatch):
     """In order, in an empty directory; the blocks of one document see each other's names."""

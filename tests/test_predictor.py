@@ -104,6 +104,79 @@ def test_pickles_copies_and_files(tmp_path, dtype):
     assert repr(predictor).startswith("Predictor(Linear(10, 67), Tanh()")
 
 
+def test_a_pickle_uses_read_only_buffers_in_place(dtype):
+    """As the object store of ray and joblib's mapped files have them."""
+    net = network(dtype)
+    X = np.random.default_rng(0).normal(size=(10, 30)).astype(dtype)
+    buffers = []
+    pickled = pickle.dumps(net.freeze(), protocol=5, buffer_callback=buffers.append)
+    assert len(pickled) < 1000
+    [raw] = [bytes(buffer.raw()) for buffer in buffers]
+    other = pickle.loads(pickled, buffers=[raw])
+    assert np.shares_memory(other.parameters, np.frombuffer(raw, dtype))
+    for m in (30, 1, 2, 4):
+        np.testing.assert_array_equal(other(X[:, :m]), net(X[:, :m]))
+    again = pickle.loads(pickle.dumps(other))
+    np.testing.assert_array_equal(again(X), net(X))
+    np.testing.assert_array_equal(fg.Predictor(other)(X), net(X))
+
+
+@pytest.mark.parametrize("laid_out", ["writable", "misaligned", "swapped", "strided"])
+def test_what_cannot_be_used_in_place_is_copied(laid_out, dtype):
+    net = network(dtype)
+    X = np.random.default_rng(0).normal(size=(10, 3)).astype(dtype)
+    expected, state = net(X), net.freeze().__getstate__()
+    given = net.parameters.copy()
+    if laid_out == "misaligned":
+        given = np.frombuffer(b"x" + given.tobytes(), dtype, offset=1)
+    elif laid_out == "swapped":
+        given = given.astype(given.dtype.newbyteorder())
+    elif laid_out == "strided":
+        given = np.repeat(given, 2)[::2]
+    given.flags.writeable = laid_out == "writable"
+    predictor = fg.Predictor.__new__(fg.Predictor)
+    predictor.__setstate__({**state, "_parameters": given})
+    assert not np.shares_memory(predictor.parameters, given)
+    if laid_out == "writable":
+        given[:] = 0
+    np.testing.assert_array_equal(predictor(X), expected)
+    np.testing.assert_array_equal(predictor(X[:, :1]), expected[:, :1])
+
+
+def test_a_network_that_is_read_only_for_a_while_is_copied():
+    net = network("float32")
+    X = np.ones((10, 300), "f4")  # too many for the packed weights, which are a copy anyhow
+    expected = net(X)
+    net.parameters.flags.writeable = False
+    predictor = net.freeze()
+    net.parameters.flags.writeable = True
+    net.parameters[:] = 0
+    np.testing.assert_array_equal(predictor(X), expected)
+
+
+def test_many_threads_predict_the_first_time_at_once(dtype):
+    """The weights are packed by one of them."""
+    net = fg.Sequential(fg.Linear(200, 300), fg.Tanh(), fg.Linear(300, 300), dtype=dtype, rng=0)
+    x = np.random.default_rng(0).normal(size=(200, 1)).astype(dtype)
+    expected = net(x)
+    pickled = pickle.dumps(net.freeze())
+    for _ in range(20):
+        predictor, start, found = pickle.loads(pickled), threading.Barrier(4), []
+
+        def predict(predictor=predictor, start=start, found=found):
+            start.wait()
+            found.append(predictor(x))
+
+        threads = [threading.Thread(target=predict) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 4
+        for prediction in found:
+            np.testing.assert_array_equal(prediction, expected)
+
+
 def test_many_threads_at_once(dtype):
     net = network(dtype)
     predictor = net.freeze()

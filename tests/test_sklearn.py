@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -385,6 +386,28 @@ def test_pickles_and_memory_maps(estimator, tmp_path):
     assert estimator(max_iter=5, random_state=0).fit(joblib.load(tmp_path / "X.pkl", mmap_mode="r"), y)
     mapped = joblib.load(joblib.dump(model, tmp_path / "model.pkl")[0], mmap_mode="r")
     assert (mapped.predict(X) == model.predict(X)).all()
+
+
+@BOTH
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_read_only_data_are_not_copied_and_models_travel_beside_their_pickle(estimator, solver):
+    X = np.random.default_rng(0).normal(size=(10_000, 200))
+    y = (X[:, 0] > 0).astype(float)
+    X.flags.writeable = y.flags.writeable = False
+    model = estimator(hidden_layer_sizes=(5,), solver=solver, max_iter=3, random_state=0)
+    model.fit(X[:500], y[:500])  # imports what is imported late
+    tracemalloc.start()
+    model.fit(X, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < X.nbytes / 4
+    wide = estimator(hidden_layer_sizes=(2000,), solver="adam", max_iter=1, random_state=0).fit(X[:20], y[:20])
+    buffers = []
+    pickled = pickle.dumps(wide, protocol=5, buffer_callback=buffers.append)
+    assert len(pickled) < 10_000
+    other = pickle.loads(pickled, buffers=[bytes(buffer.raw()) for buffer in buffers])
+    assert (other.predict(X) == wide.predict(X)).all()
+    assert (other.partial_fit(X, y).predict(X) == wide.partial_fit(X, y).predict(X)).all()
 
 
 @BOTH

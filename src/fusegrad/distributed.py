@@ -222,7 +222,7 @@ class Group:
         return firsts, (last, first, x, t, None if weights is None else w)
 
     def moments(self, X: Array, y: Array) -> Moments:
-        """The moments of all ranks' examples, in the order of one process: each rank adds its chunks to those before."""
+        """The moments of the examples of all ranks: each adds its chunks to those before, as one process would."""
         sums = MomentSums(len(X), len(y), self.n_examples)
         firsts, shared = self._share(X, y, None, CHUNK)
         for rank in range(self.size):

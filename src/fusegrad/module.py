@@ -35,13 +35,14 @@ class Module:
         loss_function: Any,
         l2: float,
         dropout_seed: int | None = None,
+        parameters: Array | None = None,
     ) -> None:
         shapes = shapes_of(layers)
         compiled = is_compiled(loss_function)
         if compiled and loss_function.takes_logits:
             check_logits(loss_function, shapes[-1])
         self._layers = layers
-        self._engine = NetworkEngine(stack_layers(shapes), dtype, loss_function, compiled, l2)
+        self._engine = NetworkEngine(stack_layers(shapes), dtype, loss_function, compiled, l2, parameters)
         if dropout_seed is not None:
             self._engine.dropout_seed = dropout_seed
         self._layout = describe_layers(layers)  # by which an optimizer identifies its network
@@ -54,10 +55,14 @@ class Module:
         return {**others, "_dtype": self.dtype, "_parameters": self.parameters, **objective, **seed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._restore(state)
+        self.parameters = state["_parameters"]
+
+    def _restore(self, state: dict[str, Any], parameters: Array | None = None) -> None:
+        """All of a state except the parameters, unless an array is passed that is used in place."""
         # Networks pickled before there were other losses have neither.
         objective = state.get("_loss_function", MeanSquaredError()), state.get("_l2", 0.0)
-        self._set_up(state["_layers"], state["_dtype"], *objective, state.get("_dropout_seed"))
-        self.parameters = state["_parameters"]
+        self._set_up(state["_layers"], state["_dtype"], *objective, state.get("_dropout_seed"), parameters)
         made = (*CONSTRUCTED, *self.__dict__)
         self.__dict__.update((name, value) for name, value in state.items() if name not in made)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fusegrad._engine.threads import Computing
 from fusegrad._engine.validation import Array, as_dtype, as_generator, as_number
 from fusegrad.distributed import Group
 from fusegrad.history import History
@@ -520,7 +521,7 @@ class Sequential(Module):
                 metrics=metrics, keep_best=keep_best, callbacks=callbacks, on_divergence=on_divergence, verbose=verbose,
                 n_threads=n_threads, moments=moments,
             )  # fmt: skip
-            with self._engine.lock:
+            with self._engine.lock, Computing():
                 return fit(self._trainee(), X, y, options, group)
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fusegrad._engine.validation import as_flat
 from fusegrad.module import CONSTRUCTED, Module, describe_objective
 
 
@@ -21,7 +22,7 @@ class Predictor(Module):
     layers, dtype, n_features, n_outputs, n_parameters
         As of the network.
     parameters : array (n_parameters,)
-        A copy, read-only.
+        Read-only.
 
     Raises
     ------
@@ -31,8 +32,12 @@ class Predictor(Module):
     Notes
     -----
     Nothing in it changes, so any number of threads may predict with one predictor at once. It takes the memory of its
-    parameters twice (the second time with the outputs of each layer rounded up to two vectors). It can be pickled, and
-    `save` writes a file that `fusegrad.load` reads as a network.
+    parameters twice (the second time with the outputs of each layer rounded up to two vectors). `save` writes a file
+    that `fusegrad.load` reads as a network.
+
+    It can be pickled. A predictor from a pickle uses the parameters in place if their buffer is read-only, as in the
+    object store of ray or in a file that is mapped into memory: do not change that buffer. It packs its weights at its
+    first prediction of a few examples; predictions of batches do without.
 
     Examples
     --------
@@ -48,10 +53,16 @@ class Predictor(Module):
         if not isinstance(net, Module):
             raise TypeError(f"net: expected a network, got {type(net).__name__}")
         own = ("_layers", *CONSTRUCTED)
-        self.__setstate__({name: value for name, value in net.__getstate__().items() if name in own})
+        state = {name: value for name, value in net.__getstate__().items() if name in own}
+        if not isinstance(net, Predictor):  # its owner may change the network, even if the array is read-only now
+            state["_parameters"] = net.parameters.copy()
+            state["_parameters"].flags.writeable = False
+        self.__setstate__(state)
+        self._engine.pack()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        parameters = as_flat(state["_parameters"], "parameters", state["_dtype"])
+        self._restore(state, parameters.copy() if parameters.flags.writeable else parameters)
         self._engine.freeze()
 
     def __setattr__(self, name: str, value: Any) -> None:

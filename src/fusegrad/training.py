@@ -333,7 +333,8 @@ class _Run:
         if group is not None and group.partitioned:
             m = group.n_examples
         self.batches = _cut(m, options)
-        self.compiled_engine = self.engine.compiled(self.batches.size, n_threads)
+        self.n_threads = n_threads
+        self.compiled_engine = self.engine.compiled(self.batches.size, self.n_threads)
         self.compiled = take(trainee, self.optimizer)
         # Steps made before, as counted by schedules. A user-defined rule may be new, or have no count.
         before = options.initial_epoch * self.batches.per_epoch
@@ -502,6 +503,8 @@ class _Run:
     def epochs(self, n: int) -> Array:
         """Runs n epochs. Returns their mean losses, up to one that is not finite. The array may be reused."""
         losses = self.one_loss if n == 1 else np.empty(n)
+        # Other Python threads may have begun or ended to compute since: the number of threads is looked up again.
+        self.compiled_engine = self.engine.compiled(self.batches.size, self.n_threads)
         if self.compiled and self.stream is None:
             return self._compiled_epochs(losses)
         for i in range(n):

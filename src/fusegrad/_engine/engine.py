@@ -28,6 +28,7 @@ from fusegrad._engine.validation import (
     as_batch,
     as_count,
     as_examples,
+    as_flat,
     as_flat_output,
     as_floats,
     as_matrix,
@@ -67,11 +68,13 @@ class NetworkEngine:
     places : dict of str to (int, int)
         Of each s, W and b ("s1", "W1", "b1", ...): its first parameter, and the one after its last.
     parameters : array (n_parameters,)
-        The storage of the weights, initially zeros.
+        The storage of the weights: zeros, unless an array is passed, which is then used in place.
     kernels : module
         The compiled module of this dtype.
+    frozen : bool
+        Whether the parameters cannot change any more: see `freeze`.
     packed : array or None
-        The weights once more, packed: see `freeze`.
+        The weights once more, packed: see `pack`.
     lock : TrainingLock
         Held while the network is trained.
     small_step, small_predictor : compiled Engine or None
@@ -83,6 +86,7 @@ class NetworkEngine:
         "classes",
         "dropout_seed",
         "dtype",
+        "frozen",
         "kernels",
         "l2",
         "layers",
@@ -104,7 +108,13 @@ class NetworkEngine:
     )  # fmt: skip
 
     def __init__(
-        self, layers: tuple[Dense, ...], dtype: "np.dtype[Any]", loss_function: Any, loss_compiled: bool, l2: float
+        self,
+        layers: tuple[Dense, ...],
+        dtype: "np.dtype[Any]",
+        loss_function: Any,
+        loss_compiled: bool,
+        l2: float,
+        parameters: Array | None = None,
     ) -> None:
         self.layers = layers
         self.dtype = dtype
@@ -128,15 +138,20 @@ class NetworkEngine:
             self.places[f"W{i}"] = layer.weight, layer.weight + layer.n_in * layer.n_out
             if layer.bias is not None:
                 self.places[f"b{i}"] = layer.bias, layer.end
-        try:
-            self.parameters: Array = np.zeros(self.n_parameters, dtype)
-        except (ValueError, OverflowError):  # more elements than an array can have
-            raise ValueError(f"layers: expected parameters that fit into memory, got {self.n_parameters}") from None
+        self.parameters: Array
+        if parameters is None:
+            try:
+                self.parameters = np.zeros(self.n_parameters, dtype)
+            except (ValueError, OverflowError):  # more elements than an array can have
+                raise ValueError(f"layers: expected parameters that fit into memory, got {self.n_parameters}") from None
+        else:
+            self.parameters = as_flat(parameters, "parameters", dtype, self.n_parameters)
         self.kernels = by_dtype[dtype]
         self.lock = self.kernels.TrainingLock()
         self.parallel_from = parallel_from(layers)
         self.small_step: Any = None
         self.small_predictor: Any = None
+        self.frozen = False
         self.packed: Array | None = None
         self._engines: dict[tuple[int, int, bool], Any] = {}
 
@@ -150,8 +165,10 @@ class NetworkEngine:
         if engine is None:
             if len(self._engines) >= MOST_ENGINES:
                 self._engines.clear()
-            packed = self.packed is not None and packed_pays(self.layers, m, self.kernels.panel)
-            plan = make_plan(self.layers, self.dtype, *key, few_examples=packed or None)
+            few = self.frozen and packed_pays(self.layers, m, self.kernels.panel)
+            plan = make_plan(self.layers, self.dtype, *key, few_examples=few or None)
+            if self.frozen and plan.few_examples and self.packed is None:
+                self.pack()
             loss = (self.loss_function.kind, self.loss_function.parameter) if self.loss_compiled else (0, 0.0)
             seed = self.dropout_seed or 0
             engine = self.kernels.Engine(plan, loss, self.l2, self.parameters, self.lock, self.packed, seed)
@@ -179,8 +196,12 @@ class NetworkEngine:
         return engine
 
     def freeze(self) -> None:
-        """The parameters do not change from here on: the weights are packed for predictions of a few examples."""
+        """The parameters do not change from here on."""
         self.parameters.flags.writeable = False
+        self.frozen = True
+
+    def pack(self) -> None:
+        """Pack frozen weights for predictions of a few examples. Two threads that do so at once get equal arrays."""
         plan = make_plan(self.layers, self.dtype, 1, 1, folding=False)
         self.packed = self.kernels.Engine(plan).pack(self.parameters)
 

@@ -1,13 +1,27 @@
 """The only place that decides how many threads a call may use.
 
-`n_threads` of a call, else `set_num_threads`, else ``OMP_NUM_THREADS``, else the processors that this
-process may use; never more than `MOST_THREADS`. How many are worthwhile for the work is decided by the plan
-(`plan.worthwhile_threads`), whether they are worthwhile beside other processes by cython_kernels/team.h.
+`n_threads` of a call, else `set_num_threads`, else an equal share of the threads of this process; never more than
+`MOST_THREADS`. The threads of the process are ``OMP_NUM_THREADS``, else 1 in a worker of a process pool, else the
+processors that it may use. The Python threads that compute share them: those in a fit, and those whose last call that
+looked the number up began less than `CALL_SECONDS` ago. A fit looks it up before each stretch of epochs.
+
+So the threads of all workers are at most the processors, in threads of one process (joblib, dask,
+`ThreadPoolExecutor`) and in pools of as many processes. loky, dask and ray set ``OMP_NUM_THREADS`` for their worker
+processes; ray changes it in a process that runs, so it is read in each call.
+
+How many threads are worthwhile for the work is decided by the plan (`plan.worthwhile_threads`), whether they are
+worthwhile beside other processes by cython_kernels/team.h.
+
+Rejected: counting the teams in team.h, since each compiled module has its own, and a small call would pay for the
+count. Counting the processes of a pool, since no cheap way to find them works on every Linux.
 """
 
 import os
+import sys
+import threading
 import time
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 
 from fusegrad._engine.compiled import runtime
@@ -20,6 +34,62 @@ _chosen: int | None = None
 MOST_THREADS = max(64, os.cpu_count() or 1)
 
 QUOTA_SECONDS = 1.0  # how long a quota is cached: reading it costs 20 microseconds
+CALL_SECONDS = 0.1  # how long a Python thread counts as computing after it has looked the number up
+
+#: The Python threads that compute, by their idents, and until when they count.
+_computing: dict[int, float] = {}
+
+
+class Computing:
+    """Within it, the calling Python thread counts as one that computes."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = _computing.get(threading.get_ident(), 0.0)
+        _computing[threading.get_ident()] = inf
+
+    def __exit__(self, *exception: object) -> None:
+        if self._before < inf:  # else it is within another one
+            _computing.pop(threading.get_ident(), None)
+
+
+# The child has none of the other threads, and the one that forked may never leave its fit there.
+os.register_at_fork(after_in_child=_computing.clear)
+
+
+def _sharing() -> int:
+    """How many Python threads share the threads of this process: those that compute, and the calling one."""
+    if not _computing:
+        return 1
+    own, now, n = threading.get_ident(), time.monotonic(), 1
+    for ident, until in list(_computing.items()):
+        if ident == own:
+            continue
+        if until > now:
+            n += 1
+        else:
+            _computing.pop(ident, None)
+    return n
+
+
+def _is_pool_worker() -> bool:
+    """Whether this is a worker of `multiprocessing.Pool` (as joblib has, too) or of `ProcessPoolExecutor`."""
+    module = sys.modules.get("multiprocessing.process")
+    if module is None:
+        return False
+    process = module.current_process()
+    # Workers of Pool are daemonic; those of ProcessPoolExecutor are known by the function that they run.
+    target = getattr(process, "_target", None)
+    return bool(process.daemon) or getattr(target, "__module__", None) == "concurrent.futures.process"
+
+
+def _environment_threads() -> int:
+    """The number in ``OMP_NUM_THREADS``, which OpenMP itself reads only once."""
+    try:
+        return min(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]), MOST_THREADS)
+    except (KeyError, ValueError):  # set by C code: the limit in OpenMP is all that is known
+        return MOST_THREADS
 
 
 def _cgroup_quota() -> int | None:
@@ -72,14 +142,20 @@ def default_threads() -> tuple[int, str]:
         return 1, "built without OpenMP"
     if _chosen is not None:
         return _chosen, "set_num_threads"
-    openmp = min(runtime.max_threads(), MOST_THREADS)
     if runtime.asks_for_threads():
-        return openmp, "OMP_NUM_THREADS"
-    # The affinity of the process: with OMP_PROC_BIND or the like OpenMP has bound this thread to one processor.
-    n, source = runtime.processors(), "affinity"
-    quota = _cgroup_quota()
-    if quota is not None and quota < n:
-        n, source = quota, "cgroup quota"
+        n, source = _environment_threads(), "OMP_NUM_THREADS"
+    elif _is_pool_worker():
+        return 1, "a process pool, whose workers share the processors"
+    else:
+        # The affinity of the process: with OMP_PROC_BIND or the like OpenMP has bound this thread to one processor.
+        n, source = runtime.processors(), "affinity"
+        quota = _cgroup_quota()
+        if quota is not None and quota < n:
+            n, source = quota, "cgroup quota"
+    n_sharing = _sharing()
+    if n > 1 and n_sharing > 1:
+        n, source = max(1, n // n_sharing), f"{source}, shared by {n_sharing} Python threads that compute"
+    openmp = min(runtime.max_threads(), MOST_THREADS)
     if openmp < n:
         n, source = openmp, "a limit set in OpenMP, as by threadpoolctl"
     return n, source
@@ -91,6 +167,9 @@ def resolve_threads(n_threads: int | None) -> int:
         return 1
     if n_threads is not None:
         return min(as_count(n_threads, "n_threads"), MOST_THREADS)
+    own = threading.get_ident()
+    if _computing.get(own) != inf:
+        _computing[own] = time.monotonic() + CALL_SECONDS
     return default_threads()[0]
 
 
@@ -101,7 +180,8 @@ def set_num_threads(n: int | None) -> None:
     ----------
     n : int or None
         At least 1; at most 64, or the number of processors, are used. None restores the default:
-        ``OMP_NUM_THREADS``, else the processors that this process may use (affinity and cgroup quota counted).
+        ``OMP_NUM_THREADS``, else 1 in a worker of a process pool, else the processors that this process may use
+        (affinity and cgroup quota counted), divided by the number of Python threads that compute at the moment.
 
     Raises
     ------
