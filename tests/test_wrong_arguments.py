@@ -62,6 +62,9 @@ FIT = {
     "verbose": (0, NOTHING),
     "n_threads": (1, OPTIONAL),
     "moments": (True, NOTHING),
+    "comm": (None, OPTIONAL),
+    "partitioned": (False, NOTHING),
+    "reduction": ("blocks", NOTHING),
 }
 LR = {"lr": (0.1, NUMBER)}
 RULE = {**LR, "clip_norm": (None, OPTIONAL | NUMBER), "learning_rate_factors": (None, {"None", "dict"})}
@@ -138,6 +141,7 @@ CALLS = {
     "Sequential.input_gradient": (network, {**BATCH, "output_gradient": (None, OPTIONAL)}),
     "Sequential.train_step": (network, {**BATCH, "optimizer": (fg.SGD(lr=0.1), NOTHING)}),
     "Sequential.fit": (network, FIT),
+    "Blocks": (None, {**BATCH, "block_size": (2, OPTIONAL), "axis": (1, NOTHING)}),
     "SGD": (None, {**RULE, "momentum": (0.5, NOTHING), "nesterov": (False, NOTHING)}),
     "SGD.look_ahead": (momentum, {"parameters": (FLAT, NOTHING)}),
     "Adagrad": (None, {**RULE, "eps": (0.1, NUMBER)}),

@@ -15,6 +15,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -63,13 +64,9 @@ class Group:
         If partitioned, of a full batch: see `share_blocks`.
     """
 
-    def __init__(self, comm: Any, partitioned: bool, reduction: str) -> None:
-        self.comm = comm
+    def __init__(self, comm: Any, partitioned: bool, by_rank: bool) -> None:
+        self.comm, self.partitioned, self.by_rank = comm, partitioned, by_rank
         self.rank, self.size = _rank_and_size(comm)
-        self.partitioned = as_flag(partitioned, "partitioned")
-        if not isinstance(reduction, str) or reduction not in ("blocks", "ranks"):
-            raise ValueError(f"reduction: expected 'blocks' or 'ranks', got {reduction!r}")
-        self.by_rank = reduction == "ranks"
         self.header = np.zeros(LOSSES + MOST_BLOCKS + MOST_TEXT // 8)
         self.headers = np.zeros((self.size, self.header.size)).reshape(-1)
         self.closed = False
@@ -258,6 +255,18 @@ class Group:
     def generator(self, rng: "np.random.Generator") -> "np.random.Generator":
         """A generator of this rank's own, of which one number of all ranks' is the seed."""
         return np.random.default_rng([int(rng.integers(2**63)), self.rank])
+
+
+def join(comm: Any, partitioned: Any, reduction: Any) -> "Group | nullcontext[None]":
+    """The group of a fit with these arguments, as a context; None: this process trains alone."""
+    partitioned = as_flag(partitioned, "partitioned")
+    if not isinstance(reduction, str) or reduction not in ("blocks", "ranks"):
+        raise ValueError(f"reduction: expected 'blocks' or 'ranks', got {reduction!r}")
+    if comm is not None:
+        return Group(comm, partitioned, reduction == "ranks")
+    if partitioned or reduction != "blocks":
+        raise ValueError("comm: expected a communicator beside partitioned and reduction, got None")
+    return nullcontext()
 
 
 _communicate = by_dtype[np.dtype("float64")].communicate

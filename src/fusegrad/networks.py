@@ -1,14 +1,13 @@
 """Networks: their computations and their training. module.py has their layers and parameters."""
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from fusegrad._engine.threads import Computing
 from fusegrad._engine.validation import Array, as_dtype, as_generator, as_number
-from fusegrad.distributed import Group
+from fusegrad.distributed import join
 from fusegrad.history import History
 from fusegrad.layers import INITS, Layer, initial_bounds
 from fusegrad.losses import as_loss
@@ -423,9 +422,11 @@ class Sequential(Module):
 
         Parameters
         ----------
-        X : array (n_features, m)
-            A matrix: one example is a column.
-        y : array (n_outputs, m)
+        X : array (n_features, m), or blocks
+            A matrix: one example is a column. A data frame has examples as rows. Without y: an iterable of blocks
+            (X, y) or (X, y, sample_weight), such as `Blocks`, which are read one after the other in each epoch. A
+            `numpy.memmap` with a `batch_size`, and an array with ``chunks`` (HDF5, zarr, dask), are read in `Blocks`.
+        y : array (n_outputs, m), optional
         optimizer : Optimizer
             Or any object with ``step(parameters, gradient)``, which is called from Python at each step.
         epochs : int
@@ -437,6 +438,8 @@ class Sequential(Module):
         shuffle : bool, default True
             Draw a new order for each epoch. Nothing is drawn if one batch holds all examples. Data of 2 to 512 MiB
             are copied where the features of an example are not contiguous: batches are read up to twice as fast.
+            Of blocks, the order of the blocks is drawn (if they have ``len`` and indices), and that of the examples in
+            each: where like examples lie together in a file, shuffle the file.
         rng : None, int or numpy.random.Generator
             The generator of the shuffling.
         schedule : callable, optional
@@ -474,6 +477,21 @@ class Sequential(Module):
             used instead. A fit then differs as far as its rule amplifies rounding errors: RMSprop near an optimum
             amplifies them strongly.
             `plan` says what is chosen and why.
+        comm : communicator, optional
+            Processes that train one network together, such as ``mpi4py.MPI.COMM_WORLD``: all of its ranks call `fit`
+            with the same arguments and data. The fit has the bits of one process, with any number of ranks. It begins
+            with the parameters, the state of the optimizer and the `rng` of rank 0. `Checkpoint` and `LogCSV` write in
+            rank 0. An object with MPI's ``rank``, ``size``, ``Allgather``, ``Allreduce`` and ``Bcast`` will do. If a
+            rank fails, all raise its error.
+        partitioned : bool, default False
+            Each rank has examples of its own, in all one rank's after the other's; a rank may have none. A full batch
+            has the bits of one process with all of them. Mini-batches take from each rank in proportion, in an order of
+            its own, so that the bits depend on the number of ranks. Validation data are the same on all ranks.
+        reduction : {"blocks", "ranks"}
+            How gradients are added. "blocks": the partial gradients of all blocks of a batch go to all ranks, which add
+            them in the order of one process. "ranks": each rank adds its own first, and one sum goes through
+            ``Allreduce``. That is less to send, and large networks, whose batch is one block, train faster only so; but
+            the bits depend on the number of ranks and on the communicator.
 
         Returns
         -------
@@ -484,7 +502,9 @@ class Sequential(Module):
         ------
         TypeError, ValueError
             If an argument is of the wrong kind or shape, before anything is written. If X or y is not finite: the error
-            names the first NaN or infinity; network, optimizer and `rng` are unchanged.
+            names the first NaN or infinity; network, optimizer and `rng` are unchanged. If a block is of a wrong kind,
+            shape or value: the error names the block; network and optimizer are as after the last finished step, as
+            they are if reading a block raises an exception.
         DivergenceError
             See `on_divergence`.
         RuntimeError
@@ -497,7 +517,8 @@ class Sequential(Module):
 
         Notes
         -----
-        Without callbacks and validation, whole epochs run in compiled code, without Python in between.
+        Without callbacks and validation, whole epochs run in compiled code, without Python in between. Blocks are read
+        in a thread, one ahead: two are in memory.
 
         Examples
         --------
@@ -512,9 +533,7 @@ class Sequential(Module):
         >>> history.stopped, history.epochs < 20
         (True, True)
         """
-        if comm is None and (partitioned is not False or reduction != "blocks"):
-            raise ValueError("comm: expected a communicator beside partitioned and reduction, got None")
-        with nullcontext() if comm is None else Group(comm, partitioned, reduction) as group:
+        with join(comm, partitioned, reduction) as group:
             options = FitOptions(
                 optimizer=optimizer, epochs=epochs, initial_epoch=initial_epoch, batch_size=batch_size, shuffle=shuffle,
                 rng=rng, schedule=schedule, sample_weight=sample_weight, validation_data=validation_data,

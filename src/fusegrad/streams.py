@@ -16,7 +16,7 @@ shuffling over several blocks (all of them would be in memory at once).
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from queue import Queue
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ class Blocks:
     def __init__(
         self, X: Any, y: Any, sample_weight: Any = None, *, block_size: int | None = None, axis: int = 1
     ) -> None:
-        if isinstance(axis, bool) or axis not in (0, 1):
+        if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool) or axis not in (0, 1):
             raise ValueError(f"axis: expected 1 (an example is a column) or 0 (a row), got {axis!r}")
         self.axis = axis
         self._arrays = [("X", X), ("y", y)]
@@ -243,7 +243,7 @@ class Stream:
             )
         self.n_examples: int | None = blocks.n_examples if isinstance(blocks, Blocks) else None
 
-    def parts(self, size: int, rng: "np.random.Generator | None") -> Iterator[Part]:
+    def parts(self, size: int, rng: "np.random.Generator | None") -> Generator[Part, None, None]:
         """An epoch: parts of whole batches of `size` examples, but for the last one."""
         kernels = self._engine.kernels
         rest = _Rest()  # fewer examples than a batch
@@ -258,7 +258,8 @@ class Stream:
                 if first:
                     rest.add(take_examples(batch, order, 0, first), Origin(i, columns[:first]))
                 if rest.n_examples == size:
-                    yield rest.take()
+                    yield rest.joined()
+                    rest = _Rest()
                 stop = first + (m - first) // size * size
                 if stop > first:
                     here = [Origin(i, columns[first:stop])]
@@ -272,7 +273,7 @@ class Stream:
         if not found:
             raise ValueError("X: expected at least one block, got none: was it read before?")
         if rest.n_examples:
-            yield rest.take()
+            yield rest.joined()
 
     def _read_all(self, rng: "np.random.Generator | None") -> Iterator[tuple[int, Batch]]:
         """The blocks, validated; runs in a thread of its own."""
@@ -281,8 +282,8 @@ class Stream:
             yield from enumerate(self._checked(i, block, rng) for i, block in enumerate(self._blocks))
             return
         n = len(self._blocks)
-        shuffled = rng is not None and n > 1
-        for i in kernels.permutation(rng.bit_generator, n) if shuffled else range(n):
+        order: Any = range(n) if rng is None or n == 1 else kernels.permutation(rng.bit_generator, n)
+        for i in order:
             yield int(i), self._checked(int(i), self._blocks[int(i)], rng)
 
     def _checked(self, i: int, block: Any, rng: "np.random.Generator | None") -> Batch:
@@ -327,16 +328,16 @@ class _Rest:
         self._origins.append(origin)
         self.n_examples += X.shape[1]
 
-    def take(self) -> Part:
-        """All examples, of which none is left. Those without weights have the weight 1, if others have weights."""
-        batches, origins, m = self._batches, self._origins, self.n_examples
-        self.__init__()  # type: ignore[misc]  # of this class
-        X, y = (np.concatenate([batch[i] for batch in batches], axis=1) for i in (0, 1))  # type: ignore[misc]  # arrays
+    def joined(self) -> Part:
+        """All of them. Those without weights have the weight 1, if others have weights."""
+        batches = self._batches
+        X = np.concatenate([batch.X for batch in batches], axis=1)
+        y = np.concatenate([batch.y for batch in batches], axis=1)
         weights = None
         if any(batch.weights is not None for batch in batches):
             ones = [np.ones(batch.X.shape[1], X.dtype) if batch.weights is None else batch.weights for batch in batches]
             weights = np.concatenate(ones)
-        return Part(Batch(X, y, weights), None, m, origins)
+        return Part(Batch(X, y, weights), None, self.n_examples, self._origins)
 
 
 class _Ahead:
@@ -345,7 +346,7 @@ class _Ahead:
     def __init__(self, items: Iterable[Any]) -> None:
         self._items = iter(items)
         self._wanted: Queue[bool] = Queue()
-        self._found: Queue[tuple[Callable[[], Any], Any]] = Queue()
+        self._found: Queue[tuple[Any, BaseException | None]] = Queue()
         # Ctrl-C does not wait for a block that never comes: the thread ends with the process.
         self._thread = threading.Thread(target=self._run, name="fusegrad-blocks", daemon=True)
 

@@ -21,9 +21,10 @@ parameters per epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 """
 
 import inspect
+import struct
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from math import inf, isfinite
@@ -549,7 +550,7 @@ class _Run:
             self.lost = cause, float(losses[finished])
         return finished, from_moments
 
-    def _parts(self) -> Iterator[Part]:
+    def _parts(self) -> Generator[Part, None, None]:
         """The parts of an epoch that does not run compiled as a whole."""
         rng = self.batches.rng
         if self.stream is not None:
@@ -793,9 +794,9 @@ def _start(trainee: Trainee, data: Batch | Stream, options: FitOptions, group: G
 
 def _meet(group: Group, run: _Run, history: History, stopped: bool) -> bool:
     """After some epochs: whether all processes have the same network, and whether one of them wants to stop."""
-    rate = np.float64(run.learning_rate() or 0.0)
+    rate = run.learning_rate() or 0.0
     group.header[WEIGHT] = stopped
-    group.exchange(EPOCHS, history.epochs, zlib.crc32(run.engine.parameters, zlib.crc32(rate)))
+    group.exchange(EPOCHS, history.epochs, zlib.crc32(run.engine.parameters.data, zlib.crc32(struct.pack("d", rate))))
     return group.any_rank(stopped)
 
 
