@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The kernels built by clang without a warning, and tested on each instruction set.
+# The kernels built by clang without a warning, and tested on each instruction set. Then the C files of `export_c`.
 # CLANG=clang-19 names a compiler, whose OpenMP is taken too; else clang comes with the wheel of ziglang, without OpenMP.
+# That one also compiles for Arm, and qemu-user runs what it makes. Debian: apt-get install qemu-user
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.venv-clang
@@ -35,3 +36,13 @@ for isa in $($venv/bin/python -c 'from fusegrad._engine.dispatch import supporte
     FUSEGRAD_MAX_ISA=${isa/baseline/} $venv/bin/python -m pytest -q -p no:cacheprovider \
         -m "not peers and not exhaustive and not reliability and not once" ${TESTS:-tests/kernels tests/test_networks.py tests/test_optimizers.py}
 done
+
+exported() { # exported COMPILER EMULATOR
+    echo "=== exported C: $1"
+    EXPORTS_CC=$1 EXPORTS_RUN=$2 $venv/bin/python -m pytest -q -p no:cacheprovider tests/test_exports.py
+}
+exported "$CLANG" ""
+if test $openmp = OFF; then
+    exported "$CLANG -target aarch64-linux-musl" qemu-aarch64
+    exported "$CLANG -target arm-linux-musleabihf -mcpu=cortex_a7" qemu-arm
+fi

@@ -95,8 +95,9 @@ def from_torch(module: Any, *, loss: Any = "mean_squared_error", l2: float = 0.0
     module : torch.nn.Sequential
         Of ``Linear``, activations that fusegrad has, ``Dropout`` and ``Identity``, in an order that `Sequential` takes;
         they may be in Sequentials again. Or one ``Linear``. On any device, in any mode.
-    loss, l2 :
-        Of the network: see `Sequential`. PyTorch's modules have none.
+    loss : str or object, default "mean_squared_error"
+    l2 : float, default 0.0
+        As for `Sequential`. PyTorch's modules have neither.
     rng : None, int or numpy.random.Generator
         Draws the seed of `Dropout`.
 
@@ -146,13 +147,13 @@ def from_torch(module: Any, *, loss: Any = "mean_squared_error", l2: float = 0.0
             state[f"{len(layers)}.{parameter}"] = tensor.detach().cpu()
         layers.append(layer)
         places.append(place)
-    dtypes = {tensor.dtype for tensor in state.values()}
-    (dtype,) = [dtype for dtype in FLOATS if dtypes == {getattr(torch, dtype.name)}] or [None]
-    if dtypes and dtype is None:
+    known = {getattr(torch, dtype.name): dtype for dtype in FLOATS}
+    dtypes = {tensor.dtype for tensor in state.values()} or {torch.float32}
+    if len(dtypes) > 1 or not dtypes <= known.keys():
         got = " and ".join(sorted(map(str, dtypes)))
         raise TypeError(f"module: expected parameters of float32 or of float64, got {got}")
     try:
-        net = Sequential(*layers, loss=loss, l2=l2, dtype=dtype or "float32", rng=rng)
+        net = Sequential(*layers, loss=loss, l2=l2, dtype=known[dtypes.pop()], rng=rng)
     except ValueError as error:  # of layers[i], which is called otherwise in the module
         message = re.sub(r"^layers\[(\d+)\]", lambda found: places[int(found[1])], str(error))
         raise ValueError(re.sub(r"^layers", "module", message)) from None

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from support import ACTIVATIONS, assert_exported, drawn_network
+from test_docs import ROOT, run_blocks
+from test_wrong_arguments import PATH, assert_named
 
 import fusegrad as fg
 
@@ -121,6 +123,13 @@ def test_in_float32_activations_are_operators_of_onnx(tmp_path):
     operators = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
     assert {"Sigmoid", "Relu", "Tanh", "LeakyRelu", "Elu", "Selu", "Softplus", "Mish", "Erf"} <= set(operators)
     assert operators.count("Gemm") == len(ACTIVATIONS)
+
+
+def test_wrong_arguments_of_export_onnx_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net = fg.UnivariateRegression(rng=0)
+    assert_named("path", net.export_onnx, PATH)
+    assert_named("probabilities", lambda value: net.export_onnx("x", probabilities=value))
 
 
 # ---- PyTorch --------------------------------------------------------------------------------------------------------
@@ -246,3 +255,12 @@ def test_what_from_torch_cannot_translate_is_named(nn, torch):
 def test_other_arguments_of_from_torch_are_named(nn, argument, value):
     with pytest.raises((TypeError, ValueError), match=f"^{argument}: expected"):
         fg.from_torch(nn.Linear(2, 1), **{argument: value})
+
+
+def test_blocks_that_need_a_peer_run_as_they_stand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "guide" / "saving.md").read_text()
+    assert "```py\n" in text
+    document = tmp_path / "saving.md"
+    document.write_text(text.replace("```py\n", "```python\n"))
+    run_blocks(document)
