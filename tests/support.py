@@ -142,6 +142,9 @@ ACTIVATIONS = (
     fg.Softplus(), fg.SiLU(), fg.Mish(), fg.GELU(), fg.GELU("tanh"),
 )  # fmt: skip
 
+#: Those that have all digits of a small value, for z far below 0.
+TENDING_TO_0 = fg.Sigmoid(), fg.Softplus(), fg.SiLU(), fg.Mish()
+
 
 def drawn_network(rng, dtype, activation=None):
     """A network of 1 to 5 layers of 1 to 70 units, with or without biases, scales and dropout, all drawn from `rng`."""

@@ -123,8 +123,8 @@ def from_torch(module: Any, *, loss: Any = "mean_squared_error", l2: float = 0.0
 
     Examples
     --------
-    >>> import torch, fusegrad as fg  # doctest: +SKIP
-    >>> nn = torch.nn  # doctest: +SKIP
+    >>> import fusegrad as fg
+    >>> from torch import nn  # doctest: +SKIP
     >>> module = nn.Sequential(nn.Linear(13, 50), nn.Tanh(), nn.Linear(50, 3))  # doctest: +SKIP
     >>> fg.from_torch(module, loss="softmax_cross_entropy")  # doctest: +SKIP
     Sequential(Linear(13, 50), Tanh(), Linear(50, 3), loss=SoftmaxCrossEntropy(), dtype='float32')

@@ -10,7 +10,7 @@ from fusegrad._engine import files
 from fusegrad._engine.engine import NetworkEngine
 from fusegrad._engine.plan import Dense, Plan, stack_layers
 from fusegrad._engine.validation import Array, as_flag, as_flat, as_flat_output, as_floats
-from fusegrad.exports import exported_layers, version
+from fusegrad.exports import Link, exported_layers, version
 from fusegrad.exports.c import as_identifier, c_source
 from fusegrad.exports.onnx import onnx_model
 from fusegrad.layers import Layer, Linear, Scale, describe_layers, shapes_of
@@ -374,8 +374,9 @@ class Module:
 
         Examples
         --------
-        >>> import fusegrad as fg, numpy as np, onnxruntime  # doctest: +SKIP
+        >>> import fusegrad as fg, numpy as np
         >>> net = fg.TwoLayerSigmoid(13, 50, rng=0)
+        >>> import onnxruntime  # doctest: +SKIP
         >>> net.export_onnx("net.onnx")  # doctest: +SKIP
         >>> session = onnxruntime.InferenceSession("net.onnx")  # doctest: +SKIP
         >>> session.run(["prediction"], {"X": np.ones((5, 13), "float32")})[0].shape  # doctest: +SKIP
@@ -494,8 +495,8 @@ class Module:
         self._link(True)
         return self._engine.probabilities(X)
 
-    def _link(self, probabilities: bool) -> str:
-        """The function of the outputs that is exported: one of `fusegrad.exports.LINKS`."""
+    def _link(self, probabilities: bool) -> Link:
+        """The function from the outputs to the probabilities, if these are wanted; an error if the loss has none."""
         if not as_flag(probabilities, "probabilities"):
             return "identity"
         if isinstance(self.loss_function, SoftmaxCrossEntropy):

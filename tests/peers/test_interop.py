@@ -86,6 +86,14 @@ def test_large_inputs_nan_and_small_values_in_onnxruntime(activation, dtype, tmp
     ).all()  # z Phi(z) is off by an eps of z
 
 
+@pytest.mark.parametrize("activation", [fg.Softplus(), fg.Mish()], ids=repr)
+def test_small_values_keep_their_digits_in_onnxruntime(activation, dtype, tmp_path):
+    net = one_unit(activation, dtype)
+    x = np.linspace(-30.0, -3.0, 201, dtype=dtype)[np.newaxis, :]
+    result = run(session_of(net, tmp_path / "net.onnx"), x)
+    np.testing.assert_allclose(result, net(x), rtol=30 * np.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "binary_cross_entropy"])
 def test_probabilities_in_onnxruntime(loss, dtype, tmp_path):
     net = fg.Sequential(fg.Linear(3, 3), loss=loss, dtype=dtype, rng=0)

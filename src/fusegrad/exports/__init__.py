@@ -5,13 +5,13 @@ network is here: its dense layers in order, each scale folded into the weight be
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from fusegrad._engine.plan import Dense
 from fusegrad._engine.validation import Array
 
-#: What follows the last layer: "identity", or the "sigmoid" or "softmax" of `Module.probabilities`.
-LINKS = ("identity", "sigmoid", "softmax")
+#: What follows the last layer: nothing, or the function of `Module.probabilities`.
+Link = Literal["identity", "sigmoid", "softmax"]
 
 
 class ExportedLayer(NamedTuple):

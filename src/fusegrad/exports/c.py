@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fusegrad._engine.validation import Array
-from fusegrad.exports import ExportedLayer
+from fusegrad.exports import ExportedLayer, Link
 
 #: The bodies of the activations of z, some with a parameter p. `real` stands for the type, `@` for the suffix of its
 #: functions and constants. No exp overflows, and NaN propagates.
@@ -83,8 +83,8 @@ def as_identifier(name: Any) -> str:
     return name
 
 
-def c_source(layers: Sequence[ExportedLayer], link: str, dtype: "np.dtype[Any]", *, name: str, version: str) -> str:
-    """The C file of a network. link: what follows its last layer, one of `LINKS`."""
+def c_source(layers: Sequence[ExportedLayer], link: Link, dtype: "np.dtype[Any]", *, name: str, version: str) -> str:
+    """The C file of a network."""
     for array in (array for layer in layers for array in layer.arrays):
         if not np.isfinite(array).all():
             raise ValueError(f"parameters: expected finite numbers, got {array[~np.isfinite(array)][0]}")
@@ -97,7 +97,7 @@ class _Source:
     """The parts of a file. All names but that of the function begin with it, so that files can be included together."""
 
     layers: tuple[ExportedLayer, ...]
-    link: str
+    link: Link
     dtype: "np.dtype[Any]"
     name: str
     version: str

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fusegrad.exports import ExportedLayer
+from fusegrad.exports import ExportedLayer, Link
 
 #: onnxruntime 1.15 and later read them.
 OPSET, IR_VERSION = 18, 9
@@ -57,7 +57,7 @@ class Graph:
 
 def _elu(g: Graph, z: str, p: float) -> str:
     """With exp(z) - 1 = 2 t / (1 - t), t = tanh(z / 2), which does not cancel."""
-    t = g("Tanh", g("Mul", 0.5, g("Min", z, 0.0)))
+    t = g("Tanh", g("Mul", 0.5, z))
     return g("Where", g("Greater", z, 0.0), z, g("Mul", 2 * p, g("Div", t, g("Sub", 1.0, t))))
 
 
@@ -130,15 +130,15 @@ ACTIVATIONS_FLOAT32 = ACTIVATIONS | {
     "mish": lambda g, z, p: g("Mish", z),
     "gelu": _gelu_erf,
 }
-LINKS: dict[str, Callable[[Graph, str], str]] = {
+LINKS: dict[Link, Callable[[Graph, str], str]] = {
     "identity": lambda g, z: z,
     "sigmoid": lambda g, z: g("Sigmoid", z),
     "softmax": lambda g, z: g("Softmax", z, axis=1),
 }
 
 
-def onnx_model(layers: Sequence[ExportedLayer], link: str, dtype: "np.dtype[Any]", *, version: str) -> bytes:
-    """The bytes of a model. link: what follows its last layer, one of `LINKS`."""
+def onnx_model(layers: Sequence[ExportedLayer], link: Link, dtype: "np.dtype[Any]", *, version: str) -> bytes:
+    """The bytes of a model."""
     try:
         import onnx
     except ImportError:
@@ -154,7 +154,7 @@ def onnx_model(layers: Sequence[ExportedLayer], link: str, dtype: "np.dtype[Any]
         a = activations[layer.activation](graph, z, layer.parameter)
     name = "prediction" if link == "identity" else "probabilities"
     LINKS[link](graph, a)
-    graph.nodes[-1].output[0] = name  # of the last node, whatever it is
+    graph.nodes[-1].output[0] = name  # the last node has computed it
     n_features, n_outputs = layers[0].weight.shape[1], len(layers[-1].weight)
     value = onnx.helper.make_tensor_value_info
     model = onnx.helper.make_model(
