@@ -114,7 +114,7 @@ def test_200_networks(compiler, rng, tmp_path):
 
 def test_large_inputs_and_nan(compiler, dtype, tmp_path):
     """What the network returns: nothing overflows on the way, and NaN is not lost."""
-    x = np.array([[-1e30, -1e10, -1e3, -90.0, 0.0, 90.0, 1e3, 1e10, 1e30, np.nan]])
+    x = np.array([[-1e30, -1e10, -1e3, -90.0, 0.0, 90.0, 1e3, 1e10, 1e30, np.inf, -np.inf, np.nan]])
     nets = [one_unit(activation, dtype) for activation in ACTIVATIONS]
     results = predictions(compiler, tmp_path, nets, [x] * len(nets), "-O2")
     for net, result in zip(nets, results, strict=True):

@@ -78,7 +78,7 @@ def test_any_number_of_examples(dtype, tmp_path):
 def test_large_inputs_nan_and_small_values_in_onnxruntime(activation, dtype, tmp_path):
     net = one_unit(activation, dtype)
     session = session_of(net, tmp_path / "net.onnx")
-    x = np.array([[-1e30, -1e10, -1e3, -90.0, 0.0, 90.0, 1e3, 1e10, 1e30, np.nan]], dtype)
+    x = np.array([[-1e30, -1e10, -1e3, -90.0, 0.0, 90.0, 1e3, 1e10, 1e30, np.inf, -np.inf, np.nan]], dtype)
     np.testing.assert_allclose(run(session, x), net(x), rtol=8 * np.finfo(dtype).eps, atol=1e-35)
     x = np.linspace(-6.0, 6.0, 601, dtype=dtype)[np.newaxis, :]
     assert (
@@ -159,7 +159,10 @@ def test_100_networks_to_torch_and_back(torch, dtype, rng):
 def test_large_inputs_nan_and_small_values_in_torch(torch, activation, dtype):
     net = one_unit(activation, dtype)
     module = fg.to_torch(net)
-    x = np.array([[-1e30, -1e10, -1e3, -90.0, 0.0, 90.0, 1e3, 1e10, 1e30, np.nan, 19.9, 20.1, 39.9, 40.1]], dtype)
+    x = np.array(
+        [[-1e30, -1e10, -1e3, -90.0, 0.0, 90.0, 1e3, 1e10, 1e30, np.nan, 19.9, 20.1, 39.9, 40.1]],
+        dtype,
+    )
     np.testing.assert_allclose(of_torch(torch, module, x), net(x), rtol=8 * np.finfo(dtype).eps, atol=1e-35)
     x = np.linspace(-6.0, 6.0, 601, dtype=dtype)[np.newaxis, :]
     assert (
