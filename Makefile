@@ -14,7 +14,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
 .PHONY: help demo test test-lanes test-reliability test-peers test-mpi test-exhaustive test-interrupts soak fuzz sanitize test-clang test-emulated \
-  bench bench-peers bench-growth bench-promises bench-init bench-tabular bench-lessons lint docs annotate wheel wheels clean
+  bench bench-peers bench-growth bench-promises bench-init bench-tabular bench-exported bench-lessons lint docs annotate wheel wheels clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -125,6 +125,10 @@ bench-promises: $(VENV)/installed
 bench-tabular: $(PEERS)/installed
 	OMP_NUM_THREADS=1 $(PIN) $(PEERS)/bin/python benchmarks/tabular.py
 	OMP_NUM_THREADS=1 $(PIN) $(PEERS)/bin/python benchmarks/recipe.py
+
+## make bench-exported   one example in exported C, beside the network, its predictor and onnxruntime
+bench-exported: $(PEERS)/installed
+	OMP_NUM_THREADS=1 $(PIN) $(PEERS)/bin/python benchmarks/exported.py
 
 ## make bench-lessons    how long each picture of the lessons takes to compute
 bench-lessons: $(VENV)/installed

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The kernels built by clang without a warning, and tested on each instruction set.
+# The kernels built by clang without a warning, and tested on each instruction set. Then the C files of `export_c`.
 # CLANG=clang-19 names a compiler, whose OpenMP is taken too; else clang comes with the wheel of ziglang, without OpenMP.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -35,3 +35,6 @@ for isa in $($venv/bin/python -c 'from fusegrad._engine.dispatch import supporte
     FUSEGRAD_MAX_ISA=${isa/baseline/} $venv/bin/python -m pytest -q -p no:cacheprovider \
         -m "not peers and not exhaustive and not reliability and not once and not mpi" ${TESTS:-tests/kernels tests/test_networks.py tests/test_optimizers.py}
 done
+
+echo "=== exported C"
+EXPORTS_CC=$CLANG $venv/bin/python -m pytest -q -p no:cacheprovider tests/test_exports.py

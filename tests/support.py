@@ -1,5 +1,6 @@
 """What the tests share: networks, data, the reference, and how far from it a result may be."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -133,3 +134,51 @@ def ulps(actual, exact):
     unit = np.spacing(np.abs(exact).astype(actual.dtype)).astype(exact.dtype)
     with np.errstate(invalid="ignore"):
         return np.abs(actual.astype(exact.dtype) - exact) / unit
+
+
+#: Every activation, with and without its argument.
+ACTIVATIONS = (
+    fg.Identity(), fg.Sigmoid(), fg.ReLU(), fg.Tanh(), fg.LeakyReLU(0.1), fg.ELU(), fg.ELU(0.7), fg.SELU(),
+    fg.Softplus(), fg.SiLU(), fg.Mish(), fg.GELU(), fg.GELU("tanh"),
+)  # fmt: skip
+
+#: Those that have all digits of a small value, for z far below 0.
+TENDING_TO_0 = fg.Sigmoid(), fg.Softplus(), fg.SiLU(), fg.Mish()
+
+
+def drawn_network(rng, dtype, activation=None):
+    """A network of 1 to 5 layers of 1 to 70 units, with or without biases, scales and dropout, all drawn from `rng`."""
+    widths = rng.integers(1, 71, rng.integers(2, 7)).tolist()
+    layers = []
+    for n_in, n_out in itertools.pairwise(widths):
+        layers += [fg.Scale(n_in)] if rng.random() < 0.3 else []
+        layers += [fg.Linear(n_in, n_out, bias=rng.random() < 0.7)]
+        layers += [ACTIVATIONS[rng.integers(len(ACTIVATIONS))] if activation is None else activation]
+        layers += [fg.Dropout(0.2)] if rng.random() < 0.2 else []
+    net = fg.Sequential(*layers, dtype=dtype, rng=rng)
+    net.parameters[:] += rng.normal(scale=0.1, size=net.n_parameters)
+    return net
+
+
+#: How far a prediction of an exported network may be from the network's, relative to the largest of a batch.
+EXPORTED = {"float32": 1e-6, "float64": 1e-14}
+
+
+def assert_exported(what, net, X, prediction):
+    """Assert that a prediction (n_outputs, m) of an exported network is that of the network.
+
+    Where outputs cancel, it may be off by twice what the network's own is off from the reference.
+    """
+    exact = reference_prediction(net, X)
+    dtype, own = net.dtype.name, relative(net(X), exact)
+    error = relative(prediction, net(X).astype("float64"))
+    if 2 * own > EXPORTED[dtype]:
+        assert error <= 2 * own, what
+    else:
+        within(f"{what} against the network, {dtype}", error, EXPORTED[dtype])
+
+
+def reference_prediction(net, X):
+    """The prediction in float64 by the reference, for X as the network takes it."""
+    X = np.asarray(X, net.dtype).astype("float64")
+    return fg.reference.forward(fg.reference.layers_of(net, "float64"), X)

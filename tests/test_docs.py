@@ -122,6 +122,11 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 def test_blocks_of_python_run_as_they_stand(document, tmp_path, monkeypatch):
     """In order, in an empty directory; the blocks of one document see each other's names."""
     monkeypatch.chdir(tmp_path)
+    run_blocks(document)
+
+
+def run_blocks(document):
+    """Those marked as py need a peer: tests/peers/test_interop.py runs them."""
     blocks = list(Sybil([PythonCodeBlockParser()]).parse(document).examples())
     for block in blocks:
         block.evaluate()

@@ -72,6 +72,7 @@ W, A = np.ones((2, 3)), np.ones((2, 5))
 LAYER = {"weight": (W, NOTHING), "x": (X, NOTHING), "activation": ("relu", NOTHING)}
 FLAT = np.zeros(4)
 SAVE = {"path": ("x", PATH), "optimizer": (None, OPTIONAL), "rng": (None, OPTIONAL), "metadata": ({}, {"None"})}
+EXPORT = {"path": ("x", PATH), "probabilities": (False, NOTHING)}
 AXES = {"ax": (None, OPTIONAL)}
 
 
@@ -94,6 +95,7 @@ def predictor():
 
 CALLS = {
     "set_num_threads": (None, {"n": (None, OPTIONAL)}),
+    "to_torch": (None, {"net": (network(), NOTHING)}),
     "load": (None, {"path": ("", PATH)}),
     "load_checkpoint": (None, {"path": ("", PATH)}),
     "load_metadata": (None, {"path": ("", PATH)}),
@@ -113,6 +115,7 @@ CALLS = {
     "Predictor.unflatten": (predictor, {"flat": (FLAT, NOTHING)}),
     "Predictor.load_state_dict": (predictor, {"state_dict": ({}, NOTHING)}),
     "Predictor.save": (predictor, SAVE),
+    "Predictor.export_c": (predictor, {**EXPORT, "name": ("predict", PATH)}),
     "Sequential": (
         None,
         {
@@ -131,6 +134,7 @@ CALLS = {
     "Sequential.unflatten": (network, {"flat": (FLAT, NOTHING)}),
     "Sequential.load_state_dict": (network, {"state_dict": ({}, NOTHING)}),
     "Sequential.save": (network, SAVE),
+    "Sequential.export_c": (network, {**EXPORT, "name": ("predict", PATH)}),
     "Sequential.plan": (
         network,
         {"n_examples": (5, NOTHING), "n_threads": (1, OPTIONAL), "epochs": (1, OPTIONAL)},
@@ -311,6 +315,8 @@ CALLS = {
 EXEMPT = {"LoadedCheckpoint", "RandomSearch", "DivergenceError", "Optimizer", "testing.GradientCheck", "plots.Surface"}
 #: They call a function whose errors are its own: see tests/test_plots.py.
 EXEMPT |= {"plots.descend", "plots.sliders"}
+#: They need a package that is a peer: see tests/peers/test_interop.py.
+EXEMPT |= {"from_torch", "Sequential.export_onnx", "Predictor.export_onnx"}
 
 
 def test_every_argument_is_here():

@@ -22,6 +22,7 @@ from fusegrad.course import (
     UnivariateRegression,
 )
 from fusegrad.history import DivergenceError, History
+from fusegrad.interop import from_torch, to_torch
 from fusegrad.layers import (
     ELU,
     GELU,
@@ -100,6 +101,7 @@ __all__ = [
     "UnivariateRegression",
     "circuits",
     "datasets",
+    "from_torch",
     "get_num_threads",
     "kernels",
     "load",
@@ -113,4 +115,5 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "testing",
+    "to_torch",
 ]

@@ -3,7 +3,9 @@
 # AVX-512 (v3), and aarch64, for which the modules are built with a cross compiler. Some minutes each.
 # Debian, as root: dpkg --add-architecture arm64; apt-get update; apt-get install qemu-user gcc-aarch64-linux-gnu cmake
 #
-#   emulate.sh [v2] [v3] [aarch64]
+#   emulate.sh [v2] [v3] [aarch64] [exports]
+#
+# exports: the C files of `export_c`, compiled for two kinds of Arm by the clang of ziglang.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 venv=$PWD/.venv
@@ -69,12 +71,23 @@ assert (platform.machine(), ISA) == ('aarch64', 'baseline'); print(ISA)"
     "$out/aarch64" "${tests[@]}"
 }
 
-for processor in "${@:-v2 v3 aarch64}"; do
+emulate_exports() { # emulate_exports TARGET EMULATOR
+    echo "=== exported C: $1"
+    "$venv/bin/pip" install -q ziglang
+    EXPORTS_CC="$venv/bin/python -m ziglang cc -target $1" EXPORTS_RUN=$2 "$venv/bin/python" -m pytest -q \
+        -p no:cacheprovider tests/test_exports.py
+}
+
+for processor in "${@:-v2 v3 aarch64 exports}"; do
     for name in $processor; do
         case $name in
         v2) emulate_x86_64 Nehalem x86_64_v2 ;;
         v3) emulate_x86_64 Haswell-noTSX x86_64_v3 ;;
         aarch64) emulate_aarch64 ;;
+        exports)
+            emulate_exports aarch64-linux-musl qemu-aarch64
+            emulate_exports "arm-linux-musleabihf -mcpu=cortex_a7" qemu-arm
+            ;;
         esac
     done
 done

@@ -146,11 +146,7 @@ def check_metadata(metadata: Any) -> dict[str, str]:
 
 
 def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str, str]) -> None:
-    """Write a file completely or not at all, even if the process is killed or the power fails.
-
-    If a signal handler raises an exception, no temporary file and no open descriptor remain. A temporary file of a
-    killed process is removed by the next save to the same path, if the file system has locks.
-    """
+    """Write the arrays and the metadata to a file, as `write` does."""
     path = as_path(path)
     # safetensors requires little-endian numbers in C order
     arrays = {name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")) for name, a in arrays.items()}
@@ -159,8 +155,18 @@ def save(path: str | PathLike[str], arrays: dict[str, Array], metadata: dict[str
     if len(header) - 8 > MOST_HEADER:
         what = "metadata" if metadata.keys() - OWN_METADATA else "layers"
         raise ValueError(f"{what}: expected a description of at most {MOST_HEADER} bytes, got {len(header) - 8}")
+    write(path, header + data)
+
+
+def write(path: str | PathLike[str], content: bytes) -> None:
+    """Write a file completely or not at all, even if the process is killed or the power fails.
+
+    If a signal handler raises an exception, no temporary file and no open descriptor remain. A temporary file of a
+    killed process is removed by the next save to the same path, if the file system has locks.
+    """
+    path = as_path(path)
     try:
-        _write(path, header + data)
+        _write(path, content)
     except OSError as error:
         if error.errno is None:
             raise
