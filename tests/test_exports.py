@@ -1,6 +1,6 @@
 """`export_c`: what the C file computes, compiled by each compiler found; what is refused; files that stay whole.
 
-EXPORTS_CC names another compiler, EXPORTS_RUN an emulator for its programs: tests/clang.sh compiles for Arm.
+EXPORTS_CC names another compiler, EXPORTS_RUN an emulator for its programs: tests/reliability/emulate.sh for Arm.
 tests/peers/test_interop.py has `export_onnx` and PyTorch.
 """
 
