@@ -14,7 +14,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 PIN := $(shell command -v taskset >/dev/null 2>&1 && echo taskset -c $$(( $$(nproc) - 1 )))
 
 .PHONY: help demo test test-lanes test-reliability test-peers test-mpi test-exhaustive test-interrupts soak fuzz sanitize test-clang test-emulated \
-  bench bench-peers bench-growth bench-promises bench-init bench-tabular bench-exported bench-lessons lint docs annotate wheel wheels clean
+  bench bench-peers bench-growth bench-promises bench-init bench-tabular bench-exported bench-ranks bench-streams bench-lessons lint docs annotate wheel wheels clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -129,6 +129,15 @@ bench-tabular: $(PEERS)/installed
 ## make bench-exported   one example in exported C, beside the network, its predictor and onnxruntime
 bench-exported: $(PEERS)/installed
 	OMP_NUM_THREADS=1 $(PIN) $(PEERS)/bin/python benchmarks/exported.py
+
+## make bench-ranks      one network trained by two ranks, beside one process; what a model predicts for more
+bench-ranks: $(VENV)/installed
+	$(BIN)/pip install $(PIP_OPTIONS) "$$(ls $(WHEEL)/*.whl)[mpi]"
+	$(BIN)/mpiexec -n 2 $(BIN)/python benchmarks/ranks.py --predict
+
+## make bench-streams    fits of data that are read in blocks, beside the same data in memory
+bench-streams: $(VENV)/installed
+	$(BIN)/python benchmarks/streams.py
 
 ## make bench-lessons    how long each picture of the lessons takes to compute
 bench-lessons: $(VENV)/installed

@@ -15,7 +15,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -140,8 +140,10 @@ class Group:
     def _error(self, rank: int) -> BaseException:
         name, _, message = self._text(rank).partition(": ")
         kind = getattr(builtins, name, None)
-        own = isinstance(kind, type) and issubclass(kind, (Exception, KeyboardInterrupt))
-        error: BaseException = kind(message) if own else RuntimeError(f"{name}: {message}")  # type: ignore[misc]  # own
+        error: BaseException = RuntimeError(f"{name}: {message}")
+        if isinstance(kind, type) and issubclass(kind, (Exception, KeyboardInterrupt)):
+            with suppress(TypeError):  # one that takes other arguments
+                error = kind(message)
         error.add_note(f"raised by rank {rank} of {self.size}")
         return error
 
