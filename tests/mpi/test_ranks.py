@@ -285,6 +285,10 @@ def fit(**options):
             "X[0, 5] = np.nan if comm.rank == 1 else X[0, 5]; fit(partitioned=True)",
             "ValueError X: expected finite numbers",
         ),
+        (
+            "X = X[:, 1000 * comm.rank :][:, :1000]; y = y[:, :1000]; fit()",
+            "ValueError comm: expected the same arguments",
+        ),
         ("y[:] = 1e30; fit(optimizer=fg.SGD(1.0))", "DivergenceError the fit diverged"),
         ("fit(callbacks=[lambda net, history: 1 // (comm.rank - 1)] if comm.rank == 1 else [])", "ZeroDivisionError"),
         (
