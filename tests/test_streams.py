@@ -129,6 +129,22 @@ def test_rules_and_losses_in_python():
         assert same(whole, streamed, first, second)
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_blocks_of_data_frames(library):
+    """Rows are examples."""
+    module = pytest.importorskip(library)
+    frame = module.table if library == "pyarrow" else module.DataFrame
+    X, y, _ = data()
+    columns = dict(zip("abcdef", X, strict=True))
+    parts = [slice(i, i + 400) for i in range(0, X.shape[1], 400)]
+    blocks = [(frame({name: column[p] for name, column in columns.items()}), frame({"y": y[0, p]})) for p in parts]
+    whole, streamed = network(), network()
+    options = {"epochs": 2, "batch_size": 64, "shuffle": False}
+    whole.fit(X, y, optimizer=fg.Adam(), **options)
+    streamed.fit(blocks, optimizer=fg.Adam(), **options)
+    assert same(whole, streamed)
+
+
 def test_class_numbers_and_dtypes():
     X, y, _ = data("float64")
     labels = (y[0] > 0).astype(int)

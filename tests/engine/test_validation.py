@@ -560,3 +560,42 @@ def test_a_state_that_is_resized_is_an_error_of_the_next_step():
         optimizer._constants = constants  # of a rule with fewer states, and of none
         with pytest.raises((TypeError, ValueError), match=r"^optimizer: "):
             optimizer.step(w, g)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_a_data_frame_has_examples_as_rows(library):
+    """As X and as y, of numbers or classes, and also if it has as many rows as columns."""
+    module = pytest.importorskip(library)
+    frame = module.table if library == "pyarrow" else module.DataFrame
+    X = np.random.default_rng(0).normal(size=(3, 40))
+    y = np.stack([X[0] - X[1], X[2]])
+    table = frame(dict(zip("abc", X, strict=True)))
+    net = fg.Sequential(fg.Linear(3, 2), dtype="float64", rng=0)
+    assert (net.forward(table) == net.forward(X)).all()
+    targets = frame({"u": y[0], "v": y[1]})
+    assert net.loss(table, targets) == net.loss(X, y)
+    few = slice(0, 3)
+    assert (net.forward(frame(dict(zip("abc", X[:, few], strict=True)))) == net.forward(X[:, few])).all()
+    labels = (y[0] > 0).astype(int)
+    classifier = fg.Sequential(fg.Linear(3, 2), loss="softmax_cross_entropy", dtype="float64", rng=0)
+    assert classifier.loss(table, frame({"label": labels})) == classifier.loss(X, labels)
+    if library == "pandas":
+        assert (net.forward(table.T) == net.forward(X)).all()  # a transposed frame is an array, as it was
+
+
+def test_other_libraries_arrays():
+    """By DLPack if they have nothing else; a lazy frame is named."""
+    X = np.random.default_rng(0).normal(size=(3, 10))
+    net = fg.Sequential(fg.Linear(3, 1), dtype="float64", rng=0)
+
+    class Foreign:
+        def __dlpack__(self, **options):
+            return X.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return X.__dlpack_device__()
+
+    assert (net.forward(Foreign()) == net.forward(X)).all()
+    polars = pytest.importorskip("polars")
+    with pytest.raises(TypeError, match=r"X: expected numbers, got <LazyFrame.*: collect\(\) reads a lazy frame"):
+        net.forward(polars.DataFrame(dict(zip("abc", X, strict=True))).lazy())
