@@ -211,7 +211,58 @@ def test_ranks_that_call_different_things():
     for error in Threads(2).run(program):
         assert isinstance(error, ValueError)
         assert "expected the same arguments on all ranks" in str(error)
-        assert '"epochs": 3' in str(error)
+        assert str(error).endswith("epochs 3 on rank 0, 4 on rank 1")
+
+
+@pytest.mark.parametrize(
+    ("uneven", "message"),
+    [(0, "other data (of the same shape) on rank 1"), (7, "n_examples 500 on rank 0, 507 on rank 1")],
+)
+def test_ranks_that_pass_parts_without_saying_so(uneven, message):
+    X, y, _ = data("float32")
+
+    def program(comm):
+        own = slice(500 * comm.rank, 500 * comm.rank + 500 + uneven * comm.rank)
+        fg.TwoLayerSigmoid(5, 9, rng=0).fit(X[:, own], y[:, own], optimizer=fg.SGD(0.1), epochs=3, comm=comm)
+
+    for error in Threads(2).run(program):
+        assert message + "; is partitioned=True missing?" in str(error)
+
+
+def test_validation_data_of_partitioned_examples(dtype):
+    """Each rank's own: losses and metrics are means over all. So all ranks keep the same epoch, and stop together."""
+    X, y, weights = data(dtype)
+    cut = [0, 400, 410, 1500]
+
+    def program(comm):
+        own = slice(cut[comm.rank], cut[comm.rank + 1])
+        net = NETWORKS["sigmoid"](dtype)
+        history = net.fit(
+            X[:, own], y[:, own], optimizer=fg.Adam(0.05), epochs=30, batch_size=50, rng=0, comm=comm, partitioned=True,
+            validation_data=(X[:, own], y[:, own], weights[own]), metrics=["mae"], keep_best=True,
+            callbacks=[fg.EarlyStopping(5)],
+        )  # fmt: skip
+        return net.parameters.copy(), history.validation_loss, history.metrics["mae"], net.loss(X, y, weights)
+
+    found = Threads(3).run(program)
+    for parameters, losses, maes, loss in found:
+        assert (parameters == found[0][0]).all()
+        assert losses == found[0][1]
+        assert maes == found[0][2]
+        np.testing.assert_allclose(min(losses), loss, rtol=1e-5)
+
+
+def test_validation_data_must_be_the_same_without_parts():
+    X, y, _ = data("float32")
+
+    def program(comm):
+        own = slice(500 * comm.rank, 500 * comm.rank + 500)
+        fg.TwoLayerSigmoid(5, 9, rng=0).fit(
+            X, y, optimizer=fg.SGD(0.1), epochs=3, comm=comm, validation_data=(X[:, own], y[:, own])
+        )
+
+    for error in Threads(2).run(program):
+        assert "expected the same validation data on all ranks" in str(error)
 
 
 @pytest.mark.parametrize("options", [{"partitioned": True}, {"reduction": "ranks"}])

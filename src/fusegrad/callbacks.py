@@ -192,7 +192,8 @@ class Checkpoint:
 
     Notes
     -----
-    A user-defined optimizer cannot be saved: then the file has the network and the generator only.
+    A user-defined optimizer cannot be saved: then the file has the network and the generator only. The number of
+    finished epochs is in the file too, for `initial_epoch`: ``int(fusegrad.load_metadata(path)["epoch"])``.
 
     Examples
     --------
@@ -203,8 +204,8 @@ class Checkpoint:
     ...     history = net.fit(
     ...         [0.0, 1.0], [1.0, 2.0], optimizer=fg.Adam(), epochs=5, callbacks=[fg.Checkpoint(path, every=2)]
     ...     )
-    ...     fg.load_checkpoint(path).optimizer.n_steps
-    5
+    ...     fg.load_checkpoint(path).optimizer.n_steps, fg.load_metadata(path)["epoch"]
+    (5, '5')
     """
 
     def __init__(self, path: str | PathLike[str], every: int = 1) -> None:
@@ -238,7 +239,8 @@ class Checkpoint:
             return
         optimizer = fit.optimizer if type(fit.optimizer) in BUILT_IN.values() else None
         epoch = str(fit.initial_epoch + fit.history.epochs)
-        fit.net.save(str(self.path).replace("{epoch}", epoch), optimizer=optimizer, rng=fit.rng)
+        path = str(self.path).replace("{epoch}", epoch)
+        fit.net.save(path, optimizer=optimizer, rng=fit.rng, metadata={"epoch": epoch})
         self._saved = fit.history.epochs
 
 

@@ -31,17 +31,15 @@ from fusegrad._engine.validation import Array, as_flag
 #: Places in a header, as in cython_kernels/training/ranks.pxi.
 STATUS, PLACE, NUMBER, LENGTH, WEIGHT, LOSSES = range(6)
 MOST_BLOCKS = 64  # of a batch
-MOST_TEXT = 64 * 8  # bytes of a text in a header
+MOST_TEXT = 256 * 8  # bytes of a text in a header
+#: The argument that says whether ranks have the same data.
+DATA = "data"
 #: Where a rank may be. Compiled steps are at place 1.
-START, STATES, SHARED, EPOCHS, CHECKED, END = range(2, 8)
+START, STATES, SHARED, VALIDATION, EPOCHS, CHECKED, END = range(2, 9)
 PLACES = (
-    "failed",
-    "in a step",
-    *["at the start of a fit"] * 3,
-    "at the end of its epochs",
-    "in the check of the data",
-    "at the end of a fit",
-)
+    "failed", "in a step", *["at the start of a fit"] * 3, "after an epoch", "after an epoch",
+    "in the check of the data", "at the end of a fit",
+)  # fmt: skip
 
 
 class Group:
@@ -123,14 +121,11 @@ class Group:
         rank = next(rank for rank in range(self.size) if (headers[rank, :WEIGHT] != own[:WEIGHT]).any())
         other = headers[rank]
         if own[PLACE] == other[PLACE] == START:
-            raise ValueError(
-                f"comm: expected the same arguments on all ranks, got {self._text(0)} on rank 0, "
-                f"{self._text(rank)} on rank {rank}"
-            )
+            raise ValueError(f"comm: expected the same arguments on all ranks, got {self._difference(rank)}")
         if own[PLACE] == other[PLACE] == EPOCHS:
             raise RuntimeError(
-                f"comm: the parameters or the learning rate of ranks 0 and {rank} differ after epoch {own[NUMBER]:g}: "
-                "a callback may change them only in the same way on all ranks"
+                f"comm: the parameters, the learning rate or the validation loss of ranks 0 and {rank} differ after "
+                f"epoch {own[NUMBER]:g}: expected the same validation data on all ranks, and callbacks that do the same there"
             )
         raise RuntimeError(
             f"comm: rank 0 is {PLACES[int(own[PLACE])]}, rank {rank} {PLACES[int(other[PLACE])]}: "
@@ -147,6 +142,18 @@ class Group:
         error.add_note(f"raised by rank {rank} of {self.size}")
         return error
 
+    def _difference(self, rank: int) -> str:
+        """Which argument of this rank is another one than rank 0's."""
+        try:
+            first, second = (json.loads(self._text(i)) for i in (0, rank))
+        except ValueError:  # too long for a header
+            return f"{self._text(0)} on rank 0, {self._text(rank)} on rank {rank}"
+        name = next((name for name in first if first[name] != second.get(name)), None)
+        if name == DATA:
+            return f"other data (of the same shape) on rank {rank}; is partitioned=True missing?"
+        hint = "; is partitioned=True missing?" if name == "n_examples" else ""
+        return f"{name} {first.get(name)} on rank 0, {second.get(name)} on rank {rank}{hint}"
+
     def any_rank(self, flag: bool) -> bool:
         """Whether a flag is set on any rank; each has set ``header[WEIGHT]`` before the last exchange."""
         return bool(self.headers.reshape(self.size, -1)[:, WEIGHT].any()) or flag
@@ -160,11 +167,12 @@ class Group:
 
         Returns the number of threads for this rank, the seed of rank 0, and whether the flag of any rank is set.
         """
+        if not self.partitioned:
+            description = {"n_examples": n_own, **description}
         text = json.dumps({**description, "instruction set": ISA}, default=str)
-        agreed = 0 if self.partitioned else n_own
         here = np.array([n_own, _place_of_process(), 0 if seed is None else seed, flag], np.uint64)
         everywhere = np.empty((self.size, len(here)), np.uint64)
-        self.exchange(START, crc32(text.encode()), agreed, partial(self.comm.Allgather, here, everywhere), text=text)
+        self.exchange(START, crc32(text.encode()), 0, partial(self.comm.Allgather, here, everywhere), text=text)
         self.counts = [int(n) for n in everywhere[:, 0]]
         if self.partitioned:
             self.n_own, self.n_before = n_own, sum(self.counts[: self.rank])
@@ -181,6 +189,14 @@ class Group:
         """Send the arrays of rank 0 to all; they have the same sizes everywhere."""
         filled = [array for array in arrays if array.size]
         self.exchange(STATES, 0, sum(a.nbytes for a in filled), *(partial(self.comm.Bcast, array) for array in filled))
+
+    def mean(self, value: float, weight: float) -> float:
+        """The mean of a value over all ranks, which have weights."""
+        self.header[WEIGHT], self.header[LOSSES] = weight, value
+        self.exchange(VALIDATION)
+        headers = self.headers.reshape(self.size, -1)
+        weights, values = headers[:, WEIGHT], headers[:, LOSSES]
+        return float((weights * values).sum() / weights.sum())
 
     # ---- partitioned examples ----
 

@@ -484,9 +484,10 @@ class Sequential(Module):
             rank 0. An object with MPI's ``rank``, ``size``, ``Allgather``, ``Allreduce`` and ``Bcast`` will do. If a
             rank fails, all raise its error.
         partitioned : bool, default False
-            Each rank has examples of its own, in all one rank's after the other's; a rank may have none. A full batch
-            has the bits of one process with all of them. Mini-batches take from each rank in proportion, in an order of
-            its own, so that the bits depend on the number of ranks. Validation data are the same on all ranks.
+            Each rank has its own examples: the whole data set is their parts, in the order of the ranks. A rank may
+            have none. A full batch gives the bits of one process with all of them. Mini-batches take from each rank in
+            proportion, in an order of its own, so that the bits depend on the number of ranks. Validation losses and
+            metrics are means over the examples of all ranks. Not for data that are read in blocks.
         reduction : {"blocks", "ranks"}
             How gradients are added. "blocks": the partial gradients of all blocks of a batch go to all ranks, which add
             them in the order of one process. "ranks": each rank adds its own first, and one sum goes through

@@ -88,7 +88,14 @@ class Blocks:
         for name, array in self._arrays[1:]:
             dimensions = (1,) if name == "sample_weight" else (1, 2)
             if len(array.shape) not in dimensions or array.shape[self._axis_of(array)] != self.n_examples:
-                raise ValueError(f"{name}: expected {self.n_examples} examples as in X, got shape {tuple(array.shape)}")
+                hint = ""
+                if X.shape[1 - axis] in array.shape:  # X has examples along the other axis
+                    kind = "row" if axis else "column"
+                    hint = f": if an example is a {kind} of X, pass fusegrad.Blocks(X, y, axis={1 - axis})"
+                raise ValueError(
+                    f"{name}: expected {self.n_examples} examples as in X of shape {tuple(X.shape)}, "
+                    f"got shape {tuple(array.shape)}{hint}"
+                )
         if self.n_examples == 0:
             raise ValueError(f"X: expected at least one example, got shape {tuple(X.shape)}")
         if block_size is None:
@@ -109,6 +116,9 @@ class Blocks:
 
     def __iter__(self) -> Iterator[tuple[Array, ...]]:
         return map(self.__getitem__, range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+        raise TypeError("only fit reads blocks, and without a y beside them")
 
     def _axis_of(self, array: Any) -> int:
         return 0 if len(array.shape) == 1 else self.axis
@@ -199,6 +209,8 @@ def as_blocks(X: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Any
                 "sample_weight: expected None beside blocks, which have weights of their own: (X, y, sample_weight)"
             )
         is_blocks = hasattr(X, "__iter__") or hasattr(X, "__getitem__")
+        if callable(X) and not is_blocks:
+            raise TypeError(f"X: expected blocks, got {X!r}: call it, or pass an object whose __iter__ starts again")
         return X if is_blocks and not isinstance(X, np.ndarray) else None
     if not is_sliced(X) or len(X.shape) != 2:
         return None

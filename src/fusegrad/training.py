@@ -39,7 +39,7 @@ from fusegrad._engine.moments import moments as take_moments
 from fusegrad._engine.plan import moments_pay, step_work
 from fusegrad._engine.shuffled import ExampleMajor
 from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_generator, as_number
-from fusegrad.distributed import CHECKED, EPOCHS, WEIGHT, Group
+from fusegrad.distributed import CHECKED, DATA, EPOCHS, WEIGHT, Group
 from fusegrad.history import ADVICE, DivergenceError, History, last_loss, record
 from fusegrad.metrics import named_metrics
 from fusegrad.optimizers import SGD, Optimizer, bind, copy_into, runs_compiled
@@ -600,7 +600,7 @@ class _Run:
             if weights is not None and not weights.any():
                 continue  # no step
             batch = Batch(X[:, which], y[:, which], weights)
-            weight = float(batch.X.shape[1] if weights is None else weights.sum(dtype="float64"))
+            weight = _weight_of(batch)
             if self.schedule is not None:
                 self.optimizer.lr = self.last_rate = self.rate(self.n_steps)
             loss = python_step(self.trainee, self.compiled_engine, batch, self.optimizer)
@@ -704,11 +704,16 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions, group: Group | No
                     start = None  # epochs that others have seen are not undone
                 measured: dict[str, float] = {}
                 if validation is not None:
-                    measured["validation_loss"] = loss = loss_of(trainee, validation)
+                    loss = loss_of(trainee, validation)
+                    if group is not None and group.partitioned:
+                        loss = group.mean(loss, _weight_of(validation))
+                    measured["validation_loss"] = loss
                     history.validation_loss.append(loss)
                     if options.keep_best and loss < best_loss:
                         best, best_loss = copy_into(best, engine.parameters), loss
                     for name, value in measure(trainee, validation, options.metrics):
+                        if group is not None and group.partitioned:
+                            value = group.mean(value, _weight_of(validation))
                         measured[name] = value
                         history.metrics[name].append(value)
                 for i, callback in enumerate(callbacks):
@@ -785,13 +790,18 @@ def _start(trainee: Trainee, data: Batch | Stream, options: FitOptions, group: G
         "streamed": isinstance(data, Stream), "weights": options.sample_weight is not None,
     }  # fmt: skip
     if isinstance(data, Batch) and not group.partitioned:  # parts of equal size are easily passed by mistake
-        described = {"checksum of some examples": _checksum(data), **described}
+        described = {DATA: _checksum(data), **described}
     n_own = 0 if isinstance(data, Stream) or group.has_none else data.X.shape[1]
     n_threads, seed, seen = group.start(
         described, n_own, options.n_threads, engine.dropout_seed, _is_seen(options) or options.verbose > 0
     )
     engine.set_dropout_seed(seed)
     return n_threads, seen
+
+
+def _weight_of(batch: Batch) -> float:
+    """The sum of the weights of its examples."""
+    return float(batch.X.shape[1] if batch.weights is None else batch.weights.sum(dtype="float64"))
 
 
 def _checksum(batch: Batch) -> int:
@@ -803,9 +813,9 @@ def _checksum(batch: Batch) -> int:
 
 def _meet(group: Group, run: _Run, history: History, stopped: bool) -> bool:
     """After some epochs: whether all processes have the same network, and whether one of them wants to stop."""
-    rate = run.learning_rate() or 0.0
+    numbers = struct.pack("2d", run.learning_rate() or 0.0, (history.validation_loss or [0.0])[-1])
     group.header[WEIGHT] = stopped
-    group.exchange(EPOCHS, history.epochs, zlib.crc32(run.engine.parameters.data, zlib.crc32(struct.pack("d", rate))))
+    group.exchange(EPOCHS, history.epochs, zlib.crc32(run.engine.parameters.data, zlib.crc32(numbers)))
     return group.any_rank(stopped)
 
 

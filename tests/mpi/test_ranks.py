@@ -1,6 +1,7 @@
 """Real ranks: programs that mpiexec starts, compared with one process. make test-mpi"""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -293,7 +294,7 @@ def fit(**options):
         ("fit(callbacks=[lambda net, history: 1 // (comm.rank - 1)] if comm.rank == 1 else [])", "ZeroDivisionError"),
         (
             "fit(callbacks=[lambda net, history: net.parameters.__setitem__(0, comm.rank)])",
-            "RuntimeError comm: the parameters or the learning rate of ranks 0 and 1 differ",
+            "RuntimeError comm: the parameters, the learning rate or the validation loss of ranks 0 and 1 differ",
         ),
         ("fit(optimizer=type('Own', (), {'step': lambda self, parameters, gradient: None})())", "TypeError comm:"),
         ("fit(reduction='tree')", "ValueError reduction: expected 'blocks' or 'ranks'"),
@@ -370,3 +371,19 @@ def test_a_killed_rank(tmp_path):
         else:
             assert fg.load_checkpoint(path).optimizer.n_steps % 5 == 0
     tried("ranks killed, the others ended and the checkpoint went on", 20)
+
+
+def test_the_programs_of_the_guide(tmp_path):
+    """They run as they stand, one after the other."""
+    page = Path(__file__).parents[2] / "docs" / "guide" / "many-machines.md"
+    train, resume = (
+        block
+        for block in re.findall(r"```\{code-block\} python\n(.*?)```", page.read_text(), re.DOTALL)
+        if "comm=comm" in block
+    )
+    resume = train[: train.index("net = ")] + resume
+    for name, code in (("train", train), ("resume", resume)):
+        (tmp_path / f"{name}.py").write_text(code)
+        command = [str(MPIEXEC), "-n", "2", sys.executable, "-m", "mpi4py", f"{name}.py"]
+        subprocess.run(command, check=True, timeout=100, cwd=tmp_path)
+    assert fg.load_metadata(tmp_path / "net.safetensors")["epoch"] == "10"

@@ -206,7 +206,14 @@ def is_frame(value: Any) -> bool:
 def _as_columns(value: Any, name: str, dtype: np.dtype[Any] | None, rows: int | None) -> Array:
     """`as_floats`, with the examples of a data frame, its rows, as columns."""
     array = as_floats(value, name, dtype)
-    return array.T if array.ndim == 2 and is_frame(value) and rows in (None, array.shape[1]) else array
+    if array.ndim != 2 or not is_frame(value):
+        return array
+    if rows is not None and array.shape[1] != rows:
+        raise ValueError(
+            f"{name}: expected a data frame of {rows} column{'s' * (rows > 1)}, got {array.shape[1]} columns and "
+            f"{array.shape[0]} rows; a row is an example"
+        )
+    return array.T
 
 
 def as_matrix(value: Any, name: str, dtype: np.dtype[Any] | None, rows: int | None, what: str) -> Array:
