@@ -125,7 +125,7 @@ class Group:
         if own[PLACE] == other[PLACE] == EPOCHS:
             raise RuntimeError(
                 f"comm: the parameters, the learning rate or the validation loss of ranks 0 and {rank} differ after "
-                f"epoch {own[NUMBER]:g}: expected the same validation data on all ranks, and callbacks that do the same there"
+                f"epoch {own[NUMBER]:g}: expected the same validation data on all ranks, and callbacks that do the same"
             )
         raise RuntimeError(
             f"comm: rank 0 is {PLACES[int(own[PLACE])]}, rank {rank} {PLACES[int(other[PLACE])]}: "
