@@ -43,15 +43,17 @@ _computing: dict[int, float] = {}
 class Computing:
     """Within it, the calling Python thread counts as one that computes."""
 
-    __slots__ = ("_before",)
+    __slots__ = ("_before", "_ident")
 
     def __enter__(self) -> None:
-        self._before = _computing.get(threading.get_ident(), 0.0)
-        _computing[threading.get_ident()] = inf
+        self._ident = threading.get_ident()
+        self._before = _computing.get(self._ident, 0.0)
+        _computing[self._ident] = inf
 
     def __exit__(self, *exception: object) -> None:
+        """Needs no memory, for which a fit would fail that has succeeded."""
         if self._before < inf:  # else it is within another one
-            _computing.pop(threading.get_ident(), None)
+            _computing.pop(self._ident, None)
 
 
 # The child has none of the other threads, and the one that forked may never leave its fit there.
