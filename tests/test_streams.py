@@ -204,7 +204,90 @@ def test_memory_maps(order, view, tmp_path, monkeypatch):
     whole, streamed = network(), network()
     options = {"epochs": 1, "batch_size": 64, "shuffle": False}
     whole.fit(X[which], y[:, which[1]], optimizer=fg.Adam(), **options)
-    streamed.fit(array, targets, optimizer=fg.Adam(), **options)
+    streamed.fit(fg.Blocks(array, targets), optimizer=fg.Adam(), **options)
+    assert same(whole, streamed)
+
+
+def test_large_maps_are_read_in_blocks(tmp_path, monkeypatch):
+    """Smaller ones are arrays: joblib passes such to its workers, whose results are those of other processes."""
+    X, y, _ = data()
+    array = mapped(tmp_path, X, "X")
+    whole, small, large = network(), network(), network()
+    options = {"epochs": 2, "batch_size": 64, "rng": 0}
+    whole.fit(X, y, optimizer=fg.Adam(), **options)
+    small.fit(array, y, optimizer=fg.Adam(), **options)
+    assert same(whole, small)
+    monkeypatch.setattr(streams, "MOST_MAPPED", 1000)
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 10_000)
+    large.fit(array, y, optimizer=fg.Adam(), **options)
+    assert not same(whole, large)
+
+
+@pytest.mark.parametrize("view", [np.s_[:, :5], np.s_[:, 1:], np.s_[::-1], np.s_[::2, ::3], np.s_[:, 2:3]])
+def test_parts_of_a_table_in_a_file(view, tmp_path, monkeypatch):
+    """Columns of a wide table: the bytes between them are read, too, some at a time."""
+    table = np.random.default_rng(0).normal(size=(3000, 40)).astype("float32")
+    path = tmp_path / "table"
+    array = mapped(tmp_path, table, "table")
+    monkeypatch.setattr(streams, "SPAN_BYTES", 5000)
+    for i, block in enumerate(blocks := fg.Blocks(array[view], array[view][:, 0], axis=0, block_size=500)):
+        rows = slice(500 * i, 500 * i + 500)
+        assert (block[0] == table[view][rows].T).all()
+        assert (block[1] == table[view][rows, 0]).all()
+    os.truncate(path, table.nbytes // 2)
+    with pytest.raises(OSError, match="it was cut short"):
+        for _ in blocks:
+            pass
+
+
+def test_a_file_that_was_replaced_or_deleted(tmp_path):
+    """The map has what it had."""
+    X, y, _ = data(m=300)
+    array = mapped(tmp_path, X, "X")
+    blocks = fg.Blocks(array, y)
+    mapped(tmp_path, X + 1, "other")
+    os.replace(tmp_path / "other", tmp_path / "X")
+    assert (blocks[0][0] == X).all()
+    (tmp_path / "X").unlink()
+    assert (blocks[0][0] == X).all()
+
+
+def test_masks_are_not_dropped():
+    X, y, weights = data(m=300)
+    for arrays in ((np.ma.array(X, mask=X > 1), y), (X, np.ma.array(y, mask=y > 0)), (X, y, np.ma.array(weights))):
+        with pytest.raises(TypeError, match="got a masked array"):
+            network().fit(fg.Blocks(*arrays, block_size=100), optimizer=fg.Adam(), epochs=1, batch_size=50)
+
+
+def test_a_batch_larger_than_all_blocks(dtype):
+    for m in (1, 3, 8, 100):
+        X, y, _ = data(dtype, m=m)
+        whole, streamed = network(dtype=dtype), network(dtype=dtype)
+        options = {"epochs": 3, "batch_size": 10**5, "shuffle": False}
+        first = whole.fit(X, y, optimizer=fg.Adam(), **options)
+        second = streamed.fit(blocks_of(X, y, 7), optimizer=fg.Adam(), **options)
+        assert same(whole, streamed, first, second)
+
+
+def test_targets_of_other_kinds_beside_blocks(tmp_path):
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    X, y, _ = data(m=300)
+    array = mapped(tmp_path, X, "X")
+    expected = network()
+    expected.fit(fg.Blocks(array, y), optimizer=fg.Adam(), epochs=1, batch_size=50, rng=0)
+    for targets in (pandas.DataFrame({"y": y[0]}), polars.Series(y[0]), polars.DataFrame({"y": y[0]}), y[0].tolist()):
+        net = network()
+        net.fit(fg.Blocks(array, targets), optimizer=fg.Adam(), epochs=1, batch_size=50, rng=0)
+        assert same(net, expected)
+
+
+def test_dask_arrays():
+    dask = pytest.importorskip("dask.array")
+    X, y, _ = data()
+    whole, streamed = network(), network()
+    options = {"epochs": 1, "batch_size": 64, "shuffle": False}
+    whole.fit(X, y, optimizer=fg.Adam(), **options)
+    streamed.fit(dask.from_array(X, chunks=(6, 300)), y, optimizer=fg.Adam(), **options)
     assert same(whole, streamed)
 
 
@@ -403,7 +486,7 @@ def test_a_stream_that_diverges():
         (lambda net, X, y: net.fit(X, optimizer=fg.Adam(), epochs=1), TypeError, "y: expected numbers, got None"),
         (lambda net, X, y: fg.Blocks(X, y[:, :4]), ValueError, "y: expected 9 examples as in X"),
         (lambda net, X, y: fg.Blocks(X, y, y), ValueError, "sample_weight: expected 9 examples as in X"),
-        (lambda net, X, y: fg.Blocks(X.tolist(), y), TypeError, "X: expected an array with a shape"),
+        (lambda net, X, y: fg.Blocks(object(), y), TypeError, "X: expected an array with a shape"),
         (lambda net, X, y: fg.Blocks(X[0], y), ValueError, "X: expected two dimensions"),
         (lambda net, X, y: fg.Blocks(X, y, axis=2), ValueError, "axis: expected 1"),
         (lambda net, X, y: fg.Blocks(X, y, block_size=0), ValueError, "block_size: expected at least 1"),
@@ -438,11 +521,66 @@ except KeyboardInterrupt:
     assert in_a_new_process(code, timeout=60) == "True"
 
 
-def test_blocks_travel(tmp_path):
-    """Blocks of a memory map may be pickled: they name the file."""
-    import pickle
+def test_interrupts_at_any_moment():
+    """Of a fit that reads blocks: none deadlocks, and no thread stays."""
+    code = """
+import random, signal, threading, time
+import numpy as np, fusegrad as fg
+random.seed(0)
+X = np.ones((3, 400), "f4")
+blocks = [(X[:, i : i + 50], X[0, i : i + 50]) for i in range(0, 400, 50)]
+net = fg.MultivariateRegression(3, rng=0)
+def handler(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, handler)
+count = 0
+while count < 300:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0003, 0.004))
+        net.fit(blocks, optimizer=fg.SGD(1e-3), epochs=10**6, batch_size=50)
+    except KeyboardInterrupt:
+        count += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+time.sleep(0.5)
+print(threading.active_count())
+"""
+    assert in_a_new_process(code, timeout=100) == "1"
+
+
+def test_a_fork_by_a_signal_handler():
+    """The child has no thread that reads: its fit ends with an error."""
+    code = """
+import os, signal, sys, time
+import numpy as np, fusegrad as fg
+children = []
+def handler(*_):
+    children.append(os.fork())
+signal.signal(signal.SIGALRM, handler)
+def blocks():
+    for i in range(40):
+        time.sleep(0.02)
+        yield np.ones((3, 100), "f4"), np.ones(100, "f4")
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+try:
+    fg.MultivariateRegression(3, rng=0).fit(blocks(), optimizer=fg.SGD(1e-3), epochs=1, batch_size=50)
+except RuntimeError as error:
+    os._exit(7 * (children == [0] and "forked while a thread read blocks" in str(error)))
+print(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
+"""
+    assert in_a_new_process(code, timeout=100) == "7"
+
+
+def test_weights_that_are_all_0():
+    X, y, _ = data(m=300)
+    with pytest.raises(ValueError, match="sample_weight: expected at least one weight of more than 0 in an epoch"):
+        network().fit(blocks_of(X, y, 100, np.zeros(300)), optimizer=fg.Adam(), epochs=1, batch_size=50)
+
+
+def test_a_resumed_fit_of_uncounted_blocks():
+    class Plain:
+        def step(self, parameters, gradient):
+            pass
 
     X, y, _ = data(m=300)
-    blocks = fg.Blocks(mapped(tmp_path, X, "X"), y, block_size=100)
-    again = pickle.loads(pickle.dumps(blocks))
-    assert all((a == b).all() for a, b in zip(blocks[1], again[1], strict=True))
+    with pytest.raises(ValueError, match="initial_epoch: expected 0, or an optimizer of fusegrad, which counts"):
+        network().fit(blocks_of(X, y, 100), optimizer=Plain(), epochs=3, initial_epoch=1, batch_size=50)

@@ -306,3 +306,40 @@ def communicate(group, double place, double number, double length, calls):
     for call in calls:
         call()
     group.closed = False
+
+
+@cython.final
+cdef class LastExchange:
+    """A context for a fit by several processes. However it ends, this rank takes part in one more exchange of headers.
+
+    In compiled code, since between an exception and this exchange no signal handler may run that raises another one: the other
+    ranks would wait for ever.
+    """
+    cdef object group
+    cdef double place
+
+    def __init__(self, group, double place):
+        self.group, self.place = group, place
+
+    def __enter__(self):
+        return self.group
+
+    def __exit__(self, kind, error, traceback):
+        cdef object group = self.group
+        cdef double* header
+        cdef bytes text
+        if group.closed:
+            return
+        if kind is None:
+            send_headers(group, self.place, 0, 0)
+            return
+        try:
+            text = f"{kind.__name__}: {error}".encode("utf-8", "replace")
+        except BaseException:       # of the exception's own __str__
+            text = kind.__name__.encode("utf-8", "replace")
+        header = <double*>cnp.PyArray_DATA(<cnp.ndarray>group.header)
+        memset(header + HEADER_TEXT, 0, HEADER_TEXT_BYTES)
+        memcpy(header + HEADER_TEXT, <const char*>text, minimum(HEADER_TEXT_BYTES, len(text)))
+        header[HEADER_STATUS] = 1
+        group.closed = True
+        group.comm.Allgather(group.header, group.headers)

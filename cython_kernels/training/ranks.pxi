@@ -26,7 +26,9 @@ cdef enum:
     HEADER_NUMBER = 2           # of the step
     HEADER_LENGTH = 3           # values in the message that follows
     HEADER_WEIGHT = 4           # "ranks": the sum of the weights of a rank's share
-    HEADER_LOSSES = 5           # of its blocks
+    HEADER_LOSSES = 5           # of its blocks, of which there are at most 64
+    HEADER_TEXT = 69            # of an error
+    HEADER_TEXT_BYTES = 2048
     HEADER_AGREED = 4           # so many numbers must agree
     IN_STEP = 1
 

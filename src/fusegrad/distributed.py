@@ -14,11 +14,11 @@ import builtins
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -26,7 +26,7 @@ import numpy as np
 from fusegrad._engine.dispatch import ISA, by_dtype
 from fusegrad._engine.moments import CHUNK, Moments, MomentSums
 from fusegrad._engine.threads import default_threads
-from fusegrad._engine.validation import Array, as_flag
+from fusegrad._engine.validation import Array, as_count, as_flag
 
 #: Places in a header, as in cython_kernels/training/ranks.pxi.
 STATUS, PLACE, NUMBER, LENGTH, WEIGHT, LOSSES = range(6)
@@ -62,12 +62,15 @@ class Group:
         If partitioned, of a full batch: see `share_blocks`.
     """
 
-    def __init__(self, comm: Any, partitioned: bool, by_rank: bool) -> None:
-        self.comm, self.partitioned, self.by_rank = comm, partitioned, by_rank
+    def __init__(self, comm: Any) -> None:
+        self.comm, self.partitioned, self.by_rank = comm, False, False
         self.rank, self.size = _rank_and_size(comm)
+        self.closed = False
+        outer: Group | None = getattr(_innermost, "group", None)
+        self._outer = None if outer is None or outer.closed else outer  # one that has failed has not left
+        _innermost.group = self
         self.header = np.zeros(LOSSES + MOST_BLOCKS + MOST_TEXT // 8)
         self.headers = np.zeros((self.size, self.header.size)).reshape(-1)
-        self.closed = False
         self.has_none = False
         self.n_examples = self.n_own = self.n_before = 0
         self.whole_weight = 0.0
@@ -78,21 +81,6 @@ class Group:
 
     # ---- headers ----
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """The last exchange: whether all ranks have reached the end."""
-        if self.closed:
-            return
-        if error is None:
-            self.exchange(END)
-            return
-        self.header[STATUS] = 1
-        self._set_text(f"{type(error).__name__}: {error}")
-        self.closed = True
-        self.comm.Allgather(self.header, self.headers)
-
     def exchange(
         self, place: int, number: float = 0.0, length: float = 0.0, *calls: Callable[[], Any], text: str = ""
     ) -> None:
@@ -101,10 +89,10 @@ class Group:
         `calls` are collective, and compiled: no signal handler runs between them.
         """
         self._set_text(text)
-        _communicate(self, place, number, length, calls)
+        _kernels.communicate(self, place, number, length, calls)
 
     def _set_text(self, text: str) -> None:
-        data = text.encode()[:MOST_TEXT].ljust(MOST_TEXT, b"\0")
+        data = text.encode(errors="replace")[:MOST_TEXT].ljust(MOST_TEXT, b"\0")
         self.header[LOSSES + MOST_BLOCKS :] = np.frombuffer(data, "float64")
 
     def _text(self, rank: int) -> str:
@@ -113,12 +101,16 @@ class Group:
 
     def raise_disagreement(self) -> None:
         """Raise the error of the first rank that has failed; or say how ranks differ."""
+        outer = self._outer  # a fit whose callback this one is in: the others know that it has failed, too
+        while outer is not None:
+            outer.closed = outer.closed or outer.comm is self.comm
+            outer = outer._outer
         headers = self.headers.reshape(self.size, -1)
         for rank in range(self.size):
             if headers[rank, STATUS]:
                 raise self._error(rank)
         own = headers[0]
-        rank = next(rank for rank in range(self.size) if (headers[rank, :WEIGHT] != own[:WEIGHT]).any())
+        rank = next((rank for rank in range(self.size) if (headers[rank, :WEIGHT] != own[:WEIGHT]).any()), 0)
         other = headers[rank]
         if own[PLACE] == other[PLACE] == START:
             raise ValueError(f"comm: expected the same arguments on all ranks, got {self._difference(rank)}")
@@ -158,6 +150,10 @@ class Group:
         """Whether a flag is set on any rank; each has set ``header[WEIGHT]`` before the last exchange."""
         return bool(self.headers.reshape(self.size, -1)[:, WEIGHT].any()) or flag
 
+    def leave(self) -> None:
+        """The fit has ended, in this thread."""
+        _innermost.group = self._outer
+
     # ---- the start of a fit ----
 
     def start(
@@ -167,8 +163,6 @@ class Group:
 
         Returns the number of threads for this rank, the seed of rank 0, and whether the flag of any rank is set.
         """
-        if not self.partitioned:
-            description = {"n_examples": n_own, **description}
         text = json.dumps({**description, "instruction set": ISA}, default=str)
         here = np.array([n_own, _place_of_process(), 0 if seed is None else seed, flag], np.uint64)
         everywhere = np.empty((self.size, len(here)), np.uint64)
@@ -275,33 +269,39 @@ class Group:
         return np.random.default_rng([int(rng.integers(2**63)), self.rank])
 
 
-def join(comm: Any, partitioned: Any, reduction: Any) -> "Group | nullcontext[None]":
-    """The group of a fit with these arguments, as a context; None: this process trains alone."""
+def join(comm: Any) -> Any:
+    """A context whose value is the group of a fit; None without a communicator, if this process trains alone."""
+    return nullcontext() if comm is None else _kernels.LastExchange(Group(comm), END)
+
+
+def set_mode(group: Group | None, partitioned: Any, reduction: Any) -> None:
+    """Set how the ranks of a group share data and gradients."""
     partitioned = as_flag(partitioned, "partitioned")
     if not isinstance(reduction, str) or reduction not in ("blocks", "ranks"):
         raise ValueError(f"reduction: expected 'blocks' or 'ranks', got {reduction!r}")
-    if comm is not None:
-        return Group(comm, partitioned, reduction == "ranks")
-    if partitioned or reduction != "blocks":
+    if group is not None:
+        group.partitioned, group.by_rank = partitioned, reduction == "ranks"
+    elif partitioned or reduction != "blocks":
         raise ValueError("comm: expected a communicator beside partitioned and reduction, got None")
-    return nullcontext()
 
 
-_communicate = by_dtype[np.dtype("float64")].communicate
+_kernels = by_dtype[np.dtype("float64")]
+_innermost = threading.local()  # the group of the fit that this thread runs, or that its callback runs
 
 
 def _rank_and_size(comm: Any) -> tuple[int, int]:
     try:
-        rank, size = comm.rank, comm.size
-        found = all(callable(getattr(comm, name, None)) for name in ("Allgather", "Allreduce", "Bcast"))
-    except AttributeError:
+        rank, size = as_count(comm.rank, "comm.rank", least=0), as_count(comm.size, "comm.size")
+        found = rank < size and all(callable(getattr(comm, name, None)) for name in ("Allgather", "Allreduce", "Bcast"))
+        found = found and not getattr(comm, "is_inter", False)
+    except Exception:  # mpi4py has a class of its own, for a communicator that was freed, or that is null
         found = False
     if not found:
         raise TypeError(
             "comm: expected a communicator of mpi4py such as MPI.COMM_WORLD, or an object with its rank, size, "
             f"Allgather, Allreduce and Bcast, got {comm!r}"
         )
-    return int(rank), int(size)
+    return rank, size
 
 
 def _place_of_process() -> int:

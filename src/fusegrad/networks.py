@@ -7,7 +7,7 @@ import numpy as np
 
 from fusegrad._engine.threads import Computing
 from fusegrad._engine.validation import Array, as_dtype, as_generator, as_number
-from fusegrad.distributed import join
+from fusegrad.distributed import join, set_mode
 from fusegrad.history import History
 from fusegrad.layers import INITS, Layer, initial_bounds
 from fusegrad.losses import as_loss
@@ -534,7 +534,8 @@ class Sequential(Module):
         >>> history.stopped, history.epochs < 20
         (True, True)
         """
-        with join(comm, partitioned, reduction) as group:
+        with join(comm) as group:
+            set_mode(group, partitioned, reduction)
             options = FitOptions(
                 optimizer=optimizer, epochs=epochs, initial_epoch=initial_epoch, batch_size=batch_size, shuffle=shuffle,
                 rng=rng, schedule=schedule, sample_weight=sample_weight, validation_data=validation_data,

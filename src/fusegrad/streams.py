@@ -14,19 +14,23 @@ Rejected: copying all examples into staging buffers in the shuffled order (steps
 shuffling over several blocks (all of them would be in memory at once).
 """
 
+import mmap
 import os
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from queue import Queue
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusegrad._engine.engine import Batch, NetworkEngine
 from fusegrad._engine.shuffled import ExampleMajor
-from fusegrad._engine.validation import Array, as_count
+from fusegrad._engine.validation import Array, as_array, as_count, is_frame
 
 BLOCK_BYTES = 8 * 2**20  # of X, y and weights in a block
+SPAN_BYTES = 2**20  # that are read at once from a file, needed or not
+FORK_SECONDS = 1.0  # after which a process that waits for a block asks whether it was forked
+MOST_MAPPED = 512 * 2**20  # bytes of a memory map that is used in place, as an array
 
 
 class Blocks:
@@ -77,6 +81,8 @@ class Blocks:
         self._arrays = [("X", X), ("y", y)]
         if sample_weight is not None:
             self._arrays.append(("sample_weight", sample_weight))
+        self._arrays = [(name, _as_sliced(name, array)) for name, array in self._arrays]
+        X = self._arrays[0][1]
         for name, array in self._arrays:
             if not is_sliced(array):
                 raise TypeError(
@@ -100,9 +106,8 @@ class Blocks:
             raise ValueError(f"X: expected at least one example, got shape {tuple(X.shape)}")
         if block_size is None:
             example = sum(array.dtype.itemsize * _values(array, self._axis_of(array)) for _, array in self._arrays)
-            chunks = getattr(X, "chunks", None)
-            chunk = int(chunks[axis]) if isinstance(chunks, tuple) and chunks[axis] else 1
-            block_size = max(BLOCK_BYTES // (example * chunk), 1) * chunk
+            chunk = _chunk(X, axis)
+            block_size = max(BLOCK_BYTES // max(example * chunk, 1), 1) * chunk
         self.block_size = min(as_count(block_size, "block_size"), self.n_examples)
 
     def __len__(self) -> int:
@@ -128,8 +133,27 @@ class Blocks:
 
 
 def is_sliced(array: Any) -> bool:
-    """Whether it is an array that can be read in parts."""
-    return all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__"))
+    """Whether it is an array that can be read in parts, of a dtype of NumPy's."""
+    return (
+        hasattr(array, "shape") and hasattr(array, "__getitem__") and hasattr(getattr(array, "dtype", None), "itemsize")
+    )
+
+
+def _as_sliced(name: str, array: Any) -> Any:
+    """A list, a series or a frame as an array; another array as it is."""
+    if is_frame(array):
+        return as_array(array, name).T
+    convert = isinstance(array, (list, tuple)) or hasattr(array, "__arrow_c_stream__")
+    return as_array(array, name) if convert else array
+
+
+def _chunk(array: Any, axis: int) -> int:
+    """The examples in a chunk of an array; 1 if it has none. Those of dask may differ."""
+    chunks = getattr(array, "chunks", None)
+    if not isinstance(chunks, tuple):
+        return 1
+    size = chunks[axis][0] if isinstance(chunks[axis], tuple) else chunks[axis]
+    return max(int(size or 1), 1)
 
 
 def _values(array: Any, axis: int) -> int:
@@ -139,66 +163,86 @@ def _values(array: Any, axis: int) -> int:
 
 def _read(name: str, array: Any, axis: int, start: int, stop: int) -> Array:
     """Examples start ... stop of an array, as columns."""
-    index = (slice(None),) * axis + (slice(start, stop),)
-    mapped = isinstance(array, np.memmap) and array.mode != "c"  # changes of mode "c" are not in the file
-    part = array[index]
-    if mapped:
-        part = _read_file(name, array, part)
-    result = np.asarray(part)
-    if result.shape[axis] != stop - start:
-        raise ValueError(f"{name}: expected {stop - start} examples from {start} on, got shape {result.shape}")
-    return result.T if result.ndim == 2 and axis == 0 else result
+    part = array[(slice(None),) * axis + (slice(start, stop),)]
+    file = _MappedFile.of(name, array)
+    if file is not None:
+        part = file.read(part)
+    elif not isinstance(part, np.ndarray):
+        part = np.asarray(part)
+    if part.shape[axis] != stop - start:
+        raise ValueError(f"{name}: expected {stop - start} examples from {start} on, got shape {part.shape}")
+    return part.T if part.ndim == 2 and axis == 0 else part
 
 
-def _read_file(name: str, array: Any, part: Array) -> Array:
-    """A part of a memory-mapped array, from its file; through the map if it has no name."""
+class _MappedFile(NamedTuple):
+    """The file of a memory map, and the address and the place in the file of what is mapped."""
+
+    name: str
+    path: Any
+    address: int
+    place: int
+
+    @classmethod
+    def of(cls, name: str, array: Any) -> "_MappedFile | None":
+        """None: not a map, or the file does not have its values: private changes, or it was deleted or replaced."""
+        if not isinstance(array, np.memmap) or array.mode == "c" or array.filename is None:
+            return None
+        try:
+            mapped = np.frombuffer(array._mmap, "u1")  # type: ignore[attr-defined]  # not in its stub
+            found = os.stat(array.filename)
+        except (OSError, TypeError, ValueError):
+            return None
+        address = mapped.__array_interface__["data"][0]
+        if _inode(address) not in (None, found.st_ino):
+            return None
+        return cls(name, array.filename, address, array.offset - array.offset % mmap.ALLOCATIONGRANULARITY)
+
+    def read(self, part: Array) -> Array:
+        """A part of the map, read from the file."""
+        with open(self.path, "rb", buffering=0) as file:
+            return self._read(file, part)
+
+    def _read(self, file: Any, part: Array) -> Array:
+        """All bytes from the first to the last one of the part; if there are many others between, in two parts."""
+        reaches = [(n - 1) * stride for n, stride in zip(part.shape, part.strides, strict=True)]
+        low, high = sum(min(reach, 0) for reach in reaches), sum(max(reach, 0) for reach in reaches) + part.itemsize
+        if high - low > max(2 * part.nbytes, SPAN_BYTES):
+            axis = int(np.argmax(np.abs(reaches)))
+            result = np.empty(part.shape, part.dtype)
+            for half in np.array_split(np.arange(part.shape[axis]), 2):
+                index = (slice(None),) * axis + (slice(int(half[0]), int(half[-1]) + 1),)
+                result[index] = self._read(file, part[index])
+            return result
+        values = np.empty(high - low, "u1")
+        self._fill(file, values, part.__array_interface__["data"][0] + low - self.address + self.place)
+        return np.ndarray(part.shape, part.dtype, values, -low, part.strides)
+
+    def _fill(self, file: Any, target: Array, place: int) -> None:
+        file.seek(place)
+        view = memoryview(target)  # type: ignore[arg-type]  # of bytes
+        while len(view):
+            n = file.readinto(view)
+            if not n:
+                end = place + target.nbytes
+                raise OSError(
+                    f"{self.name}: {os.fspath(self.path)} ends at byte {end - len(view)}, expected {end} or more: "
+                    "it was cut short"
+                )
+            view = view[n:]
+
+
+def _inode(address: int) -> int | None:
+    """The inode of the file that is mapped at an address; None where the system does not say."""
     try:
-        path, mapped = array.filename, np.frombuffer(array._mmap, "u1")
-        place = part.__array_interface__["data"][0] - mapped.__array_interface__["data"][0]
-        place += array.offset - array.offset % _granularity()
-    except (AttributeError, TypeError, ValueError):
-        path = None
-    runs = None if path is None else _runs(part)
-    if runs is None:
-        return np.array(part)
-    shape, strides, run = runs
-    result = np.empty(
-        part.shape, part.dtype, order="F" if part.flags.f_contiguous and not part.flags.c_contiguous else "C"
-    )
-    flat = result.reshape(-1, order="A").view("u1")
-    with open(path, "rb", buffering=0) as file:
-        for i in range(shape):
-            _fill(name, file, flat[i * run : (i + 1) * run], place + i * strides)
-    return result
-
-
-def _granularity() -> int:
-    import mmap
-
-    return mmap.ALLOCATIONGRANULARITY
-
-
-def _runs(part: Array) -> tuple[int, int, int] | None:
-    """The contiguous runs of an array in its file: number, bytes from one to the next, bytes of each. Or None."""
-    if part.flags.c_contiguous or part.flags.f_contiguous:
-        return 1, 0, part.nbytes
-    if part.ndim == 2 and part.strides[1] == part.itemsize and part.strides[0] > 0:
-        return part.shape[0], part.strides[0], part.shape[1] * part.itemsize
+        with open("/proc/self/maps", "rb") as maps:
+            for line in maps:
+                bounds, _, _, _, inode, *_ = line.split()
+                start, stop = (int(bound, 16) for bound in bounds.split(b"-"))
+                if start <= address < stop:
+                    return int(inode)
+    except OSError:
+        pass
     return None
-
-
-def _fill(name: str, file: Any, target: Array, place: int) -> None:
-    """Read bytes from a place of a file."""
-    file.seek(place)
-    view = memoryview(target)  # type: ignore[arg-type]  # of bytes
-    while len(view):
-        n = file.readinto(view)
-        if not n:
-            raise OSError(
-                f"{name}: {os.fspath(file.name)} ends at byte {place + target.nbytes - len(view)}, "
-                f"expected {place + target.nbytes} or more: it was cut short"
-            )
-        view = view[n:]
 
 
 def as_blocks(X: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Any:
@@ -214,11 +258,10 @@ def as_blocks(X: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Any
         return X if is_blocks and not isinstance(X, np.ndarray) else None
     if not is_sliced(X) or len(X.shape) != 2:
         return None
-    mapped = isinstance(X, np.memmap) and batch_size is not None
-    if not mapped and (isinstance(X, np.ndarray) or not hasattr(X, "chunks")):
+    mapped = isinstance(X, np.memmap) and X.nbytes > MOST_MAPPED and batch_size is not None
+    if not mapped and (isinstance(X, np.ndarray) or not getattr(X, "chunks", None)):
         return None
-    parts = [array if array is None or is_sliced(array) else np.asanyarray(array) for array in (y, sample_weight)]
-    return Blocks(X, *parts)
+    return Blocks(X, y, sample_weight)
 
 
 # ---- an epoch -----------------------------------------------------------------------------------------------
@@ -231,6 +274,7 @@ class Part(NamedTuple):
     order: Array | None
     n_examples: int
     origins: "list[Origin]"  # of the examples, in their order
+    is_all: bool = False  # the epoch has no other examples
 
 
 class Origin(NamedTuple):
@@ -259,7 +303,7 @@ class Stream:
         """An epoch: parts of whole batches of `size` examples, but for the last one."""
         kernels = self._engine.kernels
         rest = _Rest()  # fewer examples than a batch
-        found = False
+        found = yielded = False
         with _Ahead(self._read_all(rng)) as blocks:
             for i, batch in blocks:
                 found = True
@@ -270,10 +314,12 @@ class Stream:
                 if first:
                     rest.add(take_examples(batch, order, 0, first), Origin(i, columns[:first]))
                 if rest.n_examples == size:
+                    yielded = True
                     yield rest.joined()
                     rest = _Rest()
                 stop = first + (m - first) // size * size
                 if stop > first:
+                    yielded = True
                     here = [Origin(i, columns[first:stop])]
                     if order is None:
                         yield Part(take_examples(batch, None, first, stop), None, stop - first, here)
@@ -285,7 +331,7 @@ class Stream:
         if not found:
             raise ValueError("X: expected at least one block, got none: was it read before?")
         if rest.n_examples:
-            yield rest.joined()
+            yield rest.joined()._replace(is_all=not yielded)
 
     def _read_all(self, rng: "np.random.Generator | None") -> Iterator[tuple[int, Batch]]:
         """The blocks, validated; runs in a thread of its own."""
@@ -353,17 +399,24 @@ class _Rest:
 
 
 class _Ahead:
-    """Items of an iterator, one of which is always read ahead by a thread. Its exceptions are raised here."""
+    """Items of an iterator, one of which is always read ahead by a thread. Its exceptions are raised here.
+
+    Its queues are in C: an exception of a signal handler cannot leave them locked. The thread knows the queues alone,
+    so that it ends when this object goes, wherever an exception came from.
+    """
 
     def __init__(self, items: Iterable[Any]) -> None:
-        self._items = iter(items)
-        self._wanted: Queue[bool] = Queue()
-        self._found: Queue[tuple[Any, BaseException | None]] = Queue()
+        self._process = os.getpid()
+        self._wanted: SimpleQueue[bool] = SimpleQueue()
+        self._found: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         # Ctrl-C does not wait for a block that never comes: the thread ends with the process.
-        self._thread = threading.Thread(target=self._run, name="fusegrad-blocks", daemon=True)
+        arguments = iter(items), self._wanted, self._found
+        threading.Thread(target=_read_ahead, args=arguments, name="fusegrad-blocks", daemon=True).start()
+
+    def __del__(self) -> None:
+        self._wanted.put(False)
 
     def __enter__(self) -> Iterator[Any]:
-        self._thread.start()
         return self._iterate()
 
     def __exit__(self, *exception: object) -> None:
@@ -372,7 +425,7 @@ class _Ahead:
     def _iterate(self) -> Iterator[Any]:
         self._wanted.put(True)
         while True:
-            found, error = self._found.get()
+            found, error = self._next()
             if error is not None:
                 raise error
             if found is None:
@@ -381,10 +434,22 @@ class _Ahead:
             yield found
             del found
 
-    def _run(self) -> None:
-        while self._wanted.get():
+    def _next(self) -> tuple[Any, BaseException | None]:
+        while True:
             try:
-                self._found.put((next(self._items, None), None))
-            except BaseException as error:
-                self._found.put((None, error))
-                return
+                return self._found.get(timeout=FORK_SECONDS)
+            except Empty:
+                if os.getpid() != self._process:
+                    raise RuntimeError(
+                        "this process was forked while a thread read blocks for a fit, and does not have that thread: "
+                        "the fit was ended; fork while nothing is trained"
+                    ) from None
+
+
+def _read_ahead(items: Iterator[Any], wanted: "SimpleQueue[bool]", found: "SimpleQueue[Any]") -> None:
+    while wanted.get():
+        try:
+            found.put((next(items, None), None))
+        except BaseException as error:
+            found.put((None, error))
+            return

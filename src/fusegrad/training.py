@@ -38,7 +38,7 @@ from fusegrad._engine.moments import Moments
 from fusegrad._engine.moments import moments as take_moments
 from fusegrad._engine.plan import moments_pay, step_work
 from fusegrad._engine.shuffled import ExampleMajor
-from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_generator, as_number
+from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_generator, as_number, is_frame
 from fusegrad.distributed import CHECKED, DATA, EPOCHS, WEIGHT, Group
 from fusegrad.history import ADVICE, DivergenceError, History, last_loss, record
 from fusegrad.metrics import named_metrics
@@ -341,6 +341,11 @@ class _Run:
         before = options.initial_epoch * self.batches.per_epoch
         known = self.optimizer.n_steps if isinstance(self.optimizer, Optimizer) else 0
         own_rule = getattr(self.optimizer, "rule", "none") == "none"
+        if m is None and options.initial_epoch and not isinstance(self.optimizer, Optimizer):
+            raise ValueError(
+                "initial_epoch: expected 0, or an optimizer of fusegrad, which counts its steps, if the number of "
+                f"examples is not known before they are read; got {options.initial_epoch}"
+            )
         self.n_steps: int = max(known, before) if own_rule else known
         self.engine.loop_steps = max(self.engine.loop_steps, before)
         self.last_rate: float | None = None  # of the last step, if there is a schedule
@@ -577,12 +582,16 @@ class _Run:
                 del part  # before the next block is read
         if n_batches == 1:  # no mean, which would round
             return float(sums[2])
-        return float(sums[0] / sums[1]) if sums[1] else 0.0
+        if not sums[1]:
+            raise ValueError("sample_weight: expected at least one weight of more than 0 in an epoch, got zeros")
+        return float(sums[0] / sums[1])
 
     def _compiled_steps(self, part: Part, sums: Array) -> float:
         """The steps of a part. Returns a loss that is not finite, or 0."""
         self._add_rates(-(-part.n_examples // self.batches.size))
         X, y, weights = part.batch
+        if part.is_all:  # fewer examples than a batch: as the plan of an array with them would compute it
+            self.compiled_engine = self.engine.compiled(part.n_examples, self.n_threads)
         finished, _ = self._train(X, y, weights, self.one_loss, order=part.order, carry=sums)
         if finished:
             return 0.0
@@ -736,6 +745,9 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions, group: Group | No
             getattr(callback, "on_end", _nothing)(context)
         if context.restored:
             net.parameters = context.restored[-1]
+        if group is not None:
+            _meet(group, run, history, stopped)
+            group.leave()
     except MemoryError:
         if start is not None:
             start.restore(run)
@@ -754,15 +766,25 @@ def _data(engine: NetworkEngine, X: Any, y: Any, options: FitOptions, group: Gro
         if group is not None and group.partitioned:
             raise ValueError("partitioned: expected arrays in memory, got data that are read in blocks")
         return Stream(blocks, engine, options.epochs - options.initial_epoch)
-    if group is not None and group.partitioned and np.ndim(X) == 2 and np.shape(X)[1] == 0:
+    if group is not None and group.partitioned and _has_none(engine, X):
         group.has_none = True
         return _placeholder(engine, y, options)
-    return _own_views(engine.batch(X, y, options.sample_weight))
+    return _own_views(engine.batch(X, y, options.sample_weight, part=group is not None and group.partitioned))
+
+
+def _has_none(engine: NetworkEngine, X: Any) -> bool:
+    """Whether X has the features of the network, and no example."""
+    shape = np.shape(X)
+    return shape == ((0, engine.n_features) if is_frame(X) else (engine.n_features, 0)) or (
+        shape == (0,) and engine.n_features == 1
+    )
 
 
 def _placeholder(engine: NetworkEngine, y: Any, options: FitOptions) -> Batch:
     """One example, which is not used, for a process that has none."""
-    rows = np.shape(y)[0] if np.ndim(y) == 2 else 1
+    rows = 1 if engine.classes is not None else engine.n_outputs
+    if np.ndim(y) == 2:
+        rows = np.shape(y)[1 if is_frame(y) else 0]
     weights = None if options.sample_weight is None else np.zeros(1, engine.dtype)
     return Batch(np.zeros((engine.n_features, 1), engine.dtype), np.zeros((rows, 1), engine.dtype), weights)
 
@@ -790,7 +812,7 @@ def _start(trainee: Trainee, data: Batch | Stream, options: FitOptions, group: G
         "streamed": isinstance(data, Stream), "weights": options.sample_weight is not None,
     }  # fmt: skip
     if isinstance(data, Batch) and not group.partitioned:  # parts of equal size are easily passed by mistake
-        described = {DATA: _checksum(data), **described}
+        described |= {"n_examples": data.X.shape[1], DATA: _checksum(data)}
     n_own = 0 if isinstance(data, Stream) or group.has_none else data.X.shape[1]
     n_threads, seed, seen = group.start(
         described, n_own, options.n_threads, engine.dropout_seed, _is_seen(options) or options.verbose > 0
@@ -806,9 +828,9 @@ def _weight_of(batch: Batch) -> float:
 
 def _checksum(batch: Batch) -> int:
     """Of the first features of some examples, and of their targets."""
-    X, y, _ = batch
-    some = np.linspace(0, X.shape[1] - 1, 16).astype(int)
-    return zlib.crc32(X[:1000, some].tobytes(), zlib.crc32(y[:1000, some].tobytes()))
+    some = np.linspace(0, batch.X.shape[1] - 1, 16).astype(int)
+    parts = [batch.X[:1000, some], batch.y[:1000, some], *([] if batch.weights is None else [batch.weights[some]])]
+    return zlib.crc32(b"".join(part.tobytes() for part in parts))
 
 
 def _meet(group: Group, run: _Run, history: History, stopped: bool) -> bool:

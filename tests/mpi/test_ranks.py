@@ -297,6 +297,18 @@ def fit(**options):
             "RuntimeError comm: the parameters, the learning rate or the validation loss of ranks 0 and 1 differ",
         ),
         ("fit(optimizer=type('Own', (), {'step': lambda self, parameters, gradient: None})())", "TypeError comm:"),
+        (
+            "fit(reduction=['blocks', 'rank', 'blocks'][comm.rank])",
+            "ValueError reduction: expected 'blocks' or 'ranks'",
+        ),
+        (
+            "fit(partitioned=comm.rank == 1)",
+            "ValueError comm: expected the same arguments on all ranks, got partitioned",
+        ),
+        (
+            "fit(sample_weight=data.uniform(size=3000) * (1 + comm.rank))",
+            "ValueError comm: expected the same arguments",
+        ),
         ("fit(reduction='tree')", "ValueError reduction: expected 'blocks' or 'ranks'"),
         ("fit(comm=3)", "TypeError comm: expected a communicator"),
     ],
@@ -305,6 +317,108 @@ def test_all_ranks_stop_with_the_same_error(call, message):
     found = lines(3, FAIL + call, timeout=60)
     for line in found:
         assert line.startswith(message), found
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("ValueError('caf' + os.fsdecode(b'\\xe9'))", "caf?"),
+        ("type('Own', (Exception,), {'__str__': lambda self: 1 // 0})()", "RuntimeError: Own: "),
+        ("UnicodeDecodeError('utf-8', b'x', 0, 1, 'why')", "RuntimeError: UnicodeDecodeError: "),
+        ("ExceptionGroup('some', [ValueError()])", "RuntimeError: ExceptionGroup: some (1 sub-exception)"),
+        ("SystemExit(3)", "RuntimeError: SystemExit: 3"),
+    ],
+)
+def test_errors_with_unusual_texts(error, message):
+    code = f"""
+def callback(net, history):
+    if comm.rank == 1:
+        raise {error}
+try:
+    network().fit(X, y, optimizer=fg.Adam(), epochs=10, comm=comm, callbacks=[callback])
+except BaseException as error:
+    say(type(error).__name__ + ":", "own" if comm.rank == 1 else error)
+"""
+    assert message in lines(2, code, timeout=60)[0]
+
+
+def test_a_fit_in_a_callback_of_one_rank():
+    """The ranks are at different places: all fits end."""
+    code = """
+def callback(net, history):
+    if comm.rank == 1:
+        network().fit(X, y, optimizer=fg.Adam(), epochs=1, comm=comm)
+try:
+    network().fit(X, y, optimizer=fg.Adam(), epochs=10, comm=comm, callbacks=[callback])
+except RuntimeError as error:
+    say(error)
+"""
+    found = lines(2, code, timeout=60)
+    assert found[0] == found[1]
+    assert found[0].startswith("comm: rank 0 is after an epoch, rank 1 at the start of a fit")
+
+
+def test_fits_in_callbacks_of_all_ranks():
+    code = """
+def callback(net, history):
+    network().fit(X, y, optimizer=fg.Adam(), epochs=1, comm=comm)
+net = network()
+net.fit(X, y, optimizer=fg.Adam(), epochs=3, comm=comm, callbacks=[callback])
+alone = network()
+alone.fit(X, y, optimizer=fg.Adam(), epochs=3)
+say((net.parameters == alone.parameters).all())
+"""
+    assert lines(2, code, timeout=60) == ["True"] * 2
+
+
+def test_parameters_that_differ_after_the_last_callback():
+    code = """
+class Late:
+    def __call__(self, net, history):
+        pass
+    def on_end(self, fit):
+        fit.net.parameters[0] = comm.rank
+try:
+    network().fit(X, y, optimizer=fg.Adam(), epochs=3, comm=comm, callbacks=[Late()])
+except RuntimeError as error:
+    say(error)
+"""
+    for line in lines(2, code, timeout=60):
+        assert line.startswith("comm: the parameters, the learning rate or the validation loss of ranks 0 and 1 differ")
+
+
+def test_weights_of_0_on_one_rank():
+    """Of partitioned examples, as if one process had them all."""
+    code = """
+weights = np.r_[np.zeros(1000), np.ones(2000)]
+own = slice(1500 * comm.rank - 500 * (comm.rank == 1), 1000 + 2000 * comm.rank)
+for options in ({}, {"batch_size": 300, "rng": 0}):
+    net, alone = network(), network()
+    options |= dict(sample_weight=weights[own], comm=comm, partitioned=True)
+    net.fit(X[:, own], y[:, own], optimizer=fg.Adam(), epochs=3, **options)
+    alone.fit(X, y, sample_weight=weights, optimizer=fg.Adam(), epochs=3)
+    same = (net.parameters == alone.parameters).all() or "batch_size" in options
+    say(same and np.isfinite(net.parameters).all())
+"""
+    assert lines(2, code, timeout=60) == ["True"] * 2
+
+
+def test_a_rank_without_examples_in_any_form():
+    code = """
+import pandas
+forms = [(X[:, :0], y[:, :0]), (pandas.DataFrame(X[:, :0].T), pandas.DataFrame(y[:, :0].T)), (X[:, :0], [])]
+for form in forms:
+    net = network()
+    own = (X, y) if comm.rank else form
+    net.fit(*own, optimizer=fg.Adam(), epochs=3, comm=comm, partitioned=True)
+    line = fg.UnivariateRegression(rng=0)
+    own = (X[0], y[0]) if comm.rank else (X[0, :0], y[0, :0])
+    line.fit(*own, optimizer=fg.Adam(), epochs=3, comm=comm, partitioned=True)
+alone = network()
+alone.fit(X, y, optimizer=fg.Adam(), epochs=3)
+say((net.parameters == alone.parameters).all())
+"""
+    assert lines(2, code, timeout=60) == ["True"] * 2
 
 
 def test_one_rank_stops_all():
@@ -332,6 +446,43 @@ def test_ctrl_c_on_any_rank(interrupted):
     assert time.monotonic() - began < SECONDS
     assert status == 0, err
     assert sorted(line.split()[1] for line in out.splitlines()) == ["KeyboardInterrupt"] * 3, out
+
+
+def test_two_signals_in_quick_succession():
+    """The second one interrupts the end of the fit that the first one has begun: no rank waits for ever."""
+    code = """
+class Often(BaseException):
+    pass
+
+count = 0
+def handler(*_):
+    global count
+    count += 1
+    if count == 2:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    raise Often
+
+signal.signal(signal.SIGALRM, handler)
+rank = int(sys.argv[1])
+generator = np.random.default_rng(rank)
+for i in range(40):
+    comm.Barrier()
+    count = 2 * (comm.rank != rank)
+    try:
+        try:
+            if comm.rank == rank:
+                signal.setitimer(signal.ITIMER_REAL, 0.02, generator.uniform(2e-5, 3e-4))
+            network().fit(X, y, optimizer=fg.Adam(), epochs=10**7, batch_size=600, rng=0, comm=comm)
+        except (Often, RuntimeError):
+            pass
+        while count < 2:
+            time.sleep(0.001)
+    except Often:
+        pass
+say("done")
+"""
+    for rank in (0, 1):
+        assert lines(2, code, rank, timeout=100) == ["done"] * 2
 
 
 KILLED = """

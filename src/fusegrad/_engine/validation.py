@@ -95,7 +95,7 @@ def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
 
     This is float32 for float16, and float64 for bool and integers.
     """
-    array = value.view() if type(value) is np.ndarray else _as_array(value, name)
+    array = value.view() if type(value) is np.ndarray else as_array(value, name)
     if array.dtype == dtype:
         return array
     if array.dtype.kind in "OUST":
@@ -110,7 +110,7 @@ def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
     return array.astype(dtype, copy=False)
 
 
-def _as_array(value: Any, name: str) -> Array:
+def as_array(value: Any, name: str) -> Array:
     """The array to which NumPy converts a value."""
     try:
         only_dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
@@ -165,7 +165,8 @@ def _where(place: tuple[int, ...], value: Any) -> str:
         return f" at {place}"
     row = _label(getattr(value, "index", None), place[0])
     if len(place) == 2:
-        return f" in column {_label(getattr(value, 'columns', None), place[1])} (row {row})"
+        columns = getattr(value, "column_names", None) or getattr(value, "columns", None)  # Arrow's are arrays
+        return f" in column {_label(columns, place[1])} (row {row})"
     series = getattr(value, "name", None)
     return f" in column {series!r} (row {row})" if isinstance(series, str) else f" (element {row})"
 
@@ -203,10 +204,22 @@ def is_frame(value: Any) -> bool:
     return hasattr(value, "__arrow_c_stream__") and hasattr(value, "columns")
 
 
+def _refuse_times(frame: Any, name: str) -> None:
+    """Raise for dates and times, which polars and Arrow convert to numbers if there are other columns."""
+    dtypes = frame.schema.types if hasattr(frame, "column_names") else getattr(frame, "dtypes", ())
+    for i, dtype in enumerate(dtypes):
+        if str(dtype).lower().startswith(("date", "time", "duration")):
+            columns = getattr(frame, "column_names", None) or frame.columns
+            raise TypeError(f"{name}: expected numbers, got {dtype} in column {_label(columns, i)}: {DATES}")
+
+
 def _as_columns(value: Any, name: str, dtype: np.dtype[Any] | None, rows: int | None) -> Array:
     """`as_floats`, with the examples of a data frame, its rows, as columns."""
+    frame = is_frame(value)
+    if frame:
+        _refuse_times(value, name)
     array = as_floats(value, name, dtype)
-    if array.ndim != 2 or not is_frame(value):
+    if array.ndim != 2 or not frame:
         return array
     if rows is not None and array.shape[1] != rows:
         raise ValueError(
@@ -286,7 +299,7 @@ def as_batch(
 
 def _class_numbers(y: Any, classes: Classes, one: bool) -> Array | None:
     """Class numbers as a row; None if y is not of their kind. one: y belongs to one example."""
-    array = y.view() if type(y) is np.ndarray else _as_array(y, "y")
+    array = y.view() if type(y) is np.ndarray else as_array(y, "y")
     if array.ndim == 2 and array.shape[1] == 1 and is_frame(y):
         array = array.T
     probabilities = "" if classes.only_numbers else f", or probabilities ({classes.n_classes}, m)"
@@ -314,6 +327,8 @@ def _class_numbers(y: Any, classes: Classes, one: bool) -> Array | None:
 def as_sample_weight(value: Any, m: int, dtype: np.dtype[Any], *, part: bool = False) -> Array:
     """Weights of m examples (m,), contiguous, at least 0, and unless they are a part not all 0; for one a number."""
     weights = as_floats(value, "sample_weight", dtype)
+    if is_frame(value) and weights.shape == (m, 1):
+        weights = weights[:, 0]
     if weights.ndim == 0 and m == 1:
         weights = weights.reshape(1)
     if weights.shape != (m,):

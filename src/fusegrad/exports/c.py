@@ -68,7 +68,20 @@ fmin fmod frexp gamma hypot ilogb j0 j1 jn ldexp lgamma llrint llround log log10
 nearbyint nextafter nexttoward pow remainder remquo rint round scalbln scalbn sin sinh sqrt tan tanh tgamma trunc y0
 y1 yn
 """
-RESERVED = {*KEYWORDS.split(), *(function + suffix for function in MATH.split() for suffix in ("", "f", "l"))}
+#: Macros and types of common headers, and functions that compilers or the C library have.
+COMMON = """
+FP_INFINITE FP_NAN FP_NORMAL FP_SUBNORMAL FP_ZERO HUGE_VAL INFINITY MAXFLOAT M_1_PI M_2_PI M_E M_LN10 M_LN2 M_LOG10E
+M_LOG2E M_PI M_PI_2 M_PI_4 M_SQRT1_2 M_SQRT2 NAN NULL abort abs alloca bcmp close div double_t drem errno exit exp10
+ffs finite float_t fpclassify free i index isfinite isgreater isinf isless isnan isnormal isunordered labs lgamma_r
+linux llabs malloc math_errhandling memchr memcmp memcpy memmove memset o open printf puts rand read remove rename
+rindex roundeven scalb signal signbit signgam significand sincos size_t sleep stderr stdin stdout std strcat strchr
+strcmp strcpy strlen sum system time top unix write x y
+"""
+RESERVED = {
+    *COMMON.split(),
+    *KEYWORDS.split(),
+    *(function + suffix for function in MATH.split() for suffix in ("", "f", "l")),
+}
 
 
 def as_identifier(name: Any) -> str:
