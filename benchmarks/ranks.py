@@ -29,8 +29,8 @@ ROUNDS = 7
 N_FEATURES, N_HIDDEN, M = 64, 128, 100_000
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("full batch", {"epochs": 12}),
-    ("mini-batches of 8192", {"epochs": 2, "batch_size": 8192, "rng": 0}),
-    ("mini-batches of 1024", {"epochs": 1, "batch_size": 1024, "rng": 0}),
+    ("mini-batches of 8192", {"epochs": 6, "batch_size": 8192, "rng": 0}),
+    ("mini-batches of 1024", {"epochs": 4, "batch_size": 1024, "rng": 0}),
 ]
 MANY = (2, 4, 8, 16, 64, 256, 1024)
 

@@ -423,9 +423,10 @@ class Sequential(Module):
         Parameters
         ----------
         X : array (n_features, m), or blocks
-            A matrix: one example is a column. A data frame has examples as rows. Without y: an iterable of blocks
-            (X, y) or (X, y, sample_weight), such as `Blocks`, which are read one after the other in each epoch. A
-            `numpy.memmap` with a `batch_size`, and an array with ``chunks`` (HDF5, zarr, dask), are read in `Blocks`.
+            A matrix: one example is a column. A data frame has examples as rows. Without y: an iterable of blocks (X,
+            y) or (X, y, sample_weight), such as `Blocks`, which are read one after the other in each epoch. A
+            `numpy.memmap` of more than 512 MiB with a `batch_size`, and an array with ``chunks`` (HDF5, zarr, dask),
+            are read in `Blocks`.
         y : array (n_outputs, m), optional
         optimizer : Optimizer
             Or any object with ``step(parameters, gradient)``, which is called from Python at each step.
