@@ -396,7 +396,9 @@ def check_initialized(optimizer: Optimizer) -> None:
 def runs_compiled(optimizer: Any) -> bool:
     """Whether the engine runs the rule; else `optimizer.step` is called from Python: see `Optimizer`."""
     if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
-        raise TypeError(f"optimizer: expected an object with step(parameters, gradient), got {optimizer!r}")
+        raise TypeError(
+            f"optimizer: expected an object with step(parameters, gradient) such as fusegrad.Adam(), got {optimizer!r}"
+        )
     if not isinstance(optimizer, Optimizer):
         return False
     # Not by vars(optimizer): once the dict of an instance has been created, reading its attributes is slower.
