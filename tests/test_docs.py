@@ -12,6 +12,8 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 import fusegrad as fg
 from fusegrad.cli.main import main
 
+pytestmark = pytest.mark.once
+
 # Said by their class, or with another name's example.
 SHARED = {
     "Optimizer",

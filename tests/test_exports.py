@@ -23,6 +23,7 @@ from fusegrad.exports import c
 FLAGS = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror"]
 MORE_FLAGS = ["-Wconversion", "-Wdouble-promotion", "-Wmissing-prototypes"]
 EMULATOR = shlex.split(os.environ.get("EXPORTS_RUN", ""))
+pytestmark = pytest.mark.once
 COMPILERS = [os.environ["EXPORTS_CC"]] if "EXPORTS_CC" in os.environ else [*filter(shutil.which, ("gcc", "clang"))]
 NO_COMPILER = pytest.param(None, marks=pytest.mark.skip("no C compiler: neither gcc nor clang is found"))
 
@@ -105,7 +106,6 @@ def test_predictions_of_every_activation(compiler, dtype, optimization, rng, tmp
     assert_predictions(nets, batches, predictions(compiler, tmp_path, nets, batches, optimization))
 
 
-@pytest.mark.once
 def test_200_networks(compiler, rng, tmp_path):
     nets = [drawn_network(rng, dtype) for dtype in ("float32", "float64") for _ in range(100)]
     batches = drawn_batches(rng, nets)
