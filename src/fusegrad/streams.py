@@ -78,30 +78,14 @@ class Blocks:
         if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool) or axis not in (0, 1):
             raise ValueError(f"axis: expected 1 (an example is a column) or 0 (a row), got {axis!r}")
         self.axis = axis
-        self._arrays = [("X", X), ("y", y)]
-        if sample_weight is not None:
-            self._arrays.append(("sample_weight", sample_weight))
-        self._arrays = [(name, _as_sliced(name, array)) for name, array in self._arrays]
+        named = [("X", X), ("y", y), *([] if sample_weight is None else [("sample_weight", sample_weight)])]
+        self._arrays = [(name, _as_sliced(name, array)) for name, array in named]
         X = self._arrays[0][1]
-        for name, array in self._arrays:
-            if not is_sliced(array):
-                raise TypeError(
-                    f"{name}: expected an array with a shape, a dtype and slices, got {type(array).__name__}"
-                )
         if len(X.shape) != 2:
             raise ValueError(f"X: expected two dimensions, got shape {tuple(X.shape)}")
         self.n_examples = int(X.shape[axis])
         for name, array in self._arrays[1:]:
-            dimensions = (1,) if name == "sample_weight" else (1, 2)
-            if len(array.shape) not in dimensions or array.shape[self._axis_of(array)] != self.n_examples:
-                hint = ""
-                if X.shape[1 - axis] in array.shape:  # X has examples along the other axis
-                    kind = "row" if axis else "column"
-                    hint = f": if an example is a {kind} of X, pass fusegrad.Blocks(X, y, axis={1 - axis})"
-                raise ValueError(
-                    f"{name}: expected {self.n_examples} examples as in X of shape {tuple(X.shape)}, "
-                    f"got shape {tuple(array.shape)}{hint}"
-                )
+            self._check_examples(name, array, tuple(X.shape))
         if self.n_examples == 0:
             raise ValueError(f"X: expected at least one example, got shape {tuple(X.shape)}")
         if block_size is None:
@@ -109,6 +93,19 @@ class Blocks:
             chunk = _chunk(X, axis)
             block_size = max(BLOCK_BYTES // max(example * chunk, 1), 1) * chunk
         self.block_size = min(as_count(block_size, "block_size"), self.n_examples)
+
+    def _check_examples(self, name: str, array: Any, shape: tuple[int, ...]) -> None:
+        """Raise unless y or the weights have as many examples as X of this shape."""
+        dimensions = (1,) if name == "sample_weight" else (1, 2)
+        if len(array.shape) in dimensions and array.shape[self._axis_of(array)] == self.n_examples:
+            return
+        hint = ""
+        if shape[1 - self.axis] in array.shape:  # X has examples along the other axis
+            kind = "row" if self.axis else "column"
+            hint = f": if an example is a {kind} of X, pass fusegrad.Blocks(X, y, axis={1 - self.axis})"
+        raise ValueError(
+            f"{name}: expected {self.n_examples} examples as in X of shape {shape}, got shape {tuple(array.shape)}{hint}"
+        )
 
     def __len__(self) -> int:
         return -(-self.n_examples // self.block_size)
@@ -140,11 +137,14 @@ def is_sliced(array: Any) -> bool:
 
 
 def _as_sliced(name: str, array: Any) -> Any:
-    """A list, a series or a frame as an array; another array as it is."""
+    """An array that can be read in parts: a list, a series or a frame as an array, another one as it is."""
     if is_frame(array):
         return as_array(array, name).T
-    convert = isinstance(array, (list, tuple)) or hasattr(array, "__arrow_c_stream__")
-    return as_array(array, name) if convert else array
+    if isinstance(array, (list, tuple)) or hasattr(array, "__arrow_c_stream__"):
+        return as_array(array, name)
+    if not is_sliced(array):
+        raise TypeError(f"{name}: expected an array with a shape, a dtype and slices, got {type(array).__name__}")
+    return array
 
 
 def _chunk(array: Any, axis: int) -> int:
