@@ -14,9 +14,10 @@ Rejected: copying all examples into staging buffers in the shuffled order (steps
 shuffling over several blocks (all of them would be in memory at once).
 """
 
+import _thread
 import mmap
 import os
-import threading
+import weakref
 from collections.abc import Generator, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from fusegrad._engine.validation import Array, as_array, as_count, is_frame
 
 BLOCK_BYTES = 8 * 2**20  # of X, y and weights in a block
 SPAN_BYTES = 2**20  # that are read at once from a file, needed or not
-FORK_SECONDS = 1.0  # after which a process that waits for a block asks whether it was forked
+IDLE_SECONDS = 0.5  # after which a thread that waits looks whether the other one exists
 MOST_MAPPED = 512 * 2**20  # bytes of a memory map that is used in place, as an array
 
 
@@ -104,7 +105,8 @@ class Blocks:
             kind = "row" if self.axis else "column"
             hint = f": if an example is a {kind} of X, pass fusegrad.Blocks(X, y, axis={1 - self.axis})"
         raise ValueError(
-            f"{name}: expected {self.n_examples} examples as in X of shape {shape}, got shape {tuple(array.shape)}{hint}"
+            f"{name}: expected {self.n_examples} examples as in X of shape {shape}, "
+            f"got shape {tuple(array.shape)}{hint}"
         )
 
     def __len__(self) -> int:
@@ -401,8 +403,9 @@ class _Rest:
 class _Ahead:
     """Items of an iterator, one of which is always read ahead by a thread. Its exceptions are raised here.
 
-    Its queues are in C: an exception of a signal handler cannot leave them locked. The thread knows the queues alone,
-    so that it ends when this object goes, wherever an exception came from.
+    Exceptions of signal handlers may come at any moment. So the queues and the start of the thread are in C, where no
+    handler runs: those of `queue` and `threading` may stay locked, or raise another error. A thread that was not told
+    to end looks now and then whether this object exists; a `__del__` would lose an exception that comes within it.
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
@@ -410,11 +413,7 @@ class _Ahead:
         self._wanted: SimpleQueue[bool] = SimpleQueue()
         self._found: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         # Ctrl-C does not wait for a block that never comes: the thread ends with the process.
-        arguments = iter(items), self._wanted, self._found
-        threading.Thread(target=_read_ahead, args=arguments, name="fusegrad-blocks", daemon=True).start()
-
-    def __del__(self) -> None:
-        self._wanted.put(False)
+        _thread.start_new_thread(_read_ahead, (iter(items), self._wanted, self._found, weakref.ref(self)))
 
     def __enter__(self) -> Iterator[Any]:
         return self._iterate()
@@ -437,7 +436,7 @@ class _Ahead:
     def _next(self) -> tuple[Any, BaseException | None]:
         while True:
             try:
-                return self._found.get(timeout=FORK_SECONDS)
+                return self._found.get(timeout=IDLE_SECONDS)
             except Empty:
                 if os.getpid() != self._process:
                     raise RuntimeError(
@@ -446,8 +445,16 @@ class _Ahead:
                     ) from None
 
 
-def _read_ahead(items: Iterator[Any], wanted: "SimpleQueue[bool]", found: "SimpleQueue[Any]") -> None:
-    while wanted.get():
+def _read_ahead(items: Iterator[Any], wanted: "SimpleQueue[bool]", found: "SimpleQueue[Any]", owner: Any) -> None:
+    """The thread: an item for each True in `wanted`, until a False, an exception, or the end of its owner."""
+    while True:
+        try:
+            if not wanted.get(timeout=IDLE_SECONDS):
+                return
+        except Empty:
+            if owner() is None:
+                return
+            continue
         try:
             found.put((next(items, None), None))
         except BaseException as error:
