@@ -281,6 +281,7 @@ def test_targets_of_other_kinds_beside_blocks(tmp_path):
         assert same(net, expected)
 
 
+@pytest.mark.peers
 def test_dask_arrays():
     dask = pytest.importorskip("dask.array")
     X, y, _ = data()
