@@ -9,6 +9,8 @@ from support import in_a_new_process
 import fusegrad as fg
 from fusegrad._engine import threads as thread_rule
 
+pytestmark = pytest.mark.once  # the same code on each instruction set
+
 CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 
 

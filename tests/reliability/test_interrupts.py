@@ -9,6 +9,8 @@ from support import in_a_new_process, tried, within
 
 import fusegrad as fg
 
+pytestmark = pytest.mark.once  # the same code on each instruction set
+
 SETTING = """
 import signal, sys, threading, time
 import numpy as np, fusegrad as fg

@@ -11,6 +11,8 @@ from support import examples, in_a_new_process, perturbed, tried, within
 import fusegrad as fg
 from fusegrad._engine.engine import MOST_ENGINES
 
+pytestmark = pytest.mark.once  # the same code on each instruction set
+
 LAYERS = (fg.Linear(16, 64), fg.Sigmoid(), fg.Linear(64, 1))
 
 

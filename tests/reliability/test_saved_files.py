@@ -28,6 +28,8 @@ from support import in_a_new_process, tried, within
 import fusegrad as fg
 from fusegrad._engine import files
 
+pytestmark = pytest.mark.once  # the same code on each instruction set
+
 KEPT = Path(__file__).with_name("files")
 
 
