@@ -281,7 +281,8 @@ cdef class Engine:
         moments: of all examples, for a network that is one linear layer after folding. Steps are computed from them, unless
         the loss would have too few correct digits. private_generator: no other code uses the generator, and its lock is not
         acquired. order: of the examples, if it is not drawn here. carry: this is a part of an epoch, whose sums of losses and
-        weights so far, and last loss, are in it; they are updated. ranks: a fusegrad.distributed.Group of processes that train together.
+        weights so far, and last loss, are in it; they are updated. ranks: a fusegrad.distributed.Group of processes that train
+        together.
         Returns the number of finished epochs, whether all steps were computed from the moments, and, if there are fewer
         epochs than requested, what was not finite in a step: its "loss" or its "gradient". That step is not made, and
         its loss is stored as the loss of its epoch.
@@ -364,7 +365,8 @@ cdef class Engine:
         if ranks.by_rank:
             length = job.network.n_parameters
         else:
-            length = most_blocks_of(ranks, ceil_div(minimum(job.n_examples, job.batch), job.network.block)) * job.network.n_parameters
+            length = ceil_div(minimum(job.n_examples, job.batch), job.network.block)
+            length = most_blocks_of(ranks, length) * job.network.n_parameters
         group.reserve(length, parameters.dtype)
         ranks.own = read_flat("own", group.own, cnp.PyArray_SIZE(group.own))
         ranks.gathered = read_flat("gathered", group.gathered, cnp.PyArray_SIZE(group.gathered))

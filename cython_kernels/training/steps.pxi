@@ -441,14 +441,17 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
     cdef Network* network = &job.network
     cdef Py_ssize_t count, seen = job.n_seen, work = 0, epochs_work = 0
     cdef double loss = 0, total = job.seen_loss, seen_weight = job.seen_weight
-    cdef bint one_batch = job.n_examples <= job.batch and job.carry == NULL     # no mean over batches is needed: 2 % of the smallest step
+    # No mean over batches is needed: 2 % of the smallest step.
+    cdef bint one_batch = job.n_examples <= job.batch and job.carry == NULL
     # If the whole data set is one tile, it stays packed from step to step: 5 to 10 % of such a step.
     cdef bint one_tile = one_batch and job.order == NULL and job.n_examples <= network.tile
     if one_batch:
         job.batch_weight = weight_of_batch(job, 0, job.n_examples)
     while job.finished < job.n_epochs:
         if seen == 0 and job.bits != NULL:
-            shuffle(job.order, job.ranks.n_own if job.ranks.partitioned else job.n_examples, job.bits, job.generator_lock, &job.interrupt)
+            shuffle(
+                job.order, job.ranks.n_own if job.ranks.partitioned else job.n_examples, job.bits, job.generator_lock,
+                &job.interrupt)
         while seen < job.n_examples:
             count = minimum(job.batch, job.n_examples - seen)
             if not one_batch:
