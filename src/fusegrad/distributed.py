@@ -13,7 +13,6 @@ the launcher of the job ends the others.
 import builtins
 import json
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
@@ -306,6 +305,8 @@ def _rank_and_size(comm: Any) -> tuple[int, int]:
 
 def _place_of_process() -> int:
     """A number that processes have in common if they may use the same processors."""
+    import socket  # where it is needed: 5 ms of the import of fusegrad
+
     try:
         processors = sorted(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows

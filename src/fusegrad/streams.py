@@ -15,11 +15,9 @@ shuffling over several blocks (all of them would be in memory at once).
 """
 
 import _thread
-import mmap
 import os
 import weakref
 from collections.abc import Generator, Iterable, Iterator
-from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -189,6 +187,8 @@ class _MappedFile(NamedTuple):
         """None: not a map, or the file does not have its values: private changes, or it was deleted or replaced."""
         if not isinstance(array, np.memmap) or array.mode == "c" or array.filename is None:
             return None
+        from mmap import ALLOCATIONGRANULARITY
+
         try:
             mapped = np.frombuffer(array._mmap, "u1")  # type: ignore[attr-defined]  # not in its stub
             found = os.stat(array.filename)
@@ -197,7 +197,7 @@ class _MappedFile(NamedTuple):
         address = mapped.__array_interface__["data"][0]
         if _inode(address) not in (None, found.st_ino):
             return None
-        return cls(name, array.filename, address, array.offset - array.offset % mmap.ALLOCATIONGRANULARITY)
+        return cls(name, array.filename, address, array.offset - array.offset % ALLOCATIONGRANULARITY)
 
     def read(self, part: Array) -> Array:
         """A part of the map, read from the file."""
@@ -409,6 +409,8 @@ class _Ahead:
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
+        from queue import SimpleQueue
+
         self._process = os.getpid()
         self._wanted: SimpleQueue[bool] = SimpleQueue()
         self._found: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
@@ -434,6 +436,8 @@ class _Ahead:
             del found
 
     def _next(self) -> tuple[Any, BaseException | None]:
+        from queue import Empty
+
         while True:
             try:
                 return self._found.get(timeout=IDLE_SECONDS)
@@ -445,8 +449,10 @@ class _Ahead:
                     ) from None
 
 
-def _read_ahead(items: Iterator[Any], wanted: "SimpleQueue[bool]", found: "SimpleQueue[Any]", owner: Any) -> None:
-    """The thread: an item for each True in `wanted`, until a False, an exception, or the end of its owner."""
+def _read_ahead(items: Iterator[Any], wanted: Any, found: Any, owner: Any) -> None:
+    """The thread: an item for each True in the queue `wanted`, until a False, an exception, or the end of its owner."""
+    from queue import Empty
+
     while True:
         try:
             if not wanted.get(timeout=IDLE_SECONDS):
