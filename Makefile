@@ -45,7 +45,7 @@ QUICK = not peers and not exhaustive and not reliability and not once and not mp
 ## make test             build the wheel, install it, test it with each instruction set that the processor has
 test: $(VENV)/installed
 	@$(EACH_ISA) $(BIN)/pytest -q -m "$(QUICK)" tests || exit 1; done
-	$(BIN)/pytest -q -m "once and not reliability" tests
+	$(BIN)/pytest -q -m "once and not reliability and not peers" tests
 	$(BIN)/pytest -q --benchmark-disable benchmarks
 	$(BIN)/pytest -q --doctest-modules --pyargs fusegrad
 
