@@ -26,6 +26,15 @@ def network(n=6, dtype="float32", **options):
     )  # fmt: skip
 
 
+class Plain:
+    """An optimizer that runs in Python."""
+
+    lr = 0.05
+
+    def step(self, parameters, gradient):
+        parameters -= self.lr * gradient
+
+
 def blocks_of(X, y, size, weights=None):
     parts = [slice(i, i + size) for i in range(0, X.shape[1], size)]
     return [(X[:, p], y[:, p], *([] if weights is None else [weights[p]])) for p in parts]
@@ -109,12 +118,6 @@ def test_iterables_are_read_in_their_order():
 
 def test_rules_and_losses_in_python():
     X, y, _ = data("float64", m=700)
-
-    class Plain:
-        lr = 0.05
-
-        def step(self, parameters, gradient):
-            parameters -= self.lr * gradient
 
     class Absolute:
         def value_and_gradient(self, prediction, y):
@@ -266,6 +269,10 @@ def test_a_batch_larger_than_all_blocks(dtype):
         options = {"epochs": 3, "batch_size": 10**5, "shuffle": False}
         first = whole.fit(X, y, optimizer=fg.Adam(), **options)
         second = streamed.fit(blocks_of(X, y, 7), optimizer=fg.Adam(), **options)
+        assert same(whole, streamed, first, second)
+        whole, streamed = network(dtype=dtype), network(dtype=dtype)
+        first = whole.fit(X, y, optimizer=Plain(), **options)
+        second = streamed.fit(blocks_of(X, y, 7), optimizer=Plain(), **options)
         assert same(whole, streamed, first, second)
 
 
@@ -578,10 +585,6 @@ def test_weights_that_are_all_0():
 
 
 def test_a_resumed_fit_of_uncounted_blocks():
-    class Plain:
-        def step(self, parameters, gradient):
-            pass
-
     X, y, _ = data(m=300)
     with pytest.raises(ValueError, match="initial_epoch: expected 0, or an optimizer of fusegrad, which counts"):
         network().fit(blocks_of(X, y, 100), optimizer=Plain(), epochs=3, initial_epoch=1, batch_size=50)

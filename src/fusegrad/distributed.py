@@ -65,8 +65,7 @@ class Group:
         self.comm, self.partitioned, self.by_rank = comm, False, False
         self.rank, self.size = _rank_and_size(comm)
         self.closed = False
-        outer: Group | None = getattr(_innermost, "group", None)
-        self._outer = None if outer is None or outer.closed else outer  # one that has failed has not left
+        self._outer: Group | None = getattr(_innermost, "group", None)
         _innermost.group = self
         self.header = np.zeros(LOSSES + MOST_BLOCKS + MOST_TEXT // 8)
         self.headers = np.zeros((self.size, self.header.size)).reshape(-1)

@@ -536,15 +536,19 @@ class Sequential(Module):
         (True, True)
         """
         with join(comm) as group:
-            set_mode(group, partitioned, reduction)
-            options = FitOptions(
-                optimizer=optimizer, epochs=epochs, initial_epoch=initial_epoch, batch_size=batch_size, shuffle=shuffle,
-                rng=rng, schedule=schedule, sample_weight=sample_weight, validation_data=validation_data,
-                metrics=metrics, keep_best=keep_best, callbacks=callbacks, on_divergence=on_divergence, verbose=verbose,
-                n_threads=n_threads, moments=moments,
-            )  # fmt: skip
-            with self._engine.lock, Computing():
-                return fit(self._trainee(), X, y, options, group)
+            try:
+                set_mode(group, partitioned, reduction)
+                options = FitOptions(
+                    optimizer=optimizer, epochs=epochs, initial_epoch=initial_epoch, batch_size=batch_size,
+                    shuffle=shuffle, rng=rng, schedule=schedule, sample_weight=sample_weight,
+                    validation_data=validation_data, metrics=metrics, keep_best=keep_best, callbacks=callbacks,
+                    on_divergence=on_divergence, verbose=verbose, n_threads=n_threads, moments=moments,
+                )  # fmt: skip
+                with self._engine.lock, Computing():
+                    return fit(self._trainee(), X, y, options, group)
+            finally:
+                if group is not None:
+                    group.leave()
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))}, {describe_objective(self)}dtype={self.dtype.name!r})"

@@ -573,6 +573,8 @@ class _Run:
         with closing(self._parts()) as parts:
             for part in parts:
                 n_batches += -(-part.n_examples // self.batches.size)
+                if part.is_all:  # fewer examples than a batch: the plan is that of an array with them
+                    self.compiled_engine = self.engine.compiled(part.n_examples, self.n_threads)
                 loss = self._compiled_steps(part, sums) if self.compiled else self._python_steps(part, sums)
                 if not isfinite(loss):
                     if self.stream is not None:
@@ -590,8 +592,6 @@ class _Run:
         """The steps of a part. Returns a loss that is not finite, or 0."""
         self._add_rates(-(-part.n_examples // self.batches.size))
         X, y, weights = part.batch
-        if part.is_all:  # fewer examples than a batch: as the plan of an array with them would compute it
-            self.compiled_engine = self.engine.compiled(part.n_examples, self.n_threads)
         finished, _ = self._train(X, y, weights, self.one_loss, order=part.order, carry=sums)
         if finished:
             return 0.0
@@ -747,7 +747,6 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions, group: Group | No
             net.parameters = context.restored[-1]
         if group is not None:
             _meet(group, run, history, stopped)
-            group.leave()
     except MemoryError:
         if start is not None:
             start.restore(run)

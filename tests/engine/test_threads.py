@@ -120,7 +120,7 @@ def test_python_threads_that_compute_share_the_processors(threads):
             assert in_other_threads(1, fg.get_num_threads) == 3
         assert thread_rule._computing == {threading.get_ident(): np.inf}
     assert thread_rule._computing == {}
-    # A number that is asked for is not divided.
+    # A number that is passed, or set, is not divided.
     assert in_other_threads(2, lambda: thread_rule.resolve_threads(5)) == 5
     threads(4)
     assert in_other_threads(2, fg.get_num_threads) == 4

@@ -219,6 +219,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
         mean = np.mean(members, axis=0)
         return (mean, np.std(members, axis=0)) if return_std else mean
 
+    # The decorator has no types: scikit-learn has none.
     @available_if(lambda self: self.solver != "lbfgs" and self.preset is None)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MLPRegressor":
         """Train for one more epoch.
@@ -417,6 +418,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 
+    # The decorator has no types: scikit-learn has none.
     @available_if(lambda self: self.solver != "lbfgs" and self.preset is None)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> "MLPClassifier":
         """Train for one more epoch.
