@@ -458,9 +458,10 @@ count = 0
 def handler(*_):
     global count
     count += 1
-    if count == 2:
+    if count >= 2:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    raise Often
+    if count <= 2:      # a third one may be on its way by then
+        raise Often
 
 signal.signal(signal.SIGALRM, handler)
 rank = int(sys.argv[1])
