@@ -12,6 +12,7 @@ FUNCTIONS: tuple[str, ...]
 FROM_ACTIVATION: int
 RULES: dict[str, int]
 SCHEDULES: tuple[str, ...]
+HEADER: dict[str, int]
 MOST_STEPS: int
 lanes: int
 panel: int

@@ -218,6 +218,14 @@ def test_csv_as_people_write_it(run):
         assert says in notes
 
 
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_two_columns_of_one_name(run, separator):
+    header = separator.join(["\ufeffsize", '"size"', "price"])
+    Path("t.csv").write_text("\n".join([header, *[separator.join("123")] * 9]))
+    _, error = run("train", "t.csv", "--target", "price", code=1)
+    assert error == "fusegrad: t.csv: 2 columns are named 'size': rename or remove all but one\n"
+
+
 def test_targets_that_are_none(run):
     base = cars().drop("kind")
     for column, says in (

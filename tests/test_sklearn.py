@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("sklearn", reason="the sklearn extra")
 
 import joblib
-from sklearn.base import clone
+import sklearn
+from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, make_classification
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import PoissonRegressor, QuantileRegressor
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, check_cv, cross_val_score, cross_validate
 from sklearn.neural_network import MLPClassifier as TheirClassifier
 from sklearn.neural_network import MLPRegressor as TheirRegressor
 from sklearn.pipeline import make_pipeline
@@ -369,6 +370,28 @@ def test_pipelines_and_searches():
     assert cross_val_score(pipe, X, y, cv=3).min() > 0.9
     search = GridSearchCV(pipe, {"mlpclassifier__alpha": [1e-4, 1e-2]}, cv=2, n_jobs=2).fit(X, y)
     assert search.best_score_ > 0.9
+
+
+@BOTH
+def test_metadata_routing(estimator):
+    """Weights go to the fits and to the scores, if they are asked for, and only then."""
+    X, y = two()
+    weights = np.random.default_rng(0).uniform(size=len(y))
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = estimator(hidden_layer_sizes=8, max_iter=5, random_state=0)
+        for fits, scores in ((True, True), (True, False), (False, True)):
+            model.set_fit_request(sample_weight=fits).set_score_request(sample_weight=scores)
+            pipe = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), model)
+            found = cross_validate(pipe, X, y, cv=2, params={"sample_weight": weights}, return_estimator=True)
+            folds = check_cv(2, y, classifier=is_classifier(model)).split(X, y)
+            for fitted, score, (train, test) in zip(found["estimator"], found["test_score"], folds, strict=True):
+                w_train, w_test = weights[train] if fits else None, weights[test] if scores else None
+                scaler = StandardScaler().fit(X[train])
+                alone = clone(model).fit(scaler.transform(X[train]), y[train], sample_weight=w_train)
+                np.testing.assert_array_equal(fitted[-1].coefs_[0], alone.coefs_[0])
+                assert score == alone.score(scaler.transform(X[test]), y[test], sample_weight=w_test)
+        model.set_partial_fit_request(sample_weight=True)
+        assert model.get_metadata_routing().partial_fit.requests["sample_weight"] is True
 
 
 @BOTH

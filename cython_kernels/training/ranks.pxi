@@ -20,7 +20,7 @@ one message with header and gradient (a rank that stops would have to know how l
 """
 
 cdef enum:
-    # Places in a header, float64; `Group` in fusegrad/distributed.py has the same. The first four must agree.
+    # Places in a header, float64. The first four must agree.
     HEADER_STATUS = 0           # 0: computing
     HEADER_PLACE = 1            # where the rank is: IN_STEP, or a place in Python
     HEADER_NUMBER = 2           # of the step
@@ -31,6 +31,12 @@ cdef enum:
     HEADER_TEXT_BYTES = 2048
     HEADER_AGREED = 4           # so many numbers must agree
     IN_STEP = 1
+
+#: The places that `fusegrad.distributed` uses.
+HEADER = {
+    "status": HEADER_STATUS, "place": HEADER_PLACE, "number": HEADER_NUMBER, "weight": HEADER_WEIGHT, "losses": HEADER_LOSSES,
+    "text": HEADER_TEXT, "text_bytes": HEADER_TEXT_BYTES, "agreed": HEADER_AGREED,
+}
 
 
 cdef struct Ranks:

@@ -23,14 +23,16 @@ from zlib import crc32
 import numpy as np
 
 from fusegrad._engine.dispatch import ISA, by_dtype
+from fusegrad._engine.engine import Batch, NetworkEngine
 from fusegrad._engine.moments import CHUNK, Moments, MomentSums
 from fusegrad._engine.threads import default_threads
-from fusegrad._engine.validation import Array, as_count, as_flag
+from fusegrad._engine.validation import Array, as_count, as_flag, is_frame
 
-#: Places in a header, as in cython_kernels/training/ranks.pxi.
-STATUS, PLACE, NUMBER, LENGTH, WEIGHT, LOSSES = range(6)
-MOST_BLOCKS = 64  # of a batch
-MOST_TEXT = 256 * 8  # bytes of a text in a header
+_kernels = by_dtype[np.dtype("float64")]
+#: The layout of a header: see cython_kernels/training/ranks.pxi.
+STATUS, PLACE, NUMBER, WEIGHT, LOSSES, TEXT, TEXT_BYTES, AGREED = (
+    _kernels.HEADER[name] for name in ("status", "place", "number", "weight", "losses", "text", "text_bytes", "agreed")
+)
 #: The argument that says whether ranks have the same data.
 DATA = "data"
 #: Where a rank may be. Compiled steps are at place 1.
@@ -67,7 +69,7 @@ class Group:
         self.closed = False
         self._outer: Group | None = getattr(_innermost, "group", None)
         _innermost.group = self
-        self.header = np.zeros(LOSSES + MOST_BLOCKS + MOST_TEXT // 8)
+        self.header = np.zeros(TEXT + TEXT_BYTES // 8)
         self.headers = np.zeros((self.size, self.header.size)).reshape(-1)
         self.has_none = False
         self.n_examples = self.n_own = self.n_before = 0
@@ -89,13 +91,16 @@ class Group:
         self._set_text(text)
         _kernels.communicate(self, place, number, length, calls)
 
+    def _headers(self) -> Array:
+        """The headers of all ranks, one in each row."""
+        return self.headers.reshape(self.size, -1)
+
     def _set_text(self, text: str) -> None:
-        data = text.encode(errors="replace")[:MOST_TEXT].ljust(MOST_TEXT, b"\0")
-        self.header[LOSSES + MOST_BLOCKS :] = np.frombuffer(data, "float64")
+        data = text.encode(errors="replace")[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0")
+        self.header[TEXT:] = np.frombuffer(data, "float64")
 
     def _text(self, rank: int) -> str:
-        values = self.headers.reshape(self.size, -1)[rank, LOSSES + MOST_BLOCKS :]
-        return values.tobytes().rstrip(b"\0").decode(errors="replace")
+        return self._headers()[rank, TEXT:].tobytes().rstrip(b"\0").decode(errors="replace")
 
     def raise_disagreement(self) -> None:
         """Raise the error of the first rank that has failed; or say how ranks differ."""
@@ -103,12 +108,12 @@ class Group:
         while outer is not None:
             outer.closed = outer.closed or outer.comm is self.comm
             outer = outer._outer
-        headers = self.headers.reshape(self.size, -1)
+        headers = self._headers()
         for rank in range(self.size):
             if headers[rank, STATUS]:
                 raise self._error(rank)
         own = headers[0]
-        rank = next((rank for rank in range(self.size) if (headers[rank, :WEIGHT] != own[:WEIGHT]).any()), 0)
+        rank = next((rank for rank in range(self.size) if (headers[rank, :AGREED] != own[:AGREED]).any()), 0)
         other = headers[rank]
         if own[PLACE] == other[PLACE] == START:
             raise ValueError(f"comm: expected the same arguments on all ranks, got {self._difference(rank)}")
@@ -144,10 +149,6 @@ class Group:
         hint = "; is partitioned=True missing?" if name == "n_examples" else ""
         return f"{name} {first.get(name)} on rank 0, {second.get(name)} on rank {rank}{hint}"
 
-    def any_rank(self, flag: bool) -> bool:
-        """Whether a flag is set on any rank; each has set ``header[WEIGHT]`` before the last exchange."""
-        return bool(self.headers.reshape(self.size, -1)[:, WEIGHT].any()) or flag
-
     def leave(self) -> None:
         """The fit has ended, in this thread."""
         _innermost.group = self._outer
@@ -155,13 +156,18 @@ class Group:
     # ---- the start of a fit ----
 
     def start(
-        self, description: dict[str, Any], n_own: int, n_threads: int | None, seed: int | None, flag: bool
+        self, description: dict[str, Any], data: Batch | None, n_threads: int | None, seed: int | None, flag: bool
     ) -> tuple[int | None, int | None, bool]:
-        """Compare the arguments of all ranks, and count their examples.
+        """Compare the arguments of all ranks, and count their examples. data: None if they are read in blocks.
 
         Returns the number of threads for this rank, the seed of rank 0, and whether the flag of any rank is set.
         """
-        text = json.dumps({**description, "instruction set": ISA}, default=str)
+        n_own = 0 if data is None or self.has_none else data.X.shape[1]
+        mode = {"reduction": "ranks" if self.by_rank else "blocks", "instruction set": ISA}
+        description = {**description, "partitioned": self.partitioned, **mode}
+        if data is not None and not self.partitioned:  # parts of equal size are easily passed by mistake
+            description |= {"n_examples": n_own, DATA: _checksum(data)}
+        text = json.dumps(description, default=str)
         here = np.array([n_own, _place_of_process(), 0 if seed is None else seed, flag], np.uint64)
         everywhere = np.empty((self.size, len(here)), np.uint64)
         self.exchange(START, crc32(text.encode()), 0, partial(self.comm.Allgather, here, everywhere), text=text)
@@ -182,15 +188,37 @@ class Group:
         filled = [array for array in arrays if array.size]
         self.exchange(STATES, 0, sum(a.nbytes for a in filled), *(partial(self.comm.Bcast, array) for array in filled))
 
-    def mean(self, value: float, weight: float) -> float:
-        """The mean of a value over all ranks, which have weights."""
-        self.header[WEIGHT], self.header[LOSSES] = weight, value
+    def meet(self, n_epochs: int, parameters: Array, numbers: tuple[float, ...], stopped: bool) -> bool:
+        """After some epochs: raise if a rank has other parameters or numbers. Returns whether any has stopped."""
+        self.header[WEIGHT] = stopped
+        self.exchange(EPOCHS, n_epochs, crc32(parameters.data, crc32(np.array(numbers).data)))
+        return bool(self._headers()[:, WEIGHT].any())
+
+    def mean(self, value: float, validation: Batch) -> float:
+        """The mean of a value over the validation data of all ranks, if each has its own."""
+        if not self.partitioned:
+            return value
+        self.header[WEIGHT], self.header[LOSSES] = validation.total_weight(), value
         self.exchange(VALIDATION)
-        headers = self.headers.reshape(self.size, -1)
-        weights, values = headers[:, WEIGHT], headers[:, LOSSES]
+        weights, values = self._headers()[:, [WEIGHT, LOSSES]].T
         return float((weights * values).sum() / weights.sum())
 
     # ---- partitioned examples ----
+
+    def own_batch(self, engine: NetworkEngine, X: Any, y: Any, sample_weight: Any) -> Batch:
+        """The examples of this rank, validated; if it has none, one that is not used."""
+        if not self.partitioned:
+            return engine.batch(X, y, sample_weight)
+        shape, n_features = np.shape(X), engine.n_features
+        none = (0, n_features) if is_frame(X) else (n_features, 0)
+        self.has_none = shape == none or (shape == (0,) and n_features == 1)
+        if not self.has_none:
+            return engine.batch(X, y, sample_weight, part=True)
+        rows = 1 if engine.classes is not None else engine.n_outputs
+        if np.ndim(y) == 2:
+            rows = np.shape(y)[1 if is_frame(y) else 0]
+        weights = None if sample_weight is None else np.zeros(1, engine.dtype)
+        return Batch(np.zeros((n_features, 1), engine.dtype), np.zeros((rows, 1), engine.dtype), weights)
 
     def share_blocks(self, X: Array, y: Array, weights: Array | None, block: int) -> None:
         """Which blocks of a full batch are this rank's: `first_blocks` and `shared`, see `_share`."""
@@ -283,7 +311,6 @@ def set_mode(group: Group | None, partitioned: Any, reduction: Any) -> None:
         raise ValueError("comm: expected a communicator beside partitioned and reduction, got None")
 
 
-_kernels = by_dtype[np.dtype("float64")]
 _innermost = threading.local()  # the group of the fit that this thread runs, or that its callback runs
 
 
@@ -300,6 +327,13 @@ def _rank_and_size(comm: Any) -> tuple[int, int]:
             f"Allgather, Allreduce and Bcast, got {comm!r}"
         )
     return rank, size
+
+
+def _checksum(batch: Batch) -> int:
+    """Of the first features of some examples, and of their targets."""
+    some = np.linspace(0, batch.X.shape[1] - 1, 16).astype(int)
+    parts = [batch.X[:1000, some], batch.y[:1000, some], *([] if batch.weights is None else [batch.weights[some]])]
+    return crc32(b"".join(part.tobytes() for part in parts))
 
 
 def _place_of_process() -> int:

@@ -14,7 +14,8 @@ from fusegrad.losses import as_loss
 from fusegrad.module import Module, describe_objective
 from fusegrad.optimizers import COMPILED_STEP, SupportsStep
 from fusegrad.predictor import Predictor
-from fusegrad.training import FitOptions, Trainee, fit, train_step
+from fusegrad.steps import Trainee, train_step
+from fusegrad.training import FitOptions, fit
 
 #: Modules whose classes refuse unknown attributes.
 OWN_MODULES = ("fusegrad.networks", "fusegrad.course")

@@ -20,15 +20,13 @@ Rejected: checking all of X and y before each fit (a tenth of a short fit of a l
 parameters per epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 """
 
-import inspect
-import struct
 import time
-import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from math import inf, isfinite
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,13 +36,14 @@ from fusegrad._engine.moments import Moments
 from fusegrad._engine.moments import moments as take_moments
 from fusegrad._engine.plan import moments_pay, step_work
 from fusegrad._engine.shuffled import ExampleMajor
-from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_generator, as_number, is_frame
-from fusegrad.distributed import CHECKED, DATA, EPOCHS, WEIGHT, Group
+from fusegrad._engine.validation import Array, as_count, as_flag, as_generator, as_number
+from fusegrad.distributed import CHECKED, Group
 from fusegrad.history import ADVICE, DivergenceError, History, last_loss, record
 from fusegrad.metrics import named_metrics
-from fusegrad.optimizers import SGD, Optimizer, bind, copy_into, runs_compiled
+from fusegrad.optimizers import Optimizer, copy_into, runs_compiled
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
 from fusegrad.schedules import is_compiled
+from fusegrad.steps import Trainee, loss_of, measure, python_step, take
 from fusegrad.streams import Part, Stream, as_blocks, take_examples
 
 LOOK_SECONDS = 0.1  # between two updates of a progress bar
@@ -53,126 +52,6 @@ FIRST_WORK = 1 << 30  # multiply-adds of the first stretch: 0.2 s in float64 wit
 MOST_GROWTH = 16  # of the number of epochs, from one stretch to the next
 STEP_WORK = 1 << 10  # multiply-adds that take as long as the overhead of a step
 MOST_AHEAD = 1 << 16  # most losses, and learning rates, of a stretch
-
-
-class Network(Protocol):
-    """The part of a network that a fit uses."""
-
-    parameters: Any  # the flat buffer
-
-    def forward(self, X: Any) -> Array:
-        """Predict."""
-
-    def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The loss, for validation."""
-
-    def loss_and_gradient(
-        self, X: Any, y: Any, *, sample_weight: Any = None, training_step: int | None = None
-    ) -> tuple[float, Array]:
-        """Called by steps if it is overridden."""
-
-
-class Trainee(NamedTuple):
-    """A network that is trained, and its engine."""
-
-    net: Network
-    engine: NetworkEngine
-    layout: str  # by which an optimizer identifies the network
-    overridden: bool  # whether its `loss_and_gradient` is: then steps call it
-    compiled_loss: Any  # its `loss`, unless that is overridden
-
-
-# ---- one step ------------------------------------------------------------------------------------------
-
-
-def take(trainee: Trainee, optimizer: Any) -> bool:
-    """Bind an optimizer to a network, or raise. Returns whether its steps run compiled."""
-    compiled = runs_compiled(optimizer) and not trainee.overridden and trainee.engine.loss_compiled
-    engine = trainee.engine
-    if trainee.overridden and engine.dropout_seed is not None:
-        parameters = inspect.signature(trainee.net.loss_and_gradient).parameters.values()
-        if not any(p.name == "training_step" or p.kind is p.VAR_KEYWORD for p in parameters):
-            raise TypeError("loss_and_gradient: expected it to take training_step=, since a layer has dropout")
-    if isinstance(optimizer, Optimizer):
-        bind(optimizer, engine.parameters, engine.lock, trainee.layout, engine.places, compiled)
-    return compiled
-
-
-def train_step(trainee: Trainee, X: Any, y: Any, sample_weight: Any, optimizer: Any) -> float:
-    """See `Sequential.train_step`."""
-    engine = trainee.engine
-    batch = engine.batch(X, y, sample_weight, vectors=True)
-    with engine.lock:
-        if take(trainee, optimizer):
-            return engine.step(batch, optimizer)
-        return python_step(trainee, engine.compiled(batch.X.shape[1]), batch, optimizer)
-
-
-def python_step(trainee: Trainee, compiled_engine: Any, batch: Batch, optimizer: Any) -> float:
-    """A step in Python, for overridden methods; the numbers are those of the compiled step."""
-    engine = trainee.engine
-    training_step = None
-    if engine.dropout_seed is not None:
-        training_step = optimizer.n_steps if isinstance(optimizer, Optimizer) else engine.loop_steps
-    if not isinstance(optimizer, Optimizer):
-        engine.loop_steps += 1
-    point = engine.parameters
-    if isinstance(optimizer, SGD) and optimizer.nesterov:
-        point = as_flat(optimizer.look_ahead(engine.parameters), "look_ahead", engine.dtype, engine.n_parameters)
-    if trainee.overridden:
-        value, gradient = _overridden_gradient(trainee, batch, point, training_step)
-    else:
-        gradient = np.empty(engine.n_parameters, engine.dtype)
-        value = engine.gradient_of(compiled_engine, batch, point, gradient, training_step=training_step)
-    if not isfinite(value):
-        return value
-    if not engine.kernels.is_finite(gradient):
-        return inf
-    n_steps = getattr(optimizer, "n_steps", None)
-    optimizer.step(engine.parameters, gradient)
-    if isinstance(optimizer, Optimizer) and optimizer.n_steps == n_steps:
-        optimizer.n_steps += 1  # for a class whose step does not increment it
-    return value
-
-
-def loss_of(trainee: Trainee, batch: Batch) -> float:
-    """The loss of a validated batch, by the network's own method if that is overridden."""
-    engine = trainee.engine
-    if getattr(trainee.net.loss, "__func__", None) is trainee.compiled_loss:
-        return engine.gradient_of(engine.compiled(batch.X.shape[1], folding=False), batch, engine.parameters, None)
-    X, y, arguments = _as_passed(engine, batch)
-    return trainee.net.loss(X, y, **arguments)
-
-
-def _as_passed(engine: NetworkEngine, batch: Batch) -> tuple[Array, Array, dict[str, Array]]:
-    """A validated batch as arguments of an overridden method: class numbers are integers (m,)."""
-    X, y, weights = batch
-    if engine.classes is not None and len(y) == 1:
-        y = y[0].astype(np.intp)
-    return X, y, {} if weights is None else {"sample_weight": weights}
-
-
-def _overridden_gradient(
-    trainee: Trainee, batch: Batch, point: Array, training_step: int | None
-) -> tuple[float, Array]:
-    """The result of an overridden `loss_and_gradient` at a point. It reads the parameters from the network."""
-    net, engine = trainee.net, trainee.engine
-    X, y, passed = _as_passed(engine, batch)
-    arguments: dict[str, Any] = dict(passed)
-    if training_step is not None:
-        arguments["training_step"] = training_step
-    if point is engine.parameters:
-        value, gradient = net.loss_and_gradient(X, y, **arguments)
-    else:
-        start = engine.parameters.copy()
-        engine.lock.set_incomplete("a step")
-        try:
-            engine.parameters[:] = point
-            value, gradient = net.loss_and_gradient(X, y, **arguments)
-        finally:
-            engine.parameters[:] = start
-            engine.lock.set_incomplete("an epoch")
-    return float(value), as_flat(gradient, "loss_and_gradient", engine.dtype, engine.n_parameters)
 
 
 # ---- epochs ----------------------------------------------------------------------------------------------
@@ -609,7 +488,7 @@ class _Run:
             if weights is not None and not weights.any():
                 continue  # no step
             batch = Batch(X[:, which], y[:, which], weights)
-            weight = _weight_of(batch)
+            weight = batch.total_weight()
             if self.schedule is not None:
                 self.optimizer.lr = self.last_rate = self.rate(self.n_steps)
             loss = python_step(self.trainee, self.compiled_engine, batch, self.optimizer)
@@ -714,15 +593,15 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions, group: Group | No
                 measured: dict[str, float] = {}
                 if validation is not None:
                     loss = loss_of(trainee, validation)
-                    if group is not None and group.partitioned:
-                        loss = group.mean(loss, _weight_of(validation))
+                    if group is not None:
+                        loss = group.mean(loss, validation)
                     measured["validation_loss"] = loss
                     history.validation_loss.append(loss)
                     if options.keep_best and loss < best_loss:
                         best, best_loss = copy_into(best, engine.parameters), loss
                     for name, value in measure(trainee, validation, options.metrics):
-                        if group is not None and group.partitioned:
-                            value = group.mean(value, _weight_of(validation))
+                        if group is not None:
+                            value = group.mean(value, validation)
                         measured[name] = value
                         history.metrics[name].append(value)
                 for i, callback in enumerate(callbacks):
@@ -765,27 +644,8 @@ def _data(engine: NetworkEngine, X: Any, y: Any, options: FitOptions, group: Gro
         if group is not None and group.partitioned:
             raise ValueError("partitioned: expected arrays in memory, got data that are read in blocks")
         return Stream(blocks, engine, options.epochs - options.initial_epoch)
-    if group is not None and group.partitioned and _has_none(engine, X):
-        group.has_none = True
-        return _placeholder(engine, y, options)
-    return _own_views(engine.batch(X, y, options.sample_weight, part=group is not None and group.partitioned))
-
-
-def _has_none(engine: NetworkEngine, X: Any) -> bool:
-    """Whether X has the features of the network, and no example."""
-    shape = np.shape(X)
-    return shape == ((0, engine.n_features) if is_frame(X) else (engine.n_features, 0)) or (
-        shape == (0,) and engine.n_features == 1
-    )
-
-
-def _placeholder(engine: NetworkEngine, y: Any, options: FitOptions) -> Batch:
-    """One example, which is not used, for a process that has none."""
-    rows = 1 if engine.classes is not None else engine.n_outputs
-    if np.ndim(y) == 2:
-        rows = np.shape(y)[1 if is_frame(y) else 0]
-    weights = None if options.sample_weight is None else np.zeros(1, engine.dtype)
-    return Batch(np.zeros((engine.n_features, 1), engine.dtype), np.zeros((rows, 1), engine.dtype), weights)
+    read = engine.batch if group is None else partial(group.own_batch, engine)
+    return _own_views(read(X, y, options.sample_weight))
 
 
 def _is_seen(options: FitOptions) -> bool:
@@ -804,54 +664,27 @@ def _start(trainee: Trainee, data: Batch | Stream, options: FitOptions, group: G
     described = {
         "layers": trainee.layout, "dtype": engine.dtype.name, "loss": repr(engine.loss_function), "l2": engine.l2,
         "optimizer": repr(options.optimizer), "epochs": options.epochs, "initial_epoch": options.initial_epoch,
-        "batch_size": options.batch_size, "shuffle": options.shuffle, "partitioned": group.partitioned,
-        "reduction": "ranks" if group.by_rank else "blocks", "moments": options.moments,
+        "batch_size": options.batch_size, "shuffle": options.shuffle, "moments": options.moments,
         "validation": options.validation_data is not None, "keep_best": options.keep_best,
         "schedule": repr(options.schedule) if is_compiled(options.schedule) else options.schedule is not None,
         "streamed": isinstance(data, Stream), "weights": options.sample_weight is not None,
     }  # fmt: skip
-    if isinstance(data, Batch) and not group.partitioned:  # parts of equal size are easily passed by mistake
-        described |= {"n_examples": data.X.shape[1], DATA: _checksum(data)}
-    n_own = 0 if isinstance(data, Stream) or group.has_none else data.X.shape[1]
+    examples = None if isinstance(data, Stream) else data
     n_threads, seed, seen = group.start(
-        described, n_own, options.n_threads, engine.dropout_seed, _is_seen(options) or options.verbose > 0
+        described, examples, options.n_threads, engine.dropout_seed, _is_seen(options) or options.verbose > 0
     )
     engine.set_dropout_seed(seed)
     return n_threads, seen
 
 
-def _weight_of(batch: Batch) -> float:
-    """The sum of the weights of its examples."""
-    return float(batch.X.shape[1] if batch.weights is None else batch.weights.sum(dtype="float64"))
-
-
-def _checksum(batch: Batch) -> int:
-    """Of the first features of some examples, and of their targets."""
-    some = np.linspace(0, batch.X.shape[1] - 1, 16).astype(int)
-    parts = [batch.X[:1000, some], batch.y[:1000, some], *([] if batch.weights is None else [batch.weights[some]])]
-    return zlib.crc32(b"".join(part.tobytes() for part in parts))
-
-
 def _meet(group: Group, run: _Run, history: History, stopped: bool) -> bool:
-    """After some epochs: whether all processes have the same network, and whether one of them wants to stop."""
-    numbers = struct.pack("2d", run.learning_rate() or 0.0, (history.validation_loss or [0.0])[-1])
-    group.header[WEIGHT] = stopped
-    group.exchange(EPOCHS, history.epochs, zlib.crc32(run.engine.parameters.data, zlib.crc32(numbers)))
-    return group.any_rank(stopped)
+    """After some epochs of several processes: see `Group.meet`."""
+    numbers = run.learning_rate() or 0.0, (history.validation_loss or [0.0])[-1]
+    return group.meet(history.epochs, run.engine.parameters, numbers, stopped)
 
 
 def _nothing(context: FitContext) -> None:
     """For callbacks without `on_start` or `on_end`."""
-
-
-def measure(trainee: Trainee, batch: Batch, metrics: Any) -> Iterator[tuple[str, float]]:
-    """The metrics of a validated batch."""
-    if not metrics:
-        return
-    X, y, _ = _as_passed(trainee.engine, batch)
-    prediction = trainee.net.forward(X)
-    for name, metric in metrics.items():
-        yield name, as_number(metric(y, prediction), f"metrics: {name}", finite=False)
 
 
 def _wants_stop(i: int, answer: Any) -> bool:

@@ -48,6 +48,10 @@ class Batch(NamedTuple):
     y: Array
     weights: Array | None
 
+    def total_weight(self) -> float:
+        """The sum of the weights of its examples."""
+        return float(self.X.shape[1] if self.weights is None else self.weights.sum(dtype="float64"))
+
 
 class NetworkEngine:
     """The parameters of a network and its compiled engines.

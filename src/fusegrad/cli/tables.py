@@ -1,5 +1,6 @@
 """Tables from files, and to files, by polars."""
 
+import csv
 import gzip
 import sys
 from pathlib import Path
@@ -30,10 +31,21 @@ def options_of(path: Path) -> dict[str, Any]:
     options: dict[str, Any] = {
         "infer_schema_length": None, "try_parse_dates": True, "null_values": MISSING, "glob": False,
     }  # fmt: skip
-    with gzip.open(path) if kind_of(path) == ".csv.gz" else path.open("rb") as file:
-        header = file.readline(1 << 20).decode("utf-8", "replace")
-    separator = max(SEPARATORS, key=header.count)
+    separator = max(SEPARATORS, key=_header(path).count)
     return options if separator == "," else {**options, "separator": separator}
+
+
+def _header(path: Path) -> str:
+    with gzip.open(path) if kind_of(path) == ".csv.gz" else path.open("rb") as file:
+        return file.readline(1 << 20).decode("utf-8-sig", "replace")
+
+
+def _check_names(path: Path, separator: str) -> None:
+    """Raise if two columns of a CSV file have one name: polars would rename one of them."""
+    names = next(csv.reader([_header(path)], delimiter=separator), [])
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path}: {names.count(twice)} columns are named {twice!r}: rename or remove all but one")
 
 
 def read(path: Path) -> polars.DataFrame:
@@ -45,7 +57,10 @@ def read(path: Path) -> polars.DataFrame:
         if not path.is_file():
             raise InputError(f"{path}: not a file")
         function = polars.read_parquet if kind_of(path) == ".parquet" else polars.read_csv
-        table: polars.DataFrame = function(path, **options_of(path))
+        options = options_of(path)
+        if kind_of(path) != ".parquet":
+            _check_names(path, options.get("separator", ","))
+        table: polars.DataFrame = function(path, **options)
         table = table.with_columns(polars.selectors.decimal().cast(polars.Float64))
     except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{path}: not a table that polars can read: {str(error).splitlines()[0]}") from None
