@@ -17,6 +17,7 @@ MOST_STEPS: int
 lanes: int
 panel: int
 shared_rows: int
+packed_columns: int
 
 @final
 class TrainingLock:

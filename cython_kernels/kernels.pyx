@@ -28,7 +28,7 @@ from vector cimport (
     interleave_parts_low, join_words, keep_first_lanes, kept, load, load_column, load_first, load_half,
     load_parts, load_splat_column, load_unaligned, magnitude, multiply_add, multiply_add_column,
     multiply_add_double, multiply_add_half, multiply_add_one, multiply_words, no_magnitudes, odd_lanes, opaque,
-    places_of, power_of_two, prefetch, real, splat, splat_column, splat_group, splat_half, splat_word,
+    places_of, power_of_two, prefetch, quotient, real, splat, splat_column, splat_group, splat_half, splat_word,
     spread_groups, square_root, store, store_column, store_first, store_unaligned, take_lanes, times_complement,
     times_power, vcolumn, vhalf, vreal, vwords, where_positive, with_sign_of, words_from,
 )
@@ -78,3 +78,4 @@ cnp.import_array()
 lanes = LANES
 panel = PANEL
 shared_rows = SHARED_ROWS
+packed_columns = PACKED_COLUMNS

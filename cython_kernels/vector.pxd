@@ -105,6 +105,7 @@ cdef extern from "vector.h" nogil:
     vreal power_of_two(vreal place)
     vreal times_power(vreal v, vreal place)
     vreal approximate_quotient(vreal a, vreal b)
+    vreal quotient(vreal a, vreal b)
 
     vwords splat_word(uint32_t x)
     vwords words_from(Py_ssize_t first, const int step)

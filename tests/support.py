@@ -30,13 +30,13 @@ FIGURES: dict[str, tuple[float, str]] = {}
 def within(what, value, most):
     """Assert that a figure is no larger than promised, and keep the worst."""
     FIGURES[what] = max(FIGURES.get(what, (-np.inf, ""))[0], float(value)), f"at most {most:g}"
-    assert value <= most, what
+    assert value <= most, f"{what}: {value}, expected at most {most}"
 
 
 def at_least(what, value, least):
     """Assert that a figure is no smaller than promised, and keep the worst."""
     FIGURES[what] = min(FIGURES.get(what, (np.inf, ""))[0], float(value)), f"at least {least:g}"
-    assert value >= least, what
+    assert value >= least, f"{what}: {value}, expected at least {least}"
 
 
 def tried(what, count=1):

@@ -89,6 +89,21 @@ def test_float32_is_as_near_as_its_digits(make, rng):
     assert relative(w, expected) <= 100 * np.finfo("float32").eps
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_update_divides_as_numpy_does(dtype, rng):
+    """To the last bit, on each instruction set, though some do not use the processor's division."""
+    n, kind = 100_001, np.dtype(dtype).type
+    j, k = rng.integers(1, 1 << 7, n), rng.integers(0, 1 << 9, n)
+    g = (rng.choice([-1, 1], n) * j * 2.0 ** rng.integers(-20, 20, n)).astype(dtype)
+    optimizer = fg.Adagrad(lr=0.3, eps=1e-8)
+    w = np.zeros(n, dtype)
+    optimizer.prepare(w)
+    optimizer.state[0] = k * g**2  # its sum with g^2 has at most 24 bits: it is exact
+    root = np.sqrt((k + 1) * g**2, dtype=dtype)
+    optimizer.step(w, g)
+    np.testing.assert_array_equal(-w, kind(0.3) * g / (root + kind(1e-8)))
+
+
 @each_optimizer
 def test_train_step_takes_the_same_steps_in_the_engine(make, dtype):
     """Gradient and update in one call are, to the bit, the gradient and then the update."""

@@ -348,9 +348,12 @@ cdef void deep_panel(
             bias += n
 
 
-cdef void multiply_tile(Py_ssize_t rows, const real* a, Py_ssize_t n_panels, const real* b, const Output* c) noexcept nogil:
-    """`multiply_panel` with a tile of `rows` features as the left factor: k runs over the examples of its panels.
+cdef void multiply_tile(
+    Py_ssize_t rows, const real* a, Py_ssize_t panel, Py_ssize_t n_panels, const real* b, const Output* c,
+) noexcept nogil:
+    """`multiply_panel` with `rows` features of a tile as the left factor: k runs over the examples of its panels, which are
+    `panel` elements apart.
 
-    All strides are compile-time constants here and need no registers: 3 to 8 % of a small step.
+    All other strides are compile-time constants here and need no registers: 3 to 8 % of a small step.
     """
-    multiply_all_rows(rows, n_panels, rows * PANEL, PANEL, Left(a, PANEL, 1), Right(b, PANEL), c[0])
+    multiply_all_rows(rows, n_panels, panel, PANEL, Left(a, PANEL, 1), Right(b, PANEL), c[0])

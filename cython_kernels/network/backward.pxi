@@ -169,13 +169,40 @@ cdef void dense_backward(
         weight_gradient_lanewise(&d, layer.n_out, x, layer.n_in, n_panels, weight_gradient)
 
 
+cdef enum:
+    PACKED_COLUMNS = 2 * LINE // sizeof(real)       # of W, packed together
+    PACK_AHEAD = 32             # rows from a prefetch to their use
+
+
+cdef void pack_columns(const real* weight, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t count, real* packed) noexcept nogil:
+    """packed (n_out, PACKED_COLUMNS) = `count` columns of W."""
+    cdef bint far = comes_from_memory(n_out, n_in)
+    cdef Py_ssize_t o
+    for o in range(n_out):
+        if far:
+            prefetch_block(weight + PACK_AHEAD * n_in, n_in, 1, PACKED_COLUMNS)
+        if count == PACKED_COLUMNS:
+            memcpy(packed, weight, PACKED_COLUMNS * sizeof(real))
+        else:
+            memcpy(packed, weight, count * sizeof(real))
+        packed += PACKED_COLUMNS
+        weight += n_in
+
+
 cdef void delta_below(
-    Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t n_panels, int activation,
+    Layer* layer, const real* weight, const real* delta, real* x, Py_ssize_t n_panels, int activation, real* packed,
 ) noexcept nogil:
-    """x = f'(x) * W^T delta: the delta of the layer below overwrites its activation x."""
+    """x = f'(x) * W^T delta: the delta of the layer below overwrites its activation x.
+
+    packed: room for PACKED_COLUMNS columns of W, or NULL: they are read in place. If rows of W are long, the elements of a
+    column lie in a few sets of the caches: in place, (1024, 2048) with 32 examples took twice as long.
+    """
     cdef Py_ssize_t p, i = 0, rows = weight_rows(layer.n_in, layer.n_out)
     cdef Left left = Left(weight, 1, layer.n_in)
     cdef Output out
+    if packed != NULL:
+        rows = PACKED_COLUMNS
+        left = Left(packed, 1, PACKED_COLUMNS)
     out.row = PANEL
     out.columns = PANEL
     out.bias = NULL
@@ -183,8 +210,11 @@ cdef void delta_below(
     out.activation = activation
     while i < layer.n_in:
         rows = minimum(rows, layer.n_in - i)
+        if packed != NULL:
+            pack_columns(weight + i, layer.n_in, layer.n_out, rows, packed)
+        else:
+            left.data = weight + i
         for p in range(n_panels):
             out.data = x + (p * layer.n_in + i) * PANEL
             delta_panel(rows, layer.n_out, &left, Right(delta + p * layer.n_out * PANEL, PANEL), &out)
-        left.data += rows
         i += rows

@@ -217,7 +217,7 @@ cdef void unfold_gradient(
             count = minimum(FOLD_PANELS, n_panels - p)
             delta_below(
                 member, parameters + member.weight, tile + p * member.n_out * PANEL, below + p * member.n_in * PANEL,
-                count, IDENTITY)
+                count, IDENTITY, NULL)
             if check_interrupt(interrupt, 0, member.n_in * member.n_out * count * PANEL):
                 return
             p += count

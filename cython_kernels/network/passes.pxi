@@ -114,8 +114,7 @@ cdef inline double gradient_tile(
     cdef const real* y
     cdef OutputTile outputs
     cdef real* x
-    cdef real* transposed           # scratch for x^T of a layer; that of the first layer has its own, and may be kept
-    cdef real* first_transposed
+    cdef real* packed
     cdef GradientSum here, below          # the gradients of a layer's W, and of the bias of the layer below
     cdef double loss = 0
     if (
@@ -127,9 +126,6 @@ cdef inline double gradient_tile(
         return line_tile(network, lowest, y, count, weight, gradient)
     delta = forward_tile(network, &lowest, first, count, scratch, gradient.data != NULL)
     y = values_of(network, &network.y, first, count, delta + layer.n_out * network.tile)
-    first_transposed = transposed = delta + (2 * layer.n_out + 1) * network.tile
-    if network.layers[0].transposed:
-        transposed += panels(network.layers[0].n_in) * PANEL * network.tile
     if network.y_is_gradient:
         given_stage(direct_activation(layer), layer.n_out, count, delta, y)
     else:
@@ -163,20 +159,20 @@ cdef inline double gradient_tile(
             delta = x
             i -= 1
             continue
-        if i == 0:
-            transposed = first_transposed
         if layer.transposed and not (i == 0 and network.tile_is_packed):
-            transpose_tile(x, layer.n_in, n_panels, transposed)
+            transpose_tile(x, layer.n_in, n_panels, scratch + layer.turned)
         seen = of_tile(x, layer.n_in)
-        dense_backward(layer, &lowest if i == 0 else &seen, delta, n_panels, here, transposed)
+        if not (layer.deferred and network.defers):
+            dense_backward(layer, &lowest if i == 0 else &seen, delta, n_panels, here, scratch + layer.turned)
+        packed = scratch + layer.packed if layer.packed >= 0 else NULL
         if i > 0:
             if network.layers[i - 1].backward == OTHER:
                 write_derivatives(&network.layers[i - 1], x, layer.n_in * n_panels * PANEL, scratch)
-            delta_below(layer, weight_of(network, i), delta, x, n_panels, <int>network.layers[i - 1].backward)
+            delta_below(layer, weight_of(network, i), delta, x, n_panels, <int>network.layers[i - 1].backward, packed)
             if below.data != NULL:
                 add_examples(x, layer.n_in, n_panels, below)
         elif network.input_gradient.data != NULL:
-            delta_below(layer, weight_of(network, i), delta, x, n_panels, IDENTITY)
+            delta_below(layer, weight_of(network, i), delta, x, n_panels, IDENTITY, packed)
             unpack_tile(x, network.input_gradient, first, count)
         delta = x
         i -= 1

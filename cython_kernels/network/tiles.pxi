@@ -27,7 +27,10 @@ cdef struct Layer:
     int64 dropped           # in training a unit is dropped with probability dropped / 2^16; 0: never
     int64 mask              # number of this layer among those with dropout
     int64 scale             # offset of s in the flat parameters, if x * s is its input; -1: x is
-    int64 unused[3]         # to 128 bytes: its place is a shift, 4 % of the smallest step
+    int64 turned            # if transposed: its x^T is stored from this element of the scratch memory on
+    int64 deferred          # the gradient of W need not be stored: see training/fused_update.pxi
+    int64 packed            # some columns of W are packed from this element of the scratch memory on; -1: they are not
+    # These are 128 bytes: the place of a layer is a shift, 4 % of the smallest step.
 
 
 cdef struct Features:
@@ -97,6 +100,7 @@ cdef struct Network:
     Py_ssize_t block            # examples in a block, a multiple of tile
     bint few                    # a few examples: features in lanes (few_examples.pxi)
     bint tile_is_packed         # the tile is the same as in the previous step: x, x^T and y are still in scratch
+    bint defers                 # the gradients of deferred layers are left to the update
     Dropout dropout
 
 
@@ -130,6 +134,17 @@ cdef void multiply_by(real* x, const real* derivatives, Py_ssize_t n) noexcept n
     while i < n:
         store(x + i, load(x + i) * load(derivatives + i))
         i += LANES
+
+
+cdef inline void prefetch_block(const real* place, Py_ssize_t row, Py_ssize_t n_rows, Py_ssize_t count) noexcept nogil:
+    """Prefetches `count` elements of some rows."""
+    cdef Py_ssize_t i, j
+    for i in range(n_rows):
+        j = 0
+        while j < count:
+            prefetch(2, place + j)
+            j += LINE // <Py_ssize_t>sizeof(real)
+        place += row
 
 
 # ---- packing and unpacking ---------------------------------------------------------------------------

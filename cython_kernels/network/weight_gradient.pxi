@@ -268,10 +268,6 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
 cdef void weight_gradient_transposed(
     const real* delta, Py_ssize_t n_delta, const real* transposed, Py_ssize_t n_x, Py_ssize_t n_panels, GradientSum gradient,
 ) noexcept nogil:
-    """Up to SUM_BLOCK examples are summed in registers before the gradient is read and written: 10 % of a
-    step."""
-    cdef Py_ssize_t block, p, n
-    cdef Output out
     cdef int per_vector = examples_per_vector(n_x)
     if per_vector == 2 and LANES > 2:
         shared_gradient(2, delta, n_delta, transposed, n_x, n_panels, gradient)
@@ -282,6 +278,19 @@ cdef void weight_gradient_transposed(
     if per_vector == 8 and LANES > 8:
         shared_gradient(8, delta, n_delta, transposed, n_x, n_panels, gradient)
         return
+    weight_gradient_rows(delta, n_delta, n_delta, transposed, n_x, n_panels, gradient)
+
+
+cdef void weight_gradient_rows(
+    const real* delta, Py_ssize_t n_rows, Py_ssize_t n_delta, const real* transposed, Py_ssize_t n_x, Py_ssize_t n_panels,
+    GradientSum gradient,
+) noexcept nogil:
+    """`weight_gradient_transposed` for n_rows rows of delta, if no examples share a vector.
+
+    Up to SUM_BLOCK examples are summed in registers before the gradient is read and written: 10 % of a step.
+    """
+    cdef Py_ssize_t block, p, n
+    cdef Output out
     out.row = gradient.row
     out.bias = NULL
     out.activation = 0
@@ -293,6 +302,7 @@ cdef void weight_gradient_transposed(
         while p < n_panels:
             n = minimum(n_panels - p, SUM_BLOCK // PANEL)
             multiply_tile(
-                n_delta, delta + p * n_delta * PANEL, n, transposed + (block * n_panels + p) * PANEL * PANEL, &out)
+                n_rows, delta + p * n_delta * PANEL, n_delta * PANEL, n,
+                transposed + (block * n_panels + p) * PANEL * PANEL, &out)
             out.epilogue = ADD
             p += n

@@ -13,6 +13,7 @@ cdef class Engine:
     cdef Job job_template
     cdef Py_ssize_t buffer_bytes    # bytes of a buffer for all parameters, before or after folding
     cdef Py_ssize_t n_blocks
+    cdef bint defers
     cdef Py_ssize_t tiles_bytes     # bytes of the tiles of the folds
     cdef Py_ssize_t scratch_bytes
     cdef readonly int n_threads
@@ -51,6 +52,7 @@ cdef class Engine:
         self.job_template.network.few = plan.few_examples
         self.job_template.batch = plan.batch
         self.n_blocks = plan.n_blocks
+        self.defers = plan.defers
         self.n_threads = plan.n_threads
         self.n_features = self.job_template.network.layers[0].n_in
         self.n_outputs = self.job_template.network.layers[self.job_template.network.n_layers - 1].n_out
@@ -379,8 +381,9 @@ cdef class Engine:
         if job.update.nesterov and job.folds == NULL:
             job.network.parameters = job.lookahead
         job.fused = (
-            job.network.few and job.folds == NULL and job.moments.means == NULL and job.ranks.group == NULL
+            (job.network.few or self.defers) and job.folds == NULL and job.moments.means == NULL and job.ranks.group == NULL
             and job.l2 == 0 and job.update.clip_norm == 0 and job.update.weight_decay == 0 and job.update.factors == NULL)
+        job.network.defers = job.fused and not job.network.few
         if job.incomplete != NULL:
             set_flag(job.incomplete, EPOCH_INCOMPLETE)
         try:

@@ -1,8 +1,11 @@
-"""The update of a step of a few examples, applied to the gradient where it arises.
+"""The update of a step of one tile, applied to the gradient where it arises.
 
-The gradient of W, delta^T x, is a sum over a few examples: a vector of it is computed in registers and goes into the update at
-once. A wide layer comes from the L2 or from memory, and there the time is that of the bytes: the gradient is neither
-stored, nor read for its check, nor read for the update: 3 of 10 passes over an array of n_parameters with Adam.
+A wide layer comes from the L2 or from memory, and there the time is that of the bytes. So its gradient is neither stored, nor
+read for its check, nor read for the update: 3 of 10 passes over an array of n_parameters with Adam. It is the product of deltas
+and inputs that are all in scratch memory after the backward pass.
+  features in lanes   a sum over a few examples: a vector of it is computed in registers and goes into the update at once.
+  examples in lanes   some rows of it, which stay in the L2, are computed and updated, then the next ones. Narrow layers and
+                      biases are stored and checked as in any other step.
 
 Nothing may be written from a gradient that is not finite, or too large to be squared. Here it is bounded instead of checked:
 |g_oj| <= the sum over examples of |delta_o| |x_j| <= (sum of all |delta|) (sum of all |x|). If that is too large, or
@@ -10,6 +13,8 @@ NaN, the gradient is stored and checked as in any other step.
 
 Rejected: updating a layer as soon as its delta is known (a gradient of a lower layer that is not finite would come too late).
 """
+
+# ---- features in lanes ----------------------------------------------------------------------------------
 
 cdef double sum_of_magnitudes(Rows x, Py_ssize_t n, Py_ssize_t count) noexcept nogil:
     """Of n elements in each of `count` rows. NaN or inf if any of them is."""
@@ -107,3 +112,92 @@ cdef void fused_update(Network* network, FewPass* p, Update* u, real* w, real* g
             few_bias_gradient(delta, layer.n_out, p.count, gradient + layer.bias)
             update(u, w, gradient, layer.bias, layer.bias + layer.n_out)
         place += whole_panels(p.count * layer.n_in)
+
+
+# ---- examples in lanes ----------------------------------------------------------------------------------
+
+cdef enum:
+    FUSED_WEIGHTS = (64 << 10) // sizeof(real)      # whose gradient is computed, then updated; at least ROWS rows
+
+
+cdef inline Py_ssize_t end_of(const Layer* layer) noexcept nogil:
+    """The end of a layer's parameters."""
+    return layer.weight + layer.n_in * layer.n_out if layer.bias < 0 else layer.bias + layer.n_out
+
+
+cdef bint tile_is_bounded(
+    Network* network, Py_ssize_t count, const real* scratch, const real* gradient, double most,
+) noexcept nogil:
+    """Whether no element of the gradient can be larger than `most`, or NaN: those of deferred layers by their sums."""
+    cdef Py_ssize_t i, start, n_examples = panels(count) * PANEL
+    cdef const real* delta = scratch
+    cdef Layer* layer
+    cdef double of_delta, of_input
+    for i in range(network.n_layers):
+        layer = &network.layers[i]
+        delta += layer.n_in * network.tile
+        start = layer.weight
+        if layer.deferred:
+            of_delta = sum_of_magnitudes(Rows(delta, 0), layer.n_out * n_examples, 1)
+            of_input = sum_of_magnitudes(Rows(scratch + layer.turned, 0), panels(layer.n_in) * PANEL * n_examples, 1)
+            if not 2 * of_delta * (1 + of_input) < most:    # twice: rounding
+                return False
+            start += layer.n_in * layer.n_out
+        if not all_within(<real>most, gradient, start, end_of(layer)):
+            return False
+    return True
+
+
+cdef void store_deferred(Network* network, Py_ssize_t count, const real* scratch, real* gradient) noexcept nogil:
+    """The gradients of deferred layers, as in a step that is not fused."""
+    cdef Py_ssize_t i
+    cdef const real* delta = scratch
+    cdef Layer* layer
+    for i in range(network.n_layers):
+        layer = &network.layers[i]
+        delta += layer.n_in * network.tile
+        if layer.deferred:
+            weight_gradient_transposed(
+                delta, layer.n_out, scratch + layer.turned, layer.n_in, panels(count),
+                GradientSum(gradient + layer.weight, layer.n_in, True))
+
+
+cdef inline void prefetch_update(
+    const Update* u, const real* w, Py_ssize_t start, Py_ssize_t n_in, Py_ssize_t n_rows, Py_ssize_t count,
+) noexcept nogil:
+    """Prefetches what the update of `count` parameters in each of some rows of W reads, from element `start` on."""
+    prefetch_block(w + start, n_in, n_rows, count)
+    if states_of(u.rule) > 0:
+        prefetch_block(u.first + start, n_in, n_rows, count)
+    if states_of(u.rule) > 1:
+        prefetch_block(u.second + start, n_in, n_rows, count)
+
+
+cdef void update_tile(
+    Network* network, Py_ssize_t count, const real* scratch, Update* u, real* w, const real* gradient, real* part,
+) noexcept nogil:
+    """The update of all layers, after `begin_update`. gradient: of what is not deferred. part: room for some rows of another."""
+    cdef Py_ssize_t i, j, start, o, n, rows, width
+    cdef const real* delta = scratch
+    cdef Layer* layer
+    for i in range(network.n_layers):
+        layer = &network.layers[i]
+        delta += layer.n_in * network.tile
+        start = layer.weight
+        o = 0
+        rows = maximum(FUSED_WEIGHTS // layer.n_in // ROWS, 1) * ROWS
+        while layer.deferred and o < layer.n_out:
+            n = minimum(rows, layer.n_out - o)
+            j = 0
+            while j < layer.n_in:
+                width = minimum(PANEL, layer.n_in - j)
+                if u.far:       # a tenth of a step whose states come from memory; of others, a tenth more
+                    prefetch_update(u, w, start + j, layer.n_in, n, width)
+                weight_gradient_rows(
+                    delta + o * PANEL, n, layer.n_out, scratch + layer.turned + j * panels(count) * PANEL, width, panels(count),
+                    GradientSum(part + j, layer.n_in, True))
+                j += PANEL
+            update(u, w, part - start, start, start + n * layer.n_in)
+            start += n * layer.n_in
+            o += n
+        update(u, w, gradient, start, end_of(layer))

@@ -291,14 +291,14 @@ cdef inline vreal updated(
         g = g * f.unit
     if rule == ADAGRAD:
         first[0] = multiply_add(g, g, first[0])
-        return w - rate * g / root(f, first[0], g)
+        return w - quotient(rate * g, root(f, first[0], g))
     if rule == RMSPROP:
         first[0] = multiply_add(f.one_minus_decay * g, g, flush_if_subnormal(f.decay * first[0], g))
-        return w - rate * g / root(f, first[0], g)
+        return w - quotient(rate * g, root(f, first[0], g))
     if rule == ADAM:
         first[0] = flush_if_subnormal(multiply_add(f.decay, first[0], f.one_minus_decay * g), g)
         second[0] = multiply_add(f.one_minus_decay2 * g, g, flush_if_subnormal(f.decay2 * second[0], first[0]))
-        return w - rate * first[0] / root(f, second[0], first[0])
+        return w - quotient(rate * first[0], root(f, second[0], first[0]))
     if rule == MOMENTUM:
         first[0] = flush_if_subnormal(multiply_add(f.decay, first[0], -(rate * g)), g)
         return w + first[0]

@@ -12,7 +12,7 @@ A step consists of these parts. All but `unfold_layers`, which the leader runs a
     check_part       whether the gradient is finite, and its elements can be squared
     update_part      the optimizer's update
 
-A step of a few examples has the last two in one function of its own, without storing the gradient: fused_update.pxi.
+A step of one tile has the last two in one function of its own, without storing the gradient: fused_update.pxi.
 
 A fit is one parallel region. Its leader runs `train_steps` from beginning to end and publishes the stages (team.h), whose
 pieces are blocks, or parts of the parameters; each element is computed by one thread. The leader alone does all else: the
@@ -47,7 +47,7 @@ cdef struct Job:
     real* tiles             # scratch for the tiles of the folds
     Moments moments         # means NULL: steps are computed from the examples
     FewPass few                 # of a batch of a few examples
-    bint fused                  # its gradient is not stored, if `gradient_is_bounded`
+    bint fused                  # steps are `fused_step`s
     real* partial_gradients     # one per block, except for the first block, which adds to `folded_gradient`
     double* block_losses    # of other losses than the squared error times LOSS_UNIT
     char* scratch           # a part of scratch_size bytes per thread
@@ -370,6 +370,27 @@ cdef double mean_loss(Job* job) noexcept nogil:
 
 # ---- a step ------------------------------------------------------------------------------------------
 
+cdef bint fused_step(Job* job, Py_ssize_t count) noexcept nogil:
+    """The gradient and the update in one: fused_update.pxi. False if it is not bounded; then it is stored."""
+    cdef Network* network = &job.network
+    cdef const real* scratch = own_scratch(job, 0)
+    cdef bint few = network.few
+    if few and not gradient_is_bounded(network, &job.few, job.update.largest_gradient):
+        few_gradient(network, &job.few, job.gradient, &job.interrupt, 0)
+        return False
+    if not few and not tile_is_bounded(network, count, scratch, job.gradient, job.update.largest_gradient):
+        store_deferred(network, count, scratch, job.gradient)
+        return False
+    begin_update(&job.update)
+    if few:
+        fused_update(network, &job.few, &job.update, job.parameters, job.gradient)
+    else:
+        update_tile(network, count, scratch, &job.update, job.parameters, job.gradient, job.partial_gradients)
+    job.update.step += 1
+    job.n_steps += 1
+    return True
+
+
 cdef double one_step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """One step over `count` examples from `first` on; returns its loss. There is no update if the loss or the gradient is not
     finite (then `job.too_large` stays set), or the step is interrupted."""
@@ -400,16 +421,10 @@ cdef double one_step(Job* job, Team* team, Py_ssize_t first, Py_ssize_t count) n
         unfold_layers(job, parameters)
         if is_raised(&job.interrupt.stop):
             return 0
-    if job.fused:
-        if gradient_is_bounded(network, &job.few, rule.largest_gradient):
-            begin_update(rule)
-            fused_update(network, &job.few, rule, job.parameters, job.gradient)
-            rule.step += 1
-            job.n_steps += 1
-            return loss
-        few_gradient(network, &job.few, job.gradient, &job.interrupt, 0)
-        if is_raised(&job.interrupt.stop):
-            return 0
+    if job.fused and fused_step(job, count):
+        return loss
+    if is_raised(&job.interrupt.stop):
+        return 0
     if job.l2 > 0:
         loss += penalty(job, team, parameters)
         if not isfinite(loss):

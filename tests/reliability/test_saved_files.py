@@ -186,7 +186,8 @@ def test_kill_at_random_moments_of_500_saves(path, way):
     tried("kills within a save: the old file loads, or the new one", 500)
     tried("saves that ended between the kills", saves)
     if way == "unnamed":
-        within("files left by 500 killed saves, which the next save takes away", leftovers, 25)
+        # 10 to 26: more if other processes run, as the kill then comes between two system calls more often
+        within("files left by 500 killed saves, which the next save takes away", leftovers, 50)
     else:
         tried("files left by killed saves under a temporary name, which the next save takes away", leftovers)
 

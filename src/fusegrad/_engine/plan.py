@@ -22,7 +22,8 @@ from fusegrad._engine.threads import resolve_threads
 SMALL_TILE = 64 * 1024
 #: Examples that amortize the work per tile: sums over lanes, reading and writing the gradient.
 LEAST_TILE = 256
-#: For so many examples a tile may take this much of an L2 of 1 MiB (the weights are streamed).
+#: For so many examples a tile may take this much of an L2 of 1 MiB (the weights are streamed), or as much as the
+#: parameters, which each tile reads, and whose gradient it adds to: up to 15 % of a step of large layers.
 L2_TILE = 768 * 1024
 #: Contiguous bytes of a feature in a tile, if X comes from memory and a layer with a single output reads it in place:
 #: 1.5 times as fast as short runs, if that L2 holds this tile and the next one, which is prefetched meanwhile ...
@@ -46,6 +47,12 @@ SMALL_WORK = 3 << 16
 UNIT_WORK = 32
 VALUE_WORK = 64
 
+#: Bytes of a row of W from which on its columns are packed for the backward pass.
+LONG_ROW = 2048
+#: Weights of a layer whose gradient need not be stored; and the most multiply-adds of such gradients.
+LEAST_DEFERRED = 8192
+MOST_DEFERRED_WORK = 1 << 30
+
 #: Weights of a layer from which on a few more examples take features in lanes.
 LARGE_LAYER = 2048
 
@@ -57,7 +64,7 @@ MOST_COPIED = 512 * 1024 * 1024
 #: The columns of the layer table; `Layer` in cython_kernels/network/tiles.pxi reads them in this order.
 LAYER_TABLE = (
     "n_in", "n_out", "activation", "weight", "bias", "transposed", "function", "parameter", "derivatives", "backward",
-    "dropped", "mask", "scale", *3 * ["unused"],
+    "dropped", "mask", "scale", "turned", "deferred", "packed",
 )  # fmt: skip
 #: The columns of the fold table; `Fold` in cython_kernels/network/folding.pxi reads them in this order.
 FOLD_TABLE = ("first", "count", "scratch")
@@ -113,6 +120,7 @@ class Plan:
     n_threads: int
     few_examples: bool  # so few that features are in the lanes of vectors, not examples
     small_batch: int  # most examples in a call that keeps the GIL
+    defers: bool  # the gradients of some layers need not be stored
     scratch: int  # values that a thread needs for a tile
     fold_scratch: int  # values that the folds need
     layer_table: Table
@@ -128,6 +136,7 @@ class Plan:
     def __str__(self) -> str:
         """A short description of the plan."""
         ways = ("lane-wise", "transposed")
+        transposed, deferred = LAYER_TABLE.index("transposed"), LAYER_TABLE.index("deferred")
         lanes = "features" if self.few_examples else "examples"
         lines = [
             f"{self.batch} examples a step, in tiles of {self.tile} and blocks of {self.block}, {lanes} in lanes, "
@@ -139,7 +148,8 @@ class Plan:
                 folded = ", with the scale" + folded
             dropout = f", dropout {layer.dropout:g}" if layer.dropped else ""
             lines.append(
-                f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}{dropout}, gradient {ways[row[5]]}{folded}"
+                f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}{dropout}, gradient {ways[row[transposed]]}"
+                f"{', in the update' * row[deferred]}{folded}"
             )
         example = self.layers[0].n_in * self.dtype.itemsize
         if self.layers[0].n_in > 1:
@@ -315,13 +325,21 @@ def _folded_layers(folds: list[tuple[Dense, ...]]) -> tuple[Dense, ...]:
     )
 
 
-def _table(
-    layers: Sequence[Dense], kernels: Any, transposed: Sequence[bool] = (), derivatives: Sequence[int] = ()
-) -> Table:
-    """The table of some layers; without the last two arguments, of layers that are only members of folds."""
+class _Choice(NamedTuple):
+    """How the gradient of a layer is computed, and where in the scratch memory it keeps what."""
+
+    transposed: bool = False  # the gradient of W is summed transposed, not lane-wise,
+    deferred: bool = False  # and in the update
+    turned: int = 0  # its x^T
+    derivatives: int = -1  # those of its activations; -1: not stored
+    packed: int = -1  # some columns of W; -1: they are read in place
+
+
+def _table(layers: Sequence[Dense], kernels: Any, choices: Sequence[_Choice] | None = None) -> Table:
+    """The table of some layers; without choices, of layers that are only members of folds."""
     rows, masks = [], 0
     other = len(kernels.ACTIVATIONS)
-    for i, layer in enumerate(layers):
+    for layer, choice in zip(layers, choices or [_Choice()] * len(layers), strict=True):
         direct = layer.activation in kernels.ACTIVATIONS
         activation = kernels.ACTIVATIONS.index(layer.activation) if direct else other
         rows.append(
@@ -331,19 +349,49 @@ def _table(
                 activation,
                 layer.weight,
                 -1 if layer.bias is None else layer.bias,
-                int(transposed[i]) if transposed else 0,
+                int(choice.transposed),
                 0 if direct else kernels.FUNCTIONS.index(layer.activation),
                 int(np.float64(layer.parameter).view(np.int64)),  # its bits
-                derivatives[i] if derivatives else -1,
+                choice.derivatives,
                 other if layer.dropped else activation,
                 layer.dropped,
                 masks,
                 -1 if layer.scale is None else layer.scale,
-                *3 * [0],
+                choice.turned,
+                int(choice.deferred),
+                choice.packed,
             )
         )
         masks += layer.dropped > 0
     return tuple(rows)
+
+
+def _deferred_layers(layers: Sequence[Dense], transposed: Sequence[bool], batch: int, lanes: int) -> list[bool]:
+    """Whose gradients, of a batch of one tile, are computed in the update: cython_kernels/training/fused_update.pxi.
+
+    Nothing may interrupt an update: it must not take long.
+    """
+    if batch * layers[-1].end > MOST_DEFERRED_WORK:
+        return [False] * len(layers)
+    return [
+        turn and 2 * layer.n_in > lanes and layer.n_in * layer.n_out >= LEAST_DEFERRED
+        for layer, turn in zip(layers, transposed, strict=True)
+    ]
+
+
+def _transposed_places(turned: Sequence[int], deferred: Sequence[bool], tile: int, first: int) -> tuple[list[int], int]:
+    """Where the x^T of each layer is in the scratch memory, from `first` on, and the end of all.
+
+    That of the first layer may be kept for the next step, those of deferred layers until the update; the others share
+    a place. turned: values of each for an example.
+    """
+    places, end = [], first
+    for i, n in enumerate(turned):
+        places.append(end)
+        end += n * tile * (i == 0 or deferred[i])
+    shared = [n * tile for i, n in enumerate(turned) if i > 0 and not deferred[i]]
+    places = [place if i == 0 or deferred[i] else end for i, place in enumerate(places)]
+    return places, end + max(shared, default=0)
 
 
 def _stored_derivatives(
@@ -393,7 +441,8 @@ def make_plan(
     # Activations of all layers and the targets; x^T of the first layer and of the widest other are added below.
     per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out
     fits = SMALL_TILE // (per_example * dtype.itemsize)
-    tile = max(fits, min(LEAST_TILE, L2_TILE // (per_example * dtype.itemsize)))
+    most = max(L2_TILE, layers[-1].end * dtype.itemsize)
+    tile = max(fits, min(LEAST_TILE, most // (per_example * dtype.itemsize)))
     far = layers[0].n_in * batch * dtype.itemsize > FAR_X
     if layers[0].n_out == 1 and far and 2 * per_example * LONG_RUN <= L2_TILE:
         tile = max(tile, LONG_RUN // dtype.itemsize)
@@ -402,7 +451,6 @@ def make_plan(
         tile -= panel
     transposed = [_transposed_pays(layer, tile, lanes, kernels.shared_rows) for layer in layers]
     turned = [_up(layer.n_in, panel) * turn for layer, turn in zip(layers, transposed, strict=True)]
-    per_example += turned[0] + max(turned[1:], default=0)
 
     if few_examples is None:
         few_examples = _few_examples_pay(layers, batch, panel)
@@ -420,7 +468,12 @@ def make_plan(
     block = _up(max(least, -(-batch // most_blocks)), tile)
     n_blocks = -(-batch // block)
     n_threads = worthwhile_threads(step_work(layers, batch), n_blocks, n_threads)
-    first, rows = (few_scratch, batch) if few_examples else (tile * (per_example + 1), tile)  # 1: weights of examples
+    one_tile = batch <= tile and not few_examples and layers == members
+    deferred = _deferred_layers(layers, transposed, batch, lanes) if one_tile else [False] * len(layers)
+    places, end = _transposed_places(turned, deferred, tile, tile * (per_example + 1))  # 1: weights of examples
+    packed = [end if layer.n_in * dtype.itemsize >= LONG_ROW else -1 for layer in layers]
+    end += kernels.packed_columns * max(layer.n_out * (place >= 0) for layer, place in zip(layers, packed, strict=True))
+    first, rows = (few_scratch, batch) if few_examples else (end, tile)
     derivatives, scratch = _stored_derivatives(layers, kernels, first, rows, panel)
 
     return Plan(
@@ -436,9 +489,10 @@ def make_plan(
         n_threads=n_threads,
         few_examples=few_examples,
         small_batch=small_batch_of(layers, members) if n_threads == 1 else 0,
-        scratch=max(scratch, tile * (per_example + 1)),
+        defers=any(deferred),
+        scratch=max(scratch, end),
         fold_scratch=fold_scratch,
-        layer_table=_table(layers, kernels, transposed, derivatives),
+        layer_table=_table(layers, kernels, list(map(_Choice, transposed, deferred, places, derivatives, packed))),
         member_table=_table(linear, kernels),
         fold_table=tuple(fold_table),
     )
