@@ -133,6 +133,15 @@ FUSEGRAD_INLINE int any_exceeds(vbits greatest, real limit) {
 #endif
 }
 
+/* The largest of the lanes; NaN or infinity if any is. */
+FUSEGRAD_INLINE real largest_magnitude(vbits magnitudes) {
+    bits largest = 0;
+    real result;
+    for (int i = 0; i < LANES; i++) largest = magnitudes[i] > largest ? magnitudes[i] : largest;
+    memcpy(&result, &largest, sizeof result);
+    return result;
+}
+
 FUSEGRAD_INLINE vreal square_root(vreal v) {
 #ifdef NATIVE_
     return (vreal)NATIVE(sqrt)(v);

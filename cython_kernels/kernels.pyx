@@ -25,7 +25,7 @@ from vector cimport (
     at_least, at_most, choose_equal, choose_greater, complement_if_positive, copy_columns, even_lanes, exchange,
     first_lane, first_of_column, flush_if_subnormal, fraction_minus_one, from_half, fused_multiply_add,
     gather_column, greatest, high_words, interleave_high, interleave_low, interleave_parts_high,
-    interleave_parts_low, join_words, keep_first_lanes, kept, load, load_column, load_first, load_half,
+    interleave_parts_low, join_words, keep_first_lanes, kept, largest_magnitude, load, load_column, load_first, load_half,
     load_parts, load_splat_column, load_unaligned, magnitude, multiply_add, multiply_add_column,
     multiply_add_double, multiply_add_half, multiply_add_one, multiply_words, no_magnitudes, odd_lanes, opaque,
     places_of, power_of_two, prefetch, quotient, real, splat, splat_column, splat_group, splat_half, splat_word,

@@ -93,6 +93,7 @@ cdef extern from "vector.h" nogil:
     vreal flush_if_subnormal(vreal v, vreal w)
     Magnitudes no_magnitudes()
     Magnitudes greatest(Magnitudes so_far, vreal v)
+    real largest_magnitude(Magnitudes magnitudes)
     bint any_exceeds(Magnitudes found, real limit)
     vreal square_root(vreal v)
     vreal multiply_add(vreal a, vreal b, vreal c)

@@ -140,11 +140,15 @@ def measure(row: Row, processes: dict[str, Process], limits: Limits, sigmoid: di
         return float(processes[system].ask("run", count))
 
     counts = dict.fromkeys(row.contenders, 1)
+
+    def elapsed_of(label: str) -> float:
+        start = time.perf_counter()
+        run(label, counts[label])
+        return time.perf_counter() - start
+
     for label in row.contenders:
         while True:  # ten times as often until it fills a round
-            start = time.perf_counter()
-            run(label, counts[label])
-            elapsed = time.perf_counter() - start
+            elapsed = min(elapsed_of(label), elapsed_of(label))  # one may be the first, or interrupted by others
             if elapsed > ROUND_SECONDS / 2:
                 break
             counts[label] = max(

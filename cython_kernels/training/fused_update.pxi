@@ -8,28 +8,33 @@ and inputs that are all in scratch memory after the backward pass.
                       biases are stored and checked as in any other step.
 
 Nothing may be written from a gradient that is not finite, or too large to be squared. Here it is bounded instead of checked:
-|g_oj| <= the sum over examples of |delta_o| |x_j| <= (sum of all |delta|) (sum of all |x|). If that is too large, or
-NaN, the gradient is stored and checked as in any other step.
+|g_oj| <= the number of examples times the largest |delta| times the largest |x|. If that is too large, or NaN, the gradient is
+stored and checked as in any other step.
 
 Rejected: updating a layer as soon as its delta is known (a gradient of a lower layer that is not finite would come too late).
 """
 
 # ---- features in lanes ----------------------------------------------------------------------------------
 
-cdef double sum_of_magnitudes(Rows x, Py_ssize_t n, Py_ssize_t count) noexcept nogil:
-    """Of n elements in each of `count` rows. NaN or inf if any of them is."""
-    cdef vreal total = splat(0)
+cdef double largest_of(Rows x, Py_ssize_t n, Py_ssize_t count) noexcept nogil:
+    """The largest magnitude of n elements in each of `count` rows. NaN or inf if any of them is."""
+    cdef Magnitudes found = no_magnitudes()
     cdef const real* row
     cdef Py_ssize_t e, i
     for e in range(count):
         row = x.data + e * x.row
         i = 0
         while i + LANES <= n:
-            total = total + magnitude(load(row + i))
+            found = greatest(found, load(row + i))
             i += LANES
         if i < n:
-            total = total + magnitude(load_first(row + i, n - i))
-    return sum_of_lanes(total)
+            found = greatest(found, load_first(row + i, n - i))
+    return largest_magnitude(found)
+
+
+cdef inline bint is_bounded(Py_ssize_t count, double of_delta, double of_input, double most) noexcept nogil:
+    """Whether no gradient of W and b can be larger than `most`, or NaN; twice, for the rounding of sums."""
+    return 2. * count * of_delta * (1 + of_input) < most
 
 
 cdef bint gradient_is_bounded(Network* network, FewPass* p, double most) noexcept nogil:
@@ -39,9 +44,9 @@ cdef bint gradient_is_bounded(Network* network, FewPass* p, double most) noexcep
     cdef double of_delta, of_input
     for i in range(network.n_layers):
         layer = &network.layers[i]
-        of_delta = sum_of_magnitudes(Rows(delta_of(p, network, i, place), layer.n_out), layer.n_out, p.count)
-        of_input = sum_of_magnitudes(input_of(p, i, layer, place), layer.n_in, p.count)
-        if not 2 * of_delta * (1 + of_input) < most:    # twice: rounding
+        of_delta = largest_of(Rows(delta_of(p, network, i, place), layer.n_out), layer.n_out, p.count)
+        of_input = largest_of(input_of(p, i, layer, place), layer.n_in, p.count)
+        if not is_bounded(p.count, of_delta, of_input, most):
             return False
         place += whole_panels(p.count * layer.n_in)
     return True
@@ -128,7 +133,7 @@ cdef inline Py_ssize_t end_of(const Layer* layer) noexcept nogil:
 cdef bint tile_is_bounded(
     Network* network, Py_ssize_t count, const real* scratch, const real* gradient, double most,
 ) noexcept nogil:
-    """Whether no element of the gradient can be larger than `most`, or NaN: those of deferred layers by their sums."""
+    """Whether no element of the gradient can be larger than `most`, or NaN: of deferred layers it is not known yet."""
     cdef Py_ssize_t i, start, n_examples = panels(count) * PANEL
     cdef const real* delta = scratch
     cdef Layer* layer
@@ -138,9 +143,9 @@ cdef bint tile_is_bounded(
         delta += layer.n_in * network.tile
         start = layer.weight
         if layer.deferred:
-            of_delta = sum_of_magnitudes(Rows(delta, 0), layer.n_out * n_examples, 1)
-            of_input = sum_of_magnitudes(Rows(scratch + layer.turned, 0), panels(layer.n_in) * PANEL * n_examples, 1)
-            if not 2 * of_delta * (1 + of_input) < most:    # twice: rounding
+            of_delta = largest_of(Rows(delta, 0), layer.n_out * n_examples, 1)
+            of_input = largest_of(Rows(scratch + layer.turned, 0), panels(layer.n_in) * PANEL * n_examples, 1)
+            if not is_bounded(n_examples, of_delta, of_input, most):
                 return False
             start += layer.n_in * layer.n_out
         if not all_within(<real>most, gradient, start, end_of(layer)):
