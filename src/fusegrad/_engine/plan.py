@@ -49,9 +49,10 @@ VALUE_WORK = 64
 
 #: Bytes of a row of W from which on its columns are packed for the backward pass.
 LONG_ROW = 2048
-#: Weights of a layer whose gradient need not be stored; and the most multiply-adds of such gradients.
+#: Weights of a layer whose gradient need not be stored.
 LEAST_DEFERRED = 8192
-MOST_DEFERRED_WORK = 1 << 30
+#: Multiply-adds, of a pass over a larger tile or of gradients in an update, that nothing interrupts: some 10 ms.
+UNINTERRUPTED_WORK = 1 << 28
 
 #: Weights of a layer from which on a few more examples take features in lanes.
 LARGE_LAYER = 2048
@@ -369,9 +370,9 @@ def _table(layers: Sequence[Dense], kernels: Any, choices: Sequence[_Choice] | N
 def _deferred_layers(layers: Sequence[Dense], transposed: Sequence[bool], batch: int, lanes: int) -> list[bool]:
     """Whose gradients, of a batch of one tile, are computed in the update: cython_kernels/training/fused_update.pxi.
 
-    Nothing may interrupt an update: it must not take long.
+    Nothing can interrupt an update: it must not take long.
     """
-    if batch * layers[-1].end > MOST_DEFERRED_WORK:
+    if batch * layers[-1].end > UNINTERRUPTED_WORK:
         return [False] * len(layers)
     return [
         turn and 2 * layer.n_in > lanes and layer.n_in * layer.n_out >= LEAST_DEFERRED
@@ -441,8 +442,8 @@ def make_plan(
     # Activations of all layers and the targets; x^T of the first layer and of the widest other are added below.
     per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out
     fits = SMALL_TILE // (per_example * dtype.itemsize)
-    most = max(L2_TILE, layers[-1].end * dtype.itemsize)
-    tile = max(fits, min(LEAST_TILE, most // (per_example * dtype.itemsize)))
+    with_parameters = min(layers[-1].end // per_example, UNINTERRUPTED_WORK // layers[-1].end)
+    tile = max(fits, min(LEAST_TILE, max(L2_TILE // (per_example * dtype.itemsize), with_parameters)))
     far = layers[0].n_in * batch * dtype.itemsize > FAR_X
     if layers[0].n_out == 1 and far and 2 * per_example * LONG_RUN <= L2_TILE:
         tile = max(tile, LONG_RUN // dtype.itemsize)
