@@ -913,6 +913,14 @@ def test_what_is_refused_by_name():
                 MLPRegressor(**preset).fit(X, y, weights)
 
 
+@pytest.mark.parametrize("preset", [None, "tabular"])
+@pytest.mark.parametrize("labels", [["a", None], [1, None]])
+def test_none_among_classes_is_named(labels, preset):
+    X, y = np.zeros((6, 2)), np.array(labels * 3, dtype=object)
+    with pytest.raises(ValueError, match=r"^y: expected a class for each example, got None for example \(row\) 1$"):
+        MLPClassifier(preset=preset).fit(X, y)
+
+
 def test_a_loaded_model_has_its_parameters_and_can_be_fitted(tmp_path):
     X, y = iris()
     model = MLPClassifier((8, 4), activation="tanh", alpha=0.5, max_iter=3, class_weight={0: 2.0, 1: 1.0, 2: 1.0},

@@ -306,7 +306,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
 
     def _validated(self, X: Any, y: Any, first: bool, incremental: bool) -> tuple[Array, Array]:
         X, y = super()._validated(X, y, first, incremental)
-        check_classification_targets(y)
+        _check_labels(y)
         multilabel = type_of_target(y).startswith("multilabel")
         classes = np.arange(y.shape[1]) if multilabel else np.unique(y)
         if not hasattr(self, "classes_") or (first and not incremental):
@@ -340,7 +340,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
 
     def _tabular_targets(self, y: Array) -> Array:
         """Class numbers."""
-        check_classification_targets(y)
+        _check_labels(y)
         if type_of_target(y).startswith("multilabel"):
             raise ValueError("y: expected one class for each example with preset='tabular', got several labels")
         self._multilabel, self.classes_ = False, np.unique(column_or_1d(y, warn=True))
@@ -450,6 +450,15 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = self.preset is None
         return tags
+
+
+def _check_labels(y: Any) -> None:
+    """Raise if y has no classes. None, which NumPy cannot sort beside others, is named."""
+    if y.dtype == object:
+        missing = [example for example, label in enumerate(y) if label is None]
+        if missing:
+            raise ValueError(f"y: expected a class for each example, got None for example (row) {missing[0]}")
+    check_classification_targets(y)
 
 
 def load(path: Any) -> MLPRegressor | MLPClassifier:
