@@ -219,11 +219,31 @@ def test_csv_as_people_write_it(run):
 
 
 @pytest.mark.parametrize("separator", [",", ";"])
-def test_two_columns_of_one_name(run, separator):
-    header = separator.join(["\ufeffsize", '"size"', "price"])
-    Path("t.csv").write_text("\n".join([header, *[separator.join("123")] * 9]))
+@pytest.mark.parametrize("before", ["", "\n", "\ufeff"])
+def test_two_columns_of_one_name(run, separator, before):
+    rows = [before + separator.join(["size", '"size"', "price"]), *[separator.join("123")] * 9]
+    Path("t.csv").write_text("\n".join(rows))
     _, error = run("train", "t.csv", "--target", "price", code=1)
     assert error == "fusegrad: t.csv: 2 columns are named 'size': rename or remove all but one\n"
+
+
+def test_two_columns_of_a_name_that_is_not_needed(run):
+    run(*TRAIN, "--target", "price", "--out", "m.safetensors")
+    cars(12).with_columns(more=1, again=2).write_csv("new.csv")
+    header, rows = Path("new.csv").read_text().split("\n", 1)
+    Path("new.csv").write_text(f"{header.replace('again', 'more')}\n{rows}")
+    out, _ = run("predict", "m.safetensors", "new.csv")
+    assert len(out.splitlines()) == 13
+    Path("new.csv").write_text(f"{header.replace('again', '').replace('more', '')}\n{rows}")  # as spreadsheets write
+    run("train", "new.csv", "--target", "price", "--network", "4", "--epochs", "1")
+
+
+@pytest.mark.parametrize("text", ["a,b,price\r1,2,3\r", "x" * 200_000, "\n\n", ""])
+def test_files_that_are_no_tables(run, text):
+    Path("t.csv").write_text(text, newline="")
+    _, error = run("train", "t.csv", "--target", "price", code=1)
+    assert error.startswith("fusegrad: t.csv: ")
+    assert error.count("\n") == 1
 
 
 def test_targets_that_are_none(run):

@@ -91,7 +91,7 @@ def test_float32_is_as_near_as_its_digits(make, rng):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_an_update_divides_as_numpy_does(dtype, rng):
-    """To the last bit, on each instruction set, though some do not use the processor's division."""
+    """On each instruction set, though some do not divide. No quotient here is close to a midpoint."""
     n, kind = 100_001, np.dtype(dtype).type
     j, k = rng.integers(1, 1 << 7, n), rng.integers(0, 1 << 9, n)
     g = (rng.choice([-1, 1], n) * j * 2.0 ** rng.integers(-20, 20, n)).astype(dtype)
@@ -498,6 +498,16 @@ def first_step(make, g, dtype):
     w, optimizer = np.zeros(4, dtype), make()
     optimizer.step(w, np.full(4, g, dtype))
     return w[0], optimizer
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("make", [fg.Adagrad, fg.RMSprop, fg.Adam])
+def test_any_eps_gives_finite_steps(make, dtype):
+    for eps in (1e38, 1e39, 1e300):
+        net = fg.UnivariateRegression(dtype=dtype, rng=0)
+        before = net.parameters.copy()
+        net.train_step(np.ones((1, 3)), np.ones((1, 3)), optimizer=make(0.1, eps=eps))
+        np.testing.assert_allclose(net.parameters, before, atol=1e-30)
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-30, 1e-20])

@@ -114,7 +114,7 @@ cdef inline double gradient_tile(
     cdef const real* y
     cdef OutputTile outputs
     cdef real* x
-    cdef real* packed
+    cdef real* columns
     cdef GradientSum here, below          # the gradients of a layer's W, and of the bias of the layer below
     cdef double loss = 0
     if (
@@ -160,19 +160,19 @@ cdef inline double gradient_tile(
             i -= 1
             continue
         if layer.transposed and not (i == 0 and network.tile_is_packed):
-            transpose_tile(x, layer.n_in, n_panels, scratch + layer.turned)
+            transpose_tile(x, layer.n_in, n_panels, scratch + layer.x_transposed)
         seen = of_tile(x, layer.n_in)
         if not (layer.deferred and network.defers):
-            dense_backward(layer, &lowest if i == 0 else &seen, delta, n_panels, here, scratch + layer.turned)
-        packed = scratch + layer.packed if layer.packed >= 0 else NULL
+            dense_backward(layer, &lowest if i == 0 else &seen, delta, n_panels, here, scratch + layer.x_transposed)
+        columns = at(scratch, layer.columns)
         if i > 0:
             if network.layers[i - 1].backward == OTHER:
                 write_derivatives(&network.layers[i - 1], x, layer.n_in * n_panels * PANEL, scratch)
-            delta_below(layer, weight_of(network, i), delta, x, n_panels, <int>network.layers[i - 1].backward, packed)
+            delta_below(layer, weight_of(network, i), delta, x, n_panels, <int>network.layers[i - 1].backward, columns)
             if below.data != NULL:
                 add_examples(x, layer.n_in, n_panels, below)
         elif network.input_gradient.data != NULL:
-            delta_below(layer, weight_of(network, i), delta, x, n_panels, IDENTITY, packed)
+            delta_below(layer, weight_of(network, i), delta, x, n_panels, IDENTITY, columns)
             unpack_tile(x, network.input_gradient, first, count)
         delta = x
         i -= 1

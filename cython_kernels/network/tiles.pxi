@@ -27,9 +27,9 @@ cdef struct Layer:
     int64 dropped           # in training a unit is dropped with probability dropped / 2^16; 0: never
     int64 mask              # number of this layer among those with dropout
     int64 scale             # offset of s in the flat parameters, if x * s is its input; -1: x is
-    int64 turned            # if transposed: its x^T is stored from this element of the scratch memory on
+    int64 x_transposed      # if transposed: its x^T is stored from this element of the scratch memory on
     int64 deferred          # the gradient of W need not be stored: see training/fused_update.pxi
-    int64 packed            # some columns of W are packed from this element of the scratch memory on; -1: they are not
+    int64 columns           # some columns of W are packed from this element of the scratch memory on; -1: they are not
     # These are 128 bytes: the place of a layer is a shift, 4 % of the smallest step.
 
 

@@ -1,5 +1,5 @@
-"""Kernels as Python functions: matrix product, activations, and what _engine/moments.py and
-training.py need.
+"""Kernels as Python functions: matrix product, activations, and what _engine/moments.py,
+training.py and steps.py need.
 
 `matmul` and `activation` have a `_direct` form for small arrays that can be used in place: it calls Python only to allocate
 the result. It returns None for all other arguments, which `fusegrad.kernels` then validates and converts.

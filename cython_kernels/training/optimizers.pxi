@@ -87,7 +87,7 @@ cdef double NEARLY = 0.999      # lowers a bound a little: a rounding error alon
 
 cdef inline void begin_update(Update* u) noexcept nogil:
     """Computes the constants of the next update, number u.step + 1, from its learning rate."""
-    cdef double rate = u.learning_rate, r = 1, least = 0, t = <double>(u.step + 1)
+    cdef double rate = u.learning_rate, r = 1, least = 0, eps, t = <double>(u.step + 1)
     if not has_squares(u.rule):
         u.rate = <real>rate
         return
@@ -104,9 +104,12 @@ cdef inline void begin_update(Update* u) noexcept nogil:
     elif u.rule == ADAGRAD:
         least = 1
     u.rate = <real>rate
-    u.root_eps = <real>(u.eps * r * u.unit)
-    if u.root_eps < SMALLEST_NORMAL:    # if all gradients so far were 0, 0 / 0 would be NaN
-        u.root_eps = SMALLEST_NORMAL
+    eps = u.eps * r * u.unit
+    if eps < SMALLEST_NORMAL:           # if all gradients so far were 0, 0 / 0 would be NaN
+        eps = SMALLEST_NORMAL
+    if eps > GREATEST / 256:            # its inverse is a normal number
+        eps = GREATEST / 256
+    u.root_eps = <real>eps
     u.least_root = <real>(NEARLY * least)
 
 

@@ -5,7 +5,6 @@ A callback is called after each epoch as ``callback(net, history)``; True stops 
 which is called after the last one, unless an exception ends the fit.
 """
 
-import csv
 from os import PathLike
 from typing import Any
 
@@ -307,5 +306,7 @@ class LogCSV:
         assert self._fit is not None
         if self._fit.rank > 0:
             return
+        import csv
+
         with open(self.path, mode, newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(values)

@@ -8,7 +8,6 @@ Rejected: graphviz (a program to install); matplotlib for notebooks, too (SVG is
 """
 
 from collections.abc import Iterator
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,6 +94,8 @@ def extent(circuit: Any) -> tuple[float, float]:
 
 def as_svg(circuit: Any, frame: int | None = None) -> str:
     """The picture as SVG, for notebooks and pages."""
+    from html import escape  # where it is needed: a tenth of the import of fusegrad
+
     width, height = extent(circuit)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '

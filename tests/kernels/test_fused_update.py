@@ -36,7 +36,7 @@ def batch_of(net, m, seed=0):
 
 def engine_of(net, m, few):
     plan = make_plan(net.dense_layers, net.dtype, m, 1, False, few)
-    large = max(layer.n_in * layer.n_out for layer in net.dense_layers if layer.n_out > 1) >= 1 << 13
+    large = max(layer.n_in * layer.n_out * (layer.n_out > 1) for layer in net.dense_layers) >= 1 << 13
     assert plan.defers == (large and not few)
     return by_dtype[net.dtype].Engine(plan)
 
@@ -47,7 +47,7 @@ def engine_of(net, m, few):
 )
 def test_a_step_is_its_gradient_and_its_update(m, few, rule, dtype):
     lanes = LANES[dtype]
-    small = (10, 67, 3), (4 * lanes + 3, 2 * lanes + 1, 2), (600, 5), (20, 4 * lanes, 9 * lanes, 1)
+    small = (1, 1), (10, 67, 3), (4 * lanes + 3, 2 * lanes + 1, 2), (600, 5), (20, 4 * lanes, 9 * lanes, 1)
     large = (200, 90, 131, 3), (37, 300, 2), (300, 80)
     for sizes in small if few else large:
         net = network(*sizes, dtype=dtype, activation=fg.GELU if m == 33 else fg.Tanh, bias=sizes[0] != 600)

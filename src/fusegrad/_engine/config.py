@@ -1,7 +1,6 @@
 """The configuration of this installation."""
 
 import platform
-from pathlib import Path
 
 import numpy as np
 
@@ -34,6 +33,8 @@ def _openmp() -> str:
     if runtime.OPENMP == 0:
         return "none: built with FUSEGRAD_OPENMP=OFF, one thread"
     library = "runtime not found among the loaded libraries"
+    from pathlib import Path  # where it is needed: a sixth of the import of fusegrad
+
     maps = Path("/proc/self/maps")
     if maps.exists():
         names = {

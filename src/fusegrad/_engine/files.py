@@ -24,13 +24,15 @@ from contextlib import contextmanager
 from functools import partial
 from math import prod
 from os import PathLike
-from pathlib import Path
 from reprlib import repr as shortened
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusegrad._engine.validation import Array, as_count
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORMAT = "fusegrad 1"
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
@@ -103,8 +105,10 @@ def _digest(header: bytes, data: bytes) -> str:
     return digest.hexdigest()
 
 
-def as_path(path: Any) -> Path:
+def as_path(path: Any) -> "Path":
     """A path that a file can have."""
+    from pathlib import Path  # where it is needed: a sixth of the import of fusegrad
+
     try:
         result = Path(path)
         valid = os.fspath(path) != "" and b"\0" not in os.fsencode(result)
@@ -117,7 +121,7 @@ def as_path(path: Any) -> Path:
     return result
 
 
-def _check_regular(path: Path) -> None:
+def _check_regular(path: "Path") -> None:
     """Raise unless the path is a regular file. Opening any other kind may block, or affect a device."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -186,7 +190,7 @@ def _optional() -> Iterator[None]:
             raise
 
 
-def _open(handles: list[int], path: str | Path, flags: int, mode: int = 0o600, folder: int | None = None) -> int:
+def _open(handles: list[int], path: "str | Path", flags: int, mode: int = 0o600, folder: int | None = None) -> int:
     """Open a file and append its descriptor to `handles`; the caller closes it.
 
     `+=` calls os.open and appends in C, so that no signal handler runs between the two: its exception would lose the
@@ -203,7 +207,7 @@ def _lock(handle: int) -> None:
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: "Path", content: bytes) -> None:
     replaced = _read_access(path)
     while path.is_symlink():  # the link is kept
         path = path.parent / os.readlink(path)
@@ -293,7 +297,7 @@ def _remove_leftovers(folder: int, prefix: str) -> None:
                 os.close(handle)
 
 
-def _read_access(path: Path) -> Access | None:
+def _read_access(path: "Path") -> Access | None:
     """Owner, group, mode, ACL and user attributes of an existing file; None if there is none.
 
     Raises OSError if the file cannot be written to, as if it were written in place: a read-only file is not replaced.
@@ -348,7 +352,7 @@ def _set_access(handle: int, replaced: Access) -> None:
 # ---- reading -----------------------------------------------------------------------------------------
 
 
-def _read_header(path: Path, file: Any, size: int) -> tuple[bytes, dict[str, Any], dict[str, str]]:
+def _read_header(path: "Path", file: Any, size: int) -> tuple[bytes, dict[str, Any], dict[str, str]]:
     """The bytes of the header, its entries for the arrays, and its metadata."""
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or not 2 <= length <= min(size - 8, MOST_HEADER):
@@ -367,7 +371,7 @@ def _read_header(path: Path, file: Any, size: int) -> tuple[bytes, dict[str, Any
     return head, header, metadata
 
 
-def _read_entry(path: Path, name: str, entry: Any, place: int) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+def _read_entry(path: "Path", name: str, entry: Any, place: int) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     """The dtype and shape of an array, and where it ends: each array starts where the one before it ends."""
     try:
         if len(entry["shape"]) > 2:

@@ -51,7 +51,7 @@ VALUE_WORK = 64
 LONG_ROW = 2048
 #: Weights of a layer whose gradient need not be stored.
 LEAST_DEFERRED = 8192
-#: Multiply-adds, of a pass over a larger tile or of gradients in an update, that nothing interrupts: some 10 ms.
+#: Multiply-adds, of a pass over a larger tile or of gradients in an update, that nothing interrupts: 3 to 50 ms.
 UNINTERRUPTED_WORK = 1 << 28
 
 #: Weights of a layer from which on a few more examples take features in lanes.
@@ -65,7 +65,7 @@ MOST_COPIED = 512 * 1024 * 1024
 #: The columns of the layer table; `Layer` in cython_kernels/network/tiles.pxi reads them in this order.
 LAYER_TABLE = (
     "n_in", "n_out", "activation", "weight", "bias", "transposed", "function", "parameter", "derivatives", "backward",
-    "dropped", "mask", "scale", "turned", "deferred", "packed",
+    "dropped", "mask", "scale", "x_transposed", "deferred", "columns",
 )  # fmt: skip
 #: The columns of the fold table; `Fold` in cython_kernels/network/folding.pxi reads them in this order.
 FOLD_TABLE = ("first", "count", "scratch")
@@ -150,7 +150,7 @@ class Plan:
             dropout = f", dropout {layer.dropout:g}" if layer.dropped else ""
             lines.append(
                 f"  dense {layer.n_in} -> {layer.n_out} {layer.activation}{dropout}, gradient {ways[row[transposed]]}"
-                f"{', in the update' * row[deferred]}{folded}"
+                f"{', left to a simple update' * row[deferred]}{folded}"
             )
         example = self.layers[0].n_in * self.dtype.itemsize
         if self.layers[0].n_in > 1:
@@ -331,9 +331,9 @@ class _Choice(NamedTuple):
 
     transposed: bool = False  # the gradient of W is summed transposed, not lane-wise,
     deferred: bool = False  # and in the update
-    turned: int = 0  # its x^T
+    x_transposed: int = 0
     derivatives: int = -1  # those of its activations; -1: not stored
-    packed: int = -1  # some columns of W; -1: they are read in place
+    columns: int = -1  # some columns of W; -1: they are read in place
 
 
 def _table(layers: Sequence[Dense], kernels: Any, choices: Sequence[_Choice] | None = None) -> Table:
@@ -358,9 +358,9 @@ def _table(layers: Sequence[Dense], kernels: Any, choices: Sequence[_Choice] | N
                 layer.dropped,
                 masks,
                 -1 if layer.scale is None else layer.scale,
-                choice.turned,
+                choice.x_transposed,
                 int(choice.deferred),
-                choice.packed,
+                choice.columns,
             )
         )
         masks += layer.dropped > 0
@@ -380,17 +380,17 @@ def _deferred_layers(layers: Sequence[Dense], transposed: Sequence[bool], batch:
     ]
 
 
-def _transposed_places(turned: Sequence[int], deferred: Sequence[bool], tile: int, first: int) -> tuple[list[int], int]:
+def _transposed_places(widths: Sequence[int], deferred: Sequence[bool], tile: int, first: int) -> tuple[list[int], int]:
     """Where the x^T of each layer is in the scratch memory, from `first` on, and the end of all.
 
     That of the first layer may be kept for the next step, those of deferred layers until the update; the others share
-    a place. turned: values of each for an example.
+    a place. widths: values of each for an example.
     """
     places, end = [], first
-    for i, n in enumerate(turned):
+    for i, n in enumerate(widths):
         places.append(end)
         end += n * tile * (i == 0 or deferred[i])
-    shared = [n * tile for i, n in enumerate(turned) if i > 0 and not deferred[i]]
+    shared = [n * tile for i, n in enumerate(widths) if i > 0 and not deferred[i]]
     places = [place if i == 0 or deferred[i] else end for i, place in enumerate(places)]
     return places, end + max(shared, default=0)
 
@@ -439,7 +439,7 @@ def make_plan(
     # The folded layer applies the last activation of a fold; within a fold all members are linear.
     linear = [replace(layer, activation="identity", dropout=0.0) for layer in members]
 
-    # Activations of all layers and the targets; x^T of the first layer and of the widest other are added below.
+    # Activations of all layers and the targets; x^T of layers and columns of W are added below.
     per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out
     fits = SMALL_TILE // (per_example * dtype.itemsize)
     with_parameters = min(layers[-1].end // per_example, UNINTERRUPTED_WORK // layers[-1].end)
@@ -451,7 +451,7 @@ def make_plan(
     while tile < min(batch, LEAST_BLOCK) and LEAST_BLOCK % tile:  # so that blocks, and threads' work, are equal
         tile -= panel
     transposed = [_transposed_pays(layer, tile, lanes, kernels.shared_rows) for layer in layers]
-    turned = [_up(layer.n_in, panel) * turn for layer, turn in zip(layers, transposed, strict=True)]
+    widths = [_up(layer.n_in, panel) * turn for layer, turn in zip(layers, transposed, strict=True)]
 
     if few_examples is None:
         few_examples = _few_examples_pay(layers, batch, panel)
@@ -471,9 +471,11 @@ def make_plan(
     n_threads = worthwhile_threads(step_work(layers, batch), n_blocks, n_threads)
     one_tile = batch <= tile and not few_examples and layers == members
     deferred = _deferred_layers(layers, transposed, batch, lanes) if one_tile else [False] * len(layers)
-    places, end = _transposed_places(turned, deferred, tile, tile * (per_example + 1))  # 1: weights of examples
-    packed = [end if layer.n_in * dtype.itemsize >= LONG_ROW else -1 for layer in layers]
-    end += kernels.packed_columns * max(layer.n_out * (place >= 0) for layer, place in zip(layers, packed, strict=True))
+    places, end = _transposed_places(widths, deferred, tile, tile * (per_example + 1))  # 1: weights of examples
+    columns = [end if layer.n_in * dtype.itemsize >= LONG_ROW else -1 for layer in layers]
+    end += kernels.packed_columns * max(
+        layer.n_out * (place >= 0) for layer, place in zip(layers, columns, strict=True)
+    )
     first, rows = (few_scratch, batch) if few_examples else (end, tile)
     derivatives, scratch = _stored_derivatives(layers, kernels, first, rows, panel)
 
@@ -493,7 +495,7 @@ def make_plan(
         defers=any(deferred),
         scratch=max(scratch, end),
         fold_scratch=fold_scratch,
-        layer_table=_table(layers, kernels, list(map(_Choice, transposed, deferred, places, derivatives, packed))),
+        layer_table=_table(layers, kernels, list(map(_Choice, transposed, deferred, places, derivatives, columns))),
         member_table=_table(linear, kernels),
         fold_table=tuple(fold_table),
     )

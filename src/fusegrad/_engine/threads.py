@@ -22,10 +22,13 @@ import threading
 import time
 from functools import lru_cache
 from math import inf
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fusegrad._engine.compiled import runtime
 from fusegrad._engine.validation import as_count
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _chosen: int | None = None
 
@@ -101,10 +104,12 @@ def _cgroup_quota() -> int | None:
 
 @lru_cache(maxsize=1)
 def _read_quota(_when: int) -> int | None:
+    from pathlib import Path  # where it is needed: a sixth of the import of fusegrad
+
     return read_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
 
 
-def read_quota(root: Path, membership: Path) -> int | None:
+def read_quota(root: "Path", membership: "Path") -> int | None:
     """The smallest quota over its period, rounded up, of the groups that this process is in and those above them."""
     try:
         lines = membership.read_text().splitlines()
@@ -127,7 +132,7 @@ def read_quota(root: Path, membership: Path) -> int | None:
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def _quota(file: Path) -> int | None:
+def _quota(file: "Path") -> int | None:
     try:
         numbers = file.read_text().split()
         if len(numbers) == 1:

@@ -22,8 +22,8 @@ def run(chosen: argparse.Namespace) -> int:
         raise InputError(str(error)) from None
     if not hasattr(model, "feature_names_in_"):
         raise InputError(f"{chosen.model}: it was trained on an array without names of columns: predict in Python")
-    table = tables.read(chosen.table)
     names = list(model.feature_names_in_)
+    table = tables.read(chosen.table, names)
     missing = [name for name in names if name not in table.columns]
     if missing:
         raise InputError(f"{chosen.table}: no column {missing[0]!r}, which the model was trained with")

@@ -3,8 +3,10 @@
 import csv
 import gzip
 import sys
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import polars
 
@@ -14,6 +16,7 @@ KINDS = (".csv", ".csv.gz", ".parquet")
 #: What stands for a missing value in a CSV file, beside nothing.
 MISSING = ["NA", "N/A", "NaN", "nan", "NULL", "null", "None", "?"]
 SEPARATORS = ",;\t|"
+MOST_HEADER = 1 << 24  # characters
 
 
 def kind_of(path: Path) -> str:
@@ -31,25 +34,30 @@ def options_of(path: Path) -> dict[str, Any]:
     options: dict[str, Any] = {
         "infer_schema_length": None, "try_parse_dates": True, "null_values": MISSING, "glob": False,
     }  # fmt: skip
-    separator = max(SEPARATORS, key=_header(path).count)
+    with _opened(path) as file:
+        lines = iter(lambda: file.readline(MOST_HEADER), "")
+        separator = max(SEPARATORS, key=next(filter(str.strip, lines), "").count)
     return options if separator == "," else {**options, "separator": separator}
 
 
-def _header(path: Path) -> str:
-    with gzip.open(path) if kind_of(path) == ".csv.gz" else path.open("rb") as file:
-        return file.readline(1 << 20).decode("utf-8-sig", "replace")
+def _opened(path: Path) -> TextIO:
+    """A CSV file as the csv module reads it."""
+    opened = gzip.open if kind_of(path) == ".csv.gz" else open
+    return cast(TextIO, opened(path, "rt", encoding="utf-8-sig", errors="replace", newline=""))
 
 
-def _check_names(path: Path, separator: str) -> None:
-    """Raise if two columns of a CSV file have one name: polars would rename one of them."""
-    names = next(csv.reader([_header(path)], delimiter=separator), [])
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{path}: {names.count(twice)} columns are named {twice!r}: rename or remove all but one")
+def _check_names(path: Path, separator: str, wanted: Collection[str] | None) -> None:
+    """Raise if two columns of a CSV file have one name: polars would rename one. wanted: names that matter."""
+    with _opened(path) as file:
+        rows = csv.reader(iter(lambda: file.readline(MOST_HEADER), ""), delimiter=separator)
+        names = Counter(next(filter(any, rows), []))
+    for name, n in names.items():
+        if n > 1 and name and (wanted is None or name in wanted):  # several without a name: a spreadsheet's empty ones
+            raise InputError(f"{path}: {n} columns are named {name!r}: rename or remove all but one")
 
 
-def read(path: Path) -> polars.DataFrame:
-    """All rows of a file."""
+def read(path: Path, wanted: Collection[str] | None = None) -> polars.DataFrame:
+    """All rows of a file. wanted: the names of the columns that are needed; None: all of them."""
     kind_of(path)
     try:
         if not path.exists():
@@ -59,10 +67,10 @@ def read(path: Path) -> polars.DataFrame:
         function = polars.read_parquet if kind_of(path) == ".parquet" else polars.read_csv
         options = options_of(path)
         if kind_of(path) != ".parquet":
-            _check_names(path, options.get("separator", ","))
+            _check_names(path, options.get("separator", ","), wanted)
         table: polars.DataFrame = function(path, **options)
         table = table.with_columns(polars.selectors.decimal().cast(polars.Float64))
-    except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError, ValueError) as error:
+    except (polars.exceptions.PolarsError, csv.Error, OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{path}: not a table that polars can read: {str(error).splitlines()[0]}") from None
     if table.height == 0:
         raise InputError(f"{path}: it has no rows")

@@ -1,6 +1,6 @@
 """Small real data sets that are part of the wheel."""
 
-from pathlib import Path
+import os
 
 import numpy as np
 
@@ -13,7 +13,7 @@ AUTO_MPG_FEATURES = ("cylinders", "displacement", "horsepower", "weight", "accel
 
 
 def _load(name: str) -> tuple[Array, Array]:
-    table = np.loadtxt(Path(__file__).with_name(name), delimiter=",", skiprows=1)
+    table = np.loadtxt(os.path.join(os.path.dirname(__file__), name), delimiter=",", skiprows=1)
     return np.ascontiguousarray(table[:, :-1].T), np.ascontiguousarray(table[:, -1:].T)
 
 
