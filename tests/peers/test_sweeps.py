@@ -135,7 +135,7 @@ def use_in_place(predictor, X, y):
         assert not owner.flags.owndata
         owner = owner.base
     net = fg.Sequential(fg.Linear(X.shape[1], 1), dtype=X.dtype, rng=0)
-    predictor(X.T[:, :2]), net(X.T[:, :2])  # imports what is imported late
+    predictor(X.T[:, :100]), net(X.T[:, :2])  # imports what is imported late, and takes scratch memory, which is kept
     tracemalloc.start()
     predictor(X.T[:, :100])
     net.fit(X.T, y, optimizer=fg.SGD(lr=1e-4), epochs=2, batch_size=100)
