@@ -72,6 +72,24 @@ def examples(net, m, seed=1):
     return X, y
 
 
+def network(*sizes, dtype, activation=fg.Tanh, bias=True):
+    """A network whose biases are not 0; sizes from its inputs to its outputs."""
+    layers = [
+        layer
+        for n_in, n_out in itertools.pairwise(sizes)
+        for layer in (fg.Linear(n_in, n_out, bias=bias), activation())
+    ]
+    net = fg.Sequential(*layers, dtype=dtype, rng=0)
+    net.parameters += 0.1 * np.random.default_rng(1).normal(size=net.n_parameters)
+    return net
+
+
+def batch_of(net, m, seed=0):
+    """Normal X and y of the network's dtype."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(net.n_features, m)).astype(net.dtype), rng.normal(size=(net.n_outputs, m)).astype(net.dtype)
+
+
 def relative(actual, expected):
     """The largest error over the largest entry."""
     scale = np.abs(expected).max()

@@ -374,7 +374,7 @@ def test_pipelines_and_searches():
 
 @BOTH
 def test_metadata_routing(estimator):
-    """Weights go to the fits and to the scores, if they are asked for, and only then."""
+    """Weights go to the fits and to the scores that request them, and to no others."""
     X, y = two()
     weights = np.random.default_rng(0).uniform(size=len(y))
     with sklearn.config_context(enable_metadata_routing=True):

@@ -195,7 +195,7 @@ cdef void delta_below(
     """x = f'(x) * W^T delta: the delta of the layer below overwrites its activation x.
 
     packed: room for PACKED_COLUMNS columns of W, or NULL: they are read in place. If rows of W are long, the elements of a
-    column lie in a few sets of the caches: in place, (1024, 2048) with 32 examples took twice as long.
+    column lie in a few sets of the caches: 2 to 7 % of a step.
     """
     cdef Py_ssize_t p, i = 0, rows = weight_rows(layer.n_in, layer.n_out)
     cdef Left left = Left(weight, 1, layer.n_in)

@@ -1,12 +1,11 @@
 """A few examples with features in lanes: the predictions have the bits of the other layout, gradients agree with it."""
 
 import ctypes
-import itertools
 import mmap
 
 import numpy as np
 import pytest
-from support import LANES
+from support import LANES, batch_of, network
 
 import fusegrad as fg
 from fusegrad._engine.dispatch import by_dtype
@@ -22,22 +21,6 @@ def engines(net, batch):
         by_dtype[net.dtype].Engine(make_plan(net.dense_layers, net.dtype, batch, 1, False, few))
         for few in (True, False)
     ]
-
-
-def network(*sizes, dtype, activation=fg.Tanh, bias=True):
-    layers = [
-        layer
-        for n_in, n_out in itertools.pairwise(sizes)
-        for layer in (fg.Linear(n_in, n_out, bias=bias), activation())
-    ]
-    net = fg.Sequential(*layers, dtype=dtype, rng=0)
-    net.parameters += 0.1 * np.random.default_rng(1).normal(size=net.n_parameters)
-    return net
-
-
-def batch_of(net, m, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.normal(size=(net.n_features, m)).astype(net.dtype), rng.normal(size=(net.n_outputs, m)).astype(net.dtype)
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 5, 8, 9, 13, 24, 40])

@@ -1,10 +1,8 @@
 """Steps whose gradient is not stored: they have the bits of a stored gradient and its update, and its checks."""
 
-import itertools
-
 import numpy as np
 import pytest
-from support import LANES
+from support import LANES, batch_of, network
 
 import fusegrad as fg
 from fusegrad._engine.dispatch import by_dtype
@@ -16,22 +14,6 @@ RULES = [
 ]  # fmt: skip
 #: Features in lanes, and examples in lanes.
 EACH_LAYOUT = pytest.mark.parametrize("few", [True, False], ids=["features", "examples"])
-
-
-def network(*sizes, dtype, activation=fg.Tanh, bias=True):
-    layers = [
-        layer
-        for n_in, n_out in itertools.pairwise(sizes)
-        for layer in (fg.Linear(n_in, n_out, bias=bias), activation())
-    ]
-    net = fg.Sequential(*layers, dtype=dtype, rng=0)
-    net.parameters += 0.1 * np.random.default_rng(1).normal(size=net.n_parameters)
-    return net
-
-
-def batch_of(net, m, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.normal(size=(net.n_features, m)).astype(net.dtype), rng.normal(size=(net.n_outputs, m)).astype(net.dtype)
 
 
 def engine_of(net, m, few):
