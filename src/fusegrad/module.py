@@ -11,8 +11,6 @@ from fusegrad._engine.engine import NetworkEngine
 from fusegrad._engine.plan import Dense, Plan, stack_layers
 from fusegrad._engine.validation import Array, as_flag, as_flat, as_flat_output, as_floats
 from fusegrad.exports import Link, exported_layers, version
-from fusegrad.exports.c import as_identifier, c_source
-from fusegrad.exports.onnx import onnx_model
 from fusegrad.layers import Layer, Linear, Scale, describe_layers, shapes_of
 from fusegrad.losses import (
     BinaryCrossEntropy,
@@ -341,6 +339,8 @@ class Module:
         >>> "void mpg(const float *x, float *y);" in source
         True
         """
+        from fusegrad.exports.c import as_identifier, c_source
+
         self._engine.lock.check_save(False)
         layers = exported_layers(self.dense_layers, self.named_parameters())
         name, link = as_identifier(name), self._link(probabilities)
@@ -387,6 +387,8 @@ class Module:
         >>> session.run(["prediction"], {"X": np.ones((5, 13), "float32")})[0].shape  # doctest: +SKIP
         (5, 1)
         """
+        from fusegrad.exports.onnx import onnx_model
+
         self._engine.lock.check_save(False)
         layers = exported_layers(self.dense_layers, self.named_parameters())
         files.write(path, onnx_model(layers, self._link(probabilities), self.dtype, version=version()))

@@ -17,7 +17,6 @@ pattern of active units, which would check the reference and not the network's o
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +34,7 @@ BESIDE = 0.1  # distance of the nearby points, in the same units
 N_BLOCKS = 32  # of a vector that is too long to be checked entry by entry
 
 
-@dataclass(frozen=True)
-class GradientCheck:
+class GradientCheck(NamedTuple):
     """The result of `check_gradients`. Each error is relative to the derivative by differences.
 
     Attributes

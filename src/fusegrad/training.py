@@ -57,8 +57,7 @@ MOST_AHEAD = 1 << 16  # most losses, and learning rates, of a stretch
 # ---- epochs ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class FitContext:
+class FitContext(NamedTuple):
     """What a fit tells its callbacks: see `fusegrad.callbacks`.
 
     Attributes
@@ -94,7 +93,7 @@ class FitContext:
     rank: int = 0
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class FitOptions:
     """The arguments of `Sequential.fit` except the data, validated as far as possible without them."""
 

@@ -5,7 +5,6 @@ A compiled engine is for one batch size, number of threads and kind of call; it 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -219,7 +218,7 @@ class NetworkEngine:
             if not self.squared_error:
                 pays, why = False, "not the squared error"
             note += f"\n  {epochs} epochs from {'the moments' if pays else 'the examples'}: {why}"
-        return replace(plan, note=note)  # a copy: engines are made from the cached plan
+        return plan._replace(note=note)  # a copy: engines are made from the cached plan
 
     # ---- validation -----------------------------------------------------------------------------------
 
@@ -329,7 +328,7 @@ class NetworkEngine:
             return one_by_one
         threads = worthwhile_threads(step_work(self.layers, m) * n, n, resolve_threads(n_threads))
         loss = self.loss_function.kind, self.loss_function.parameter
-        compiled = self.kernels.Engine(replace(plan, n_threads=threads), loss, self.l2)
+        compiled = self.kernels.Engine(plan._replace(n_threads=threads), loss, self.l2)
 
         def together(candidates: Array, losses: Array) -> None:
             compiled.losses(batch.X, batch.y, candidates, losses, batch.weights)

@@ -1,6 +1,6 @@
 """The moments of a data set, from which a linear network trains. See cython_kernels/training/moments.pxi."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,8 +10,7 @@ from fusegrad._engine.validation import Array
 CHUNK = 4096  # examples at a time: they stay in the cache while they are converted, centred and multiplied
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
+class Moments(NamedTuple):
     """Means and centred products of the rows of X and y together, in float64."""
 
     means: Array  # (n,)

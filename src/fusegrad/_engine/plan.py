@@ -6,7 +6,6 @@ and how many threads are worthwhile. Nothing in it depends on the data, and only
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import starmap
 from typing import Any, NamedTuple
@@ -75,8 +74,7 @@ FOLD_WORK = 4000
 Table = tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Dense:
+class Dense(NamedTuple):
     """One dense layer a = f(W (s * x) + b) and the offsets of its parameters in the flat buffer."""
 
     n_in: int
@@ -105,8 +103,7 @@ class Dense:
         return n if self.bias is None else n + self.n_out
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What an engine needs to run cython_kernels/network/passes.pxi. Immutable."""
 
     layers: tuple[Dense, ...]  # after folding
@@ -437,7 +434,7 @@ def make_plan(
         if len(fold) > 1:
             fold_scratch += _up(fold[0].n_in + 1, panel) * sum(layer.n_out for layer in fold)
     # The folded layer applies the last activation of a fold; within a fold all members are linear.
-    linear = [replace(layer, activation="identity", dropout=0.0) for layer in members]
+    linear = [layer._replace(activation="identity", dropout=0.0) for layer in members]
 
     # Activations of all layers and the targets; x^T of layers and columns of W are added below.
     per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out

@@ -10,8 +10,7 @@ Rejected: one function for all layers, in which sizes would be variables; intrin
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -105,8 +104,7 @@ def c_source(layers: Sequence[ExportedLayer], link: Link, dtype: "np.dtype[Any]"
     return "\n".join(_Source(tuple(layers), link, dtype, name, version, real, suffix).parts())
 
 
-@dataclass(frozen=True)
-class _Source:
+class _Source(NamedTuple):
     """The parts of a file. All names but that of the function begin with it, so that files can be included together."""
 
     layers: tuple[ExportedLayer, ...]
