@@ -23,7 +23,7 @@ from vector cimport (
     LINE, LOG_TWO_HIGH, LOG_TWO_LOW, NARROW_ROWS, PANEL, POWER_ORIGIN, QUAD, ROWS, ROW_BLOCK, ROW_SUMS,
     SMALLEST_NORMAL, VECTORS, WIDE_VECTORS, Magnitudes, Places, add_columns, any_exceeds, approximate_quotient,
     at_least, at_most, choose_equal, choose_greater, complement_if_positive, copy_columns, even_lanes, exchange,
-    first_lane, first_of_column, flush_if_subnormal, fraction_minus_one, from_half, fused_multiply_add,
+    first_lane, first_of_column, fraction_minus_one, from_half, fused_multiply_add,
     gather_column, greatest, high_words, interleave_high, interleave_low, interleave_parts_high,
     interleave_parts_low, join_words, keep_first_lanes, kept, largest_magnitude, load, load_column, load_first, load_half,
     load_parts, load_splat_column, load_unaligned, magnitude, multiply_add, multiply_add_column,
@@ -31,6 +31,7 @@ from vector cimport (
     places_of, power_of_two, prefetch, quotient, real, splat, splat_column, splat_group, splat_half, splat_word,
     spread_groups, square_root, store, store_column, store_first, store_unaligned, take_lanes, times_complement,
     times_power, vcolumn, vhalf, vreal, vwords, where_positive, with_sign_of, words_from,
+    zero_if_subnormal,
 )
 
 # One compilation unit, so that the micro-tiles are inlined. A file calls only files above it.

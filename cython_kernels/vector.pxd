@@ -90,7 +90,7 @@ cdef extern from "vector.h" nogil:
     vreal fraction_minus_one(vreal v, vreal x, vreal* n)
     vreal at_most(vreal limit, vreal v)
     vreal at_least(vreal limit, vreal v)
-    vreal flush_if_subnormal(vreal v, vreal w)
+    vreal zero_if_subnormal(vreal a, vreal b, vreal v)
     Magnitudes no_magnitudes()
     Magnitudes greatest(Magnitudes so_far, vreal v)
     real largest_magnitude(Magnitudes magnitudes)

@@ -17,7 +17,7 @@ cdef inline void few_tile(
         for i in range(rows):
             for v in range(VECTORS):
                 sums[i][v] = load(product + i * PANEL + v * LANES)
-    add_products(rows, VECTORS, 2, FEW_AHEAD, depth, a[0], &b, sums)
+    add_products(rows, VECTORS, Ahead(2, FEW_AHEAD, 0), depth, a[0], &b, sums)
     for i in range(rows):
         for v in range(VECTORS):
             store(product + i * PANEL + v * LANES, sums[i][v])

@@ -34,7 +34,8 @@ cdef inline void block_tile(
         place += c.row
         next.data += next.row
         n = minimum(n, depth - k)
-        add_products(rows, vectors, 1, DEPTH_AHEAD * vectors * LANES, n, Left(a + k * PACKED_ROWS, 1, PACKED_ROWS), &right, sums)
+        add_products(
+            rows, vectors, Ahead(1, DEPTH_AHEAD * vectors * LANES, 0), n, Left(a + k * PACKED_ROWS, 1, PACKED_ROWS), &right, sums)
         k += n
     store_tile(rows, vectors, sums, c)
 

@@ -50,11 +50,19 @@ cdef inline void start_sums(
             sums[i][v] = first
 
 
+cdef struct Ahead:
+    # What a loop on k prefetches: elements of b, `right` before their use, to a level of the caches (0: none), and of a, `left`
+    # before their use, to the L2 (0: none).
+    int level
+    Py_ssize_t right
+    Py_ssize_t left
+
+
 cdef inline void add_products(
-    const int rows, const int vectors, const int level, const Py_ssize_t ahead, Py_ssize_t depth,
-    Left a, Right* b, vreal sums[NARROW_ROWS][WIDE_VECTORS],
+    const int rows, const int vectors, Ahead ahead, Py_ssize_t depth, Left a, Right* b,
+    vreal sums[NARROW_ROWS][WIDE_VECTORS],
 ) noexcept nogil:
-    """sums (rows, vectors * LANES) += a (rows, depth) b. b is prefetched `ahead` elements before its use, see `prefetch`."""
+    """sums (rows, vectors * LANES) += a (rows, depth) b."""
     cdef vreal right[WIDE_VECTORS]
     cdef vreal left
     cdef Py_ssize_t k
@@ -63,7 +71,9 @@ cdef inline void add_products(
         for v in range(vectors):
             right[v] = load(b.data + v * LANES)
             if v * LANES * sizeof(real) % LINE == 0:
-                prefetch(level, b.data + ahead + v * LANES)
+                prefetch(ahead.level, b.data + ahead.right + v * LANES)
+        if ahead.left:
+            prefetch(2, a.data + ahead.left)
         for i in range(rows):
             left = splat(a.data[i * a.row])
             for v in range(vectors):
@@ -145,7 +155,7 @@ cdef inline void micro_tile(
                 prefetch(1, place + v * LANES)
             place += c.row
     for run in range(runs):
-        add_products(rows, vectors, 0, 0, depth, a, &b, sums)
+        add_products(rows, vectors, Ahead(0, 0, 0), depth, a, &b, sums)
         a.data += hop
     store_tile(rows, vectors, sums, c)
 
@@ -219,10 +229,11 @@ cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right
 
 cdef enum:
     CHAIN_BYTES = 28672     # of the rows of a that stay in the L1 for all chains; each chain goes on where it was
+    CHAIN_AHEAD = 4 * SUM_CHAINS        # rows of b from a prefetch to their use: 3 to 5 % of a product of depth 784
 
 
 cdef inline void interleaved_tile(
-    const int rows, const int vectors, Py_ssize_t depth, Left a, Right b, Output c,
+    const int rows, const int vectors, bint far, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
     """`micro_tile` with interleaved sums, of one block (sums.pxi). The chains wait in memory while the others are continued."""
     cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
@@ -230,6 +241,7 @@ cdef inline void interleaved_tile(
     cdef Py_ssize_t chain_block = CHAIN_BYTES // (rows * <Py_ssize_t>sizeof(real)) // SUM_CHAINS * SUM_CHAINS
     cdef Left left
     cdef Right right
+    cdef Ahead ahead = Ahead(1 if vectors > 1 else 0, CHAIN_AHEAD * b.row, 0)      # one vector: limited by its loads
     cdef Py_ssize_t first = 0, stop, j
     cdef int i, v
     while first < depth:
@@ -243,7 +255,8 @@ cdef inline void interleaved_tile(
                         sums[i][v] = chains[j][i * vectors + v]
             left = Left(a.data + (first + j) * a.step, a.row, SUM_CHAINS * a.step)
             right = Right(b.data + (first + j) * b.row, SUM_CHAINS * b.row)
-            add_products(rows, vectors, 0, 0, (stop - first - j + SUM_CHAINS - 1) // SUM_CHAINS, left, &right, sums)
+            ahead.left = (rows + j) * a.row if far else 0        # each chain prefetches one of the next rows
+            add_products(rows, vectors, ahead, (stop - first - j + SUM_CHAINS - 1) // SUM_CHAINS, left, &right, sums)
             for i in range(rows):
                 for v in range(vectors):
                     chains[j][i * vectors + v] = sums[i][v]
@@ -257,42 +270,51 @@ cdef inline void interleaved_tile(
 
 
 cdef inline void interleaved_rows(
-    const int rows, bint narrow, Py_ssize_t depth, Left a, Right b, Output c,
+    const int rows, bint narrow, bint far, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
     if narrow:
-        interleaved_tile(rows, 1, depth, a, b, c)
+        interleaved_tile(rows, 1, far, depth, a, b, c)
     else:
-        interleaved_tile(rows, VECTORS, depth, a, b, c)
+        interleaved_tile(rows, VECTORS, far, depth, a, b, c)
 
 
-ctypedef void (*InterleavedRows)(const int rows, bint narrow, Py_ssize_t depth, Left a, Right b, Output c) noexcept nogil
+ctypedef void (*InterleavedRows)(
+    const int rows, bint narrow, bint far, Py_ssize_t depth, Left a, Right b, Output c) noexcept nogil
 cdef extern from "vector.h" nogil:
     void interleaved_rows_of "AS_CONSTANT"(int most, InterleavedRows, Py_ssize_t n, ...)
 
 
-cdef void interleaved_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
-    """`multiply_panel` with interleaved sums, of one block, for a complete panel, or one of LANES columns; STORE."""
+cdef void interleaved_panel(
+    Py_ssize_t rows, Py_ssize_t depth, bint far, const Left* a, Right b, const Output* c,
+) noexcept nogil:
+    """`multiply_panel` with interleaved sums, of one block, for a complete panel, or one of LANES columns; STORE.
+
+    far: a is not in the L2. While some of its rows are multiplied, the next ones are prefetched.
+    """
     cdef bint narrow = c.columns <= LANES       # no more rows then: 4 KiB apart they exceed the ways of a set of the L1
     cdef Py_ssize_t n_tiles = ceil_div(rows, ROWS), tile, n
     cdef Left left = a[0]
     cdef Output out = c[0]
     for tile in range(n_tiles):
         n = balanced_part(rows, n_tiles, tile)
-        interleaved_rows_of(ROWS, interleaved_rows, n, narrow, depth, left, b, out)
+        interleaved_rows_of(ROWS, interleaved_rows, n, narrow, far, depth, left, b, out)
         left.data += n * a.row
         out.data += n * c.row
         if out.bias != NULL:
             out.bias += n
 
 
-cdef void forward_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
-    """`multiply_panel` in the order of a layer's sum over its inputs; c is a panel of a tile, or one of LANES columns; STORE."""
+cdef void forward_panel(Py_ssize_t rows, Py_ssize_t depth, bint far, const Left* a, Right b, const Output* c) noexcept nogil:
+    """`multiply_panel` in the order of a layer's sum over its inputs; c is a panel of a tile, or one of LANES columns; STORE.
+
+    far: see `interleaved_panel`.
+    """
     if depth < INTERLEAVED_DEPTH:
         multiply_panel(rows, depth, a, b, c)
     elif depth <= INTERLEAVED_BLOCK:
-        interleaved_panel(rows, depth, a, b, c)
+        interleaved_panel(rows, depth, far, a, b, c)
     else:
-        deep_panel(INTERLEAVED_BLOCK, rows, depth, a, b, c)
+        deep_panel(INTERLEAVED_BLOCK, rows, depth, far, a, b, c)
 
 
 cdef void delta_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
@@ -300,11 +322,11 @@ cdef void delta_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b,
     if depth <= SUM_BLOCK:
         multiply_panel(rows, depth, a, b, c)
     else:
-        deep_panel(SUM_BLOCK, rows, depth, a, b, c)
+        deep_panel(SUM_BLOCK, rows, depth, False, a, b, c)
 
 
 cdef void deep_panel(
-    Py_ssize_t block_depth, Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c,
+    Py_ssize_t block_depth, Py_ssize_t rows, Py_ssize_t depth, bint far, const Left* a, Right b, const Output* c,
 ) noexcept nogil:
     """`forward_panel`, `delta_panel` for a depth of several blocks: some rows at a time, whose totals stay in the L1.
 
@@ -328,7 +350,7 @@ cdef void deep_panel(
             right = Right(b.data + k * b.row, b.row)
             count = minimum(block_depth, depth - k)
             if c.epilogue == STORE:
-                interleaved_panel(n, count, &left, right, &block)
+                interleaved_panel(n, count, far, &left, right, &block)
             else:
                 multiply_panel(n, count, &left, right, &block)
             block.bias = NULL
