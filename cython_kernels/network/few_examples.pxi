@@ -193,7 +193,7 @@ cdef void few_predict(
         layer = &network.layers[i]
         width = layer.n_out
         # A few dot products read the weights faster from memory: their rows are several streams.
-        if packed == NULL or (n <= DOT_TOGETHER and comes_from_memory(layer.n_out, layer.n_in)):
+        if packed == NULL or (n <= minimum(DOT_TOGETHER, 4) and comes_from_memory(layer.n_out, layer.n_in)):
             few_forward(layer, weight_of(network, i), bias_of(network, i), x.data, x.row, a, n, narrow, NULL, interrupt, thread)
         else:
             width = panels(layer.n_out) * PANEL
