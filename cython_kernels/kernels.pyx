@@ -26,10 +26,10 @@ from vector cimport (
     first_lane, first_of_column, fraction_minus_one, from_half, fused_multiply_add,
     gather_column, greatest, high_words, interleave_high, interleave_low, interleave_parts_high,
     interleave_parts_low, join_words, keep_first_lanes, kept, largest_magnitude, load, load_column, load_first, load_half,
-    load_parts, load_splat_column, load_unaligned, magnitude, multiply_add, multiply_add_column,
+    load_parts, load_splat_column, load_twice, load_unaligned, magnitude, multiply_add, multiply_add_column,
     multiply_add_double, multiply_add_half, multiply_add_one, multiply_words, no_magnitudes, odd_lanes, opaque,
     places_of, power_of_two, prefetch, quotient, real, splat, splat_column, splat_group, splat_half, splat_word,
-    spread_groups, square_root, store, store_column, store_first, store_unaligned, take_lanes, times_complement,
+    spread_groups, square_root, store, store_column, store_halves, store_first, store_unaligned, take_lanes, times_complement,
     times_power, vcolumn, vhalf, vreal, vwords, where_positive, with_sign_of, words_from,
     zero_if_subnormal,
 )

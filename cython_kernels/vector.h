@@ -243,6 +243,20 @@ FUSEGRAD_INLINE vcolumn first_of_column(real x) {
     v[0] = x;
     return v;
 }
+/* For columns that are half a vector: one column in both halves, and each half to a place of its own. */
+FUSEGRAD_INLINE vreal load_twice(const real *p) {
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    return (vreal)_mm512_broadcast_f32x8((__m256)load_column(p));
+#else
+    return load(p);
+#endif
+}
+FUSEGRAD_INLINE void store_halves(real *low, real *high, vreal v) {
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    store_column(low, (vcolumn)_mm512_castps512_ps256((__m512)v));
+    store_column(high, (vcolumn)_mm512_extractf32x8_ps((__m512)v, 1));
+#endif
+}
 FUSEGRAD_INLINE vcolumn load_splat_column(const real *p) {
     vcolumn v = splat_column(*p);
 #if defined(__x86_64__)

@@ -68,6 +68,8 @@ cdef extern from "vector.h" nogil:
     void store_column(real* p, vcolumn v)
     vcolumn splat_column(real x)
     vcolumn first_of_column(real x)
+    vreal load_twice(const real* p)
+    void store_halves(real* low, real* high, vreal v)
     vcolumn load_splat_column(const real* p)
     vcolumn load_parts(const real* p, Py_ssize_t step)
     vcolumn interleave_parts_low(vcolumn a, vcolumn b)

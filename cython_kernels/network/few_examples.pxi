@@ -125,7 +125,10 @@ cdef void few_forward(
     if narrow_pays(n, layer):
         multiply_narrow(layer, weight, bias, x, x_row, a, n, narrow)
     elif n_in >= INTERLEAVED_DEPTH:
-        dots = DotProduct(n_out, n_in, n, weight, x, x_row, bias, a)
+        dots = DotProduct(n_out, n_in, n, weight, x, x_row, bias, a, NULL)
+        if pairs_pay(n):
+            pack_pairs(x, x_row, n, n_in, narrow)
+            dots.pairs = narrow
         multiply_dots(&dots, interrupt, thread)
     elif n_out >= COLUMN:
         columns = ColumnProduct(weight, n_in, x, x_row, n_in, bias, 1, 0, a, 1, n_out)
