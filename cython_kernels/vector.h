@@ -243,7 +243,7 @@ FUSEGRAD_INLINE vcolumn first_of_column(real x) {
     v[0] = x;
     return v;
 }
-/* For columns that are half a vector: one column in both halves, and each half to a place of its own. */
+/* For columns that are half a vector: one in both halves, two in one vector, and each half to a place of its own. */
 FUSEGRAD_INLINE vreal load_twice(const real *p) {
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
     return (vreal)_mm512_broadcast_f32x8((__m256)load_column(p));
@@ -251,10 +251,17 @@ FUSEGRAD_INLINE vreal load_twice(const real *p) {
     return load(p);
 #endif
 }
+FUSEGRAD_INLINE vreal join_columns(vcolumn low, vcolumn high) {
+#if defined(__AVX512F__)
+    return (vreal)_mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)low), (__m256d)high, 1);
+#else
+    return load((const real *)&low);
+#endif
+}
 FUSEGRAD_INLINE void store_halves(real *low, real *high, vreal v) {
-#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
-    store_column(low, (vcolumn)_mm512_castps512_ps256((__m512)v));
-    store_column(high, (vcolumn)_mm512_extractf32x8_ps((__m512)v, 1));
+#if defined(__AVX512F__)
+    store_column(low, (vcolumn)_mm512_castpd512_pd256((__m512d)v));
+    store_column(high, (vcolumn)_mm512_extractf64x4_pd((__m512d)v, 1));
 #endif
 }
 FUSEGRAD_INLINE vcolumn load_splat_column(const real *p) {

@@ -138,7 +138,8 @@ cdef inline bint pairs_pay(Py_ssize_t n) noexcept nogil:
 
 
 cdef void pack_pairs(const real* x, Py_ssize_t x_row, Py_ssize_t n, Py_ssize_t depth, real* packed) noexcept nogil:
-    """SUM_CHAINS elements of each vector, then the next elements; an odd last vector twice. What is left of depth is not packed."""
+    """SUM_CHAINS elements of each vector, then the next elements; an odd last vector twice. What is left of depth is not packed.
+    """
     cdef Py_ssize_t k, e
     for k in range(depth // SUM_CHAINS):
         for e in range((n + 1) // 2 * 2):
