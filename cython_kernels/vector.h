@@ -237,13 +237,21 @@ FUSEGRAD_INLINE vcolumn splat_column(real x) {
     vcolumn zero = {0};
     return x - zero;
 }
-/* The same of the value at p, which stays in a register: it is used for several groups of rows. */
 FUSEGRAD_INLINE vcolumn first_of_column(real x) {
     vcolumn v = {0};
     v[0] = x;
     return v;
 }
-/* For columns that are half a vector: one in both halves, two in one vector, and each half to a place of its own. */
+/* The value at p, which stays in a register: it is used for several groups of rows. */
+FUSEGRAD_INLINE vcolumn load_splat_column(const real *p) {
+    vcolumn v = splat_column(*p);
+#if defined(__x86_64__)
+    __asm__("" : "+v"(v));
+#endif
+    return v;
+}
+/* Where a column is half a vector, with AVX-512 only (load_twice: float32): one column in both halves, two in one vector, and each
+   half to a place of its own. */
 FUSEGRAD_INLINE vreal load_twice(const real *p) {
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
     return (vreal)_mm512_broadcast_f32x8((__m256)load_column(p));
@@ -263,13 +271,6 @@ FUSEGRAD_INLINE void store_halves(real *low, real *high, vreal v) {
     store_column(low, (vcolumn)_mm512_castpd512_pd256((__m512d)v));
     store_column(high, (vcolumn)_mm512_extractf64x4_pd((__m512d)v, 1));
 #endif
-}
-FUSEGRAD_INLINE vcolumn load_splat_column(const real *p) {
-    vcolumn v = splat_column(*p);
-#if defined(__x86_64__)
-    __asm__("" : "+v"(v));
-#endif
-    return v;
 }
 /* 16 bytes from each of the places p, p + step, ...: PART elements of every PART-th row. */
 FUSEGRAD_INLINE vcolumn load_parts(const real *p, Py_ssize_t step) {

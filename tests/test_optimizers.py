@@ -77,6 +77,20 @@ def test_no_average_stays_subnormal(make, dtype):
     assert np.all(np.isfinite(w))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_momentum_of_a_subnormal_gradient(dtype):
+    """A learning rate may lift it: the momentum has not decayed."""
+    tiny = np.finfo(dtype).smallest_normal / 8
+    w, gradient = np.zeros(1, dtype), np.array([tiny], dtype)
+    expected = v = 0.0
+    optimizer = fg.SGD(lr=1000.0, momentum=0.5)
+    for _ in range(10):
+        optimizer.step(w, gradient)
+        v = 0.5 * v - 1000.0
+        expected += v
+    np.testing.assert_allclose(w / tiny, expected, rtol=1e-5)
+
+
 @each_optimizer
 def test_float32_is_as_near_as_its_digits(make, rng):
     w = rng.normal(size=101).astype("float32")

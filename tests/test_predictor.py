@@ -38,6 +38,15 @@ def test_any_width(n, dtype):
             np.testing.assert_array_equal(net.freeze()(X[:, :m]), net(X[:, :m]))
 
 
+def test_narrow_layers_below_one_from_memory(dtype):
+    """The first are packed, with padding; the last ones are not, and their examples are copied for a while."""
+    sizes = [64, *[33] * 8, 40_000, 60]
+    net = fg.Sequential(*(fg.Linear(*pair) for pair in itertools.pairwise(sizes)), dtype=dtype, rng=0)
+    X = np.random.default_rng(0).normal(size=(64, 16)).astype(dtype)
+    for m in range(1, 17):
+        np.testing.assert_array_equal(net.freeze()(X[:, :m]), net(X[:, :m]))
+
+
 def test_long_sums_and_weights_from_memory(dtype):
     """More inputs than a block of a sum has; more weights than 8 MiB, which are prefetched."""
     for sizes in ((9000, 40), (2100, 1030)):

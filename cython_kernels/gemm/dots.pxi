@@ -148,10 +148,10 @@ cdef void pack_pairs(const real* x, Py_ssize_t x_row, Py_ssize_t n, Py_ssize_t d
 
 
 cdef inline void pair_rows(
-    const int pairs, const int rows, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x, const real* bias,
-    real* chains,
+    const int pairs, const int rows, const bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
+    const real* bias, real* chains,
 ) noexcept nogil:
-    """`dot_rows` of packed pairs, without what is left of depth."""
+    """`dot_rows` of packed pairs, without what is left of depth. A step reads half a line of each row."""
     cdef vreal sums[PAIRS * 8]
     cdef vreal right[PAIRS]
     cdef vreal left
@@ -169,6 +169,8 @@ cdef inline void pair_rows(
         w = opaque(<real*>w)
         for e in range(pairs):
             right[e] = load(x + e * LANES)
+        for i in range(rows // 2 if far else 0):
+            prefetch(2, w + (COLUMN + k % 2 * (rows // 2) + i) * row)
         for i in range(rows):
             left = load_twice(w + i * row)
             for e in range(pairs):
@@ -182,34 +184,37 @@ cdef inline void pair_rows(
 
 
 cdef inline void pairs_by(
-    const int pairs, Py_ssize_t n_rows, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x, const real* bias,
-    real* chains,
+    const int pairs, Py_ssize_t n_rows, bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
+    const real* bias, real* chains,
 ) noexcept nogil:
     cdef Py_ssize_t i = 0
     while i + 4 <= n_rows:
-        pair_rows(pairs, 4, depth, w + i * row, row, x, bias, chains + i * SUM_CHAINS)
+        if far:
+            pair_rows(pairs, 4, True, depth, w + i * row, row, x, bias, chains + i * SUM_CHAINS)
+        else:
+            pair_rows(pairs, 4, False, depth, w + i * row, row, x, bias, chains + i * SUM_CHAINS)
         i += 4
         bias = next_bias(bias, 4)
     while i < n_rows:
-        pair_rows(pairs, 1, depth, w + i * row, row, x, bias, chains + i * SUM_CHAINS)
+        pair_rows(pairs, 1, False, depth, w + i * row, row, x, bias, chains + i * SUM_CHAINS)
         i += 1
         bias = next_bias(bias, 1)
 
 
 ctypedef void (*PairsBy)(
-    const int pairs, Py_ssize_t n_rows, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x, const real* bias,
-    real* chains) noexcept nogil
+    const int pairs, Py_ssize_t n_rows, bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
+    const real* bias, real* chains) noexcept nogil
 cdef extern from "vector.h" nogil:
     void pairs_of "AS_CONSTANT"(int most, PairsBy, Py_ssize_t pairs, ...)
 
 
 cdef void dots_of_pairs(
-    const DotProduct* p, Py_ssize_t o, Py_ssize_t rows, Py_ssize_t k, Py_ssize_t depth, real* chains,
+    const DotProduct* p, Py_ssize_t o, Py_ssize_t rows, bint far, Py_ssize_t k, Py_ssize_t depth, real* chains,
 ) noexcept nogil:
     """The chains of the products of some rows of w and all vectors, from column k on."""
     cdef Py_ssize_t pairs = (p.n + 1) // 2, e, i, j
     pairs_of(
-        PAIRS, pairs_by, pairs, rows, depth, p.w + o * p.depth + k, p.depth, p.pairs + k * 2 * pairs,
+        PAIRS, pairs_by, pairs, rows, far, depth, p.w + o * p.depth + k, p.depth, p.pairs + k * 2 * pairs,
         next_bias(p.bias, o) if k == 0 else NULL, chains)
     for e in range(p.n):
         for i in range(rows):
@@ -246,7 +251,7 @@ cdef void dot_block(const DotProduct* p, Py_ssize_t o, Py_ssize_t rows, Py_ssize
     while k < n_in:
         depth = minimum(INTERLEAVED_BLOCK, n_in - k)
         if p.pairs != NULL:
-            dots_of_pairs(p, o, rows, k, depth, chains)
+            dots_of_pairs(p, o, rows, far, k, depth, chains)
         else:
             dot_of(
                 DOT_TOGETHER, dot_by, n, rows, far, depth, p.w + o * n_in + k, n_in, p.x + first * p.x_row + k, p.x_row,

@@ -2,12 +2,13 @@
 
 With examples in lanes one example costs what a panel of them costs. Here a batch is a row-major matrix (examples,
 features), and the lanes of a vector are features: outputs of narrow layers (gemm/columns.pxi), inputs of wide ones
-(gemm/dots.pxi), of packed weights always outputs (gemm/packed.pxi). Only if there are enough examples for nearly all lanes of
-one vector, and these are more than columns and dots use, a product takes them to its lanes. Backward, W and the examples are
-row-major as they are needed: the gradient of W is a sum of outer products, the delta below a sum of rows of W.
+(gemm/dots.pxi), of packed weights always outputs (gemm/packed.pxi). With AVX-512 and examples for most lanes of one vector a
+product takes them to its lanes. Backward, W and the examples are row-major as they are needed: the gradient of W is a sum
+of outer products, the delta below a sum of rows of W.
 
-A panel costs the same for any number of examples, 32 cycles for 32 elements of W on Zen 4 (float32), a few examples 4 each
-and what reading W costs. `_engine.plan` chooses: up to a quarter or a half of a panel. Predictions have the same bits either way.
+A panel costs the same for any number of examples, 32 cycles for 32 elements of W on Zen 4 (float32), a few examples at most 4
+each and what reading W costs. `_engine.plan` chooses: up to a quarter or a half of a panel. Predictions have the same bits
+either way.
 """
 
 cdef struct Rows:
@@ -95,7 +96,7 @@ cdef real* read_examples(
 
 
 cdef inline bint narrow_pays(Py_ssize_t n, Layer* layer) noexcept nogil:
-    """Whether examples go to the lanes of one vector: 0.6 to 0.95 of the time of columns and dots, of half that width."""
+    """Whether examples go to the lanes of one vector: 0.6 to 0.95 of the time of columns and dots."""
     cdef Py_ssize_t least = 5 * LANES // 8 if layer.n_in < INTERLEAVED_DEPTH else 3 * LANES // 4
     return COLUMN < LANES and least <= n <= LANES and layer.n_out >= NARROW_ROWS and layer.n_in >= LANES
 
@@ -117,7 +118,7 @@ cdef void few_forward(
 ) noexcept nogil:
     """a (n, n_out) = f(W x + b) of n examples, rows x_row apart. a has room for whole vectors.
 
-    narrow: room for (n_in + n_out, LANES), see `narrow_scratch`. derivatives: f', unless that is NULL.
+    narrow: room for (n_in + n_out, LANES), see `narrow_scratch`: a panel, or pairs. derivatives: f', unless that is NULL.
     """
     cdef Py_ssize_t n_in = layer.n_in, n_out = layer.n_out, e, i
     cdef ColumnProduct columns
@@ -146,11 +147,11 @@ cdef void few_forward(
 
 
 cdef real* narrow_scratch(Network* network, Py_ssize_t count, real* scratch) noexcept nogil:
-    """The scratch memory behind the inputs and outputs of all layers and the targets: deltas, or panels for a while."""
+    """The scratch memory behind the inputs and outputs of all layers, in whole panels, and the targets."""
     cdef Py_ssize_t i
     for i in range(network.n_layers):
-        scratch += whole_panels(count * network.layers[i].n_in)
-    return scratch + 2 * whole_panels(count * network.layers[network.n_layers - 1].n_out)
+        scratch += count * whole_panels(network.layers[i].n_in)
+    return scratch + 2 * count * whole_panels(network.layers[network.n_layers - 1].n_out)
 
 
 cdef real* few_forward_pass(
@@ -195,7 +196,7 @@ cdef void few_predict(
     for i in range(network.n_layers):
         layer = &network.layers[i]
         width = layer.n_out
-        # A few dot products read the weights faster from memory: their rows are several streams.
+        # Up to four dot products read the weights faster from memory: their rows are several streams.
         if packed == NULL or (n <= minimum(DOT_TOGETHER, 4) and comes_from_memory(layer.n_out, layer.n_in)):
             few_forward(layer, weight_of(network, i), bias_of(network, i), x.data, x.row, a, n, narrow, NULL, interrupt, thread)
         else:

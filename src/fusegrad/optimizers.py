@@ -44,7 +44,7 @@ class Optimizer:
         The number of updates so far.
     state : array (n_states, n_parameters) or None
         Momenta and averages, in the dtype of the parameters; None before the first step. Values that have decayed
-        below the smallest normal number are 0. If a gradient is too large to be squared, the states of rules with
+        below the smallest normal number become 0. If a gradient is too large to be squared, the states of rules with
         squares are in units of a power of two.
 
     Notes
