@@ -155,10 +155,10 @@ cdef inline void pair_rows(
     cdef vreal sums[PAIRS * 8]
     cdef vreal right[PAIRS]
     cdef vreal left
-    cdef real both[LANES]
+    cdef real both[2 * SUM_CHAINS]      # LANES where this is used
     cdef Py_ssize_t k
     cdef int e, i
-    for i in range(LANES):
+    for i in range(2 * SUM_CHAINS):
         both[i] = 0
     for i in range(rows):
         if bias != NULL:
