@@ -229,7 +229,6 @@ cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right
 
 cdef enum:
     CHAIN_BYTES = 28672     # of the rows of a that stay in the L1 for all chains; each chain goes on where it was
-    CHAIN_AHEAD = 4 * SUM_CHAINS        # rows of b from a prefetch to their use: 3 to 5 % of a product of depth 784
 
 
 cdef inline void interleaved_tile(
@@ -241,7 +240,7 @@ cdef inline void interleaved_tile(
     cdef Py_ssize_t chain_block = CHAIN_BYTES // (rows * <Py_ssize_t>sizeof(real)) // SUM_CHAINS * SUM_CHAINS
     cdef Left left
     cdef Right right
-    cdef Ahead ahead = Ahead(1 if vectors > 1 else 0, CHAIN_AHEAD * b.row, 0)      # one vector: limited by its loads
+    cdef Ahead ahead = Ahead(0, 0, 0)
     cdef Py_ssize_t first = 0, stop, j
     cdef int i, v
     while first < depth:
