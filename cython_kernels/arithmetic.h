@@ -251,10 +251,10 @@ FUSEGRAD_INLINE vreal approximate_quotient(vreal a, vreal b) {
 #endif
 }
 
-/* a / b, within an ulp, for a normal a, or 0, and a normal b whose inverse is normal, too; NaN if it overflows. With AVX-512: an estimate of 1 / b, of 14
-   bits, or 28 after Newton's step in float64, and a correction by the remainder, which doubles them: 0.3 % of the results are not
-   the nearest number. Beside a square root, which occupies the divider, an update takes 0.8 to 0.9 of the time. Without AVX-512
-   the estimate has 12 bits, or none in float64. */
+/* a / b, within an ulp, for a normal a, or 0, and a normal b whose inverse is normal, too; NaN if it overflows. With AVX-512: an
+   estimate of 1 / b, of 14 bits, or 28 after Newton's step in float64, and a correction by the remainder, which doubles them:
+   0.3 % of the results are not the nearest number. Beside a square root, which occupies the divider, an update takes 0.8 to 0.9
+   of the time. Without AVX-512 the estimate has 12 bits, or none in float64. */
 FUSEGRAD_INLINE vreal quotient(vreal a, vreal b) {
 #if defined(__AVX512F__)
     vreal inverse = (vreal)NATIVE(rcp14)(b), result;

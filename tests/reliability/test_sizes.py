@@ -62,7 +62,6 @@ def test_activations_too_large(dtype):
 
 def test_scratch_is_multiplied_in_one_place():
     """Sizes that would wrap around in 64 bits are an error of memory where an engine is made."""
-
     from fusegrad._engine.plan import make_plan, stack_layers
 
     for dtype, kernels in by_dtype.items():
