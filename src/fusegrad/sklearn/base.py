@@ -3,9 +3,11 @@
 import inspect
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from numbers import Integral
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +48,12 @@ class Objective(NamedTuple):
     loss: Any
     scale: float
     out_activation: str
+
+
+@cache  # `inspect` takes longer than some fits
+def _defaults(kind: type) -> MappingProxyType[str, Any]:
+    """The parameters of an estimator's constructor, with their defaults."""
+    return MappingProxyType({name: one.default for name, one in inspect.signature(kind).parameters.items()})
 
 
 class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -410,10 +418,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 raise ValueError(f"{name}: expected its default with preset='tabular', got {getattr(self, name)!r}")
 
     @classmethod
-    def own_parameters(cls) -> dict[str, Any]:
+    def own_parameters(cls) -> Mapping[str, Any]:
         """The parameters of `MLPRegressor` or `MLPClassifier`, with their defaults, of a subclass too."""
-        own = next(kind for kind in cls.__mro__ if kind.__module__.startswith("fusegrad.sklearn"))
-        return {name: parameter.default for name, parameter in inspect.signature(own).parameters.items()}
+        return _defaults(next(kind for kind in cls.__mro__ if kind.__module__.startswith("fusegrad.sklearn")))
 
     def _is_default(self, name: str) -> bool:
         return bool(np.array_equal(getattr(self, name), self.own_parameters()[name]))
