@@ -13,6 +13,7 @@ import numpy as np
 
 from fusegrad._engine.dispatch import by_dtype
 from fusegrad._engine.files import parse_json
+from fusegrad._engine.memory import aligned_zeros
 from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_flat_output, as_number
 
 #: The compiled updates, and how many states each keeps.
@@ -216,7 +217,7 @@ class Optimizer:
         """
         self.check(parameters)
         if self.state is None:
-            self.state = np.zeros((self.n_states, parameters.size), parameters.dtype)
+            self.state = aligned_zeros((self.n_states, parameters.size), parameters.dtype)
         else:
             self.state = np.array(self.state, order="C")
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusegrad._engine.dispatch import by_dtype
+from fusegrad._engine.memory import aligned_zeros
 from fusegrad._engine.plan import (
     Dense,
     Plan,
@@ -144,7 +145,7 @@ class NetworkEngine:
         self.parameters: Array
         if parameters is None:
             try:
-                self.parameters = np.zeros(self.n_parameters, dtype)
+                self.parameters = aligned_zeros((self.n_parameters,), dtype)
             except (ValueError, OverflowError):  # more elements than an array can have
                 raise ValueError(f"layers: expected parameters that fit into memory, got {self.n_parameters}") from None
         else:
