@@ -40,10 +40,8 @@ enum {
     QUAD = 16 / sizeof(real),             /* columns of it */
     COLUMN_SUMS = VECTOR_BYTES == 64 ? 16 : 8, /* such vectors of sums, of 32 or 16 registers */
     DOT_VECTORS = COLUMN < 8 ? 8 / COLUMN : 1, /* such vectors of SUM_CHAINS elements */
-    /* Examples of a dot product: their vectors and one sum for each of these stay in registers. 8 with 32 registers read a W
-       from the L3 once, where 4 and 4 take 1.2 times as long. */
-    DOT_TOGETHER = 2 * COLUMN_SUMS / DOT_VECTORS < 9 ? (2 * COLUMN_SUMS / DOT_VECTORS - 1) / 2
-                   : 2 * COLUMN_SUMS / DOT_VECTORS < 32 ? 4 : 8,
+    /* Examples of a dot product: their vectors and one sum for each of these stay in registers. */
+    DOT_TOGETHER = 2 * COLUMN_SUMS / DOT_VECTORS < 9 ? (2 * COLUMN_SUMS / DOT_VECTORS - 1) / 2 : 4,
     PANEL = VECTORS * LANES,
     NARROW_ROWS = 12,
     HALF_LANES = VECTOR_BYTES == 64 ? VECTOR_BYTES / sizeof(real) / 2 : 0, /* most columns of half a vector; 0: not used */

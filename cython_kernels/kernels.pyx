@@ -23,7 +23,7 @@ from vector cimport (
     LOG_TWO_HIGH, LOG_TWO_LOW, NARROW_ROWS, PANEL, POWER_ORIGIN, QUAD, ROWS, ROW_BLOCK, ROW_SUMS, SMALLEST_NORMAL,
     VECTORS, WIDE_VECTORS, Magnitudes, Places, add_columns, any_exceeds, approximate_quotient, at_least, at_most,
     choose_equal, choose_greater, complement_if_positive, copy_columns, even_lanes, exchange, first_lane,
-    first_of_column, fraction_minus_one, from_half, fused_multiply_add, gather_column, greatest, high_words,
+    first_of_column, first_of_halves, fraction_minus_one, from_half, fused_multiply_add, gather_column, greatest, high_words,
     interleave_high, interleave_low, interleave_parts_high, interleave_parts_low, join_columns, join_words,
     keep_first_lanes, kept, largest_magnitude, load, load_column, load_first, load_half, load_parts,
     load_splat_column, load_twice, load_unaligned, magnitude, multiply_add, multiply_add_column,
@@ -49,6 +49,7 @@ include "gemm/few_rows.pxi"
 include "gemm/matmul.pxi"
 include "gemm/columns.pxi"
 include "gemm/dots.pxi"
+include "gemm/pairs.pxi"
 include "gemm/packed.pxi"
 include "network/tiles.pxi"
 include "network/forward.pxi"

@@ -250,13 +250,20 @@ FUSEGRAD_INLINE vcolumn load_splat_column(const real *p) {
 #endif
     return v;
 }
-/* Where a column is half a vector, with AVX-512 only (load_twice: float32): one column in both halves, two in one vector, and each
-   half to a place of its own. */
+/* Where a column is half a vector, with AVX-512 only (the first two: float32): one column in both halves; a value as the first
+   element of both; two columns in one vector; each half to a place of its own. */
 FUSEGRAD_INLINE vreal load_twice(const real *p) {
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
-    return (vreal)_mm512_broadcast_f32x8((__m256)load_column(p));
+    return (vreal)_mm512_broadcast_f32x8(_mm256_loadu_ps(p)); /* not load_column: its barrier would make this a shuffle */
 #else
     return load(p);
+#endif
+}
+FUSEGRAD_INLINE vreal first_of_halves(real x) {
+#if defined(__AVX512F__) && FUSEGRAD_REAL == 32
+    return (vreal)_mm512_maskz_mov_ps(0x0101, _mm512_set1_ps(x));
+#else
+    return splat(x);
 #endif
 }
 FUSEGRAD_INLINE vreal join_columns(vcolumn low, vcolumn high) {

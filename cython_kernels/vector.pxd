@@ -69,6 +69,7 @@ cdef extern from "vector.h" nogil:
     vcolumn splat_column(real x)
     vcolumn first_of_column(real x)
     vreal load_twice(const real* p)
+    vreal first_of_halves(real x)
     vreal join_columns(vcolumn low, vcolumn high)
     void store_halves(real* low, real* high, vreal v)
     vcolumn load_splat_column(const real* p)

@@ -6,8 +6,7 @@ chains are added in the end, those of COLUMN rows together. w is read once, in p
 vectors. One vector is bound by the cache or memory that holds w: 9 to 15 cycles for 64 elements on Zen 4 from the L2 and
 the L3, where loads alone take 4.5; four are bound by their multiply-adds, 4 cycles each, and what is not hidden, 1.5.
 
-With vectors of 2 SUM_CHAINS elements (float32, AVX-512) 4 to 8 vectors are packed in pairs: SUM_CHAINS elements of one, then of
-the other. The elements of w are loaded to both halves, which needs no shuffle. 0.75 to 0.9 of the time.
+Four or more vectors in float32 with AVX-512: pairs.pxi.
 
 The hardware prefetches within a row, which is not enough for a w in memory: there the next rows are prefetched, and a
 product takes 0.5 to 0.7 of the time. For a w in the caches the same costs up to a third.
@@ -31,7 +30,6 @@ cdef struct DotProduct:
     Py_ssize_t x_row
     const real* bias        # NULL: none
     real* c
-    const real* pairs       # x in pairs of vectors, see `pack_pairs`; NULL: not
 
 
 cdef inline void dot_step(
@@ -126,104 +124,6 @@ cdef extern from "vector.h" nogil:
     void dot_of "AS_CONSTANT"(int most, DotBy, Py_ssize_t n, ...)
 
 
-# ---- pairs of vectors, if SUM_CHAINS elements are half a vector -----------------------------------------------
-
-cdef enum:
-    PAIRS = DOT_TOGETHER // 2
-    LEAST_PAIRED = 4        # vectors from which on they are packed in pairs
-
-
-cdef inline bint pairs_pay(Py_ssize_t n) noexcept nogil:
-    return 2 * SUM_CHAINS == LANES and LEAST_PAIRED <= n <= DOT_TOGETHER
-
-
-cdef void pack_pairs(const real* x, Py_ssize_t x_row, Py_ssize_t n, Py_ssize_t depth, real* packed) noexcept nogil:
-    """SUM_CHAINS elements of each vector, then the next elements; an odd last vector twice. What is left of depth is not packed.
-    """
-    cdef Py_ssize_t k, e
-    for k in range(depth // SUM_CHAINS):
-        for e in range((n + 1) // 2 * 2):
-            memcpy(packed, x + minimum(e, n - 1) * x_row + k * SUM_CHAINS, SUM_CHAINS * sizeof(real))
-            packed += SUM_CHAINS
-
-
-cdef inline void pair_rows(
-    const int pairs, const int rows, const bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
-    const real* bias, real* chains,
-) noexcept nogil:
-    """`dot_rows` of packed pairs, without what is left of depth. A step reads half a line of each row."""
-    cdef vreal sums[PAIRS * 8]
-    cdef vreal right[PAIRS]
-    cdef vreal left
-    cdef real both[2 * SUM_CHAINS]      # LANES where this is used
-    cdef Py_ssize_t k
-    cdef int e, i
-    for i in range(2 * SUM_CHAINS):
-        both[i] = 0
-    for i in range(rows):
-        if bias != NULL:
-            both[0] = both[SUM_CHAINS] = bias[i]
-        for e in range(pairs):
-            sums[e * rows + i] = load(both)
-    for k in range(depth // SUM_CHAINS):
-        w = opaque(<real*>w)
-        for e in range(pairs):
-            right[e] = load(x + e * LANES)
-        for i in range(rows // 2 if far else 0):
-            prefetch(2, w + (COLUMN + k % 2 * (rows // 2) + i) * row)
-        for i in range(rows):
-            left = load_twice(w + i * row)
-            for e in range(pairs):
-                sums[e * rows + i] = multiply_add(left, right[e], sums[e * rows + i])
-        w += SUM_CHAINS
-        x += pairs * LANES
-    for e in range(pairs):
-        for i in range(rows):
-            store_halves(
-                chains + (2 * e * COLUMN + i) * SUM_CHAINS, chains + ((2 * e + 1) * COLUMN + i) * SUM_CHAINS, sums[e * rows + i])
-
-
-cdef inline void pairs_by(
-    const int pairs, Py_ssize_t n_rows, bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
-    const real* bias, real* chains,
-) noexcept nogil:
-    cdef Py_ssize_t i = 0
-    while i + 4 <= n_rows:
-        if far:
-            pair_rows(pairs, 4, True, depth, w + i * row, row, x, bias, chains + i * SUM_CHAINS)
-        else:
-            pair_rows(pairs, 4, False, depth, w + i * row, row, x, bias, chains + i * SUM_CHAINS)
-        i += 4
-        bias = next_bias(bias, 4)
-    while i < n_rows:
-        pair_rows(pairs, 1, False, depth, w + i * row, row, x, bias, chains + i * SUM_CHAINS)
-        i += 1
-        bias = next_bias(bias, 1)
-
-
-ctypedef void (*PairsBy)(
-    const int pairs, Py_ssize_t n_rows, bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
-    const real* bias, real* chains) noexcept nogil
-cdef extern from "vector.h" nogil:
-    void pairs_of "AS_CONSTANT"(int most, PairsBy, Py_ssize_t pairs, ...)
-
-
-cdef void dots_of_pairs(
-    const DotProduct* p, Py_ssize_t o, Py_ssize_t rows, bint far, Py_ssize_t k, Py_ssize_t depth, real* chains,
-) noexcept nogil:
-    """The chains of the products of some rows of w and all vectors, from column k on."""
-    cdef Py_ssize_t pairs = (p.n + 1) // 2, e, i, j
-    pairs_of(
-        PAIRS, pairs_by, pairs, rows, far, depth, p.w + o * p.depth + k, p.depth, p.pairs + k * 2 * pairs,
-        next_bias(p.bias, o) if k == 0 else NULL, chains)
-    for e in range(p.n):
-        for i in range(rows):
-            for j in range(depth // SUM_CHAINS * SUM_CHAINS, depth):
-                chains[(e * COLUMN + i) * SUM_CHAINS + j % SUM_CHAINS] = multiply_add_one(
-                    p.w[(o + i) * p.depth + k + j], p.x[e * p.x_row + k + j],
-                    chains[(e * COLUMN + i) * SUM_CHAINS + j % SUM_CHAINS])
-
-
 # ---- a product -----------------------------------------------------------------------------------------------
 
 cdef inline vcolumn sum_of_chains(const real* chains) noexcept nogil:
@@ -250,12 +150,9 @@ cdef void dot_block(const DotProduct* p, Py_ssize_t o, Py_ssize_t rows, Py_ssize
         totals[i] = 0       # else GCC warns
     while k < n_in:
         depth = minimum(INTERLEAVED_BLOCK, n_in - k)
-        if p.pairs != NULL:
-            dots_of_pairs(p, o, rows, far, k, depth, chains)
-        else:
-            dot_of(
-                DOT_TOGETHER, dot_by, n, rows, far, depth, p.w + o * n_in + k, n_in, p.x + first * p.x_row + k, p.x_row,
-                next_bias(p.bias, o) if k == 0 else NULL, chains)
+        dot_of(
+            DOT_TOGETHER, dot_by, n, rows, far, depth, p.w + o * n_in + k, n_in, p.x + first * p.x_row + k, p.x_row,
+            next_bias(p.bias, o) if k == 0 else NULL, chains)
         for e in range(n):
             store_column(sums, sum_of_chains(chains + e * COLUMN * SUM_CHAINS))
             if k + depth < n_in:

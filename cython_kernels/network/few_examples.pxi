@@ -2,9 +2,9 @@
 
 With examples in lanes one example costs what a panel of them costs. Here a batch is a row-major matrix (examples,
 features), and the lanes of a vector are features: outputs of narrow layers (gemm/columns.pxi), inputs of wide ones
-(gemm/dots.pxi), of packed weights always outputs (gemm/packed.pxi). With AVX-512 and examples for most lanes of one vector a
-product takes them to its lanes. Backward, W and the examples are row-major as they are needed: the gradient of W is a sum
-of outer products, the delta below a sum of rows of W.
+(gemm/dots.pxi, gemm/pairs.pxi), of packed weights always outputs (gemm/packed.pxi). With AVX-512 and examples for most lanes
+of one vector a product of narrow layers takes them to its lanes. Backward, W and the examples are row-major as they are
+needed: the gradient of W is a sum of outer products, the delta below a sum of rows of W.
 
 A panel costs the same for any number of examples, 32 cycles for 32 elements of W on Zen 4 (float32), a few examples at most 4
 each and what reading W costs. `_engine.plan` chooses: up to a quarter or a half of a panel. Predictions have the same bits
@@ -118,18 +118,16 @@ cdef void few_forward(
 ) noexcept nogil:
     """a (n, n_out) = f(W x + b) of n examples, rows x_row apart. a has room for whole vectors.
 
-    narrow: room for (n_in + n_out, LANES), see `narrow_scratch`: a panel, or pairs. derivatives: f', unless that is NULL.
+    narrow: see `narrow_scratch`. derivatives: f', unless that is NULL.
     """
     cdef Py_ssize_t n_in = layer.n_in, n_out = layer.n_out, e, i
     cdef ColumnProduct columns
-    cdef DotProduct dots
-    if narrow_pays(n, layer):
+    cdef DotProduct dots = DotProduct(n_out, n_in, n, weight, x, x_row, bias, a)
+    if n_in >= INTERLEAVED_DEPTH and pairs_pay(n, n_out):
+        multiply_pairs(&dots, narrow, interrupt, thread)
+    elif narrow_pays(n, layer):
         multiply_narrow(layer, weight, bias, x, x_row, a, n, narrow)
     elif n_in >= INTERLEAVED_DEPTH:
-        dots = DotProduct(n_out, n_in, n, weight, x, x_row, bias, a, NULL)
-        if pairs_pay(n):
-            pack_pairs(x, x_row, n, n_in, narrow)
-            dots.pairs = narrow
         multiply_dots(&dots, interrupt, thread)
     elif n_out >= COLUMN:
         columns = ColumnProduct(weight, n_in, x, x_row, n_in, bias, 1, 0, a, 1, n_out)
@@ -147,7 +145,7 @@ cdef void few_forward(
 
 
 cdef real* narrow_scratch(Network* network, Py_ssize_t count, real* scratch) noexcept nogil:
-    """The scratch memory behind the inputs and outputs of all layers, in whole panels, and the targets."""
+    """Room for the inputs, padded, and the outputs of a layer for LANES examples: behind those of all layers and the targets."""
     cdef Py_ssize_t i
     for i in range(network.n_layers):
         scratch += count * whole_panels(network.layers[i].n_in)
@@ -196,8 +194,8 @@ cdef void few_predict(
     for i in range(network.n_layers):
         layer = &network.layers[i]
         width = layer.n_out
-        # Up to four dot products read the weights faster from memory: their rows are several streams.
-        if packed == NULL or (n <= minimum(DOT_TOGETHER, 4) and comes_from_memory(layer.n_out, layer.n_in)):
+        # A few dot products read the weights faster from memory: their rows are several streams.
+        if packed == NULL or (n <= DOT_TOGETHER and comes_from_memory(layer.n_out, layer.n_in)):
             few_forward(layer, weight_of(network, i), bias_of(network, i), x.data, x.row, a, n, narrow, NULL, interrupt, thread)
         else:
             width = panels(layer.n_out) * PANEL

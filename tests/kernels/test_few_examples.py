@@ -23,7 +23,7 @@ def engines(net, batch):
     ]
 
 
-@pytest.mark.parametrize("m", [1, 2, 3, 5, 8, 9, 13, 24, 40])
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 8, 9, 13, 16, 24, 40])
 def test_predictions_have_the_same_bits(m, dtype):
     for n_in in DEPTHS:
         for n_out in WIDTHS:
