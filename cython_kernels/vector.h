@@ -294,6 +294,34 @@ FUSEGRAD_INLINE vcolumn load_parts(const real *p, Py_ssize_t step) {
 /* The elements of a and b in turn, within each 16 bytes: of their lower and of their upper halves. */
 FUSEGRAD_INLINE vcolumn interleave_parts_low(vcolumn a, vcolumn b) { return __builtin_shufflevector(a, b, LOW_PARTS); }
 FUSEGRAD_INLINE vcolumn interleave_parts_high(vcolumn a, vcolumn b) { return __builtin_shufflevector(a, b, HIGH_PARTS); }
+/* The same for two columns in a vector, one in each half: with AVX-512 only. */
+FUSEGRAD_INLINE vreal load_quarters(const real *p, Py_ssize_t step) {
+#if defined(__AVX512F__)
+    __m512d v = _mm512_castpd128_pd512(_mm_loadu_pd((const double *)p));
+    v = _mm512_mask_broadcast_f64x2(v, 0x0c, _mm_loadu_pd((const double *)(p + step)));
+    v = _mm512_mask_broadcast_f64x2(v, 0x30, _mm_loadu_pd((const double *)(p + 2 * step)));
+    v = _mm512_mask_broadcast_f64x2(v, 0xc0, _mm_loadu_pd((const double *)(p + 3 * step)));
+    __asm__("" : "+v"(v));
+    return (vreal)v;
+#else
+    (void)step;
+    return load(p);
+#endif
+}
+FUSEGRAD_INLINE vreal interleave_quarters_low(vreal a, vreal b) {
+#if defined(__AVX512F__)
+    return (vreal)NATIVE(unpacklo)(a, b);
+#else
+    return a + b;
+#endif
+}
+FUSEGRAD_INLINE vreal interleave_quarters_high(vreal a, vreal b) {
+#if defined(__AVX512F__)
+    return (vreal)NATIVE(unpackhi)(a, b);
+#else
+    return a + b;
+#endif
+}
 /* One element of each of COLUMN rows. */
 FUSEGRAD_INLINE vcolumn gather_column(const real *p, Py_ssize_t row) {
     vcolumn v;

@@ -11,18 +11,19 @@ On Zen 4 64 elements of a w in the caches take 15 to 17 cycles for one vector (f
 insertion, and 16 shuffles, on two ports each. So this is for layers of fewer than INTERLEAVED_DEPTH inputs; dots.pxi
 reads wide ones in 9 to 13, as the L2 or the L3 gives them.
 
-With AVX-512 and four or more vectors x the columns of two groups of rows are joined to one, which halves the multiply-adds
-and their loads: 0.75 to 0.97 of the time.
+With AVX-512 and three or more vectors x a vector has the columns of two groups of rows: half as many multiply-adds, shuffles
+and loads of x. 0.6 to 0.9 of the time.
 
 Rejected: w packed in panels first, for more than 8 vectors (10 % slower); 16 sums of 8 vectors (their addresses do not stay
-in registers: 15 % slower); vectors of 64 bytes, transposed whole (14 to 16 cycles); a vector of 32 bytes of each of 8 rows
-(24 shuffles: 14 to 16); gathers (40 cycles for a column); one or two groups of rows for one vector (its sums are
-latency-bound: 22 and 16 cycles).
+in registers: 15 % slower); vectors of 64 bytes, transposed whole (14 to 17 cycles); a vector of 32 bytes of each of 8 rows
+(24 shuffles: 14 to 16); gathers (40 cycles for a column); four groups of rows for one vector (too many streams: 4 to 7 %
+slower in float32, where two hide the latency of its sums); lines of w prefetched to the L1 (up to 10 % slower).
 """
 
 cdef enum:
     COLUMN_TOGETHER = 8     # vectors x whose sums stay in registers
-    LEAST_WIDE = 4          # vectors x from which on two groups of rows share a vector, if columns are half a vector
+    ONE_VECTOR_GROUPS = 8 // QUAD       # of rows, for one vector
+    LEAST_WIDE = 3          # vectors x from which on two groups of rows share a vector, if columns are half of one
 
 
 cdef struct ColumnProduct:
@@ -110,6 +111,27 @@ cdef inline void add_quads(
         store_column(block + i * COLUMN, sums[i])
 
 
+cdef inline void read_wide_columns(const real* w, Py_ssize_t row, vreal* columns) noexcept nogil:
+    """`read_columns` of two groups."""
+    cdef vreal parts[4]
+    cdef vreal pairs[4]
+    cdef int i
+    for i in range(QUAD):
+        parts[i] = load_quarters(w + i * row, QUAD * row)
+    if QUAD == 4:
+        pairs[0] = interleave_quarters_low(parts[0], parts[2])
+        pairs[1] = interleave_quarters_high(parts[0], parts[2])
+        pairs[2] = interleave_quarters_low(parts[1], parts[3])
+        pairs[3] = interleave_quarters_high(parts[1], parts[3])
+        columns[0] = interleave_quarters_low(pairs[0], pairs[2])
+        columns[1] = interleave_quarters_high(pairs[0], pairs[2])
+        columns[2] = interleave_quarters_low(pairs[1], pairs[3])
+        columns[3] = interleave_quarters_high(pairs[1], pairs[3])
+    else:
+        columns[0] = interleave_quarters_low(parts[0], parts[1])
+        columns[1] = interleave_quarters_high(parts[0], parts[1])
+
+
 cdef inline bint wide_columns_pay(Py_ssize_t n, Py_ssize_t depth) noexcept nogil:
     """Whether columns of two groups are one vector."""
     return 2 * COLUMN == LANES and n >= LEAST_WIDE and depth >= QUAD
@@ -119,17 +141,13 @@ cdef inline void add_wide_quad(
     const int n, const real* w, Py_ssize_t row, const real* x, Py_ssize_t x_row, int first, vreal* sums,
 ) noexcept nogil:
     """`add_quad` of two groups: sums[e], those of the second group in the upper half."""
-    cdef vcolumn low[QUAD]
-    cdef vcolumn high[QUAD]
-    cdef vreal column
+    cdef vreal columns[QUAD]
     cdef int i, e
-    read_columns(opaque(<real*>w), row, low)
-    read_columns(opaque(<real*>w + COLUMN * row), row, high)
+    read_wide_columns(opaque(<real*>w), row, columns)
     for i in range(QUAD):
         if i >= first:
-            column = join_columns(low[i], high[i])
             for e in range(n):
-                sums[e] = multiply_add(column, splat(x[e * x_row + i]), sums[e])
+                sums[e] = multiply_add(columns[i], splat(x[e * x_row + i]), sums[e])
 
 
 cdef inline void add_wide_quads(
@@ -167,7 +185,7 @@ cdef void add_column_products(
     Py_ssize_t n, Py_ssize_t groups, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x, Py_ssize_t x_row,
     real* block,
 ) noexcept nogil:
-    """`add_quads` for n vectors and 1, 2 or 4 groups of COLUMN rows: as many sums as hide each other's latency."""
+    """`add_quads` for n vectors and 1, 2 or 4 (for one vector) groups of COLUMN rows."""
     if groups == 4:
         add_quads_of(1, add_quads, n, 4, depth, w, row, x, x_row, block)
     elif groups == 2 and wide_columns_pay(n, depth):
@@ -212,7 +230,7 @@ cdef void multiply_columns(
     cdef Py_ssize_t n_parts = ceil_div(n_vectors, COLUMN_TOGETHER), part_number, n, groups, first = 0, i
     for part_number in range(n_parts):
         n = balanced_part(n_vectors, n_parts, part_number)
-        groups = 4 if n == 1 else 2 if 2 * n <= COLUMN_TOGETHER or wide_columns_pay(n, p.depth) else 1
+        groups = ONE_VECTOR_GROUPS if n == 1 else 2 if 2 * n <= COLUMN_TOGETHER or wide_columns_pay(n, p.depth) else 1
         i = 0
         while i + groups * COLUMN <= rows:
             column_block(n, groups, p, i, first)

@@ -178,6 +178,14 @@ cdef real* few_forward_pass(
     return a
 
 
+cdef inline bint packed_is_slower(Py_ssize_t n, Layer* layer) noexcept nogil:
+    """Whether a layer is faster from its parameters than from packed weights."""
+    if layer.n_in >= INTERLEAVED_DEPTH and pairs_pay(n, layer.n_out):
+        return True
+    # A few dot products read the weights faster from memory: their rows are several streams.
+    return n <= DOT_TOGETHER and comes_from_memory(layer.n_out, layer.n_in)
+
+
 cdef void few_predict(
     Network* network, const real* packed, int link, Matrix out, real* scratch, Interrupt* interrupt, int thread,
 ) noexcept nogil:
@@ -194,8 +202,7 @@ cdef void few_predict(
     for i in range(network.n_layers):
         layer = &network.layers[i]
         width = layer.n_out
-        # A few dot products read the weights faster from memory: their rows are several streams.
-        if packed == NULL or (n <= DOT_TOGETHER and comes_from_memory(layer.n_out, layer.n_in)):
+        if packed == NULL or packed_is_slower(n, layer):
             few_forward(layer, weight_of(network, i), bias_of(network, i), x.data, x.row, a, n, narrow, NULL, interrupt, thread)
         else:
             width = panels(layer.n_out) * PANEL
