@@ -11,8 +11,8 @@ On Zen 4 64 elements of a w in the caches take 15 to 17 cycles for one vector (f
 insertion, and 16 shuffles, on two ports each. So this is for layers of fewer than INTERLEAVED_DEPTH inputs; dots.pxi
 reads wide ones in 9 to 13, as the L2 or the L3 gives them.
 
-With AVX-512 and three or more vectors x a vector has the columns of two groups of rows: half as many multiply-adds, shuffles
-and loads of x. 0.6 to 0.9 of the time.
+With AVX-512 and two or more vectors x a vector has the columns of two groups of rows: half as many multiply-adds, shuffles
+and loads of x. 0.6 to 0.96 of the time.
 
 Rejected: w packed in panels first, for more than 8 vectors (10 % slower); 16 sums of 8 vectors (their addresses do not stay
 in registers: 15 % slower); vectors of 64 bytes, transposed whole (14 to 17 cycles); a vector of 32 bytes of each of 8 rows
@@ -23,7 +23,7 @@ slower in float32, where two hide the latency of its sums); lines of w prefetche
 cdef enum:
     COLUMN_TOGETHER = 8     # vectors x whose sums stay in registers
     ONE_VECTOR_GROUPS = 8 // QUAD       # of rows, for one vector
-    LEAST_WIDE = 3          # vectors x from which on two groups of rows share a vector, if columns are half of one
+    LEAST_WIDE = 2          # vectors x from which on two groups of rows share a vector, if columns are half of one
 
 
 cdef struct ColumnProduct:
