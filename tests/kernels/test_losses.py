@@ -154,6 +154,21 @@ def test_a_small_loss_keeps_its_digits(dtype):
     assert gradient[1] == pytest.approx(-np.exp(-40.0), rel=4 * float(np.finfo(dtype).eps))
 
 
+@pytest.mark.parametrize("name", ["binary", "softmax, classes", "Poisson"])
+def test_no_gradient_is_subnormal(name, dtype):
+    """Products of subnormal numbers take 100 cycles each: exponentials below 2^-96 (2^-992) count as 0."""
+    n_outputs, negligible = 2 if name == "softmax, classes" else 1, float(np.finfo(dtype).tiny) * 2**30
+    net = fg.Sequential(fg.Linear(1, n_outputs), loss=LOSSES[name], dtype=dtype, rng=0)
+    for z in np.linspace(0.8, 1.3, 51) * np.log(negligible):
+        net.parameters = [0.0] * n_outputs + [0.0, z][-n_outputs:]
+        for m in (1, 40):
+            _, gradient = net.loss_and_gradient(np.ones((1, m)), np.zeros(m, int))
+            if np.exp(z) < 0.99 * negligible:
+                assert gradient[-1] == 0
+            elif np.exp(z) > 1.01 * negligible:
+                assert gradient[-1] == pytest.approx(np.exp(z), rel=1e-4, abs=0)
+
+
 def test_thousands_of_classes(rng):
     """Sums over classes are made in blocks."""
     n = 30_000
