@@ -13,8 +13,8 @@ Targets are (n_outputs, m), or class numbers (1, m), which are compared with the
 Range. Outputs of any finite size have the right gradient, and a loss that is not finite only where float64 cannot hold it:
 values are added times LOSS_UNIT, so that neither the difference of two outputs nor the sum of thousands of losses overflows.
 The logarithm of a sum of exponentials is that of 1 + the sum without the largest: no digit of a small loss is lost.
-Exponentials below NEGLIGIBLE (2^-96, 2^-992) count as 0: subnormal products of such a gradient take 100 cycles each, and steps
-of a classifier that fits its data very well took 6 times as long.
+Cross-entropies take exponentials below NEGLIGIBLE (2^-96, 2^-992) for 0: subnormal products of such a gradient take 100 cycles
+each, and steps of a classifier that fits its data very well took 6 times as long.
 
 The squared error has a loop of its own, whose sums, not scaled, are in registers: it is a tenth of the step of a small network.
 Rejected: losses per example in a buffer, multiplied by the weights afterwards (one more pass); one-hot targets (as many
@@ -143,7 +143,7 @@ cdef inline vreal output_loss(const int kind, vreal parameter, vreal prediction,
         e = choose_greater(difference, zero, one - parameter, zero)
         return choose_greater(zero, difference, -parameter, e) + (difference - difference)
     if kind == POISSON:
-        e = without_negligible(exponential(prediction))
+        e = exponential(prediction)
         value[0] = unit * (e - y * prediction)
         # parameter is 0 or 1; the logarithm of a y of 0 is finite here.
         value[0] = value[0] + parameter * unit * y * (logarithm(y, y - one) - one)
@@ -191,7 +191,10 @@ cdef inline vreal largest(const real* z, Py_ssize_t n, vreal* place) noexcept no
 cdef inline vreal sum_of_others(
     const bint negligible, real* z, Py_ssize_t n, vreal top, vreal place,
 ) noexcept nogil:
-    """z = exp(z - top), and the sum of all but that at `place`, which is 1; in blocks of SUM_BLOCK. negligible: keep such ones."""
+    """z = exp(z - top), and the sum of all but that at `place`, which is 1; in blocks of SUM_BLOCK.
+
+    negligible: keep negligible ones.
+    """
     cdef vreal others = splat(0), block = splat(0), e
     cdef Py_ssize_t i
     for i in range(n):
