@@ -250,7 +250,7 @@ FUSEGRAD_INLINE vcolumn load_splat_column(const real *p) {
 #endif
     return v;
 }
-/* Where a column is half a vector, with AVX-512 only (the first two: float32): one column in both halves; a value as the first
+/* Called where a column is half a vector, with AVX-512 only (the first two: float32); else they compile: one column in both halves; a value as the first
    element of both; two columns in one vector; each half to a place of its own. */
 FUSEGRAD_INLINE vreal load_twice(const real *p) {
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
@@ -294,7 +294,7 @@ FUSEGRAD_INLINE vcolumn load_parts(const real *p, Py_ssize_t step) {
 /* The elements of a and b in turn, within each 16 bytes: of their lower and of their upper halves. */
 FUSEGRAD_INLINE vcolumn interleave_parts_low(vcolumn a, vcolumn b) { return __builtin_shufflevector(a, b, LOW_PARTS); }
 FUSEGRAD_INLINE vcolumn interleave_parts_high(vcolumn a, vcolumn b) { return __builtin_shufflevector(a, b, HIGH_PARTS); }
-/* The same for two columns in a vector, one in each half: with AVX-512 only. */
+/* The same for two columns in a vector, one in each half. Called with AVX-512 only; else they compile. */
 FUSEGRAD_INLINE vreal load_quarters(const real *p, Py_ssize_t step) {
 #if defined(__AVX512F__)
     __m512d v = _mm512_castpd128_pd512(_mm_loadu_pd((const double *)p));

@@ -11,18 +11,17 @@ On Zen 4 64 elements of a w in the caches take 15 to 17 cycles for one vector (f
 insertion, and 16 shuffles, on two ports each. So this is for layers of fewer than INTERLEAVED_DEPTH inputs; dots.pxi
 reads wide ones in 9 to 13, as the L2 or the L3 gives them.
 
-With AVX-512 and two or more vectors x a vector has the columns of two groups of rows: half as many multiply-adds, shuffles
-and loads of x. 0.6 to 0.96 of the time.
+With AVX-512 and two or more x a register holds the columns of two groups of rows: half as many multiply-adds, shuffles and
+loads of x. 0.6 to 0.96 of the time.
 
 Rejected: w packed in panels first, for more than 8 vectors (10 % slower); 16 sums of 8 vectors (their addresses do not stay
-in registers: 15 % slower); vectors of 64 bytes, transposed whole (14 to 17 cycles); a vector of 32 bytes of each of 8 rows
-(24 shuffles: 14 to 16); gathers (40 cycles for a column); four groups of rows for one vector (too many streams: 4 to 7 %
-slower in float32, where two hide the latency of its sums); lines of w prefetched to the L1 (up to 10 % slower).
+in registers: 15 % slower); transpositions of 16 x 16 (14 to 17 cycles); a vector of 32 bytes of each of 8 rows
+(24 shuffles: 14 to 16); gathers (40 cycles for a column); 32 rows for one x (too many streams: 4 to 7 % slower than 16, which
+hide the latency of its sums); lines of w prefetched to the L1 (up to 10 % slower).
 """
 
 cdef enum:
     COLUMN_TOGETHER = 8     # vectors x whose sums stay in registers
-    ONE_VECTOR_GROUPS = 8 // QUAD       # of rows, for one vector
     LEAST_WIDE = 2          # vectors x from which on two groups of rows share a vector, if columns are half of one
 
 
@@ -230,7 +229,7 @@ cdef void multiply_columns(
     cdef Py_ssize_t n_parts = ceil_div(n_vectors, COLUMN_TOGETHER), part_number, n, groups, first = 0, i
     for part_number in range(n_parts):
         n = balanced_part(n_vectors, n_parts, part_number)
-        groups = ONE_VECTOR_GROUPS if n == 1 else 2 if 2 * n <= COLUMN_TOGETHER or wide_columns_pay(n, p.depth) else 1
+        groups = minimum(4, 16 // COLUMN) if n == 1 else 2 if 2 * n <= COLUMN_TOGETHER or wide_columns_pay(n, p.depth) else 1
         i = 0
         while i + groups * COLUMN <= rows:
             column_block(n, groups, p, i, first)

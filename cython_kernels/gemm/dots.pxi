@@ -20,6 +20,11 @@ cdef inline bint comes_from_memory(Py_ssize_t n_out, Py_ssize_t n_in) noexcept n
     return n_out * n_in * <Py_ssize_t>sizeof(real) > MEMORY_BYTES
 
 
+cdef inline bint weights_exceed_l2(Py_ssize_t n_out, Py_ssize_t n_in) noexcept nogil:
+    """Whether the weights of a layer may not be in the L2."""
+    return n_out * n_in * <Py_ssize_t>sizeof(real) >= NEAR_BYTES
+
+
 cdef struct DotProduct:
     # c (n, rows) = x w^T + bias; all but x without gaps
     Py_ssize_t rows

@@ -1,17 +1,18 @@
-"""The product of a wide row-major matrix and 4 to 16 vectors, two of which share a vector of the processor: interleaved sums
-(sums.pxi), if SUM_CHAINS elements are half of it (float32, AVX-512).
+"""The product of a wide row-major matrix and 4 to 16 vectors x, of which two share a register: interleaved sums (sums.pxi), if
+SUM_CHAINS elements are half of it (float32, AVX-512).
 
-Design. The vectors are packed in pairs: SUM_CHAINS elements of one, then of the other. As many elements of a row of w are loaded
+Design. The x are packed in pairs: SUM_CHAINS elements of one, then of the other. As many elements of a row of w are loaded
 to both halves, which needs no shuffle, so that each lane is a chain of a sum as in dots.pxi. PAIR_ROWS rows and PAIRS pairs are
 multiplied together, up to 8 vectors. Their sums, LANES vectors, are transposed in registers, and the chains are then added
 lane by lane. A step of 16 multiply-adds has 8 loads; a panel one vector wide, the examples in its lanes, has a broadcast for
 each. 16 vectors take 0.7 to 0.9 of the time of such a panel, 4 to 8 vectors 0.6 to 0.95 of that of dots.pxi.
 
-The hardware prefetches within a row. For a w beyond the L2 the next rows are prefetched, as many by each tile: 0.8 to 0.95 of the
-time. All of them in the first half of the vectors: 0.9 to 1.
+The hardware prefetches within a row. For a w beyond the L2 the next rows are prefetched, and each tile prefetches its share of
+them: 0.8 to 0.95 of the time.
 
 Rejected: 8 pairs and 2 or 3 rows (x does not stay in the L1: 0.6 to 0.75 of the speed); 6 rows (their sums do not fit one
-transposition; 0 to 10 % faster in a loop of its own); depth in blocks, for an x that stays in the L1 (no faster).
+transposition; 0 to 10 % faster in a loop of its own); depth in blocks, for an x that stays in the L1 (no faster); all next rows
+prefetched with the first half of the vectors (7 to 15 % slower for 9 to 16).
 """
 
 cdef enum:
@@ -21,8 +22,9 @@ cdef enum:
     LEAST_PAIRED = 4                # vectors from which on they are packed in pairs
 
 
-cdef inline bint pairs_pay(Py_ssize_t n, Py_ssize_t n_rows) noexcept nogil:
-    return 2 * SUM_CHAINS == LANES and LEAST_PAIRED <= n <= LANES and n_rows >= PAIR_ROWS
+cdef inline bint pairs_pay(Py_ssize_t n, Py_ssize_t n_rows, Py_ssize_t depth) noexcept nogil:
+    return (
+        2 * SUM_CHAINS == LANES and LEAST_PAIRED <= n <= LANES and n_rows >= PAIR_ROWS and depth >= INTERLEAVED_DEPTH)
 
 
 cdef inline Py_ssize_t pairs_together(Py_ssize_t n, Py_ssize_t first) noexcept nogil:
@@ -32,11 +34,11 @@ cdef inline Py_ssize_t pairs_together(Py_ssize_t n, Py_ssize_t first) noexcept n
 
 
 cdef void pack_pairs(const DotProduct* p, real* packed) noexcept nogil:
-    """SUM_CHAINS elements of the pairs that are multiplied together, then their next ones; the last ones are padded with zeros.
+    """SUM_CHAINS elements of the pairs that are multiplied together, then their next ones; the last ones are padded with -0.
 
-    An odd last vector is packed twice. packed: room for LANES vectors, their depth rounded up to a multiple of LANES.
+    An odd last vector is packed twice. packed: room for LANES vectors, their depth rounded up to a multiple of SUM_CHAINS.
     """
-    cdef Py_ssize_t first = 0, count, k, e
+    cdef Py_ssize_t first = 0, count, k, e, i
     cdef const real* x
     while 2 * first < p.n:
         count = pairs_together(p.n, first)
@@ -47,8 +49,8 @@ cdef void pack_pairs(const DotProduct* p, real* packed) noexcept nogil:
                 if k + SUM_CHAINS <= p.depth:
                     memcpy(packed, x, SUM_CHAINS * sizeof(real))
                 else:
-                    memset(packed, 0, SUM_CHAINS * sizeof(real))
-                    memcpy(packed, x, (p.depth - k) * sizeof(real))
+                    for i in range(SUM_CHAINS):
+                        packed[i] = x[i] if k + i < p.depth else <real>-0.
                 packed += SUM_CHAINS
             k += SUM_CHAINS
         first += count
@@ -71,13 +73,14 @@ cdef inline void pair_step(
 
 cdef inline void pair_tile(
     const int pairs, const int ahead, Py_ssize_t depth, const real* w, const real* next_w, Py_ssize_t row, const real* x,
-    const real* bias, real* totals,
+    const real* bias, real* sums,
 ) noexcept nogil:
-    """The sums of a block (sums.pxi): element i of totals[half][e] is that of row i and one of the vectors of pair e.
+    """The sums of a block (sums.pxi): element i of sums[half][e] is that of row i and one of the vectors of pair e.
 
-    ahead: how many rows from next_w on are prefetched, an even number. A step reads half a line of each row.
+    ahead: how many rows from next_w on are prefetched, an even number; they may lie behind w. A step reads half a line of
+    each row.
     """
-    cdef vreal sums[PAIRS][PAIR_ROWS]
+    cdef vreal products[PAIRS][PAIR_ROWS]
     cdef vreal chains[LANES]
     cdef vreal low, high
     cdef real edge[PAIR_ROWS * LANES]
@@ -85,34 +88,34 @@ cdef inline void pair_tile(
     cdef int e, i
     for i in range(PAIR_ROWS):
         for e in range(PAIRS):
-            sums[e][i] = splat(0) if bias == NULL else first_of_halves(bias[i])
+            products[e][i] = splat(0) if bias == NULL else first_of_halves(bias[i])
     for k in range(depth // SUM_CHAINS):
         w = opaque(<real*>w)
         for i in range(ahead // 2):
             prefetch(2, next_w + (k % 2 * (ahead // 2) + i) * row)
         next_w += SUM_CHAINS
-        pair_step(pairs, w, row, x, sums)
+        pair_step(pairs, w, row, x, products)
         w += SUM_CHAINS
         x += pairs * LANES
-    if depth % SUM_CHAINS:      # products of zeros do not change a sum
+    if depth % SUM_CHAINS:      # products of 0 and -0 change no sum, not even one of -0
         for i in range(PAIR_ROWS):
             store(edge + i * LANES, load_first(w + i * row, depth % SUM_CHAINS))
-        pair_step(pairs, edge, LANES, x, sums)
+        pair_step(pairs, edge, LANES, x, products)
     for i in range(LANES):
-        chains[i] = sums[i // PAIR_ROWS][i % PAIR_ROWS]
+        chains[i] = products[i // PAIR_ROWS][i % PAIR_ROWS]
     transpose(LANES, chains)
     low = chains[0]
     high = chains[LANES // 2]
     for i in range(1, LANES // 2):
         low = low + chains[i]
         high = high + chains[LANES // 2 + i]
-    store(totals, low)
-    store(totals + LANES, high)
+    store(sums, low)
+    store(sums + LANES, high)
 
 
 ctypedef void (*PairTile)(
     const int pairs, const int ahead, Py_ssize_t depth, const real* w, const real* next_w, Py_ssize_t row, const real* x,
-    const real* bias, real* totals) noexcept nogil
+    const real* bias, real* sums) noexcept nogil
 cdef extern from "vector.h" nogil:
     void pair_tile_of "AS_CONSTANT"(int most, PairTile, Py_ssize_t pairs, ...)
 
@@ -153,7 +156,7 @@ cdef void multiply_pairs(const DotProduct* p, real* packed, Interrupt* interrupt
     """`multiply_dots`, if `pairs_pay`. packed: room for `pack_pairs`."""
     cdef Py_ssize_t o = 0, first, pairs, i, next_row, ahead = 0
     cdef const real* x
-    if p.rows * p.depth * <Py_ssize_t>sizeof(real) >= NEAR_BYTES:
+    if weights_exceed_l2(p.rows, p.depth):
         ahead = PAIR_ROWS if (p.n + 1) // 2 <= PAIRS else PAIR_ROWS // 2
     pack_pairs(p, packed)
     while o < p.rows and not check_interrupt(interrupt, thread, PAIR_BLOCK * p.depth * p.n):

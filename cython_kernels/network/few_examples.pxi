@@ -3,8 +3,8 @@
 With examples in lanes one example costs what a panel of them costs. Here a batch is a row-major matrix (examples,
 features), and the lanes of a vector are features: outputs of narrow layers (gemm/columns.pxi), inputs of wide ones
 (gemm/dots.pxi, gemm/pairs.pxi), of packed weights always outputs (gemm/packed.pxi). With AVX-512 and examples for most lanes
-of one vector a product of narrow layers takes them to its lanes. Backward, W and the examples are row-major as they are
-needed: the gradient of W is a sum of outer products, the delta below a sum of rows of W.
+of one vector, a product that does not take them in pairs takes them to its lanes. Backward, W and the examples are row-major
+as they are needed: the gradient of W is a sum of outer products, the delta below a sum of rows of W.
 
 A panel costs the same for any number of examples, 32 cycles for 32 elements of W on Zen 4 (float32), a few examples at most 4
 each and what reading W costs. `_engine.plan` chooses: up to a quarter or a half of a panel. Predictions have the same bits
@@ -108,7 +108,7 @@ cdef void multiply_narrow(
     cdef Left left = Left(weight, layer.n_in, 1)
     cdef Output out = Output(narrow + layer.n_in * LANES, LANES, LANES, bias, STORE, 0)
     pack_squares(1, Matrix(<char*>x, layer.n_in, n, sizeof(real), x_row * sizeof(real)), NULL, 0, n, narrow)
-    forward_panel(layer.n_out, layer.n_in, weights_exceed_l2(layer), &left, Right(narrow, LANES), &out)
+    forward_panel(layer.n_out, layer.n_in, weights_exceed_l2(layer.n_out, layer.n_in), &left, Right(narrow, LANES), &out)
     pack_examples(Matrix(<char*>out.data, layer.n_out, n, LANES * sizeof(real), sizeof(real)), NULL, 0, n, a)
 
 
@@ -123,7 +123,7 @@ cdef void few_forward(
     cdef Py_ssize_t n_in = layer.n_in, n_out = layer.n_out, e, i
     cdef ColumnProduct columns
     cdef DotProduct dots = DotProduct(n_out, n_in, n, weight, x, x_row, bias, a)
-    if n_in >= INTERLEAVED_DEPTH and pairs_pay(n, n_out):
+    if pairs_pay(n, n_out, n_in):
         multiply_pairs(&dots, narrow, interrupt, thread)
     elif narrow_pays(n, layer):
         multiply_narrow(layer, weight, bias, x, x_row, a, n, narrow)
@@ -145,7 +145,7 @@ cdef void few_forward(
 
 
 cdef real* narrow_scratch(Network* network, Py_ssize_t count, real* scratch) noexcept nogil:
-    """Room for the inputs, padded, and the outputs of a layer for LANES examples: behind those of all layers and the targets."""
+    """Room for one product: the inputs, padded, and the outputs of a layer for LANES examples. Deltas come there later."""
     cdef Py_ssize_t i
     for i in range(network.n_layers):
         scratch += count * whole_panels(network.layers[i].n_in)
@@ -180,7 +180,7 @@ cdef real* few_forward_pass(
 
 cdef inline bint packed_is_slower(Py_ssize_t n, Layer* layer) noexcept nogil:
     """Whether a layer is faster from its parameters than from packed weights."""
-    if layer.n_in >= INTERLEAVED_DEPTH and pairs_pay(n, layer.n_out):
+    if pairs_pay(n, layer.n_out, layer.n_in):
         return True
     # A few dot products read the weights faster from memory: their rows are several streams.
     return n <= DOT_TOGETHER and comes_from_memory(layer.n_out, layer.n_in)

@@ -6,11 +6,6 @@ cdef enum:
     WEIGHT_BLOCK = 128 * 1024       # bytes of W that are reused for all panels of a tile, so that they are read from the L2
 
 
-cdef inline bint weights_exceed_l2(const Layer* layer) noexcept nogil:
-    """Whether the weights of a layer may not be in the L2."""
-    return layer.n_out * layer.n_in * <Py_ssize_t>sizeof(real) >= NEAR_BYTES
-
-
 cdef inline Py_ssize_t weight_rows(Py_ssize_t n_rows, Py_ssize_t depth) noexcept nogil:
     """How many rows of W make a block: whole micro-tiles, at least one."""
     cdef Py_ssize_t micro_tiles = WEIGHT_BLOCK // (ROWS * depth * <Py_ssize_t>sizeof(real))
@@ -122,7 +117,7 @@ cdef void dense_forward(
     unless that is NULL."""
     cdef Features x = inputs[0]
     cdef Py_ssize_t p = 0, i = 0, n_in = layer.n_in, rows
-    cdef bint in_place
+    cdef bint in_place, far = weights_exceed_l2(layer.n_out, n_in)
     cdef Left left
     cdef Output out
     if layer.n_out == 1:
@@ -145,7 +140,7 @@ cdef void dense_forward(
         rows = minimum(rows, layer.n_out - i)
         for p in range(n_panels):
             out.data = a + (p * layer.n_out + i) * PANEL
-            forward_panel(rows, n_in, p == 0 and weights_exceed_l2(layer), &left, Right(x.data + p * x.panel, PANEL), &out)
+            forward_panel(rows, n_in, far and p == 0, &left, Right(x.data + p * x.panel, PANEL), &out)
             activate_layer(layer, out.data, rows * PANEL, NULL if derivatives == NULL else derivatives + (out.data - a))
         left.data += rows * n_in
         if bias != NULL:

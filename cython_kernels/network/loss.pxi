@@ -13,8 +13,8 @@ Targets are (n_outputs, m), or class numbers (1, m), which are compared with the
 Range. Outputs of any finite size have the right gradient, and a loss that is not finite only where float64 cannot hold it:
 values are added times LOSS_UNIT, so that neither the difference of two outputs nor the sum of thousands of losses overflows.
 The logarithm of a sum of exponentials is that of 1 + the sum without the largest: no digit of a small loss is lost.
-Cross-entropies take exponentials below NEGLIGIBLE (2^-96, 2^-992) for 0: subnormal products of such a gradient take 100 cycles
-each, and steps of a classifier that fits its data very well took 6 times as long.
+Cross-entropies take exponentials below NEGLIGIBLE (2^-96, 2^-992) for 0. Their products with inputs and weights would be
+subnormal, which takes 100 cycles for each operation: 6 times the step of a classifier that fits its data very well.
 
 The squared error has a loop of its own, whose sums, not scaled, are in registers: it is a tenth of the step of a small network.
 Rejected: losses per example in a buffer, multiplied by the weights afterwards (one more pass); one-hot targets (as many
@@ -33,7 +33,7 @@ cdef struct OutputTile:
 
 
 cdef real LOSS_UNIT = 1. / (1 << 16)
-cdef real NEGLIGIBLE = SMALLEST_NORMAL * (1 << 30)
+cdef real NEGLIGIBLE = SMALLEST_NORMAL * (1 << 30)      # so far from it, since it is divided by m and multiplied by inputs
 
 
 # ---- the squared error ---------------------------------------------------------------------------------
@@ -189,17 +189,14 @@ cdef inline vreal largest(const real* z, Py_ssize_t n, vreal* place) noexcept no
 
 
 cdef inline vreal sum_of_others(
-    const bint negligible, real* z, Py_ssize_t n, vreal top, vreal place,
+    const bint keep_negligible, real* z, Py_ssize_t n, vreal top, vreal place,
 ) noexcept nogil:
-    """z = exp(z - top), and the sum of all but that at `place`, which is 1; in blocks of SUM_BLOCK.
-
-    negligible: keep negligible ones.
-    """
+    """z = exp(z - top), and the sum of all but that at `place`, which is 1; in blocks of SUM_BLOCK."""
     cdef vreal others = splat(0), block = splat(0), e
     cdef Py_ssize_t i
     for i in range(n):
         e = exp_negative(top - load(z + i * PANEL))
-        if not negligible:
+        if not keep_negligible:
             e = without_negligible(e)
         store(z + i * PANEL, e)
         block = block + choose_equal(place, splat(<real>i), splat(0), e)

@@ -13,7 +13,7 @@ import numpy as np
 
 from fusegrad._engine.dispatch import by_dtype
 from fusegrad._engine.files import parse_json
-from fusegrad._engine.memory import aligned_zeros
+from fusegrad._engine.memory import aligned_copy, aligned_zeros
 from fusegrad._engine.validation import Array, as_count, as_flag, as_flat, as_flat_output, as_number
 
 #: The compiled updates, and how many states each keeps.
@@ -219,7 +219,7 @@ class Optimizer:
         if self.state is None:
             self.state = aligned_zeros((self.n_states, parameters.size), parameters.dtype)
         else:
-            self.state = np.array(self.state, order="C")
+            self.state = aligned_copy(self.state)
 
     def step(self, parameters: Array, gradient: Array) -> None:
         """Update parameters in place from their gradient.
@@ -327,7 +327,7 @@ class Optimizer:
             )
         self.lr = lr
         self.n_steps = n_steps
-        self.state = None if state is None else np.array(state, order="C")
+        self.state = None if state is None else aligned_copy(state)
         self._exponent, self._layout, self._owner, self._direct_for = exponent, layout, None, None
 
 

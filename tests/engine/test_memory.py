@@ -1,5 +1,7 @@
 """Where the memory of parameters and states lies."""
 
+import copy
+
 import numpy as np
 import pytest
 from support import network
@@ -20,6 +22,13 @@ def test_aligned_zeros(shape, dtype):
 def test_what_a_step_reads_begins_a_cache_line(dtype):
     net = network(6, 8, 2, dtype=dtype)
     optimizer = fg.Adam()
-    net.train_step(np.ones((6, 3)), np.ones((2, 3)), optimizer)
-    for array in (net.parameters, optimizer.state):
+    X, y = np.ones((6, 3)), np.ones((2, 3))
+    net.train_step(X, y, optimizer)
+    loaded, passed = fg.Adam(), fg.Adam()
+    loaded.load_state_dict(optimizer.state_dict())
+    passed.load_state_dict(optimizer.state_dict())
+    passed.state.flags.writeable = False  # as joblib passes it to its workers
+    copied = copy.copy(net)
+    copied.train_step(X, y, passed)
+    for array in (net.parameters, copied.parameters, optimizer.state, loaded.state, passed.state):
         assert array.ctypes.data % CACHE_LINE == 0

@@ -33,6 +33,20 @@ def test_predictions_have_the_same_bits(m, dtype):
             np.testing.assert_array_equal(few, many, err_msg=f"{n_in} -> {n_out}")
 
 
+@pytest.mark.parametrize("m", [1, 3, 4, 7, 16, 17])
+@pytest.mark.parametrize("bias", [None, 0.0, -0.0])
+def test_zeros_have_the_same_sign(m, bias, dtype):
+    """Sums of products that underflow from below, and of a bias of -0."""
+    tiny = np.sqrt(np.finfo(dtype).smallest_subnormal) / 1000
+    for n_in in DEPTHS:
+        net = fg.Sequential(fg.Linear(n_in, 5, bias=bias is not None), dtype=dtype, rng=0)
+        net.parameters[:] = [-tiny] * (5 * n_in) + [bias] * (5 * (bias is not None))
+        X = np.full((n_in, m), tiny, dtype)
+        few, many = (np.signbit(engine.forward(X, net.parameters)) for engine in engines(net, m))
+        np.testing.assert_array_equal(few, many, err_msg=str(n_in))
+        np.testing.assert_array_equal(np.signbit(net.freeze()(X)), many, err_msg=str(n_in))
+
+
 @pytest.mark.parametrize("activation", [fg.Identity, fg.Sigmoid, fg.ReLU, fg.Tanh])
 def test_predictions_of_many_layers_have_the_same_bits(activation, dtype):
     for sizes in ((10, 64, 64, 2), (1, 1, 1), (5, 300, 3, 17, 1), (600, 20, 9)):

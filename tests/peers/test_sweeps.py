@@ -238,8 +238,7 @@ stored = [ray.put(thing) for thing in (net.freeze(), X, y)]
 prediction, copied = ray.get(ray.remote(use_in_place).remote(*stored))
 assert prediction == net(X.T[:, :3]).tobytes()
 assert copied < 0.1
-trained = ray.get(ray.remote(lambda net: (net.parameters.flags.writeable, net.parameters.flags.owndata)).remote(net))
-assert trained == (True, True)
+assert ray.get(ray.remote(lambda net: net.parameters.flags.writeable).remote(net))
 
 register_ray()
 with parallel_config("ray"):

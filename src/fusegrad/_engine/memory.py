@@ -14,3 +14,10 @@ def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> "np.ndarray[Any, Any]":
     memory = np.zeros(size + CACHE_LINE, np.uint8)
     first = -memory.__array_interface__["data"][0] % CACHE_LINE
     return memory[first : first + size].view(dtype).reshape(shape)
+
+
+def aligned_copy(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """A copy in C order, from a cache line on."""
+    copy = aligned_zeros(array.shape, array.dtype)
+    copy[...] = array
+    return copy

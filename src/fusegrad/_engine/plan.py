@@ -458,7 +458,7 @@ def make_plan(
     few_scratch += (
         _up(batch * max(inputs), panel) * (8 // dtype.itemsize) * (max(layer.n_out for layer in layers) > 512)
     )
-    # For a while: a panel that is one vector wide, or pairs of examples; or panels of outputs, targets and weights.
+    # Where deltas come later: a panel one vector wide, or pairs of examples; or panels of outputs, targets and weights.
     narrow = lanes * max(_up(layer.n_in, lanes) + layer.n_out for layer in layers)
     few_scratch += max(narrow, _up(batch, panel) * (2 * layers[-1].n_out + 1))
     most_blocks = max(1, min(MOST_BLOCKS, PARTIAL_BYTES // (layers[-1].end * dtype.itemsize)))
