@@ -1,5 +1,5 @@
 # cython: freethreading_compatible=True
-"""Queries of the processor, the OpenMP runtime and the compiler.
+"""Queries of the processor, the OpenMP runtime, the compiler and of addresses.
 
 Compiled once, for the oldest supported processor. Contains no numerical code.
 """
@@ -86,3 +86,8 @@ def processors():
 def release_threads():
     """Ends OpenMP's idle threads before a fork, so that the child inherits none of their locks."""
     release_openmp()
+
+
+def bytes_before_line(const unsigned char[::1] memory, Py_ssize_t line):
+    """How many bytes of `memory` lie before its first cache line; line: its size, a power of two."""
+    return -<Py_ssize_t>&memory[0] & (line - 1) if memory.shape[0] else 0

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from fusegrad._engine.compiled import runtime
+
 CACHE_LINE = 64  # bytes
 
 
@@ -12,7 +14,7 @@ def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> "np.ndarray[Any, Any]":
     """`numpy.zeros`, from a cache line on: a vector that lies in two lines takes twice as long to load."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.zeros(size + CACHE_LINE, np.uint8)
-    first = -memory.__array_interface__["data"][0] % CACHE_LINE
+    first = runtime.bytes_before_line(memory, CACHE_LINE)  # NumPy's own ways crash if memory runs out, or import ctypes
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
