@@ -250,8 +250,8 @@ FUSEGRAD_INLINE vcolumn load_splat_column(const real *p) {
 #endif
     return v;
 }
-/* Called where a column is half a vector, with AVX-512 only (the first two: float32); else they compile: one column in both halves; a value as the first
-   element of both; two columns in one vector; each half to a place of its own. */
+/* Called where a column is half a vector, with AVX-512 only (the first two: float32); else they compile: one column in both
+   halves; a value as the first element of both; two columns in one vector; each half to a place of its own. */
 FUSEGRAD_INLINE vreal load_twice(const real *p) {
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
     return (vreal)_mm512_broadcast_f32x8(_mm256_loadu_ps(p)); /* not load_column: its barrier would make this a shuffle */
@@ -308,20 +308,13 @@ FUSEGRAD_INLINE vreal load_quarters(const real *p, Py_ssize_t step) {
     return load(p);
 #endif
 }
-FUSEGRAD_INLINE vreal interleave_quarters_low(vreal a, vreal b) {
 #if defined(__AVX512F__)
-    return (vreal)NATIVE(unpacklo)(a, b);
+FUSEGRAD_INLINE vreal interleave_quarters_low(vreal a, vreal b) { return (vreal)NATIVE(unpacklo)(a, b); }
+FUSEGRAD_INLINE vreal interleave_quarters_high(vreal a, vreal b) { return (vreal)NATIVE(unpackhi)(a, b); }
 #else
-    return a + b;
+FUSEGRAD_INLINE vreal interleave_quarters_low(vreal a, vreal b) { return a + b; }
+FUSEGRAD_INLINE vreal interleave_quarters_high(vreal a, vreal b) { return a - b; }
 #endif
-}
-FUSEGRAD_INLINE vreal interleave_quarters_high(vreal a, vreal b) {
-#if defined(__AVX512F__)
-    return (vreal)NATIVE(unpackhi)(a, b);
-#else
-    return a + b;
-#endif
-}
 /* One element of each of COLUMN rows. */
 FUSEGRAD_INLINE vcolumn gather_column(const real *p, Py_ssize_t row) {
     vcolumn v;

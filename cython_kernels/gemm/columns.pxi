@@ -229,6 +229,7 @@ cdef void multiply_columns(
     cdef Py_ssize_t n_parts = ceil_div(n_vectors, COLUMN_TOGETHER), part_number, n, groups, first = 0, i
     for part_number in range(n_parts):
         n = balanced_part(n_vectors, n_parts, part_number)
+        # One vector: 16 rows hide the latency of their sums.
         groups = minimum(4, 16 // COLUMN) if n == 1 else 2 if 2 * n <= COLUMN_TOGETHER or wide_columns_pay(n, p.depth) else 1
         i = 0
         while i + groups * COLUMN <= rows:
