@@ -5,19 +5,20 @@
 /* ---- block sizes: one row for each width of vector ----------------------------------------
    A micro-tile has ROWS x VECTORS accumulators. ROWS * VECTORS must be at least FMA latency x FMA ports (8 to 10), and
    the accumulators, VECTORS vectors of B and one broadcast of A must fit in the vector registers. More ROWS would need
-   more row strides of A than there are general registers. Products of large matrices use ROWS x WIDE_VECTORS: fewer
-   loads per multiply-add. A micro-tile that is one vector wide has up to NARROW_ROWS rows, for the same reasons.
+   more row strides of A than there are general registers. For fewer loads per multiply-add products of large matrices
+   use ROWS x WIDE_VECTORS, layers DOUBLE_ROWS x two panels (0: no registers for them). A micro-tile that is one
+   vector wide has up to NARROW_ROWS rows, for the same reasons.
    LANE_ROWS x LANE_COLUMNS is the block of the lane-wise weight gradient: as many accumulators as leave registers for
    the operands; LANE_ROWS * LANE_COLUMNS is a multiple of LANES. An activation is evaluated for GROUP vectors at a
    time, which hides the latency of one vector's dependency chain. */
 #if defined(__AVX512F__)
 #include <immintrin.h>
-#define VECTOR_BYTES 64 /* 32 registers: 16 accumulators + 2 of B + 1 of A; wide: 24 + 3 + 1 */
-enum { ROWS = 8, VECTORS = 2, WIDE_VECTORS = 3, LANE_ROWS = 4, LANE_COLUMNS = 4, GROUP = 4 };
+#define VECTOR_BYTES 64 /* 32 registers: 16 accumulators + 2 of B + 1 of A; wide: 24 + 3 + 1; two panels: 24 + 4 + 1 */
+enum { ROWS = 8, VECTORS = 2, WIDE_VECTORS = 3, DOUBLE_ROWS = 6, LANE_ROWS = 4, LANE_COLUMNS = 4, GROUP = 4 };
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define VECTOR_BYTES 32 /* 16 registers: 12 accumulators + 2 of B + 1 of A */
-enum { ROWS = 6, VECTORS = 2, WIDE_VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4, GROUP = 2 };
+enum { ROWS = 6, VECTORS = 2, WIDE_VECTORS = 2, DOUBLE_ROWS = 0, LANE_ROWS = 2, LANE_COLUMNS = 4, GROUP = 2 };
 #else
 #if defined(__SSE4_2__)
 #include <immintrin.h>
@@ -25,7 +26,7 @@ enum { ROWS = 6, VECTORS = 2, WIDE_VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4,
 #include <arm_neon.h>
 #endif
 #define VECTOR_BYTES 16 /* 16 registers: 12 + 2 + 1 (32 on aarch64) */
-enum { ROWS = 6, VECTORS = 2, WIDE_VECTORS = 2, LANE_ROWS = 2, LANE_COLUMNS = 4, GROUP = 2 };
+enum { ROWS = 6, VECTORS = 2, WIDE_VECTORS = 2, DOUBLE_ROWS = 0, LANE_ROWS = 2, LANE_COLUMNS = 4, GROUP = 2 };
 #endif
 
 #if VECTOR_BYTES > 32
@@ -43,6 +44,7 @@ enum {
     /* Examples of a dot product: their vectors and one sum for each of these stay in registers. */
     DOT_TOGETHER = 2 * COLUMN_SUMS / DOT_VECTORS < 9 ? (2 * COLUMN_SUMS / DOT_VECTORS - 1) / 2 : 4,
     PANEL = VECTORS * LANES,
+    MOST_VECTORS = DOUBLE_ROWS > 0 ? 2 * VECTORS : VECTORS, /* of a micro-tile, WIDE_VECTORS or more */
     NARROW_ROWS = 12,
     HALF_LANES = VECTOR_BYTES == 64 ? VECTOR_BYTES / sizeof(real) / 2 : 0, /* most columns of half a vector; 0: not used */
     LANE_BLOCK = LANE_ROWS * LANE_COLUMNS,

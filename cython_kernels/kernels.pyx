@@ -18,9 +18,9 @@ cimport numpy as cnp
 import numpy as np
 
 from vector cimport (
-    COLUMN, COLUMN_BLOCK, COLUMN_SUMS, DEEP_BLOCK, DEPTH_AHEAD, DEPTH_BLOCK, DOT_TOGETHER, DOT_VECTORS, ESTIMATED,
+    COLUMN, COLUMN_BLOCK, COLUMN_SUMS, DEEP_BLOCK, DEPTH_AHEAD, DEPTH_BLOCK, DOT_TOGETHER, DOT_VECTORS, DOUBLE_ROWS, ESTIMATED,
     GREATEST, GREATEST_EXPONENT, GROUP, HALF_LANES, LANES, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS, LIFT, LINE,
-    LOG_TWO_HIGH, LOG_TWO_LOW, NARROW_ROWS, PANEL, POWER_ORIGIN, QUAD, ROWS, ROW_BLOCK, ROW_SUMS, SMALLEST_NORMAL,
+    LOG_TWO_HIGH, LOG_TWO_LOW, MOST_VECTORS, NARROW_ROWS, PANEL, POWER_ORIGIN, QUAD, ROWS, ROW_BLOCK, ROW_SUMS, SMALLEST_NORMAL,
     VECTORS, WIDE_VECTORS, Magnitudes, Places, add_columns, any_exceeds, approximate_quotient, at_least, at_most,
     choose_equal, choose_greater, complement_if_positive, copy_columns, even_lanes, exchange, first_lane,
     first_of_column, first_of_halves, fraction_minus_one, from_half, fused_multiply_add, gather_column, greatest,

@@ -10,7 +10,7 @@ cdef inline void few_tile(
     const int rows, Py_ssize_t depth, const Left* a, Right b, bint first, real* product,
 ) noexcept nogil:
     """product (rows, PANEL) += a (rows, depth) b (depth, PANEL); `first`: stored, not added."""
-    cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
+    cdef vreal sums[NARROW_ROWS][MOST_VECTORS]
     cdef int i, v
     start_sums(rows, VECTORS, NULL, sums)
     if not first:
@@ -44,7 +44,7 @@ cdef void multiply_few_rows(
     cdef Left left, first
     cdef Right right
     cdef Matrix block
-    cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
+    cdef Output out = Output(NULL, c_row, PANEL, 0, NULL, STORE, 0)
     while j0 < b.columns:
         columns = minimum(FEW_COLUMNS, b.columns - j0)
         n_in_place = columns // PANEL
@@ -61,9 +61,9 @@ cdef void multiply_few_rows(
                 first = in_place(part(a, 0, k0 + k))
                 place = product
                 for p in range(panels(columns)):
-                    right = Right(edge, PANEL)
+                    right = Right(edge, PANEL, 0)
                     if p < n_in_place:
-                        right = Right(<const real*>part(block, 0, p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
+                        right = Right(<const real*>part(block, 0, p * PANEL).data, b.row // <Py_ssize_t>sizeof(real), 0)
                     left = first
                     for tile in range(n_tiles):
                         rows = balanced_part(a.rows, n_tiles, tile)

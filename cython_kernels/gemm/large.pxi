@@ -21,9 +21,9 @@ cdef inline void block_tile(
     const int vectors, const int rows, Py_ssize_t depth, const real* a, const real* b, Next next, Output c,
 ) noexcept nogil:
     """c (rows, vectors * LANES) from packed a (rows, depth) and the panel b."""
-    cdef vreal sums[NARROW_ROWS][WIDE_VECTORS]
+    cdef vreal sums[NARROW_ROWS][MOST_VECTORS]
     cdef Py_ssize_t k = 0, n = depth // rows + 1
-    cdef Right right = Right(b, vectors * LANES)
+    cdef Right right = Right(b, vectors * LANES, PANEL)
     cdef real* place = c.data
     cdef int v
     start_sums(rows, vectors, NULL, sums)
@@ -72,7 +72,7 @@ cdef void multiply_blocks(
     cdef real* left = scratch + minimum(a.columns, DEPTH_BLOCK) * ceil_div(minimum(b.columns, COLUMN_BLOCK), LANES) * LANES
     cdef real* panel
     cdef Matrix block
-    cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
+    cdef Output out = Output(NULL, c_row, PANEL, 0, NULL, STORE, 0)
     while j0 < b.columns:
         columns = minimum(COLUMN_BLOCK, b.columns - j0)
         n_vectors = ceil_div(columns, LANES)
@@ -123,7 +123,7 @@ cdef void multiply_in_place(
     cdef Left left
     cdef Right right
     cdef Matrix block
-    cdef Output out = Output(NULL, c_row, 0, NULL, STORE, 0)
+    cdef Output out = Output(NULL, c_row, PANEL, 0, NULL, STORE, 0)
     while j0 < b.columns:
         columns = minimum(REUSED_COLUMNS, b.columns - j0)
         n_in_place = columns // PANEL if b_in_place else 0       # panels
@@ -147,9 +147,9 @@ cdef void multiply_in_place(
                         out.columns = minimum(PANEL, columns - p * PANEL)
                         if p < n_in_place:
                             right = Right(
-                                <const real*>part(block, k, p * PANEL).data, b.row // <Py_ssize_t>sizeof(real))
+                                <const real*>part(block, k, p * PANEL).data, b.row // <Py_ssize_t>sizeof(real), 0)
                         else:
-                            right = Right(scratch + ((p - n_in_place) * deep + k) * PANEL, PANEL)
+                            right = Right(scratch + ((p - n_in_place) * deep + k) * PANEL, PANEL, 0)
                         edge = out.columns - LANES
                         if 0 < edge <= HALF_LANES:      # a full vector, then half a vector
                             out.columns = LANES

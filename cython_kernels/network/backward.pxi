@@ -170,7 +170,7 @@ cdef void dense_backward(
 
 
 cdef enum:
-    PACKED_COLUMNS = 2 * LINE // sizeof(real)       # of W, packed together
+    PACKED_COLUMNS = 3 * LINE // sizeof(real)       # of W, packed together
     PACK_AHEAD = 32             # rows from a prefetch to their use
 
 
@@ -197,14 +197,14 @@ cdef void delta_below(
     packed: room for PACKED_COLUMNS columns of W, or NULL: they are read in place. If rows of W are long, the elements of a
     column lie in a few sets of the caches: 2 to 7 % of a step.
     """
-    cdef Py_ssize_t p, i = 0, rows = weight_rows(layer.n_in, layer.n_out)
+    cdef Py_ssize_t p, n, i = 0, rows = weight_rows(layer.n_in, layer.n_out)
     cdef Left left = Left(weight, 1, layer.n_in)
     cdef Output out
     if packed != NULL:
         rows = PACKED_COLUMNS
         left = Left(packed, 1, PACKED_COLUMNS)
     out.row = PANEL
-    out.columns = PANEL
+    out.panel = layer.n_in * PANEL
     out.bias = NULL
     out.epilogue = DERIVATIVE
     out.activation = activation
@@ -214,7 +214,12 @@ cdef void delta_below(
             pack_columns(weight + i, layer.n_in, layer.n_out, rows, packed)
         else:
             left.data = weight + i
-        for p in range(n_panels):
+        p = 0
+        while p < n_panels:
+            n = panels_together(n_panels - p, layer.n_out) if layer.n_out <= SUM_BLOCK else 1
             out.data = x + (p * layer.n_in + i) * PANEL
-            delta_panel(rows, layer.n_out, &left, Right(delta + p * layer.n_out * PANEL, PANEL), &out)
+            out.columns = n * PANEL
+            delta_panel(
+                rows, layer.n_out, &left, Right(delta + p * layer.n_out * PANEL, PANEL, layer.n_out * PANEL), &out)
+            p += n
         i += rows

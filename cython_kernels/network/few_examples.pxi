@@ -106,9 +106,9 @@ cdef void multiply_narrow(
 ) noexcept nogil:
     """a (n, n_out) = W x + b by a panel that is one vector wide."""
     cdef Left left = Left(weight, layer.n_in, 1)
-    cdef Output out = Output(narrow + layer.n_in * LANES, LANES, LANES, bias, STORE, 0)
+    cdef Output out = Output(narrow + layer.n_in * LANES, LANES, 0, LANES, bias, STORE, 0)
     pack_squares(1, Matrix(<char*>x, layer.n_in, n, sizeof(real), x_row * sizeof(real)), NULL, 0, n, narrow)
-    forward_panel(layer.n_out, layer.n_in, weights_exceed_l2(layer.n_out, layer.n_in), &left, Right(narrow, LANES), &out)
+    forward_panel(layer.n_out, layer.n_in, weights_exceed_l2(layer.n_out, layer.n_in), &left, Right(narrow, LANES, 0), &out)
     pack_examples(Matrix(<char*>out.data, layer.n_out, n, LANES * sizeof(real), sizeof(real)), NULL, 0, n, a)
 
 

@@ -7,9 +7,8 @@ cdef enum:
 
 
 cdef inline Py_ssize_t weight_rows(Py_ssize_t n_rows, Py_ssize_t depth) noexcept nogil:
-    """How many rows of W make a block: whole micro-tiles, at least one."""
-    cdef Py_ssize_t micro_tiles = WEIGHT_BLOCK // (ROWS * depth * <Py_ssize_t>sizeof(real))
-    return minimum(n_rows, ROWS * micro_tiles if micro_tiles > 1 else ROWS)
+    """How many rows of W make a block."""
+    return minimum(n_rows, whole_tiles(WEIGHT_BLOCK // (depth * <Py_ssize_t>sizeof(real))))
 
 
 cdef inline void forward_row(
@@ -116,7 +115,7 @@ cdef void dense_forward(
     """a = f(W x + b); bias may be NULL. inputs: a tile, or perhaps X in place if there is a single output. derivatives: f',
     unless that is NULL."""
     cdef Features x = inputs[0]
-    cdef Py_ssize_t p = 0, i = 0, n_in = layer.n_in, rows
+    cdef Py_ssize_t p = 0, q, i = 0, n_in = layer.n_in, rows, n
     cdef bint in_place, far = weights_exceed_l2(layer.n_out, n_in)
     cdef Left left
     cdef Output out
@@ -132,16 +131,22 @@ cdef void dense_forward(
     rows = weight_rows(layer.n_out, n_in)
     left = Left(weight, n_in, 1)
     out.row = PANEL
-    out.columns = PANEL
+    out.panel = layer.n_out * PANEL
     out.bias = bias
     out.epilogue = STORE
     out.activation = 0
     while i < layer.n_out:
         rows = minimum(rows, layer.n_out - i)
-        for p in range(n_panels):
+        p = 0
+        while p < n_panels:
+            n = panels_together(n_panels - p, n_in)
             out.data = a + (p * layer.n_out + i) * PANEL
-            forward_panel(rows, n_in, far and p == 0, &left, Right(x.data + p * x.panel, PANEL), &out)
-            activate_layer(layer, out.data, rows * PANEL, NULL if derivatives == NULL else derivatives + (out.data - a))
+            out.columns = n * PANEL
+            forward_panel(rows, n_in, far and p == 0, &left, Right(x.data + p * x.panel, PANEL, x.panel), &out)
+            for q in range(n):
+                activate_layer(layer, out.data, rows * PANEL, NULL if derivatives == NULL else derivatives + (out.data - a))
+                out.data += out.panel
+            p += n
         left.data += rows * n_in
         if bias != NULL:
             out.bias += rows

@@ -289,20 +289,23 @@ cdef void weight_gradient_rows(
 
     Up to SUM_BLOCK examples are summed in registers before the gradient is read and written: 10 % of a step.
     """
-    cdef Py_ssize_t block, p, n
+    cdef Py_ssize_t first = 0, p, n, depth = minimum(n_panels * PANEL, SUM_BLOCK)
     cdef Output out
     out.row = gradient.row
+    out.panel = PANEL
     out.bias = NULL
     out.activation = 0
-    for block in range(panels(n_x)):
-        out.data = gradient.data + block * PANEL
-        out.columns = minimum(PANEL, n_x - block * PANEL)
+    while first < n_x:
+        out.data = gradient.data + first
+        n = panels_together(ceil_div(n_x - first, LANES) // VECTORS, depth)     # not two if half of the second one is empty
+        out.columns = minimum(n * PANEL, n_x - first)
         out.epilogue = STORE if gradient.overwrite else ADD
         p = 0
         while p < n_panels:
             n = minimum(n_panels - p, SUM_BLOCK // PANEL)
             multiply_tile(
                 n_rows, delta + p * n_delta * PANEL, n_delta * PANEL, n,
-                transposed + (block * n_panels + p) * PANEL * PANEL, &out)
+                transposed + (first * n_panels + p * PANEL) * PANEL, n_panels * PANEL * PANEL, &out)
             out.epilogue = ADD
             p += n
+        first += out.columns

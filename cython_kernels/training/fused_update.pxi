@@ -122,7 +122,7 @@ cdef void fused_update(Network* network, FewPass* p, Update* u, real* w, real* g
 # ---- examples in lanes ----------------------------------------------------------------------------------
 
 cdef enum:
-    FUSED_WEIGHTS = (64 << 10) // sizeof(real)      # whose gradient is computed, then updated; at least ROWS rows
+    FUSED_WEIGHTS = (64 << 10) // sizeof(real)      # whose gradient is computed, then updated; at least TILE_ROWS rows
 
 
 cdef inline Py_ssize_t end_of(const Layer* layer) noexcept nogil:
@@ -183,7 +183,7 @@ cdef void update_tile(
 ) noexcept nogil:
     """The update of all layers, after `begin_update`. gradient: of what is not deferred. part: room for some rows of the gradient
     of a deferred layer (the buffer of partial gradients, which one block does not use)."""
-    cdef Py_ssize_t i, j, start, o, n, rows, width
+    cdef Py_ssize_t i, j, start, o, n, rows, most, width
     cdef const real* delta = scratch
     cdef Layer* layer
     for i in range(network.n_layers):
@@ -191,18 +191,20 @@ cdef void update_tile(
         delta += layer.n_in * network.tile
         start = layer.weight
         o = 0
-        rows = maximum(FUSED_WEIGHTS // layer.n_in // ROWS, 1) * ROWS
+        rows, most = whole_tiles(FUSED_WEIGHTS // layer.n_in), 2 * PANEL
+        if u.far:       # a few at a time, whose states are prefetched
+            rows, most = ROWS, PANEL
         while layer.deferred and o < layer.n_out:
             n = minimum(rows, layer.n_out - o)
             j = 0
             while j < layer.n_in:
-                width = minimum(PANEL, layer.n_in - j)
+                width = minimum(most, layer.n_in - j)
                 if u.far:       # 0.9 of the time of a step; 1.1 if the states come from a cache
                     prefetch_update(u, w, start + j, layer.n_in, n, width)
                 weight_gradient_rows(
                     delta + o * PANEL, n, layer.n_out, scratch + layer.x_transposed + j * panels(count) * PANEL, width,
                     panels(count), GradientSum(part + j, layer.n_in, True))
-                j += PANEL
+                j += width
             update(u, w, part - start, start, start + n * layer.n_in)
             start += n * layer.n_in
             o += n
