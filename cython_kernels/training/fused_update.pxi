@@ -134,7 +134,7 @@ cdef bint tile_is_bounded(
     Network* network, Py_ssize_t count, const real* scratch, const real* gradient, double most,
 ) noexcept nogil:
     """Whether no element of the gradient can be larger than `most`, or NaN: of deferred layers it is not known yet."""
-    cdef Py_ssize_t i, start, n_examples = panels(count) * PANEL
+    cdef Py_ssize_t i, start, columns, n_examples = panels(count) * PANEL
     cdef const real* delta = scratch
     cdef Layer* layer
     cdef double of_delta, of_input
@@ -143,8 +143,12 @@ cdef bint tile_is_bounded(
         delta += layer.n_in * network.tile
         start = layer.weight
         if layer.deferred:
+            columns = layer.n_in // PANEL * PANEL
             of_delta = largest_of(Rows(delta, 0), layer.n_out * n_examples, 1)
-            of_input = largest_of(Rows(scratch + layer.x_transposed, 0), panels(layer.n_in) * PANEL * n_examples, 1)
+            of_input = largest_of(Rows(scratch + layer.x_transposed, 0), columns * n_examples, 1)
+            if columns < layer.n_in:    # the last panel, whose second vector may be unused
+                of_input += largest_of(
+                    Rows(scratch + layer.x_transposed + columns * n_examples, PANEL), layer.n_in - columns, n_examples)
             if not is_bounded(n_examples, of_delta, of_input, most):
                 return False
             start += layer.n_in * layer.n_out
