@@ -65,6 +65,7 @@ def test_threads_are_really_used():
         assert plan.n_threads == 8
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("batch_size", [3_000, None])
 def test_beside_busy_processes(batch_size, dtype):
     """There threads lose, are given up and tried again, in the middle of an epoch and at its end."""
