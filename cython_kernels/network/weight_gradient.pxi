@@ -289,7 +289,7 @@ cdef void weight_gradient_rows(
 
     Up to SUM_BLOCK examples are summed in registers before the gradient is read and written: 10 % of a step.
     """
-    cdef Py_ssize_t first = 0, p, n, depth = minimum(n_panels * PANEL, SUM_BLOCK)
+    cdef Py_ssize_t first = 0, p, n
     cdef Output out
     out.row = gradient.row
     out.panel = PANEL
@@ -297,8 +297,7 @@ cdef void weight_gradient_rows(
     out.activation = 0
     while first < n_x:
         out.data = gradient.data + first
-        n = panels_together(ceil_div(n_x - first, LANES) // VECTORS, depth)     # not two if half of the second one is empty
-        out.columns = minimum(n * PANEL, n_x - first)
+        out.columns = minimum(2 * PANEL if DOUBLE_ROWS > 0 and n_x - first > PANEL + LANES else PANEL, n_x - first)
         out.epilogue = STORE if gradient.overwrite else ADD
         p = 0
         while p < n_panels:
