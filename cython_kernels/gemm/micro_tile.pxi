@@ -155,7 +155,7 @@ cdef inline void store_tile(const int rows, const int vectors, vreal sums[NARROW
 cdef inline void micro_tile(
     const int rows, const int vectors, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
-    """c (rows, vectors * LANES) = a b; a: `runs` segments (rows, depth), `hop` apart; b: one panel (runs * depth, PANEL), or two."""
+    """c (rows, vectors * LANES) = a b; a: `runs` segments (rows, depth), `hop` apart; b: panels (runs * depth, PANEL)."""
     cdef vreal sums[NARROW_ROWS][MOST_VECTORS]
     cdef real* place = opaque(c.data)
     cdef Py_ssize_t run
