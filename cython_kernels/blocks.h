@@ -53,6 +53,8 @@ enum {
 };
 
 _Static_assert(VECTORS == 2, "sums over a panel add two vectors: backward.pxi, loss.pxi, one_pass.pxi");
+_Static_assert(DOUBLE_ROWS <= ROWS && (int)WIDE_VECTORS <= (int)MOST_VECTORS, "arrays of sums: micro_tile.pxi");
+_Static_assert(24 % ROWS == 0 && (DOUBLE_ROWS == 0 || 24 % DOUBLE_ROWS == 0), "TILE_ROWS: micro_tile.pxi");
 
 /* ---- block sizes: by cache ------------------------------------------------------------------
    Large matrices: a block of B (DEPTH_BLOCK x COLUMN_BLOCK, 1 MiB) stays in the L2, ROWS rows of A (x DEPTH_BLOCK, 8 or

@@ -267,6 +267,8 @@ def test_wrong_metrics(metrics, error, message, rng):
         network().fit(X, y, optimizer=fg.SGD(0.1), epochs=1, metrics=metrics, validation_data=(X, y))
     with pytest.raises((TypeError, ValueError), match="metrics: expected"):
         network().fit(X, y, optimizer=fg.SGD(0.1), epochs=1, metrics=["mae"])
+    with pytest.raises(ValueError, match=r"metrics: expected 'accuracy' beside a loss for classes, got .*MeanSquared"):
+        network().fit(X, y, optimizer=fg.SGD(0.1), epochs=1, metrics=["accuracy"], validation_data=(X, y))
 
 
 def test_cosines():

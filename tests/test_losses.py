@@ -167,6 +167,8 @@ def test_class_numbers_of_any_kind(rng):
         ([1.0, 1.0, np.nan], ValueError, r"sample_weight: expected finite numbers .* got nan at example \(column\) 2"),
         ([1.0, 1.0, np.inf], ValueError, "sample_weight: expected finite numbers"),
         ([0.0, 0.0, 0.0], ValueError, "sample_weight: expected at least one weight of more than 0"),
+        ([0.0, 1e-301, 0.0], ValueError, "sample_weight: expected a largest weight between 1e-300 and .* divide them"),
+        ([1.0, 1e301, 0.0], ValueError, r"sample_weight: expected a largest weight .* \(float64\), got 1e\+301"),
         (["a", "b", "c"], TypeError, "sample_weight: expected numbers, got 'a'"),
     ],
 )
@@ -359,7 +361,16 @@ def test_a_loss_of_ones_own(rng):
     with pytest.raises(TypeError, match="probabilities: expected a network with"):
         own.probabilities(X)
     loss.value_and_gradient = lambda prediction, y: 1.0
-    with pytest.raises(TypeError, match=r"value_and_gradient: expected it to return \(loss, gradient\), got 1.0"):
+    with pytest.raises(TypeError, match=r"value_and_gradient: expected it to return \(loss, gradient\), .* got float"):
+        own.loss(X, y)
+    loss.value_and_gradient = lambda prediction, y: (np.abs(prediction - y), np.sign(prediction - y))
+    with pytest.raises(TypeError, match=r"got a loss of shape \(3, 30\); is it the mean over the examples\?"):
+        own.loss(X, y)
+    loss.value_and_gradient = lambda prediction, y: (None, np.sign(prediction - y))
+    with pytest.raises(TypeError, match=r"a number and an array \(3, 30\), got the loss None"):
+        own.loss(X, y)
+    loss.value_and_gradient = lambda prediction, y: (1.0, prediction[:, :1])
+    with pytest.raises(ValueError, match=r"a number and an array \(3, 30\), got a gradient of shape \(3, 1\)"):
         own.loss(X, y)
     loss.value_and_gradient = lambda prediction, y: (1.0, prediction[:2])
     with pytest.raises(ValueError, match=r"value_and_gradient: expected 3 outputs \(rows\)"):

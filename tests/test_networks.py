@@ -606,7 +606,7 @@ def test_layers_that_do_not_fit_are_refused(layers, error, message):
 def test_bad_arguments_are_refused():
     with pytest.raises(TypeError, match="dtype: expected float32 or float64, got 'int32'"):
         fg.Sequential(fg.Linear(2, 1), dtype="int32")
-    with pytest.raises(TypeError, match=r"rng: expected None, a seed or a numpy\.random\.Generator, got 'x'"):
+    with pytest.raises(TypeError, match=r"rng: expected None, a seed of at least 0 or a numpy\..*, got 'x'"):
         fg.Sequential(fg.Linear(2, 1), rng="x")
     net = fg.MultivariateRegression(2, rng=0)
     with pytest.raises(TypeError, match="out: expected dtype float32, got float64"):
@@ -685,6 +685,10 @@ def test_copies_are_networks_of_their_own(copy, dtype, rng):
     assert other.loss(X, y) == loss
     with pytest.raises(AttributeError, match="TwoLayerSigmoid has no attribute 'paramters'"):
         fg.TwoLayerSigmoid(3, 4, dtype=dtype, rng=0).paramters = net.parameters
+    with pytest.raises(AttributeError, match="loss: expected a function, since it is a method, got 'huber'; the loss"):
+        net.loss = "huber"
+    with pytest.raises(AttributeError, match="forward: expected a function, since it is a method, got 3"):
+        net.forward = 3
     other.train_step(X, y, fg.SGD(lr=0.1))
     assert net.loss(X, y) == loss
     assert other.loss(X, y) < loss

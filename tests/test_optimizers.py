@@ -715,6 +715,8 @@ def test_unknown_attributes_are_refused():
         fg.SGD(lr=0.1).learning_rate = 0
     with pytest.raises(AttributeError, match="Adam has no attribute 'beta1'"):
         fg.Adam().beta1 = 0.5
+    with pytest.raises(AttributeError, match=r"eps: chosen when the optimizer is made: Adam\(\.\.\., eps="):
+        fg.Adam().eps = 1e-3
     with pytest.raises(AttributeError):
         fg.Linear(2, 3).units = 4
     mine = type("Mine", (fg.SGD,), {})(lr=0.1)

@@ -450,7 +450,7 @@ def test_an_interrupt_ends_a_fit_between_two_steps(n_threads):
         ({"batch_size": "all"}, TypeError, "batch_size: expected an integer, got 'all'"),
         ({"n_threads": 0}, ValueError, "n_threads: expected at least 1, got 0"),
         ({"verbose": 3}, ValueError, "verbose: expected 0, 1 or 2, got 3"),
-        ({"verbose": np.zeros(2)}, ValueError, "verbose: expected 0, 1 or 2"),
+        ({"verbose": np.zeros(2)}, TypeError, "verbose: expected 0, 1 or 2"),
         ({"rng": "x", "batch_size": 4}, TypeError, "rng: expected"),
         ({"rng": "x"}, TypeError, "rng: expected"),
         ({"shuffle": np.zeros(2)}, TypeError, "shuffle: expected True or False"),
@@ -461,7 +461,18 @@ def test_an_interrupt_ends_a_fit_between_two_steps(n_threads):
         ({"schedule": lambda step: -1.0}, ValueError, r"schedule\(0\): expected a finite number, at least 0, got -1.0"),
         ({"callbacks": [3]}, TypeError, r"callbacks\[0\]: expected a callable, got 3"),
         ({"validation_data": 3}, TypeError, r"validation_data: expected \(X, y\) or \(X, y, sample_weight\), got int"),
+        ({"validation_data": (np.zeros((3, 2)),)}, TypeError, r"validation_data: expected \(X, y\) .* got tuple of 1"),
         ({"validation_data": (np.zeros((4, 2)), np.zeros(2))}, ValueError, "validation_data: X: expected 3 features"),
+        (
+            {"validation_data": ([[0, 1], [2, np.nan], [3, 4]], np.zeros(2))},
+            ValueError,
+            r"validation_data: X: expected finite numbers .*, got nan at feature \(row\) 1, example \(column\) 1",
+        ),
+        (
+            {"validation_data": (np.zeros((3, 2)), [0, np.inf])},
+            ValueError,
+            r"validation_data: y: expected finite numbers .*, got inf at output \(row\) 0, example \(column\) 1",
+        ),
         ({"optimizer": "adam"}, TypeError, "optimizer: expected an object with step"),
     ],
 )

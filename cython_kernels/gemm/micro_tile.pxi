@@ -236,9 +236,13 @@ cdef inline Py_ssize_t whole_tiles(Py_ssize_t n) noexcept nogil:
     return maximum(n // TILE_ROWS, 1) * TILE_ROWS
 
 
-cdef inline Py_ssize_t panels_together(Py_ssize_t n_panels, Py_ssize_t depth) noexcept nogil:
-    """How many of the next panels make a micro-tile: not two if the L1 holds one but not both, nor for a sum in blocks."""
-    if DOUBLE_ROWS > 0 and n_panels > 1 and depth <= INTERLEAVED_BLOCK and not NEAR_PANEL < depth <= LONG_PANEL:
+cdef inline Py_ssize_t panels_together(Py_ssize_t n_panels, Py_ssize_t depth, Py_ssize_t block_depth) noexcept nogil:
+    """How many of the next panels make a micro-tile, 1 or 2, for sums in blocks of block_depth.
+
+    Not two if the L1 holds one of them, but not both: then one is faster, which is not read again from the L2 for the next
+    rows. Not two for a sum of several blocks: `deep_panel` holds the totals of one panel.
+    """
+    if DOUBLE_ROWS > 0 and n_panels > 1 and depth <= block_depth and not NEAR_PANEL < depth <= LONG_PANEL:
         return 2
     return 1
 
@@ -272,7 +276,7 @@ cdef inline void interleaved_tile(
 ) noexcept nogil:
     """`micro_tile` with interleaved sums, of one block (sums.pxi). The chains wait in memory while the others are continued."""
     cdef vreal sums[NARROW_ROWS][MOST_VECTORS]
-    cdef vreal chains[SUM_CHAINS][ROWS * MOST_VECTORS]      # at least NARROW_ROWS
+    cdef vreal chains[SUM_CHAINS][ROWS * MOST_VECTORS]
     cdef Py_ssize_t chain_block = CHAIN_BYTES // (rows * <Py_ssize_t>sizeof(real)) // SUM_CHAINS * SUM_CHAINS
     cdef Left left
     cdef Right right
@@ -356,7 +360,8 @@ cdef void forward_panel(Py_ssize_t rows, Py_ssize_t depth, bint far, const Left*
 
 
 cdef void delta_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
-    """`multiply_panel` for the delta below, a sum over outputs, in blocks of SUM_BLOCK; DERIVATIVE."""
+    """`multiply_panel` for the delta below, a sum over outputs, in blocks of SUM_BLOCK; DERIVATIVE. Two panels: as
+    `panels_together`."""
     if depth <= SUM_BLOCK:
         multiply_panel(rows, depth, a, b, c)
     else:
@@ -366,7 +371,7 @@ cdef void delta_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b,
 cdef void deep_panel(
     Py_ssize_t block_depth, Py_ssize_t rows, Py_ssize_t depth, bint far, const Left* a, Right b, const Output* c,
 ) noexcept nogil:
-    """`forward_panel`, `delta_panel` for a depth of several blocks: some rows at a time, whose totals stay in the L1.
+    """`forward_panel`, `delta_panel` for several blocks and one panel: some rows at a time, whose totals stay in the L1.
 
     c has no gaps: its row stride is PANEL, or LANES if it is one vector wide.
     """
@@ -385,7 +390,7 @@ cdef void deep_panel(
         k = 0
         while k < depth:
             left = Left(a.data + first * a.row + k * a.step, a.row, a.step)
-            right = Right(b.data + k * b.row, b.row, b.panel)
+            right = Right(b.data + k * b.row, b.row, 0)
             count = minimum(block_depth, depth - k)
             if c.epilogue == STORE:
                 interleaved_panel(n, count, far, &left, right, &block)

@@ -216,7 +216,7 @@ cdef void delta_below(
             left.data = weight + i
         p = 0
         while p < n_panels:
-            n = panels_together(n_panels - p, layer.n_out) if layer.n_out <= SUM_BLOCK else 1
+            n = panels_together(n_panels - p, layer.n_out, SUM_BLOCK)
             out.data = x + (p * layer.n_in + i) * PANEL
             out.columns = n * PANEL
             delta_panel(

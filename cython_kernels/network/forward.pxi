@@ -139,7 +139,7 @@ cdef void dense_forward(
         rows = minimum(rows, layer.n_out - i)
         p = 0
         while p < n_panels:
-            n = panels_together(n_panels - p, n_in)
+            n = panels_together(n_panels - p, n_in, INTERLEAVED_BLOCK)
             out.data = a + (p * layer.n_out + i) * PANEL
             out.columns = n * PANEL
             forward_panel(rows, n_in, far and p == 0, &left, Right(x.data + p * x.panel, PANEL, x.panel), &out)

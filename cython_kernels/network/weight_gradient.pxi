@@ -287,7 +287,8 @@ cdef void weight_gradient_rows(
 ) noexcept nogil:
     """`weight_gradient_transposed` for n_rows rows of delta, if no examples share a vector.
 
-    Up to SUM_BLOCK examples are summed in registers before the gradient is read and written: 10 % of a step.
+    Up to SUM_BLOCK examples are summed in registers before the gradient is read and written: 10 % of a step. Micro-tiles are
+    two panels of features wide, unless the second vector of the second one is empty (then it is not written in x^T).
     """
     cdef Py_ssize_t first = 0, p, n
     cdef Output out

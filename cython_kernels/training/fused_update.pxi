@@ -146,7 +146,7 @@ cdef bint tile_is_bounded(
             columns = layer.n_in // PANEL * PANEL
             of_delta = largest_of(Rows(delta, 0), layer.n_out * n_examples, 1)
             of_input = largest_of(Rows(scratch + layer.x_transposed, 0), columns * n_examples, 1)
-            if columns < layer.n_in:    # the last panel, whose second vector may be unused
+            if columns < layer.n_in:    # the last panel, whose second vector may be unused; a sum is a bound, too, and keeps NaN
                 of_input += largest_of(
                     Rows(scratch + layer.x_transposed + columns * n_examples, PANEL), layer.n_in - columns, n_examples)
             if not is_bounded(n_examples, of_delta, of_input, most):

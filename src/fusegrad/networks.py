@@ -138,6 +138,9 @@ class Sequential(Module):
         self._initialize(as_generator(rng), init)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if callable(getattr(type(self), name, None)) and not callable(value):
+            known = "; the loss is chosen when a network is made: Sequential(..., loss=...)" if name == "loss" else ""
+            raise AttributeError(f"{name}: expected a function, since it is a method, got {value!r}{known}")
         if name == "loss_and_gradient":
             if "_engine" in self.__dict__:  # a subclass may set it before its base is initialised
                 self._engine.small_step = None  # steps must call the new function

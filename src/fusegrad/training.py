@@ -39,7 +39,7 @@ from fusegrad._engine.shuffled import ExampleMajor
 from fusegrad._engine.validation import Array, as_count, as_flag, as_generator, as_number
 from fusegrad.distributed import CHECKED, Group
 from fusegrad.history import ADVICE, DivergenceError, History, last_loss, record
-from fusegrad.metrics import named_metrics
+from fusegrad.metrics import check_metrics, named_metrics
 from fusegrad.optimizers import Optimizer, copy_into, runs_compiled
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
 from fusegrad.schedules import is_compiled
@@ -127,7 +127,9 @@ class FitOptions:
         self.moments = as_flag(self.moments, "moments")
         if not isinstance(self.on_divergence, str) or self.on_divergence not in ("raise", "stop"):
             raise ValueError(f"on_divergence: expected 'raise' or 'stop', got {self.on_divergence!r}")
-        if not isinstance(self.verbose, (int, np.integer)) or self.verbose not in (0, 1, 2):
+        if not isinstance(self.verbose, (int, np.integer)):
+            raise TypeError(f"verbose: expected 0, 1 or 2, got {self.verbose!r}")
+        if self.verbose not in (0, 1, 2):
             raise ValueError(f"verbose: expected 0, 1 or 2, got {self.verbose!r}")
         self.keep_best = as_flag(self.keep_best, "keep_best")
         self.metrics = named_metrics(self.metrics)
@@ -535,6 +537,7 @@ class _Snapshot:
 def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions, group: Group | None = None) -> History:
     """See `Sequential.fit`. group: the processes that train together, all of which call this."""
     net, engine = trainee.net, trainee.engine
+    check_metrics(options.metrics, engine.loss_function)
     validation = _validation_data(engine, options.validation_data)
     data = _data(engine, X, y, options, group)
     n_threads, one_by_one = options.n_threads, False
@@ -729,11 +732,16 @@ def _validation_data(engine: NetworkEngine, data: Any) -> Batch | None:
         X, y, *weights = data
         (sample_weight,) = weights or (None,)
     except (TypeError, ValueError):
+        length = f" of {len(data)}" if isinstance(data, (list, tuple)) else ""
         raise TypeError(
-            f"validation_data: expected (X, y) or (X, y, sample_weight), got {type(data).__name__}"
+            f"validation_data: expected (X, y) or (X, y, sample_weight), got {type(data).__name__}{length}"
         ) from None
     try:
-        return _own_views(engine.batch(X, y, sample_weight))
+        batch = _own_views(engine.batch(X, y, sample_weight))
+        for array in (batch.X, batch.y):
+            if np.count_nonzero(np.isfinite(array)) < array.size:  # all at once: faster than row by row
+                check_finite(batch)
+        return batch
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"validation_data: {error}") from None

@@ -302,8 +302,10 @@ def test_as_output_refuses_what_overlaps_itself():
 def test_as_generator():
     rng = np.random.default_rng(0)
     assert as_generator(rng) is rng
-    with pytest.raises(TypeError, match="rng: expected None, a seed or"):
+    with pytest.raises(TypeError, match="rng: expected None, a seed of at least 0 or"):
         as_generator("seed")
+    with pytest.raises(ValueError, match=r"rng: expected None, a seed of at least 0 or .*, got -1"):
+        as_generator(-1)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError])

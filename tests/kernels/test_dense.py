@@ -20,6 +20,7 @@ ACTIVATIONS = ["identity", "sigmoid", "relu", "tanh"]
 
 
 def case(n_in, n_out, m, dtype, seed=0):
+    """W, x, b and the gradient on the output, of one layer."""
     rng = np.random.default_rng(seed)
     weight = rng.normal(size=(n_out, n_in)) / np.sqrt(n_in)
     arrays = weight, rng.normal(size=(n_in, m)), rng.normal(size=(n_out, 1)), rng.normal(size=(n_out, m))
@@ -54,6 +55,22 @@ def test_forward_and_backward(activation, dtype):
         for actual, right in zip(gradients, expected, strict=True):
             assert actual.shape == right.shape
             assert relative(actual, right) <= TOLERANCE[dtype]
+
+
+def test_edges_of_micro_tiles(dtype):
+    """Features, units and examples around one panel and two, whose micro-tiles have other numbers of rows."""
+    lanes = LANES[dtype]
+    for n_in in (3 * lanes, 3 * lanes + 1, 4 * lanes - 1, 4 * lanes, 7 * lanes + 1):
+        for n_out in (2, 6, 7, 13, 25):
+            for m in (2 * lanes, 2 * lanes + 1, 4 * lanes, 6 * lanes + 3):
+                weight, x, bias, grad_a = case(n_in, n_out, m, dtype)
+                exact = [v.astype("float64") for v in (weight, x, bias, grad_a)]
+                a = fg.kernels.dense_forward(weight, x, bias)
+                assert relative(a, fg.reference.dense_forward(*exact[:3])) <= TOLERANCE[dtype]
+                np.testing.assert_array_equal(a[:, m - 1 :], fg.kernels.dense_forward(weight, x[:, m - 1 :], bias))
+                expected = fg.reference.dense_backward(exact[0], exact[1], a.astype("float64"), exact[3])
+                for actual, right in zip(fg.kernels.dense_backward(weight, x, a, grad_a), expected, strict=True):
+                    assert relative(actual, right) <= TOLERANCE[dtype]
 
 
 def test_without_bias_and_with_a_flat_one(dtype):

@@ -305,15 +305,26 @@ class NetworkEngine:
             return value
         prediction = self.compiled(X.shape[1], folding=False).forward(X, parameters, masks_of=masks_of)
         answer = self.loss_function.value_and_gradient(prediction, y)
-        try:
-            value, of_output = answer
-            value = float(value)
-        except (TypeError, ValueError):
-            raise TypeError(f"value_and_gradient: expected it to return (loss, gradient), got {answer!r}") from None
-        of_output = as_matrix(of_output, "value_and_gradient", self.dtype, self.n_outputs, "outputs")
+        value, of_output = self._answer_of_loss(answer, prediction.shape)
         return value + float(
             compiled.gradient(X, of_output, parameters, gradient, of_input, y_is_gradient=True, masks_of=masks_of)
         )
+
+    def _answer_of_loss(self, answer: Any, shape: tuple[int, ...]) -> tuple[float, Array]:
+        """The validated loss and gradient that a user-defined loss returns for predictions of this shape."""
+        expected = f"value_and_gradient: expected it to return (loss, gradient), a number and an array {shape}"
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            raise TypeError(f"{expected}, got {type(answer).__name__}")
+        value, of_output = answer
+        if np.ndim(value) > 0:
+            raise TypeError(f"{expected}, got a loss of shape {np.shape(value)}; is it the mean over the examples?")
+        of_output = as_matrix(of_output, "value_and_gradient", self.dtype, self.n_outputs, "outputs")
+        if of_output.shape != shape:
+            raise ValueError(f"{expected}, got a gradient of shape {of_output.shape}")
+        try:
+            return float(value), of_output
+        except (TypeError, ValueError):
+            raise TypeError(f"{expected}, got the loss {value!r}") from None
 
     def candidate_losses(self, batch: Batch, n: int, n_threads: int | None = None) -> Callable[[Array, Array], None]:
         """A function of candidates (k, n_parameters) and an array (k,), to which it writes their losses; n: in all."""

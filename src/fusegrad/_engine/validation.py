@@ -339,6 +339,12 @@ def as_sample_weight(value: Any, m: int, dtype: np.dtype[Any], *, part: bool = F
     )
     if not part and not np.count_nonzero(weights):
         raise ValueError("sample_weight: expected at least one weight of more than 0, got zeros")
+    largest, bound = float(weights[weights.argmax()]), 1e30 if dtype.itemsize == 4 else 1e300
+    if largest and not 1 / bound <= largest <= bound:
+        raise ValueError(
+            f"sample_weight: expected a largest weight between {1 / bound:g} and {bound:g} ({dtype}), got {largest:g}; "
+            "only the ratios of weights count: divide them by the largest one"
+        )
     return weights
 
 
@@ -409,5 +415,6 @@ def as_generator(rng: Any) -> "np.random.Generator":  # quoted: NumPy loads np.r
     """A NumPy Generator from None, a seed or a Generator."""
     try:
         return np.random.default_rng(rng)
-    except (TypeError, ValueError):
-        raise TypeError(f"rng: expected None, a seed or a numpy.random.Generator, got {rng!r}") from None
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"rng: expected None, a seed of at least 0 or a numpy.random.Generator, got {rng!r}") from None

@@ -217,7 +217,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """A new network, and attributes as before the first epoch."""
         # One generator for weights and shuffling: partial_fit goes on with it.
         self._encoder = None
-        state = check_random_state(self.random_state)
+        state = random_state_of(self)
         self._rng = np.random.default_rng(state.randint(2**31 - 1, size=4))
         objective = self._objective()
         self.n_outputs_ = self._n_outputs(targets)
@@ -365,7 +365,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         dtype = np.dtype("float32") if self.dtype is None else as_dtype(self.dtype)
         columns = self._scaled(scaler.fit_transform(numbers), dtype)
         m = columns.shape[1]
-        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=4)
+        seeds = random_state_of(self).randint(2**31 - 1, size=4)
         self._rng = np.random.default_rng(seeds)
         self._encoder, self._scaler = encoder, scaler
         self.n_outputs_ = len(self.classes_) if targets.ndim == 1 else len(targets)
@@ -572,6 +572,16 @@ def set_parameters(estimator: Any, given: dict[str, Any]) -> None:
     """Store the arguments of `__init__` as they are: scikit-learn wants them validated by `fit`."""
     for name in estimator.own_parameters():
         setattr(estimator, name, given[name])
+
+
+def random_state_of(estimator: Any) -> "np.random.RandomState":
+    """The generator that an estimator's `random_state` asks for."""
+    try:
+        return check_random_state(estimator.random_state)
+    except ValueError:
+        raise ValueError(
+            f"random_state: expected None, a seed or a numpy.random.RandomState, got {estimator.random_state!r}"
+        ) from None
 
 
 def dense(X: Any) -> Array:
