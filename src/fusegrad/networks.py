@@ -455,7 +455,7 @@ class Sequential(Module):
         sample_weight : array (m,), optional
             As for `loss`. A batch whose weights are all 0 makes no step, and is not counted.
         validation_data : (X, y) or (X, y, sample_weight), optional
-            Its loss is computed after each epoch.
+            Its loss is computed after each epoch. NaN or an infinity in it is a ValueError.
         metrics : list of str and callables, default ()
             Computed for the validation data after each epoch: "accuracy" (of classes), "mae", "r2", or functions of
             (y, prediction): ``history.metrics``.
