@@ -93,6 +93,17 @@ def subnormal(dtype: str, scale: float, m: int) -> tuple[float, float]:
     return ratio(lambda: step(0), lambda: step(1))
 
 
+def saturated(dtype: str) -> tuple[float, float]:
+    """Steps of a network most of whose units are saturated, as those of data that are not scaled, against others."""
+    X, y = (array.astype(dtype) for array in examples(16, 256))
+    nets = [fg.TwoLayerSigmoid(16, 64, dtype=dtype, rng=0) for _ in range(2)]
+    data = [np.asfortranarray(X * (300 if dtype == "float32" else 3000)), X]
+    optimizer = fg.SGD(lr=1e-30)
+    return ratio(
+        *(lambda i=i: nets[i].fit(data[i], y, optimizer=optimizer, epochs=20, shuffle=False) for i in range(2))
+    )
+
+
 SHAPES = ((784, 128, 10, 128), (30, 64, 1, 128), (13, 50, 1, 32))  # inputs, hidden, outputs, examples of a step
 
 
@@ -132,6 +143,7 @@ def main() -> None:
         ("weights, inputs and targets of 1e-40, float32", subnormal("float32", 1e-40, 20_000), 5),
         ("weights, inputs and targets of 1e-310, float64", subnormal("float64", 1e-310, 20_000), None),
     ]
+    rows += [(f"saturated units, {dtype}", saturated(dtype), 10) for dtype in ("float32", "float64")]
     for shape in SHAPES:
         name = "a step of ({}, {}, {}), {} examples: ".format(*shape)
         loss = "softmax_cross_entropy" if shape[2] > 1 else "binary_cross_entropy"

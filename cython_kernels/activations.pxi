@@ -10,8 +10,11 @@ q a minimax polynomial (elementary.pxi). Then
 The reciprocal of the denominator is a division, or with AVX-512 the processor's estimate. The errors of the reciprocal and of
 the rounded denominator are computed by fused multiply-adds, and corrected at the end; 1 + p is never rounded. What
 remains is the error of p, a fraction of an ulp, and the rounding of the result, half an ulp: `make test-exhaustive` prints
-the bounds measured over all float32. Without an instruction that multiplies by any power of two (AVX-512 has one), s and e
-are scaled by 2^LIFT in sigmoid, so that they are normal numbers even if the result is subnormal.
+the bounds measured over all float32.
+
+Operations on subnormal numbers take 100 cycles and more on many processors. So a group of vectors with |z| > SATURATED has a
+path of its own, in which a subnormal result is made as an integer: data that are not scaled saturate most units, and took 10
+to 24 times as long.
 
 Rejected: 1 / (1 + exp(-z)) directly (3.4 ulp); tables (gathers cost more than the polynomial); carrying the low part of
 1 + p through the quotient (no more accurate, six more additions); a cubic instead of the processor's estimate (the same
@@ -44,33 +47,58 @@ cdef inline vreal geometric_sum(vreal d) noexcept nogil:
 # The functions below evaluate each stage for `group` vectors before the next stage. A single vector is a chain of 20 to
 # 30 dependent operations, about 100 cycles; several independent chains hide each other's latency.
 
-cdef inline void sigmoid_group(const int group, const real* z, real* a) noexcept nogil:
-    cdef vreal one = splat(1), unit = splat(1. / (<long long>1 << LIFT)), lifted = splat(<long long>1 << LIFT)
+cdef inline void sigmoid_below(const int group, const vreal* sizes, vreal* below) noexcept nogil:
+    """sigmoid(-size), 0 <= size <= SATURATED: a normal number."""
+    cdef vreal one = splat(1)
     cdef vreal place[GROUP]
     cdef vreal p[GROUP]
     cdef vreal inverse[GROUP]
     cdef vreal error[GROUP]
-    cdef vreal square, e, below
+    cdef vreal square, e
     cdef int i
     for i in range(group):
-        # For larger |z|, exp(-|z|) is 0 in the dtype.
-        p[i] = reduce_range(at_most(splat(104 if sizeof(real) == 4 else 746), magnitude(load(z + i * LANES))), LIFT, &place[i])
+        p[i] = reduce_range(sizes[i], 0, &place[i])
     for i in range(group):
         square = p[i] * p[i]
         p[i] = multiply_add(square, exp_polynomial(p[i], square), p[i])
     for i in range(group):
         e = exp_from_parts(p[i], place[i])
-        if LIFT == 0:
-            inverse[i] = approximate_quotient(one, one + e)
-            error[i] = geometric_sum(fused_multiply_add(inverse[i], -e, one - inverse[i]))
-        else:       # unit and lifted are powers of two: their products are exact
-            inverse[i] = approximate_quotient(unit, multiply_add(e, unit, one))
-            error[i] = geometric_sum(fused_multiply_add(inverse[i], -e, multiply_add(-inverse[i], lifted, one)))
-        # Now unit / (1 + e unit) = inverse (1 + error).
+        inverse[i] = approximate_quotient(one, one + e)
+        error[i] = geometric_sum(fused_multiply_add(inverse[i], -e, one - inverse[i]))
+        # Now 1 / (1 + e) = inverse (1 + error).
         error[i] = fused_multiply_add(error[i], one + p[i], p[i])
     for i in range(group):
-        below = times_power(fused_multiply_add(inverse[i], error[i], inverse[i]), place[i])
-        store(a + i * LANES, complement_if_positive(load(z + i * LANES), below))
+        below[i] = times_power(fused_multiply_add(inverse[i], error[i], inverse[i]), place[i])
+
+
+cdef void sigmoid_saturated(const real* z, real* a) noexcept nogil:
+    """One vector with larger magnitudes than SATURATED, whose exp(-|z|) is subnormal, or 0: in units of the least number."""
+    cdef vreal limit = splat(SATURATED), size = magnitude(load(z)), near, below, p, place, square
+    near = choose_greater(size, limit, splat(0), size)
+    sigmoid_below(1, &near, &below)
+    # For larger |z|, exp(-|z|) is 0 in the dtype.
+    p = reduce_range(at_most(splat(104 if sizeof(real) == 4 else 746), at_least(limit, size)), LEAST_EXPONENT, &place)
+    square = p * p
+    p = multiply_add(square, exp_polynomial(p, square), p)
+    below = choose_greater(size, limit, subnormal(exp_from_parts(p, place)), below)
+    store(a, complement_if_positive(load(z), below))
+
+
+cdef inline void sigmoid_group(const int group, const real* z, real* a) noexcept nogil:
+    cdef vreal sizes[GROUP]
+    cdef vreal below[GROUP]
+    cdef vreal largest
+    cdef int i
+    for i in range(group):
+        sizes[i] = magnitude(load(z + i * LANES))
+        largest = sizes[i] if i == 0 else at_least(largest, sizes[i])
+    if any_exceeds(<Magnitudes>largest, SATURATED):     # a NaN may go either way
+        for i in range(group):
+            sigmoid_saturated(z + i * LANES, a + i * LANES)
+        return
+    sigmoid_below(group, sizes, below)
+    for i in range(group):
+        store(a + i * LANES, complement_if_positive(load(z + i * LANES), below[i]))
 
 
 cdef inline void tanh_group(const int group, const real* z, real* a) noexcept nogil:

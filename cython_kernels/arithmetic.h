@@ -125,6 +125,8 @@ FUSEGRAD_INLINE int any_exceeds(vbits greatest, real limit) {
     return _mm512_cmpgt_epi64_mask((__m512i)greatest, (__m512i)splat(limit)) != 0;
 #elif defined(__AVX2__)
     return _mm256_movemask_epi8((__m256i)(greatest > (vbits)splat(limit))) != 0;
+#elif defined(__SSE4_2__)
+    return _mm_movemask_epi8((__m128i)(greatest > (vbits)splat(limit))) != 0;
 #else
     vbits beyond = greatest > (vbits)splat(limit);
     bits any = 0;
@@ -240,6 +242,14 @@ FUSEGRAD_INLINE vreal times_power(vreal v, vreal place) {
 #else
     return v * power_of_two(place);
 #endif
+}
+
+/* `units`, rounded, times the least subnormal number, 0 <= units < 2^MANTISSA: without an operation on subnormal numbers. */
+enum { LEAST_EXPONENT = EXPONENT_BIAS - 1 + MANTISSA }; /* of which the negative is that of the least number */
+#define SATURATED (FUSEGRAD_REAL == 32 ? (real)87.33655 : (real)708.3964185322642) /* exp(-SATURATED): the least normal number */
+FUSEGRAD_INLINE vreal subnormal(vreal units) {
+    vreal origin = splat((real)((uint64_t)1 << MANTISSA));
+    return (vreal)((vbits)(units + origin) - (vbits)origin);
 }
 
 /* a / b. With AVX-512: a times the processor's estimate of 1 / b, whose relative error is below 2^-14. */

@@ -13,6 +13,7 @@ cdef extern from "vector.h" nogil:
     ctypedef unsigned long long vwords
     const real POWER_ORIGIN
     const real SMALLEST_NORMAL
+    const real SATURATED            # exp(-SATURATED) is the least normal number
     const real GREATEST
     const real LOG_TWO_HIGH         # log 2 in two parts
     const real LOG_TWO_LOW
@@ -34,6 +35,7 @@ cdef extern from "vector.h" nogil:
         PANEL           # values in VECTORS vectors: the width of a panel
         GROUP           # vectors of an activation that are evaluated together
         ESTIMATED       # 1: `approximate_quotient` multiplies by the reciprocal estimate, 0: it divides
+        LEAST_EXPONENT  # of which the negative is that of the least subnormal number
         LIFT            # exp(z) is scaled by 2^LIFT, so that it is a normal number
         GREATEST_EXPONENT
         LANE_ROWS       # block of the lane-wise weight gradient
@@ -104,6 +106,7 @@ cdef extern from "vector.h" nogil:
     Magnitudes greatest(Magnitudes so_far, vreal v)
     real largest_magnitude(Magnitudes magnitudes)
     bint any_exceeds(Magnitudes found, real limit)
+    vreal subnormal(vreal units)
     vreal square_root(vreal v)
     vreal multiply_add(vreal a, vreal b, vreal c)
     vhalf multiply_add_half(vhalf a, vhalf b, vhalf c)
