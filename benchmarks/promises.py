@@ -143,7 +143,7 @@ def main() -> None:
         ("weights, inputs and targets of 1e-40, float32", subnormal("float32", 1e-40, 20_000), 5),
         ("weights, inputs and targets of 1e-310, float64", subnormal("float64", 1e-310, 20_000), None),
     ]
-    rows += [(f"saturated units, {dtype}", saturated(dtype), 10) for dtype in ("float32", "float64")]
+    rows += [(f"saturated units, {dtype}", saturated(dtype), 6) for dtype in ("float32", "float64")]
     for shape in SHAPES:
         name = "a step of ({}, {}, {}), {} examples: ".format(*shape)
         loss = "softmax_cross_entropy" if shape[2] > 1 else "binary_cross_entropy"
