@@ -46,6 +46,7 @@ enum {
     PANEL = VECTORS * LANES,
     MOST_VECTORS = DOUBLE_ROWS > 0 ? 2 * VECTORS : VECTORS, /* of a micro-tile, WIDE_VECTORS or more */
     NARROW_ROWS = 12,
+    TILE_ROWS = 24, /* whole micro-tiles */
     HALF_LANES = VECTOR_BYTES == 64 ? VECTOR_BYTES / sizeof(real) / 2 : 0, /* most columns of half a vector; 0: not used */
     LANE_BLOCK = LANE_ROWS * LANE_COLUMNS,
     ESTIMATED = VECTOR_BYTES == 64, /* 1: `approximate_quotient` multiplies by the reciprocal estimate, 0: it divides */
@@ -54,7 +55,7 @@ enum {
 
 _Static_assert(VECTORS == 2, "sums over a panel add two vectors: backward.pxi, loss.pxi, one_pass.pxi");
 _Static_assert(DOUBLE_ROWS <= ROWS && (int)WIDE_VECTORS <= (int)MOST_VECTORS, "arrays of sums: micro_tile.pxi");
-_Static_assert(24 % ROWS == 0 && (DOUBLE_ROWS == 0 || 24 % DOUBLE_ROWS == 0), "TILE_ROWS: micro_tile.pxi");
+_Static_assert(TILE_ROWS % ROWS == 0 && (DOUBLE_ROWS == 0 || TILE_ROWS % DOUBLE_ROWS == 0), "whole micro-tiles");
 
 /* ---- block sizes: by cache ------------------------------------------------------------------
    Large matrices: a block of B (DEPTH_BLOCK x COLUMN_BLOCK, 1 MiB) stays in the L2, ROWS rows of A (x DEPTH_BLOCK, 8 or

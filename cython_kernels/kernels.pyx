@@ -21,7 +21,7 @@ from vector cimport (
     COLUMN, COLUMN_BLOCK, COLUMN_SUMS, DEEP_BLOCK, DEPTH_AHEAD, DEPTH_BLOCK, DOT_TOGETHER, DOT_VECTORS, DOUBLE_ROWS,
     ESTIMATED, GREATEST, GREATEST_EXPONENT, GROUP, HALF_LANES, LANES, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS,
     LEAST_EXPONENT, LIFT, LINE, LOG_TWO_HIGH, LOG_TWO_LOW, MOST_VECTORS, NARROW_ROWS, PANEL, POWER_ORIGIN, QUAD, ROWS,
-    ROW_BLOCK, ROW_SUMS, SATURATED, SMALLEST_NORMAL, VECTORS, WIDE_VECTORS, Magnitudes, Places, add_columns,
+    ROW_BLOCK, ROW_SUMS, SATURATED, SMALLEST_NORMAL, TILE_ROWS, VECTORS, WIDE_VECTORS, Magnitudes, Places, add_columns,
     any_exceeds, approximate_quotient, at_least, at_most, choose_equal, choose_greater, complement_if_positive,
     copy_columns, even_lanes, exchange, first_lane, first_of_column, first_of_halves, fraction_minus_one, from_half,
     fused_multiply_add, gather_column, greatest, high_words, interleave_high, interleave_low, interleave_parts_high,

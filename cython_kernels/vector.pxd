@@ -30,6 +30,7 @@ cdef extern from "vector.h" nogil:
         WIDE_VECTORS    # vectors of a micro-tile for large matrices
         DOUBLE_ROWS     # of a micro-tile of two panels; 0: not used
         MOST_VECTORS    # most vectors of a micro-tile
+        TILE_ROWS       # whole micro-tiles: a multiple of ROWS and of DOUBLE_ROWS
         NARROW_ROWS     # most rows of a micro-tile that is one vector wide
         HALF_LANES      # most columns of an edge for which half a vector is used; 0: never
         PANEL           # values in VECTORS vectors: the width of a panel

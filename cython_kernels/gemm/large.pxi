@@ -23,7 +23,7 @@ cdef inline void block_tile(
     """c (rows, vectors * LANES) from packed a (rows, depth) and the panel b."""
     cdef vreal sums[NARROW_ROWS][MOST_VECTORS]
     cdef Py_ssize_t k = 0, n = depth // rows + 1
-    cdef Right right = Right(b, vectors * LANES, PANEL)
+    cdef Right right = Right(b, vectors * LANES, PANEL)     # all vectors of a row are contiguous
     cdef real* place = c.data
     cdef int v
     start_sums(rows, vectors, NULL, sums)

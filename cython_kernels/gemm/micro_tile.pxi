@@ -228,7 +228,6 @@ cdef inline Py_ssize_t most_rows(const Output* c) noexcept nogil:
 
 cdef enum:
     NEAR_PANEL = (20 << 10) // (PANEL * sizeof(real)), LONG_PANEL = (32 << 10) // (PANEL * sizeof(real))    # rows
-    TILE_ROWS = 24          # whole micro-tiles: a multiple of ROWS and of DOUBLE_ROWS
 
 
 cdef inline Py_ssize_t whole_tiles(Py_ssize_t n) noexcept nogil:

@@ -288,7 +288,8 @@ cdef void weight_gradient_rows(
     """`weight_gradient_transposed` for n_rows rows of delta, if no examples share a vector.
 
     Up to SUM_BLOCK examples are summed in registers before the gradient is read and written: 10 % of a step. Micro-tiles are
-    two panels of features wide, unless the second vector of the second one is empty (then it is not written in x^T).
+    two panels of features wide, unless the second vector of the second one is empty (then it is not written in x^T); also where
+    the L1 holds one panel, but not two, which is no slower here (see `panels_together`).
     """
     cdef Py_ssize_t first = 0, p, n
     cdef Output out

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fusegrad._engine.validation import Array
-from fusegrad.losses import Loss
+from fusegrad.losses import is_compiled
 
 Metric = Callable[[Array, Array], Any]
 
@@ -38,7 +38,7 @@ METRICS: dict[str, Metric] = {"accuracy": accuracy, "mae": mae, "r2": r2}
 
 def check_metrics(metrics: Any, loss: Any) -> None:
     """Raise if a metric is one of predictions that this loss does not have."""
-    if metrics.get("accuracy") is accuracy and isinstance(loss, Loss) and not loss.takes_logits:
+    if metrics.get("accuracy") is accuracy and is_compiled(loss) and not loss.takes_logits:
         raise ValueError(f"metrics: expected 'accuracy' beside a loss for classes, got the loss {loss!r}")
 
 

@@ -104,7 +104,9 @@ class Optimizer:
         elif _is_ours(type(self)) and not hasattr(type(self), name) and not name.startswith("_"):
             known = "; its learning rate is lr" if name in ("learning_rate", "alpha", "eta") else ""
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{known}")
-        elif getattr(getattr(type(self), name, 0), "fset", 0) is None:
+        elif (
+            isinstance(found := getattr(type(self), name, None), property) and not found.fset and name in self.arguments
+        ):
             raise AttributeError(f"{name}: chosen when the optimizer is made: {type(self).__name__}(..., {name}=...)")
         object.__setattr__(self, name, value)
 

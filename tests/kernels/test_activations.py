@@ -59,9 +59,7 @@ def test_special_values(dtype):
 @pytest.mark.parametrize("activation", ["identity", "sigmoid", "relu", "tanh"])
 def test_every_length_and_layout(activation, dtype, rng):
     z = rng.normal(size=(5, 3 * LANES[dtype] + 1)).astype(dtype)
-    z[3:] *= (
-        100 if dtype == "float32" else 800
-    )  # some, but not all, are saturated: beside them the others stay the same
+    z[3:] *= 100 if dtype == "float32" else 800  # some are saturated: the others beside them stay the same
     expected = np.array([[apply(np.array([v]), activation)[0] for v in row] for row in z])
     for n in range(z.shape[1] + 1):
         np.testing.assert_array_equal(apply(z[:, :n], activation), expected[:, :n])

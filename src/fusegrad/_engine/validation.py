@@ -339,7 +339,7 @@ def as_sample_weight(value: Any, m: int, dtype: np.dtype[Any], *, part: bool = F
     )
     if not part and not np.count_nonzero(weights):
         raise ValueError("sample_weight: expected at least one weight of more than 0, got zeros")
-    largest, bound = float(weights[weights.argmax()]), 1e30 if dtype.itemsize == 4 else 1e300
+    largest, bound = float(weights[weights.argmax()]) if m else 0.0, 1e30 if dtype.itemsize == 4 else 1e300
     if largest and not 1 / bound <= largest <= bound:
         raise ValueError(
             f"sample_weight: expected a largest weight between {1 / bound:g} and {bound:g} ({dtype}), got {largest:g}; "
