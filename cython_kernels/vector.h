@@ -279,41 +279,41 @@ FUSEGRAD_INLINE void store_halves(real *low, real *high, vreal v) {
     store_column(high, (vcolumn)_mm512_extractf64x4_pd((__m512d)v, 1));
 #endif
 }
-/* 16 bytes from each of the places p, p + step, ...: PART elements of every PART-th row. */
-FUSEGRAD_INLINE vcolumn load_parts(const real *p, Py_ssize_t step) {
+/* 16 bytes from each of two places, or from a only, where a column is that short. */
+FUSEGRAD_INLINE vcolumn load_column_parts(const real *a, const real *b) {
 #if defined(__AVX2__) /* GCC would shuffle */
     vcolumn v = (vcolumn)_mm256_insertf128_si256(
-        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p)), _mm_loadu_si128((const __m128i *)(p + step)), 1);
+        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)a)), _mm_loadu_si128((const __m128i *)b), 1);
     __asm__("" : "+v"(v));
     return v;
 #else
-    (void)step;
-    return load_column(p);
+    (void)b;
+    return load_column(a);
 #endif
 }
-/* The elements of a and b in turn, within each 16 bytes: of their lower and of their upper halves. */
-FUSEGRAD_INLINE vcolumn interleave_parts_low(vcolumn a, vcolumn b) { return __builtin_shufflevector(a, b, LOW_PARTS); }
-FUSEGRAD_INLINE vcolumn interleave_parts_high(vcolumn a, vcolumn b) { return __builtin_shufflevector(a, b, HIGH_PARTS); }
-/* The same for two columns in a vector, one in each half. Called with AVX-512 only; else they compile. */
-FUSEGRAD_INLINE vreal load_quarters(const real *p, Py_ssize_t step) {
+/* A vector of 16 bytes from each of as many places. Loads need no shuffle. */
+FUSEGRAD_INLINE vreal load_parts(const real *a, const real *b, const real *c, const real *d) {
 #if defined(__AVX512F__)
-    __m512d v = _mm512_castpd128_pd512(_mm_loadu_pd((const double *)p));
-    v = _mm512_mask_broadcast_f64x2(v, 0x0c, _mm_loadu_pd((const double *)(p + step)));
-    v = _mm512_mask_broadcast_f64x2(v, 0x30, _mm_loadu_pd((const double *)(p + 2 * step)));
-    v = _mm512_mask_broadcast_f64x2(v, 0xc0, _mm_loadu_pd((const double *)(p + 3 * step)));
+    __m512d v = _mm512_castpd128_pd512(_mm_loadu_pd((const double *)a));
+    v = _mm512_mask_broadcast_f64x2(v, 0x0c, _mm_loadu_pd((const double *)b));
+    v = _mm512_mask_broadcast_f64x2(v, 0x30, _mm_loadu_pd((const double *)c));
+    v = _mm512_mask_broadcast_f64x2(v, 0xc0, _mm_loadu_pd((const double *)d));
     __asm__("" : "+v"(v));
     return (vreal)v;
 #else
-    (void)step;
-    return load(p);
+    (void)c, (void)d;
+    return load_column_parts(a, b);
 #endif
 }
+/* The elements of a and b in turn, within each 16 bytes: of their lower and of their upper halves. */
+FUSEGRAD_INLINE vcolumn interleave_column_low(vcolumn a, vcolumn b) { return __builtin_shufflevector(a, b, LOW_PARTS); }
+FUSEGRAD_INLINE vcolumn interleave_column_high(vcolumn a, vcolumn b) { return __builtin_shufflevector(a, b, HIGH_PARTS); }
 #if defined(__AVX512F__)
-FUSEGRAD_INLINE vreal interleave_quarters_low(vreal a, vreal b) { return (vreal)NATIVE(unpacklo)(a, b); }
-FUSEGRAD_INLINE vreal interleave_quarters_high(vreal a, vreal b) { return (vreal)NATIVE(unpackhi)(a, b); }
+FUSEGRAD_INLINE vreal interleave_parts_low(vreal a, vreal b) { return (vreal)NATIVE(unpacklo)(a, b); }
+FUSEGRAD_INLINE vreal interleave_parts_high(vreal a, vreal b) { return (vreal)NATIVE(unpackhi)(a, b); }
 #else
-FUSEGRAD_INLINE vreal interleave_quarters_low(vreal a, vreal b) { return a + b; }
-FUSEGRAD_INLINE vreal interleave_quarters_high(vreal a, vreal b) { return a - b; }
+FUSEGRAD_INLINE vreal interleave_parts_low(vreal a, vreal b) { return interleave_column_low(a, b); }
+FUSEGRAD_INLINE vreal interleave_parts_high(vreal a, vreal b) { return interleave_column_high(a, b); }
 #endif
 /* One element of each of COLUMN rows. */
 FUSEGRAD_INLINE vcolumn gather_column(const real *p, Py_ssize_t row) {

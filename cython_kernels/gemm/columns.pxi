@@ -46,19 +46,19 @@ cdef inline void read_columns(const real* w, Py_ssize_t row, vcolumn* columns) n
     cdef vcolumn pairs[4]
     cdef int i
     for i in range(QUAD):
-        parts[i] = load_parts(w + i * row, QUAD * row)
+        parts[i] = load_column_parts(w + i * row, w + (i + QUAD) * row)
     if QUAD == 4:
-        pairs[0] = interleave_parts_low(parts[0], parts[2])
-        pairs[1] = interleave_parts_high(parts[0], parts[2])
-        pairs[2] = interleave_parts_low(parts[1], parts[3])
-        pairs[3] = interleave_parts_high(parts[1], parts[3])
-        columns[0] = interleave_parts_low(pairs[0], pairs[2])
-        columns[1] = interleave_parts_high(pairs[0], pairs[2])
-        columns[2] = interleave_parts_low(pairs[1], pairs[3])
-        columns[3] = interleave_parts_high(pairs[1], pairs[3])
+        pairs[0] = interleave_column_low(parts[0], parts[2])
+        pairs[1] = interleave_column_high(parts[0], parts[2])
+        pairs[2] = interleave_column_low(parts[1], parts[3])
+        pairs[3] = interleave_column_high(parts[1], parts[3])
+        columns[0] = interleave_column_low(pairs[0], pairs[2])
+        columns[1] = interleave_column_high(pairs[0], pairs[2])
+        columns[2] = interleave_column_low(pairs[1], pairs[3])
+        columns[3] = interleave_column_high(pairs[1], pairs[3])
     else:
-        columns[0] = interleave_parts_low(parts[0], parts[1])
-        columns[1] = interleave_parts_high(parts[0], parts[1])
+        columns[0] = interleave_column_low(parts[0], parts[1])
+        columns[1] = interleave_column_high(parts[0], parts[1])
 
 
 cdef inline void add_quad(
@@ -112,23 +112,13 @@ cdef inline void add_quads(
 
 cdef inline void read_wide_columns(const real* w, Py_ssize_t row, vreal* columns) noexcept nogil:
     """`read_columns` of two groups."""
-    cdef vreal parts[4]
-    cdef vreal pairs[4]
+    cdef vreal parts[QUAD]
+    cdef const real* place
     cdef int i
     for i in range(QUAD):
-        parts[i] = load_quarters(w + i * row, QUAD * row)
-    if QUAD == 4:
-        pairs[0] = interleave_quarters_low(parts[0], parts[2])
-        pairs[1] = interleave_quarters_high(parts[0], parts[2])
-        pairs[2] = interleave_quarters_low(parts[1], parts[3])
-        pairs[3] = interleave_quarters_high(parts[1], parts[3])
-        columns[0] = interleave_quarters_low(pairs[0], pairs[2])
-        columns[1] = interleave_quarters_high(pairs[0], pairs[2])
-        columns[2] = interleave_quarters_low(pairs[1], pairs[3])
-        columns[3] = interleave_quarters_high(pairs[1], pairs[3])
-    else:
-        columns[0] = interleave_quarters_low(parts[0], parts[1])
-        columns[1] = interleave_quarters_high(parts[0], parts[1])
+        place = w + i * row
+        parts[i] = load_parts(place, place + QUAD * row, place + 2 * QUAD * row, place + 3 * QUAD * row)
+    transpose_parts(parts, columns)
 
 
 cdef inline bint wide_columns_pay(Py_ssize_t n, Py_ssize_t depth) noexcept nogil:

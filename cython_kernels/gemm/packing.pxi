@@ -89,14 +89,17 @@ cdef void pack_panel(Matrix b, Py_ssize_t depth, Py_ssize_t columns, int vectors
     """Packs the first `depth` rows and `columns` columns of b as one panel, padded with zeros."""
     cdef Py_ssize_t k = 0, lane, v, width = vectors * LANES
     cdef vreal square[LANES]
+    cdef real padding[LANES]
+    cdef const real* places[LANES]
     if b.row == sizeof(real):           # b is column-major
+        store(padding, splat(0))
         while k + LANES <= depth:
             for v in range(vectors):
                 for lane in range(LANES):
-                    square[lane] = splat(0)
+                    places[lane] = padding
                     if v * LANES + lane < columns:
-                        square[lane] = load(<const real*>(b.data + (v * LANES + lane) * b.column) + k)
-                transpose(LANES, square)
+                        places[lane] = <const real*>(b.data + (v * LANES + lane) * b.column) + k
+                load_transposed(places, square)
                 for lane in range(LANES):
                     store(packed + (k + lane) * width + v * LANES, square[lane])
             k += LANES

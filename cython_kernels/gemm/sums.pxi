@@ -110,6 +110,37 @@ cdef inline void transpose(const int rows, vreal* block) noexcept nogil:
         stage = stage * 2
 
 
+cdef inline void transpose_parts(const vreal* rows, vreal* columns) noexcept nogil:
+    """Transposes the square of QUAD x QUAD elements in each 16 bytes of QUAD vectors."""
+    cdef vreal pairs[4]     # QUAD is 2 or 4
+    if QUAD == 4:
+        pairs[0] = interleave_parts_low(rows[0], rows[2])
+        pairs[1] = interleave_parts_high(rows[0], rows[2])
+        pairs[2] = interleave_parts_low(rows[1], rows[3])
+        pairs[3] = interleave_parts_high(rows[1], rows[3])
+        columns[0] = interleave_parts_low(pairs[0], pairs[2])
+        columns[1] = interleave_parts_high(pairs[0], pairs[2])
+        columns[2] = interleave_parts_low(pairs[1], pairs[3])
+        columns[3] = interleave_parts_high(pairs[1], pairs[3])
+    else:
+        columns[0] = interleave_parts_low(rows[0], rows[1])
+        columns[1] = interleave_parts_high(rows[0], rows[1])
+
+
+cdef inline void load_transposed(const real** rows, vreal* columns) noexcept nogil:
+    """LANES columns of LANES rows in memory. Vectors of 16 bytes from every QUAD-th row need half the shuffles of `transpose`,
+    or with AVX2 a third."""
+    cdef vreal parts[LANES]
+    cdef int i, k
+    for i in range(QUAD):
+        for k in range(LANES // QUAD):
+            parts[k * QUAD + i] = load_parts(
+                rows[i] + k * QUAD, rows[(i + QUAD) % LANES] + k * QUAD, rows[(i + 2 * QUAD) % LANES] + k * QUAD,
+                rows[(i + 3 * QUAD) % LANES] + k * QUAD)
+    for k in range(LANES // QUAD):
+        transpose_parts(parts + k * QUAD, columns + k * QUAD)
+
+
 # ---- totals of blocks ----------------------------------------------------------------------------------
 
 cdef void add_block(const real* sums, Py_ssize_t n, bint first, double* totals) noexcept nogil:

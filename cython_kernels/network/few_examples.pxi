@@ -55,6 +55,7 @@ cdef void pack_examples(Matrix m, const Py_ssize_t* order, Py_ssize_t first, Py_
 cdef void unpack_examples(const real* rows, Py_ssize_t row, Matrix m, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     """Columns first ... first + count of m = rows (count, m.rows), `row` apart."""
     cdef vreal square[LANES]
+    cdef const real* examples[LANES]
     cdef Py_ssize_t e = 0, i, lane, width
     cdef char* column
     if squares_pay(m, count):
@@ -65,8 +66,8 @@ cdef void unpack_examples(const real* rows, Py_ssize_t row, Matrix m, Py_ssize_t
                 i = minimum(i, m.rows - LANES)
                 column = m.data + (first + e) * m.column + i * m.row
                 for lane in range(LANES):
-                    square[lane] = load(rows + (e + minimum(lane, width - 1)) * row + i)
-                transpose(LANES, square)
+                    examples[lane] = rows + (e + minimum(lane, width - 1)) * row + i
+                load_transposed(examples, square)
                 for lane in range(LANES):
                     store_first(<real*>(column + lane * m.row), square[lane], width)
                 i += LANES

@@ -167,6 +167,7 @@ cdef inline void pack_squares(
     """
     cdef vreal square[LANES]
     cdef const real* examples[LANES]
+    cdef const real* rows[LANES]
     cdef Py_ssize_t p, v, lane, feature, n = x.rows, width = vectors * LANES
     cdef real* place
     for p in range(ceil_div(count, width)):
@@ -185,8 +186,8 @@ cdef inline void pack_squares(
             while feature < n:
                 feature = minimum(feature, n - LANES)       # the last square overlaps the one before
                 for lane in range(LANES):
-                    square[lane] = load(examples[lane] + feature)
-                transpose(LANES, square)
+                    rows[lane] = examples[lane] + feature
+                load_transposed(rows, square)
                 place = tile + (p * n + feature) * width + v * LANES
                 for lane in range(LANES):
                     store(place + lane * width, square[lane])

@@ -241,6 +241,7 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
     If `examples_per_vector` is more than 1, so many examples share a vector.
     """
     cdef vreal square[LANES]
+    cdef const real* rows[LANES]
     cdef Py_ssize_t block, p, v, i, feature, n_examples = n_panels * PANEL
     cdef real* place
     cdef int per_vector = examples_per_vector(n)
@@ -258,8 +259,8 @@ cdef void transpose_tile(const real* x, Py_ssize_t n, Py_ssize_t n_panels, real*
             for v in range(VECTORS):
                 for i in range(LANES):
                     feature = minimum(block * LANES + i, n - 1)
-                    square[i] = load(x + (p * n + feature) * PANEL + v * LANES)
-                transpose(LANES, square)
+                    rows[i] = x + (p * n + feature) * PANEL + v * LANES
+                load_transposed(rows, square)
                 place = transposed + ((block // VECTORS) * n_examples + p * PANEL + v * LANES) * PANEL + (block % VECTORS) * LANES
                 for i in range(LANES):
                     store(place + i * PANEL, square[i])
