@@ -23,8 +23,9 @@ SMALL_TILE = 64 * 1024
 LEAST_TILE = 256
 #: A batch is one tile if an L2 of 1 MiB holds it beside some of the weights.
 L2_ROOM = 768 * 1024
-#: Tiles of a larger batch take half of that, beside the X of the next tile (all of it: 5 % slower for 784 features), or as
-#: much as the parameters, which each tile reads, and whose gradient it adds to: up to 15 % of a step of large layers.
+#: Tiles of a larger batch take half of that, beside the X of the next tile (with all of it predictions of 784 features
+#: are 5 % slower), or as much as the parameters, which each tile reads, and whose gradient it adds to: up to 15 % of a
+#: step of large layers.
 L2_TILE = L2_ROOM // 2
 #: Contiguous bytes of a feature in a tile, if X comes from memory and a layer with a single output reads it in place:
 #: 1.5 times as fast as short runs, if that L2 holds this tile and the next one, which is prefetched meanwhile ...
