@@ -328,6 +328,7 @@ cdef void interleaved_panel(
     Py_ssize_t rows, Py_ssize_t depth, bint far, const Left* a, Right b, const Output* c,
 ) noexcept nogil:
     """`multiply_panel` with interleaved sums, of one block, for one or two complete panels, or one of LANES columns; STORE.
+    a.step is 1, and b has no gaps.
 
     far: a is not in the L2. While some of its rows are multiplied, the next ones are prefetched.
     """
