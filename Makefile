@@ -35,16 +35,19 @@ $(VENV)/installed: $(SOURCES) | $(BIN)/python
 demo: $(VENV)/installed
 	$(BIN)/python -m fusegrad demo --output build/fusegrad-demo.png
 
-# Each instruction set that the processor has, by the name that caps it; a processor without a choice has one empty name.
-EACH_ISA = for isa in $$($(BIN)/python -c 'from fusegrad._engine.dispatch import supported_isas; print(*supported_isas())'); do \
+# Each instruction set that the processor has, by the name that caps it; one that offers no choice is called baseline.
+ISAS = $(BIN)/python -c 'from fusegrad._engine.dispatch import supported_isas; print(*supported_isas())'
+EACH_ISA = for isa in $$($(ISAS)); do \
   echo "=== $$isa"; case $$isa in baseline) unset FUSEGRAD_MAX_ISA;; *) export FUSEGRAD_MAX_ISA=$$isa;; esac;
 
 # The tests that each instruction set runs
 QUICK = not peers and not exhaustive and not reliability and not once and not mpi
 
-## make test             build the wheel, install it, test it with each instruction set that the processor has
+## make test             build the wheel, install it, test it with each instruction set that the processor has, two at a time
 test: $(VENV)/installed
-	@$(EACH_ISA) $(BIN)/pytest -q -m "$(QUICK)" tests || exit 1; done
+	@isas=$$($(ISAS)) && echo "$$isas" | tr ' ' '\n' | xargs -P 2 -I {} sh -c 'test {} = baseline || export FUSEGRAD_MAX_ISA={}; \
+	  report=$$($(BIN)/pytest -q -p no:cacheprovider -m "$(QUICK)" tests 2>&1); status=$$?; \
+	  printf "=== %s\n%s\n" {} "$$report"; exit $$status'
 	$(BIN)/pytest -q -m "once and not reliability and not peers" tests
 	$(BIN)/pytest -q --benchmark-disable benchmarks
 	$(BIN)/pytest -q --doctest-modules --pyargs fusegrad
