@@ -38,7 +38,7 @@ enum { ROWS = 6, VECTORS = 2, WIDE_VECTORS = 2, DOUBLE_ROWS = 0, LANE_ROWS = 2, 
 enum {
     LANES = VECTOR_BYTES / sizeof(real),
     COLUMN = COLUMN_BYTES / sizeof(real), /* rows of a block of W whose columns are vectors, for a few examples */
-    QUAD = 16 / sizeof(real),             /* columns of it */
+    QUAD = 16 / sizeof(real),             /* columns of it; the side of the squares that are transposed in 16 bytes */
     COLUMN_SUMS = VECTOR_BYTES == 64 ? 16 : 8, /* such vectors of sums, of 32 or 16 registers */
     DOT_VECTORS = COLUMN < 8 ? 8 / COLUMN : 1, /* such vectors of SUM_CHAINS elements */
     /* Examples of a dot product: their vectors and one sum for each of these stay in registers. */

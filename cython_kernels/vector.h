@@ -291,7 +291,7 @@ FUSEGRAD_INLINE vcolumn load_column_parts(const real *a, const real *b) {
     return load_column(a);
 #endif
 }
-/* A vector of 16 bytes from each of as many places. Loads need no shuffle. */
+/* A vector of 16 bytes from each of four places, or of the first two, or one, that fill it. Loads need no shuffle. */
 FUSEGRAD_INLINE vreal load_parts(const real *a, const real *b, const real *c, const real *d) {
 #if defined(__AVX512F__)
     __m512d v = _mm512_castpd128_pd512(_mm_loadu_pd((const double *)a));

@@ -226,6 +226,7 @@ def test_metrics(rng):
     held_out, X, y = validation(rng)
 
     def worst(y, prediction):
+        assert not y.flags.writeable  # the caller's own
         return np.abs(y - prediction).max()
 
     net = network()

@@ -340,6 +340,7 @@ def test_a_loss_of_ones_own(rng):
         def value_and_gradient(self, prediction, y):
             self.calls += 1
             assert prediction.shape == (3, y.shape[1])
+            assert not y.flags.writeable  # the caller's own
             return np.abs(prediction - y).sum() / y.shape[1], np.sign(prediction - y) / y.shape[1]
 
     X, y = data_for("Huber", 30, rng)

@@ -111,7 +111,7 @@ cdef inline void add_quads(
 
 
 cdef inline void read_wide_columns(const real* w, Py_ssize_t row, vreal* columns) noexcept nogil:
-    """`read_columns` of two groups."""
+    """`read_columns` of two groups, with AVX-512."""
     cdef vreal parts[QUAD]
     cdef const real* place
     cdef int i

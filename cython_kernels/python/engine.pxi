@@ -13,6 +13,7 @@ cdef class Engine:
     cdef Job job_template
     cdef Py_ssize_t buffer_bytes    # bytes of a buffer for all parameters, before or after folding
     cdef Py_ssize_t n_blocks
+    cdef Py_ssize_t prediction_tile
     cdef bint defers
     cdef Py_ssize_t tiles_bytes     # bytes of the tiles of the folds
     cdef Py_ssize_t scratch_bytes
@@ -52,6 +53,7 @@ cdef class Engine:
         self.job_template.network.few = plan.few_examples
         self.job_template.batch = plan.batch
         self.n_blocks = plan.n_blocks
+        self.prediction_tile = plan.prediction_tile
         self.defers = plan.defers
         self.n_threads = plan.n_threads
         self.n_features = self.job_template.network.layers[0].n_in
@@ -164,6 +166,7 @@ cdef class Engine:
             out = cnp.PyArray_SimpleNew(2, shape, REAL_TYPE)
         read_matrix("out", out, self.n_outputs, job.n_examples, &job.out)
         job.link = link
+        job.network.tile = self.prediction_tile
         job.network.dropout.step = masks_of
         if self.packed is not None:
             job.packed = read_flat("packed", self.packed, cnp.PyArray_SIZE(self.packed))

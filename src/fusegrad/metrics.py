@@ -22,12 +22,13 @@ def accuracy(y: Array, prediction: Array) -> float:
 
 def mae(y: Array, prediction: Array) -> float:
     """The mean absolute error."""
-    return float(np.abs(prediction - y).mean())
+    return float(np.abs(np.subtract(prediction, y, order="C")).mean())
 
 
 def r2(y: Array, prediction: Array) -> float:
     """The share of the variance that is explained, a mean over outputs; 1 is a perfect prediction."""
-    residual = ((y - prediction) ** 2).sum(axis=1)
+    y = np.ascontiguousarray(y)  # the order of NumPy's sums depends on the layout
+    residual = (np.subtract(y, prediction, order="C") ** 2).sum(axis=1)
     total = ((y - y.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.mean(1 - residual / total))

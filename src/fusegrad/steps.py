@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fusegrad._engine.engine import Batch, NetworkEngine
-from fusegrad._engine.validation import Array, as_flat, as_number
+from fusegrad._engine.validation import Array, as_flat, as_number, read_only
 from fusegrad.optimizers import SGD, Optimizer, bind, runs_compiled
 
 
@@ -138,6 +138,6 @@ def measure(trainee: Trainee, batch: Batch, metrics: Any) -> Iterator[tuple[str,
     if not metrics:
         return
     X, y, _ = _as_passed(trainee.engine, batch)
-    prediction = trainee.net.forward(X)
+    y, prediction = read_only(y), trainee.net.forward(X)
     for name, metric in metrics.items():
         yield name, as_number(metric(y, prediction), f"metrics: {name}", finite=False)

@@ -297,7 +297,7 @@ class _Run:
         found = self.overflow()
         if found is not None:
             name = "optimizer.state" if found == "state" else found
-            raise ValueError(f"{name}: expected finite numbers before the first epoch, got others")
+            raise ValueError(f"{name}: expected finite numbers before a step, got others")
         if self.data is not None:
             check_finite(self.data)
 

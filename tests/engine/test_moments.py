@@ -5,6 +5,7 @@ import pytest
 
 import fusegrad as fg
 from fusegrad._engine.moments import moments
+from fusegrad.metrics import METRICS
 
 NETS = {
     "univariate": lambda dtype: fg.UnivariateRegression(dtype=dtype, rng=0),
@@ -123,6 +124,18 @@ def test_moments_of_far_away_data(layout, dtype, rng):
     np.testing.assert_allclose(found.means, means[:, 0].astype(float), rtol=1e-14, atol=1e-14)
     exact = ((z - means) @ (z - means).T).astype(float)
     np.testing.assert_allclose(found.products, exact, rtol=1e-11, atol=1e-9)
+
+
+def test_any_layout_gives_the_same_moments_and_metrics(dtype, rng):
+    X, y = rng.normal(size=(5, 5000)).astype(dtype), rng.normal(size=(2, 5000)).astype(dtype)
+    prediction = rng.normal(size=(2, 5000)).astype(dtype)
+    expected = moments(X, y)
+    named = {name: metric(y, prediction) for name, metric in METRICS.items()}
+    for layout in (np.asfortranarray, lambda a: a[:, ::-1].copy()[:, ::-1], lambda a: np.repeat(a, 2, axis=1)[:, ::2]):
+        found = moments(layout(X), layout(y))
+        np.testing.assert_array_equal(found.means, expected.means)
+        np.testing.assert_array_equal(found.products, expected.products)
+        assert {name: metric(layout(y), prediction) for name, metric in METRICS.items()} == named
 
 
 @pytest.mark.parametrize("at", [0, 20_000, 95_904])

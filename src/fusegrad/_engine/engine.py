@@ -35,6 +35,7 @@ from fusegrad._engine.validation import (
     as_output,
     as_sample_weight,
     check_targets,
+    read_only,
 )
 
 MOST_ENGINES = 256  # cached by a network
@@ -304,7 +305,7 @@ class NetworkEngine:
             value: float = compiled.gradient(X, y, parameters, gradient, of_input, weights, masks_of=masks_of)
             return value
         prediction = self.compiled(X.shape[1], folding=False).forward(X, parameters, masks_of=masks_of)
-        answer = self.loss_function.value_and_gradient(prediction, y)
+        answer = self.loss_function.value_and_gradient(prediction, read_only(y))
         value, of_output = self._answer_of_loss(answer, prediction.shape)
         return value + float(
             compiled.gradient(X, of_output, parameters, gradient, of_input, y_is_gradient=True, masks_of=masks_of)

@@ -57,7 +57,9 @@ class MomentSums:
         matmul, centre = by_dtype[np.dtype("float64")].matmul, by_dtype[X.dtype].centre
         n_in = self.n_in
         if i == 0:
-            self.shift[:] = np.concatenate([part.mean(axis=1, dtype="float64") for part in (X, y)])
+            # Copies of one layout, since the order of NumPy's sums depends on it.
+            parts = [np.ascontiguousarray(part) for part in (X, y)]
+            self.shift[:] = np.concatenate([part.mean(axis=1, dtype="float64") for part in parts])
         z = self._chunk[:, : X.shape[1]]
         x, t = z[:n_in], z[n_in:]
         centre(X, self.shift[:n_in], x)

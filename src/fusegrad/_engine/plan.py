@@ -21,17 +21,17 @@ from fusegrad._engine.threads import resolve_threads
 SMALL_TILE = 64 * 1024
 #: Examples that amortize the work per tile: sums over lanes, reading and writing the gradient.
 LEAST_TILE = 256
-#: A batch is one tile if an L2 of 1 MiB holds it beside some of the weights.
-L2_ROOM = 768 * 1024
-#: Tiles of a larger batch take half of that, beside the X of the next tile (with all of it predictions of 784 features
-#: are 5 % slower), or as much as the parameters, which each tile reads, and whose gradient it adds to: up to 15 % of a
-#: step of large layers.
-L2_TILE = L2_ROOM // 2
+#: For so many examples a tile may take this much of an L2 of 1 MiB (the weights are streamed), or as much as the
+#: parameters, which each tile reads, and whose gradient it adds to: up to 15 % of a step of large layers.
+L2_TILE = 768 * 1024
+#: Tiles of a prediction, which add to no gradient, take at most half of that, beside the X of the next tile: with all
+#: of it 784 features are 5 % slower.
+PREDICTION_TILE = L2_TILE // 2
 #: Contiguous bytes of a feature in a tile, if X comes from memory and a layer with a single output reads it in place:
 #: 1.5 times as fast as short runs, if that L2 holds this tile and the next one, which is prefetched meanwhile ...
 LONG_RUN = 4096
 #: ... and if X is larger than this, so that it does come from memory, and there are still many blocks.
-FAR_X = 4 * L2_ROOM
+FAR_X = 4 * L2_TILE
 #: More examples gain nothing: the cost of starting a tile is already amortized.
 LARGEST_TILE = 4096
 #: Least examples in a block: adding its partial gradient then costs less than 3 % of its passes ...
@@ -116,6 +116,7 @@ class Plan(NamedTuple):
     n_folded: int  # parameters after folding
     batch: int  # examples in a step
     tile: int  # examples that go through all layers together
+    prediction_tile: int  # and in a prediction, at most so many
     block: int  # examples whose gradients are added in one partial gradient
     n_blocks: int  # in a step
     n_threads: int
@@ -443,14 +444,14 @@ def make_plan(
     per_example = layers[0].n_in + sum(layer.n_out for layer in layers) + layers[-1].n_out
     fits = SMALL_TILE // (per_example * dtype.itemsize)
     with_parameters = min(layers[-1].end // per_example, UNINTERRUPTED_WORK // layers[-1].end)
-    room = L2_ROOM if batch * per_example * dtype.itemsize <= L2_ROOM else L2_TILE
-    tile = max(fits, min(LEAST_TILE, max(room // (per_example * dtype.itemsize), with_parameters)))
+    tile = max(fits, min(LEAST_TILE, max(L2_TILE // (per_example * dtype.itemsize), with_parameters)))
     far = layers[0].n_in * batch * dtype.itemsize > FAR_X
-    if layers[0].n_out == 1 and far and 2 * per_example * LONG_RUN <= L2_ROOM:
+    if layers[0].n_out == 1 and far and 2 * per_example * LONG_RUN <= L2_TILE:
         tile = max(tile, LONG_RUN // dtype.itemsize)
     tile = min(max(tile // panel, 1) * panel, LARGEST_TILE, _up(batch, panel))
     while tile < min(batch, LEAST_BLOCK) and LEAST_BLOCK % tile:  # so that blocks, and threads' work, are equal
         tile -= panel
+    prediction = max(fits, PREDICTION_TILE // (per_example * dtype.itemsize), with_parameters)
     transposed = [_transposed_pays(layer, tile, lanes, kernels.shared_rows) for layer in layers]
     widths = [_up(layer.n_in, panel) * turn for layer, turn in zip(layers, transposed, strict=True)]
 
@@ -488,6 +489,7 @@ def make_plan(
         n_folded=layers[-1].end,
         batch=batch,
         tile=tile,
+        prediction_tile=min(tile, max(prediction // (2 * panel), 1) * 2 * panel),
         block=block,
         n_blocks=n_blocks,
         n_threads=n_threads,

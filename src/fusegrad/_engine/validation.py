@@ -90,6 +90,13 @@ def own_view(array: Array) -> Array:
     return np.ndarray.view(array, np.ndarray)
 
 
+def read_only(array: Array) -> Array:
+    """A view that cannot be written to, for code of the user."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
     """A view of a value that nobody else holds, of `dtype`; if that is None, of the value's own float type.
 
