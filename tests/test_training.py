@@ -564,5 +564,5 @@ def test_a_schedule_needs_a_learning_rate_to_set():
 def test_parameters_that_are_not_finite_are_blamed_themselves(epochs):
     net = fg.UnivariateRegression(rng=0)
     net.parameters[0] = np.nan
-    with pytest.raises(ValueError, match=r"^parameters: expected finite numbers before the first epoch"):
+    with pytest.raises(ValueError, match=r"^parameters: expected finite numbers before a step"):
         net.fit([1.0, 2.0], [2.0, 4.0], optimizer=fg.SGD(lr=0.1), epochs=epochs)

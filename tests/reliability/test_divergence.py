@@ -258,7 +258,7 @@ def test_a_state_that_is_not_finite_is_named():
     net, optimizer = fg.MultivariateRegression(1, rng=0), fg.Adam()
     state = np.full((2, 2), np.inf, "float32")
     optimizer.load_state_dict({"lr": 0.1, "n_steps": 1, "state": state})
-    with pytest.raises(ValueError, match=r"optimizer\.state: expected finite numbers before the first epoch"):
+    with pytest.raises(ValueError, match=r"optimizer\.state: expected finite numbers before a step"):
         net.fit([[1.0, 2.0]], [[1.0, 2.0]], optimizer=optimizer, epochs=3)
 
 
