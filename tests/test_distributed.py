@@ -106,7 +106,7 @@ def test_the_bits_of_one_process(name, n, dtype):
 @pytest.mark.parametrize("cut", [[0, 500, 1000, 1500], [0, 1, 1499, 1500], [0, 0, 1500, 1500], [0, 257, 258, 1500]])
 def test_partitioned_full_batches(name, cut, dtype):
     X, y, weights = data(dtype)
-    X = np.asfortranarray(X) if cut[1] == 257 else X
+    X = np.asfortranarray(X) if cut[1] == 257 else X  # one of the cuts has the other layout
     for sample_weight in (None, weights):
         alone = NETWORKS[name](dtype)
         first = alone.fit(X, y, optimizer=fg.Adam(0.01), sample_weight=sample_weight, n_threads=1, epochs=20)

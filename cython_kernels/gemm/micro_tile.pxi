@@ -262,7 +262,7 @@ cdef inline void multiply_all_rows(
 
 
 cdef void multiply_panel(Py_ssize_t rows, Py_ssize_t depth, const Left* a, Right b, const Output* c) noexcept nogil:
-    """c (rows, <= PANEL) = a (rows, depth) b for a panel b, or two if c has more columns; k runs sequentially, without blocks."""
+    """c (rows, <= PANEL) = a (rows, depth) b for a panel b; k runs sequentially, without blocks."""
     multiply_all_rows(rows, 1, 0, depth, a[0], b, c[0])
 
 
