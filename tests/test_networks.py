@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import operator
 import pickle
 import sys
 import tracemalloc
@@ -726,6 +727,45 @@ def test_a_gradient_set_before_the_base_is_initialised():
     np.testing.assert_array_equal(net.parameters, before - 0.5)
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (0.5, r"expected it to return \(loss, gradient\), a number and an array \(2,\), got float"),
+        ((np.ones(3), np.ones(2)), r"got a loss of shape \(3,\); is it the mean over the examples\?"),
+        ((None, np.ones(2)), "got the loss None"),
+    ],
+)
+def test_what_an_overridden_gradient_returns_wrongly(answer, message):
+    class Own(fg.Sequential):
+        def loss_and_gradient(self, X, y):
+            return answer
+
+    net = Own(fg.Linear(1, 1), rng=0)
+    with pytest.raises(TypeError, match=f"^loss_and_gradient: .*{message}"):
+        net.train_step([1.0], [1.0], fg.SGD(lr=0.5))
+
+
+def test_a_subclass_that_does_not_initialize_its_base():
+    class Own(fg.Sequential):
+        def __init__(self):
+            self.factor = 2
+
+    net = Own()
+    assert net.factor == 2
+    use_unknown = operator.attrgetter("unknown")
+    uses = (
+        use_unknown,
+        lambda net: net.parameters,
+        lambda net: net([1.0]),
+        lambda net: net.train_step(1, 1, fg.SGD(1.0)),
+    )
+    for use in uses:
+        with pytest.raises(AttributeError, match=r"^Own: expected __init__ to call super\(\).__init__\(\.\.\.\)"):
+            use(net)
+    with pytest.raises(AttributeError, match="'Sequential' object has no attribute 'unknown'"):
+        use_unknown(fg.Sequential(fg.Linear(1, 1)))
+
+
 def test_the_penalty_may_be_set_between_trainings(rng):
     X, y = rng.normal(size=(3, 40)), rng.normal(size=(1, 40))
     net = fg.Sequential(fg.Linear(3, 4), fg.Tanh(), fg.Linear(4, 1), dtype="float64", rng=0)
@@ -743,7 +783,7 @@ def test_the_penalty_may_be_set_between_trainings(rng):
     for wrong, error in ((-1.0, ValueError), ("a", TypeError), (None, TypeError)):
         with pytest.raises(error, match=r"^l2: expected"):
             net.l2 = wrong
-    with pytest.raises(RuntimeError, match="being trained"):
+    with pytest.raises(RuntimeError, match="l2: expected a network that is not being trained"):
         net.fit(X, y, optimizer=optimizer, epochs=1, callbacks=[lambda net, history: setattr(net, "l2", 1.0)])
     with pytest.raises(AttributeError):
         net.freeze().l2 = 1.0

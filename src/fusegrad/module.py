@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,6 +47,16 @@ class Module:
         if dropout_seed is not None:
             self._engine.dropout_seed = dropout_seed
         self._layout = describe_layers(layers)  # by which an optimizer identifies its network
+
+    if not TYPE_CHECKING:  # for a type checker any attribute would exist
+
+        def __getattr__(self, name):
+            """Called for a name that is not found; always an error."""
+            if "_engine" not in vars(self):
+                raise AttributeError(
+                    f"{type(self).__name__}: expected __init__ to call super().__init__(...), which sets the layers"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def __getstate__(self) -> dict[str, Any]:
         """The layers, the parameters, and attributes that a user or a subclass has set."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fusegrad._engine.engine import Batch, NetworkEngine
-from fusegrad._engine.validation import Array, as_flat, as_number, read_only
+from fusegrad._engine.validation import Array, as_flat, as_loss_and_gradient, as_number, read_only
 from fusegrad.optimizers import SGD, Optimizer, bind, runs_compiled
 
 
@@ -120,17 +120,18 @@ def _overridden_gradient(
     if training_step is not None:
         arguments["training_step"] = training_step
     if point is engine.parameters:
-        value, gradient = net.loss_and_gradient(X, y, **arguments)
+        answer = net.loss_and_gradient(X, y, **arguments)
     else:
         start = engine.parameters.copy()
         engine.lock.set_incomplete("a step")
         try:
             engine.parameters[:] = point
-            value, gradient = net.loss_and_gradient(X, y, **arguments)
+            answer = net.loss_and_gradient(X, y, **arguments)
         finally:
             engine.parameters[:] = start
             engine.lock.set_incomplete("an epoch")
-    return float(value), as_flat(gradient, "loss_and_gradient", engine.dtype, engine.n_parameters)
+    value, gradient = as_loss_and_gradient(answer, "loss_and_gradient", point.shape)
+    return value, as_flat(gradient, "loss_and_gradient", engine.dtype, engine.n_parameters)
 
 
 def measure(trainee: Trainee, batch: Batch, metrics: Any) -> Iterator[tuple[str, float]]:

@@ -31,6 +31,7 @@ from fusegrad._engine.validation import (
     as_flat,
     as_flat_output,
     as_floats,
+    as_loss_and_gradient,
     as_matrix,
     as_output,
     as_sample_weight,
@@ -182,6 +183,8 @@ class NetworkEngine:
 
     def set_l2(self, l2: float) -> None:
         """Change the penalty, with which compiled engines are made."""
+        if self.lock.is_held:
+            raise RuntimeError("l2: expected a network that is not being trained; set it between two trainings")
         with self.lock:
             if l2 != self.l2:
                 self.l2, self.small_step = l2, None
@@ -306,26 +309,14 @@ class NetworkEngine:
             return value
         prediction = self.compiled(X.shape[1], folding=False).forward(X, parameters, masks_of=masks_of)
         answer = self.loss_function.value_and_gradient(prediction, read_only(y))
-        value, of_output = self._answer_of_loss(answer, prediction.shape)
+        name, shape = "value_and_gradient", prediction.shape
+        value, of_output = as_loss_and_gradient(answer, name, shape)
+        of_output = as_matrix(of_output, name, self.dtype, self.n_outputs, "outputs")
+        if of_output.shape != shape:
+            raise ValueError(f"{name}: expected a gradient of shape {shape}, got {of_output.shape}")
         return value + float(
             compiled.gradient(X, of_output, parameters, gradient, of_input, y_is_gradient=True, masks_of=masks_of)
         )
-
-    def _answer_of_loss(self, answer: Any, shape: tuple[int, ...]) -> tuple[float, Array]:
-        """The validated loss and gradient that a user-defined loss returns for predictions of this shape."""
-        expected = f"value_and_gradient: expected it to return (loss, gradient), a number and an array {shape}"
-        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
-            raise TypeError(f"{expected}, got {type(answer).__name__}")
-        value, of_output = answer
-        if np.ndim(value) > 0:
-            raise TypeError(f"{expected}, got a loss of shape {np.shape(value)}; is it the mean over the examples?")
-        of_output = as_matrix(of_output, "value_and_gradient", self.dtype, self.n_outputs, "outputs")
-        if of_output.shape != shape:
-            raise ValueError(f"{expected}, got a gradient of shape {of_output.shape}")
-        try:
-            return float(value), of_output
-        except (TypeError, ValueError):
-            raise TypeError(f"{expected}, got the loss {value!r}") from None
 
     def candidate_losses(self, batch: Batch, n: int, n_threads: int | None = None) -> Callable[[Array, Array], None]:
         """A function of candidates (k, n_parameters) and an array (k,), to which it writes their losses; n: in all."""

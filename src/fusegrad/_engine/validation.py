@@ -387,6 +387,20 @@ def as_flat(value: Any, name: str, dtype: np.dtype[Any] | None = None, size: int
     return np.require(array, requirements=["C", "A"])
 
 
+def as_loss_and_gradient(answer: Any, name: str, shape: tuple[int, ...]) -> tuple[float, Any]:
+    """The loss as a float, and the gradient as it came, of what a user's function `name` returned."""
+    expected = f"{name}: expected it to return (loss, gradient), a number and an array {shape}"
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+        raise TypeError(f"{expected}, got {type(answer).__name__}")
+    value, gradient = answer
+    if np.ndim(value) > 0:
+        raise TypeError(f"{expected}, got a loss of shape {np.shape(value)}; is it the mean over the examples?")
+    try:
+        return float(value), gradient
+    except (TypeError, ValueError):
+        raise TypeError(f"{expected}, got the loss {value!r}") from None
+
+
 def as_output(value: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     """A view of an array to write to. It is never converted, since the results must be in the caller's array."""
     if not isinstance(value, np.ndarray):
