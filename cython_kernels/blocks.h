@@ -40,7 +40,9 @@ enum {
     COLUMN = COLUMN_BYTES / sizeof(real), /* rows of a block of W whose columns are vectors, for a few examples */
     QUAD = 16 / sizeof(real),             /* columns of it; the side of the squares that are transposed in 16 bytes */
     COLUMN_SUMS = VECTOR_BYTES == 64 ? 16 : 8, /* such vectors of sums, of 32 or 16 registers */
-    DOT_VECTORS = COLUMN < 8 ? 8 / COLUMN : 1, /* such vectors of SUM_CHAINS elements */
+    SUM_CHAINS = 32 / sizeof(real), /* of a sum over many inputs: gemm/sums.pxi */
+    DOT_VECTORS = SUM_CHAINS / COLUMN, /* such vectors of SUM_CHAINS elements */
+    DOT_ROWS = 8 / DOT_VECTORS, /* rows of a dot product: eight sums hide the latency of the additions */
     /* Examples of a dot product: their vectors and one sum for each of these stay in registers. */
     DOT_TOGETHER = 2 * COLUMN_SUMS / DOT_VECTORS < 9 ? (2 * COLUMN_SUMS / DOT_VECTORS - 1) / 2 : 4,
     PANEL = VECTORS * LANES,

@@ -23,7 +23,9 @@ cdef extern from "vector.h" nogil:
         COLUMN          # rows of a block of W whose columns are vectors
         QUAD            # columns of it
         COLUMN_SUMS     # such vectors of sums that stay in registers
-        DOT_VECTORS     # such vectors of SUM_CHAINS elements
+        SUM_CHAINS      # of a sum over many inputs
+        DOT_VECTORS     # vectors of a column's length that hold SUM_CHAINS elements
+        DOT_ROWS        # rows of a dot product
         DOT_TOGETHER    # examples of a dot product
         ROWS            # micro-tile: ROWS x VECTORS accumulators
         VECTORS

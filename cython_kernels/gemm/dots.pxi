@@ -2,7 +2,7 @@
 (sums.pxi).
 
 Design. A row of w and a vector x are multiplied SUM_CHAINS elements at a time: each lane is a chain of the sum, and the
-chains are added in the end, those of COLUMN rows together. w is read once, in place and in long runs, for DOT_TOGETHER
+chains are added in the end, those of DOT_ROWS rows together. w is read once, in place and in long runs, for DOT_TOGETHER
 vectors. One vector is bound by the cache or memory that holds w: 9 to 15 cycles for 64 elements on Zen 4 from the L2 and
 the L3, where loads alone take 4.5; four are bound by their multiply-adds, 4 cycles each, and what is not hidden, 1.5.
 
@@ -60,11 +60,11 @@ cdef inline void dot_rows(
     const int n, const int rows, const bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
     Py_ssize_t x_row, const real* bias, real* chains,
 ) noexcept nogil:
-    """The chains of the products of some rows and n examples: chains[(e * COLUMN + i) * SUM_CHAINS + j].
+    """The chains of the products of some rows and n examples: chains[(e * DOT_ROWS + i) * SUM_CHAINS + j].
 
-    far: the rows COLUMN below are prefetched, a line at a time.
+    far: the rows DOT_ROWS below are prefetched, a line at a time.
     """
-    cdef vcolumn sums[DOT_TOGETHER * COLUMN * DOT_VECTORS]
+    cdef vcolumn sums[DOT_TOGETHER * DOT_ROWS * DOT_VECTORS]
     cdef Py_ssize_t stop = depth // SUM_CHAINS * SUM_CHAINS
     cdef const real* place = w
     cdef const real* right = x
@@ -77,7 +77,7 @@ cdef inline void dot_rows(
     while far and place + steps * SUM_CHAINS <= last:
         place = opaque(<real*>place)
         for i in range(rows):
-            prefetch(2, place + (COLUMN + i) * row)
+            prefetch(2, place + (DOT_ROWS + i) * row)
         for i in range(steps):
             dot_step(n, rows, place, row, right, x_row, sums)
             place += SUM_CHAINS
@@ -90,10 +90,10 @@ cdef inline void dot_rows(
     for e in range(n):
         for i in range(rows):
             for v in range(DOT_VECTORS):
-                store_column(chains + (e * COLUMN + i) * SUM_CHAINS + v * COLUMN, sums[(e * rows + i) * DOT_VECTORS + v])
+                store_column(chains + (e * DOT_ROWS + i) * SUM_CHAINS + v * COLUMN, sums[(e * rows + i) * DOT_VECTORS + v])
             for v in range(<int>(depth - stop)):
-                chains[(e * COLUMN + i) * SUM_CHAINS + v] = multiply_add_one(
-                    w[i * row + stop + v], x[e * x_row + stop + v], chains[(e * COLUMN + i) * SUM_CHAINS + v])
+                chains[(e * DOT_ROWS + i) * SUM_CHAINS + v] = multiply_add_one(
+                    w[i * row + stop + v], x[e * x_row + stop + v], chains[(e * DOT_ROWS + i) * SUM_CHAINS + v])
 
 
 cdef inline const real* next_bias(const real* bias, Py_ssize_t n) noexcept nogil:
@@ -104,11 +104,14 @@ cdef inline void dot_by(
     const int n, Py_ssize_t n_rows, bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
     Py_ssize_t x_row, const real* bias, real* chains,
 ) noexcept nogil:
-    """`dot_rows` of n_rows <= COLUMN rows: a power of two of them together, so that no rows are left over."""
-    cdef int most = minimum(COLUMN, COLUMN_SUMS // (n * DOT_VECTORS))
-    # With more than four rows and two vectors a stride of 4 KiB would need more than the eight ways of a set of the L1.
+    """`dot_rows` of n_rows <= DOT_ROWS rows: a power of two of them together, so that no rows are left over."""
+    cdef int most = minimum(DOT_ROWS, COLUMN_SUMS // (n * DOT_VECTORS))
     cdef int rows = 8 if most >= 8 and n == 1 else 4 if most >= 4 else 2 if most >= 2 else 1
     cdef Py_ssize_t i = 0
+    # Eight rows and two vectors, all 4 KiB apart, would need more than the eight ways of a set of the L1.
+    if n == 2 and most >= 8 and n_rows >= 8 and not far and row * sizeof(real) % 4096:
+        dot_rows(n, 8, False, depth, w, row, x, x_row, bias, chains)
+        return
     while i + rows <= n_rows:
         if far:
             dot_rows(n, rows, True, depth, w + i * row, row, x, x_row, bias, chains + i * SUM_CHAINS)
@@ -144,14 +147,14 @@ cdef inline vcolumn sum_of_chains(const real* chains) noexcept nogil:
 
 
 cdef void dot_block(const DotProduct* p, Py_ssize_t o, Py_ssize_t rows, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
-    """rows <= COLUMN rows of w from o on, n <= DOT_TOGETHER vectors from `first` on."""
-    cdef real chains[DOT_TOGETHER * COLUMN * SUM_CHAINS]
-    cdef real sums[COLUMN]
-    cdef double totals[DOT_TOGETHER * COLUMN]
+    """rows <= DOT_ROWS rows of w from o on, n <= DOT_TOGETHER vectors from `first` on."""
+    cdef real chains[DOT_TOGETHER * DOT_ROWS * SUM_CHAINS]
+    cdef real sums[DOT_ROWS]
+    cdef double totals[DOT_TOGETHER * DOT_ROWS]
     cdef Py_ssize_t n_in = p.depth, k = 0, depth, e, i
     # Only for the first vectors; for the next ones the rows are in the caches.
     cdef bint far = first == 0 and comes_from_memory(p.rows, n_in)
-    for i in range(n * COLUMN):
+    for i in range(n * DOT_ROWS):
         totals[i] = 0       # else GCC warns
     while k < n_in:
         depth = minimum(INTERLEAVED_BLOCK, n_in - k)
@@ -159,22 +162,23 @@ cdef void dot_block(const DotProduct* p, Py_ssize_t o, Py_ssize_t rows, Py_ssize
             DOT_TOGETHER, dot_by, n, rows, far, depth, p.w + o * n_in + k, n_in, p.x + first * p.x_row + k, p.x_row,
             next_bias(p.bias, o) if k == 0 else NULL, chains)
         for e in range(n):
-            store_column(sums, sum_of_chains(chains + e * COLUMN * SUM_CHAINS))
+            for i in range(DOT_ROWS // COLUMN):
+                store_column(sums + i * COLUMN, sum_of_chains(chains + (e * DOT_ROWS + i * COLUMN) * SUM_CHAINS))
             if k + depth < n_in:
-                add_block(sums, COLUMN, k == 0, totals + e * COLUMN)
+                add_block(sums, DOT_ROWS, k == 0, totals + e * DOT_ROWS)
                 continue
             if k > 0:
-                round_totals(totals + e * COLUMN, sums, COLUMN, sums)
+                round_totals(totals + e * DOT_ROWS, sums, DOT_ROWS, sums)
             for i in range(rows):
                 p.c[(first + e) * p.rows + o + i] = sums[i]
         k += depth
 
 
 cdef void multiply_dots(const DotProduct* p, Interrupt* interrupt, int thread) noexcept nogil:
-    """All vectors use COLUMN rows of w before the next are read."""
+    """All vectors use DOT_ROWS rows of w before the next are read."""
     cdef Py_ssize_t o = 0, first, rows, n, i, n_parts = ceil_div(p.n, DOT_TOGETHER)
-    while o < p.rows and not check_interrupt(interrupt, thread, COLUMN * p.depth * p.n):
-        rows = minimum(COLUMN, p.rows - o)
+    while o < p.rows and not check_interrupt(interrupt, thread, DOT_ROWS * p.depth * p.n):
+        rows = minimum(DOT_ROWS, p.rows - o)
         first = 0
         for i in range(n_parts):
             n = balanced_part(p.n, n_parts, i)

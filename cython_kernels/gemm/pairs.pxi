@@ -1,5 +1,5 @@
-"""The product of a wide row-major matrix and 4 to 16 vectors x, of which two share a register: interleaved sums (sums.pxi), if
-SUM_CHAINS elements are half of it (float32, AVX-512).
+"""The product of a wide row-major matrix and 4 to 16 vectors x, of which two share a register: interleaved sums (sums.pxi), in
+float32 with AVX-512, where SUM_CHAINS elements are half of it.
 
 Design. The x are packed in pairs: SUM_CHAINS elements of one, then of the other. As many elements of a row of w are loaded
 to both halves, which needs no shuffle, so that each lane is a chain of a sum as in dots.pxi. PAIR_ROWS rows and PAIRS pairs are
@@ -12,7 +12,7 @@ them: 0.8 to 0.95 of the time.
 
 Rejected: 8 pairs and 2 or 3 rows (x does not stay in the L1: 0.6 to 0.75 of the speed); 6 rows (their sums do not fit one
 transposition; 0 to 10 % faster in a loop of its own); depth in blocks, for an x that stays in the L1 (no faster); all next rows
-prefetched with the first half of the vectors (7 to 15 % slower for 9 to 16).
+prefetched with the first half of the vectors (7 to 15 % slower for 9 to 16); float64 (up to 15 % slower for 7 and 8).
 """
 
 cdef enum:
@@ -24,7 +24,8 @@ cdef enum:
 
 cdef inline bint pairs_pay(Py_ssize_t n, Py_ssize_t n_rows, Py_ssize_t depth) noexcept nogil:
     return (
-        2 * SUM_CHAINS == LANES and LEAST_PAIRED <= n <= LANES and n_rows >= PAIR_ROWS and depth >= INTERLEAVED_DEPTH)
+        sizeof(real) == 4 and LANES == 2 * SUM_CHAINS and LEAST_PAIRED <= n <= LANES and n_rows >= PAIR_ROWS
+        and depth >= INTERLEAVED_DEPTH)
 
 
 cdef inline Py_ssize_t pairs_together(Py_ssize_t n, Py_ssize_t first) noexcept nogil:

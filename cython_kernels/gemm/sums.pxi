@@ -4,15 +4,17 @@ The order of a sum. A layer sums over its inputs k in one order, independent of 
 Fewer than INTERLEAVED_DEPTH inputs: sequentially by `multiply_add`, starting at the bias. More:
 
     block           = INTERLEAVED_BLOCK inputs
-    chain_j         = the sum over k = j, j + 8, j + 16, ... of a block, sequentially; chain_0 of the first one starts at the bias
-    sum of a block  = chain_0 + chain_1 + ... + chain_7, sequentially
+    chain_j         = the sum over k = j, j + c, j + 2 c, ... of a block, sequentially, for c = SUM_CHAINS, 8 in float32 and 4
+                      in float64; chain_0 of the first block starts at the bias
+    sum of a block  = chain_0 + chain_1 + ... + chain_{c-1}, sequentially
     sum             = that of the first block + that of the second + ..., sequentially in float64, rounded once
 
 Every code path that sums over inputs must produce the bits of this order: then the prediction of an example has the same
 bits in a batch of any size. Why chains: a single example then is a product with k in the lanes, which reads a wide W in
 place at the speed of memory; lanes over outputs would need W transposed, which takes 1.6 times as long. For a panel of
-examples the chains are eight products of an eighth of the depth: 2 % of (784, 128, 128) on Zen 4, 5 % on the Xeon. Short
-sums have no chains, since their chains would be too short.
+examples the chains are c products of a c-th of the depth: 2 % of (784, 128, 128) on Zen 4, 5 % on the Xeon. There are
+as many chains as 32 bytes have elements: eight in float64 would cost 3 % of a step, and up to 30 % of a few examples with
+AVX2; four in float32 would gain 2 % of a step. Short sums have no chains, since their chains would be too short.
 
 Added sequentially in float32, 10^6 terms of one sign have a relative error of 1e-4, and 2^25 ones give 2^24; in blocks the
 error is that of one block, below 1e-6, at any length. Other sums are made in blocks, of SUM_BLOCK terms: over outputs in
@@ -25,7 +27,6 @@ totals (inf - inf makes an infinite sum NaN); pairwise sums (a stack of partial 
 cdef enum:
     SUM_BLOCK = 512             # terms of a sum that are added sequentially
     INTERLEAVED_DEPTH = 512     # inputs of a layer from which on their sum has
-    SUM_CHAINS = 8              # chains, and
     INTERLEAVED_BLOCK = SUM_CHAINS * SUM_BLOCK      # blocks of so many inputs
     TOTAL_REALS = 1 + sizeof(double) // sizeof(real)    # reals that hold the sum of a block and a float64 total
 
