@@ -12,9 +12,10 @@ Fewer than INTERLEAVED_DEPTH inputs: sequentially by `multiply_add`, starting at
 Every code path that sums over inputs must produce the bits of this order: then the prediction of an example has the same
 bits in a batch of any size. Why chains: a single example then is a product with k in the lanes, which reads a wide W in
 place at the speed of memory; lanes over outputs would need W transposed, which takes 1.6 times as long. For a panel of
-examples the chains are c products of a c-th of the depth: 2 % of (784, 128, 128) on Zen 4, 5 % on the Xeon. There are
-as many chains as 32 bytes have elements: eight in float64 would cost 3 % of a step, and up to 30 % of a few examples with
-AVX2; four in float32 would gain 2 % of a step. Short sums have no chains, since their chains would be too short.
+examples the chains are c products of a c-th of the depth: 2 % of (784, 128, 128) on Zen 4, 5 % on the Xeon. There are as
+many chains as 32 bytes have elements. Eight in float64 would cost 3 % of a step, and up to 30 % of a few examples with AVX2;
+four in float32 would gain 2 % of a step, but fill only half of the registers in dots.pxi. Short sums have no chains, since
+their chains would be too short.
 
 Added sequentially in float32, 10^6 terms of one sign have a relative error of 1e-4, and 2^25 ones give 2^24; in blocks the
 error is that of one block, below 1e-6, at any length. Other sums are made in blocks, of SUM_BLOCK terms: over outputs in
