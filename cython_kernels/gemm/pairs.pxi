@@ -12,7 +12,7 @@ them: 0.8 to 0.95 of the time.
 
 Rejected: 8 pairs and 2 or 3 rows (x does not stay in the L1: 0.6 to 0.75 of the speed); 6 rows (their sums do not fit one
 transposition; 0 to 10 % faster in a loop of its own); depth in blocks, for an x that stays in the L1 (no faster); all next rows
-prefetched with the first half of the vectors (7 to 15 % slower for 9 to 16); float64 (up to 15 % slower for 7 and 8).
+prefetched with the first half of the vectors (7 to 15 % slower for 9 to 16).
 """
 
 cdef enum:
