@@ -98,7 +98,7 @@ def relative(actual, expected):
 
 #: The terms of a sum that a kernel adds one after another (SUM_BLOCK in cython_kernels/gemm/sums.pxi).
 SUM_BLOCK = 512
-#: Inputs of a layer from which on their sum is interleaved, and of a block of it, or two in float64 (INTERLEAVED_... there).
+#: Inputs of a layer from which on their sum is interleaved, and of a block of it, or of two in float64.
 INTERLEAVED_DEPTH = 512
 INTERLEAVED_BLOCK = 8 * SUM_BLOCK
 
