@@ -14,7 +14,7 @@ bits in a batch of any size. Why chains: a single example then is a product with
 place at the speed of memory; lanes over outputs would need W transposed, which takes 1.6 times as long. For a panel of
 examples the chains are c products of a c-th of the depth: 2 % of (784, 128, 128) on Zen 4, 5 % on the Xeon. There are as
 many chains as 32 bytes have elements. Eight in float64 would cost 3 % of a step, and up to 30 % of a few examples with AVX2;
-four in float32 would gain 2 % of a step, but fill only half of the registers in dots.pxi. Short sums have no chains, since
+four in float32 would gain up to 2 % of a step, but fill only half of the registers in dots.pxi. Short sums have no chains, since
 their chains would be too short.
 
 Added sequentially in float32, 10^6 terms of one sign have a relative error of 1e-4, and 2^25 ones give 2^24; in blocks the
