@@ -13,8 +13,8 @@ remains is the error of p, a fraction of an ulp, and the rounding of the result,
 the bounds measured over all float32.
 
 Operations on subnormal numbers take 100 cycles and more on many processors. So a group of vectors with |z| > SATURATED has a
-path of its own, in which a subnormal result is made as an integer: data that are not scaled saturate most units, and a step
-took 10 to 21 times as long.
+path of its own, in which a subnormal result is made as an integer: data that are not scaled saturate most units, and their
+sigmoid took 11 to 21 times as long.
 
 Rejected: 1 / (1 + exp(-z)) directly (3.4 ulp); tables (gathers cost more than the polynomial); carrying the low part of
 1 + p through the quotient (no more accurate, six more additions); a cubic instead of the processor's estimate (the same

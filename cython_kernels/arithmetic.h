@@ -179,7 +179,7 @@ FUSEGRAD_INLINE vhalf multiply_add_half(vhalf a, vhalf b, vhalf c) {
 #endif
 }
 
-/* The same of a column: as many lanes as have 32 bytes. */
+/* `multiply_add` of a column. */
 FUSEGRAD_INLINE vcolumn multiply_add_column(vcolumn a, vcolumn b, vcolumn c) {
 #if VECTOR_BYTES == 64
     return multiply_add_half(a, b, c);
@@ -188,7 +188,7 @@ FUSEGRAD_INLINE vcolumn multiply_add_column(vcolumn a, vcolumn b, vcolumn c) {
 #endif
 }
 
-/* The same of two elements. */
+/* `multiply_add` of scalars. */
 FUSEGRAD_INLINE real multiply_add_one(real a, real b, real c) {
 #if (defined(__FMA__) || defined(__aarch64__)) && FUSEGRAD_REAL == 32
     return __builtin_fmaf(a, b, c);
@@ -217,6 +217,20 @@ FUSEGRAD_INLINE vreal fused_multiply_add(vreal a, vreal b, vreal c) {
     typedef double wide __attribute__((vector_size(2 * VECTOR_BYTES)));
     wide sum = __builtin_convertvector(a, wide) * __builtin_convertvector(b, wide) + __builtin_convertvector(c, wide);
     return __builtin_convertvector(sum, vreal);
+#endif
+}
+
+/* a * b - product, without rounding, if product is a * b rounded. Without an FMA instruction float64 is split into halves
+   whose products are exact (Dekker); |a| and |b| are at most 1e290. */
+FUSEGRAD_INLINE vreal product_error(vreal a, vreal b, vreal product) {
+#if defined(__FMA__) || defined(__aarch64__) || FUSEGRAD_REAL == 32
+    return fused_multiply_add(a, b, -product);
+#else
+    vreal high_a = a * splat(134217729.), high_b = b * splat(134217729.); /* 2^27 + 1 */
+    high_a = high_a - (high_a - a);
+    high_b = high_b - (high_b - b);
+    vreal low_a = a - high_a, low_b = b - high_b;
+    return ((high_a * high_b - product) + high_a * low_b + low_a * high_b) + low_a * low_b;
 #endif
 }
 

@@ -6,8 +6,7 @@
    A micro-tile has ROWS x VECTORS accumulators. ROWS * VECTORS must be at least FMA latency x FMA ports (8 to 10), and
    the accumulators, VECTORS vectors of B and one broadcast of A must fit in the vector registers. More ROWS would need
    more row strides of A than there are general registers. For fewer loads per multiply-add products of large matrices
-   use ROWS x WIDE_VECTORS, layers DOUBLE_ROWS x two panels (0: no registers for them). A micro-tile that is one
-   vector wide has up to NARROW_ROWS rows, for the same reasons.
+   use ROWS x WIDE_VECTORS, layers DOUBLE_ROWS x two panels (0: no registers for them).
    LANE_ROWS x LANE_COLUMNS is the block of the lane-wise weight gradient: as many accumulators as leave registers for
    the operands; LANE_ROWS * LANE_COLUMNS is a multiple of LANES. An activation is evaluated for GROUP vectors at a
    time, which hides the latency of one vector's dependency chain. */
@@ -47,7 +46,6 @@ enum {
     DOT_TOGETHER = 2 * COLUMN_SUMS / DOT_VECTORS < 9 ? (2 * COLUMN_SUMS / DOT_VECTORS - 1) / 2 : 4,
     PANEL = VECTORS * LANES,
     MOST_VECTORS = DOUBLE_ROWS > 0 ? 2 * VECTORS : VECTORS, /* of a micro-tile, WIDE_VECTORS or more */
-    NARROW_ROWS = 12,
     TILE_ROWS = 24, /* whole micro-tiles */
     HALF_LANES = VECTOR_BYTES == 64 ? VECTOR_BYTES / sizeof(real) / 2 : 0, /* most columns of half a vector; 0: not used */
     LANE_BLOCK = LANE_ROWS * LANE_COLUMNS,

@@ -40,7 +40,7 @@ cdef inline vreal exp_from_parts(vreal p, vreal place) noexcept nogil:
 
 
 cdef inline vreal scaled_exp(vreal a, const int lift) noexcept nogil:
-    """2^lift exp(-a), a >= 0; that of less than the least subnormal number where exp(-a) is 0 in the dtype. A NaN is returned."""
+    """2^lift exp(-a), a >= 0; where exp(-a) rounds to 0, 2^lift times something below the least subnormal number. NaN stays."""
     cdef vreal place, square, r
     r = reduce_range(at_most(splat(104 if sizeof(real) == 4 else 746), a), lift, &place)
     square = r * r

@@ -65,9 +65,8 @@ cdef inline vreal cumulative_normal(vreal z, vreal* density) noexcept nogil:
     cdef vreal x = at_most(splat(20 if sizeof(real) == 4 else 40), magnitude(z))       # for larger |z| the density is 0
     cdef vreal k = splat(2 if sizeof(real) == 4 else 4)
     square = half * x * x
-    # exp(-x^2 / 2): the part of x^2 that was lost is 1 - lost
     e = exp_negative(square)
-    e = e * (one - fused_multiply_add(half * x, x, -square))
+    e = e * (one - product_error(half * x, x, square))      # exp(-x^2 / 2)
     t = at_most(splat(10 if sizeof(real) == 4 else 28), x * splat(<real>0.70710678118654752440))
     q = (t - k) / (t + k)
     p = erfcx_polynomial(q) / multiply_add(two, t, one)

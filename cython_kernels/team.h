@@ -21,6 +21,7 @@
 #include <limits.h>
 #include <setjmp.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef _OPENMP
@@ -253,6 +254,19 @@ static void *wait_at_gate(void *gate) {
     return NULL;
 }
 
+/* The size of a thread's stack in OMP_STACKSIZE, or GOMP_STACKSIZE, as libgomp reads it: a number of KiB, or with a unit;
+   0 if none is set. */
+static size_t stack_size(void) {
+    const char *text = getenv("OMP_STACKSIZE");
+    char *end;
+    if (text == NULL) text = getenv("GOMP_STACKSIZE");
+    if (text == NULL) return 0;
+    unsigned long long size = strtoull(text, &end, 10);
+    while (*end == ' ') end++;
+    int shift = *end == 'B' || *end == 'b' ? 0 : *end == 'M' || *end == 'm' ? 20 : *end == 'G' || *end == 'g' ? 30 : 10;
+    return size > (SIZE_MAX >> shift) ? SIZE_MAX / 2 : (size_t)size << shift;
+}
+
 /* How many of n threads, including the caller, the system can start: OpenMP aborts the process if it cannot start one. They
    are started and joined as a test, if the previous region had fewer. */
 static int startable_threads(int n) {
@@ -260,13 +274,17 @@ static int startable_threads(int n) {
     enum { MOST = 1024 };
     pthread_t threads[MOST];
     pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_attr_t attributes;
     int started = 0;
     if (n > MOST) n = MOST;
     if (n > had || generation != __atomic_load_n(&pool_generation, __ATOMIC_RELAXED)) {
         generation = __atomic_load_n(&pool_generation, __ATOMIC_RELAXED);
+        pthread_attr_init(&attributes);
+        if (stack_size() > 0) (void)pthread_attr_setstacksize(&attributes, stack_size()); /* unchanged if it is too small */
         pthread_mutex_lock(&gate);
-        while (started < n - 1 && pthread_create(&threads[started], NULL, wait_at_gate, &gate) == 0) started++;
+        while (started < n - 1 && pthread_create(&threads[started], &attributes, wait_at_gate, &gate) == 0) started++;
         pthread_mutex_unlock(&gate);
+        pthread_attr_destroy(&attributes);
         for (int i = 0; i < started; i++) pthread_join(threads[i], NULL);
         n = started + 1;
     }

@@ -93,11 +93,11 @@ typedef real real_unaligned __attribute__((aligned(1), may_alias));
 #define HIGH_PARTS 1, 3
 #endif
 
-/* All bits set in the first n lanes. */
+/* All bits set in the first n lanes; n may be any size, also negative. */
 FUSEGRAD_INLINE vbits lanes_below(Py_ssize_t n) {
     const vbits number = {LANE_NUMBERS};
     const vbits none = {0};
-    return number < none + (bits)n;
+    return number < none + (bits)(n < LANES ? n : LANES);
 }
 
 /* ---- sizes as constants --------------------------------------------------------------------- */
@@ -250,8 +250,8 @@ FUSEGRAD_INLINE vcolumn load_splat_column(const real *p) {
 #endif
     return v;
 }
-/* Called where a column is half a vector, with AVX-512 only (the first two: float32); else they compile: one column in both
-   halves; a value as the first element of both; two columns in one vector; each half to a place of its own. */
+/* The next four are called only where a column is half a vector, with AVX-512. Elsewhere they need only compile. */
+/* One column in both halves; float32. */
 FUSEGRAD_INLINE vreal load_twice(const real *p) {
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
     return (vreal)_mm512_broadcast_f32x8(_mm256_loadu_ps(p)); /* not load_column: its barrier would make this a shuffle */
@@ -259,6 +259,7 @@ FUSEGRAD_INLINE vreal load_twice(const real *p) {
     return load(p);
 #endif
 }
+/* x as the first element of both halves, else 0; float32. */
 FUSEGRAD_INLINE vreal first_of_halves(real x) {
 #if defined(__AVX512F__) && FUSEGRAD_REAL == 32
     return (vreal)_mm512_maskz_mov_ps(0x0101, _mm512_set1_ps(x));
@@ -266,6 +267,7 @@ FUSEGRAD_INLINE vreal first_of_halves(real x) {
     return splat(x);
 #endif
 }
+/* Two columns in one vector. */
 FUSEGRAD_INLINE vreal join_columns(vcolumn low, vcolumn high) {
 #if defined(__AVX512F__)
     return (vreal)_mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)low), (__m256d)high, 1);
@@ -273,6 +275,7 @@ FUSEGRAD_INLINE vreal join_columns(vcolumn low, vcolumn high) {
     return load((const real *)&low);
 #endif
 }
+/* Each half to a place of its own. */
 FUSEGRAD_INLINE void store_halves(real *low, real *high, vreal v) {
 #if defined(__AVX512F__)
     store_column(low, (vcolumn)_mm512_castpd512_pd256((__m512d)v));

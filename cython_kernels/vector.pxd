@@ -33,7 +33,6 @@ cdef extern from "vector.h" nogil:
         DOUBLE_ROWS     # of a micro-tile of two panels; 0: not used
         MOST_VECTORS    # most vectors of a micro-tile
         TILE_ROWS       # whole micro-tiles: a multiple of ROWS and of DOUBLE_ROWS
-        NARROW_ROWS     # most rows of a micro-tile that is one vector wide
         HALF_LANES      # most columns of an edge for which half a vector is used; 0: never
         PANEL           # values in VECTORS vectors: the width of a panel
         GROUP           # vectors of an activation that are evaluated together
@@ -117,6 +116,7 @@ cdef extern from "vector.h" nogil:
     real multiply_add_one(real a, real b, real c)
     double multiply_add_double(double a, double b, double c)
     vreal fused_multiply_add(vreal a, vreal b, vreal c)
+    vreal product_error(vreal a, vreal b, vreal product)
     vreal times_complement(vreal t, vreal a)
     vreal power_of_two(vreal place)
     vreal times_power(vreal v, vreal place)

@@ -252,6 +252,45 @@ def test_accuracy(loss, rng):
     assert history.metrics["accuracy"][-1] == np.mean(net.classes(X) == y) > 0.9
 
 
+@pytest.mark.parametrize("loss", ["poisson", "binary_cross_entropy"])
+def test_metrics_of_expected_values(loss, rng):
+    """Not of the logarithms or logits that the network predicts."""
+    net = fg.Sequential(fg.Linear(2, 1), loss=loss, rng=0, dtype="float64")
+    X = rng.normal(size=(2, 90))
+    y = (rng.poisson(np.exp(X[0])) if loss == "poisson" else X[0] > 0).astype(float)[np.newaxis]
+    metrics = net.fit(X, y, optimizer=fg.Adam(0.05), epochs=30, metrics=["mae", "r2"], validation_data=(X, y)).metrics
+    expected = np.exp(net(X)) if loss == "poisson" else net.probabilities(X)
+    assert metrics["mae"][-1] == pytest.approx(np.abs(expected - y).mean(), rel=1e-12)
+    assert metrics["r2"][-1] == pytest.approx(1 - ((expected - y) ** 2).sum() / ((y - y.mean()) ** 2).sum(), rel=1e-12)
+    ax = fg.plots.predicted(net, X, y) if loss == "poisson" else None
+    assert ax is None or np.allclose(ax.collections[0].get_offsets()[:, 1], expected[0])
+
+
+def test_metrics_of_numbers_with_classes(rng):
+    net = fg.Sequential(fg.Linear(2, 3), loss="softmax_cross_entropy", rng=0)
+    X, y = rng.normal(size=(2, 9)), np.arange(9) % 3
+    for metric in ("mae", "r2"):
+        with pytest.raises(
+            ValueError, match=f"metrics: expected 'accuracy' or functions with .*Softmax.*, got '{metric}'"
+        ):
+            net.fit(X, y, optimizer=fg.SGD(0.1), epochs=1, metrics=[metric], validation_data=(X, y))
+
+
+def test_a_path_with_unknown_names():
+    for name in ("net-{epoch:03d}", "net-{epochs}", "{val_loss:.2f}"):
+        with pytest.raises(ValueError, match=r"path: expected only {epoch} in braces, got {"):
+            fg.Checkpoint(f"{name}.safetensors")
+
+
+def test_accuracy_of_several_binary_outputs(rng):
+    """Each output counts, not the largest of an example."""
+    net = fg.Sequential(fg.Linear(2, 3), loss="binary_cross_entropy", rng=0)
+    X = rng.normal(size=(2, 90))
+    y = np.stack([X[0] > 0, X[1] > 0, X[0] + X[1] > 0])
+    history = net.fit(X, y, optimizer=fg.Adam(0.1), epochs=40, metrics=["accuracy"], validation_data=(X, y))
+    assert history.metrics["accuracy"][-1] == np.mean(net.classes(X) == y) > 0.9
+
+
 @pytest.mark.parametrize(
     ("metrics", "error", "message"),
     [

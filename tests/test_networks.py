@@ -282,19 +282,6 @@ def test_nan_goes_where_the_reference_lets_it(sizes, activation, dtype):
                 net.parameters[:] = kept
 
 
-@pytest.mark.parametrize("n_outputs", [100, 512, 513, 1000, 100_000, 1_000_000])
-def test_the_loss_over_many_outputs(n_outputs):
-    """float32: as near as a block of the sum, which lanes share."""
-    rng = np.random.default_rng(n_outputs)
-    net = fg.Sequential(fg.Linear(1, n_outputs), rng=0, dtype="float32")
-    net.parameters[:] = 0
-    for m in (1, 3, 16) if n_outputs > 1000 else (1, 16, 300):
-        y = rng.normal(3, 1, size=(n_outputs, m)).astype("float32")
-        exact = np.einsum("om,om->", y, y, dtype="float64") / m
-        allowed = np.sqrt(SUM_BLOCK) / 2 * np.finfo("float32").eps
-        assert abs(net.loss(np.zeros((1, m)), y) / exact - 1) <= allowed
-
-
 def test_gradients_over_many_examples_of_one_sign():
     """float32: tiles of up to 4 096 examples, summed lane-wise and transposed, are as near as their blocks."""
     m = 1 << 20
@@ -787,3 +774,43 @@ def test_the_penalty_may_be_set_between_trainings(rng):
         net.fit(X, y, optimizer=optimizer, epochs=1, callbacks=[lambda net, history: setattr(net, "l2", 1.0)])
     with pytest.raises(AttributeError):
         net.freeze().l2 = 1.0
+
+
+class Positive(fg.Sequential):
+    """Predicts exp of its outputs."""
+
+    def forward(self, X, out=None):
+        return np.exp(super().forward(X))
+
+
+def test_an_overridden_forward(rng, tmp_path):
+    """Predictions and metrics call it; what would not is refused."""
+    net, X = Positive(fg.Linear(3, 1), rng=0), rng.normal(size=(3, 5))
+    np.testing.assert_array_equal(net(X), net.forward(X))
+    assert (net(X) > 0).all()
+    history = net.fit(
+        X, X[:1], optimizer=fg.SGD(1e-3), epochs=1, validation_data=(X, X[:1]),
+        metrics=[lambda y, prediction: prediction.min()],
+    )  # fmt: skip
+    assert next(iter(history.metrics.values()))[0] > 0
+    for call in (net.freeze, lambda: net.export_c(tmp_path / "net.c", name="net")):
+        with pytest.raises(
+            TypeError, match=r"(freeze|export_c): expected a network whose forward is not overridden, got"
+        ):
+            call()
+
+
+@pytest.mark.parametrize("name", ["forward", "backward", "__call__"])
+def test_a_layer_with_code_of_its_own(name):
+    with pytest.raises(TypeError, match=rf"Square\.{name}: expected a layer without it"):
+        type("Square", (fg.ReLU,), {name: lambda self, x: x * x})
+
+
+def test_an_optimizer_that_returns_parameters():
+    class Returning:
+        def step(self, parameters, gradient):
+            return parameters - 0.1 * gradient
+
+    net = fg.UnivariateRegression(rng=0)
+    with pytest.raises(TypeError, match=r"optimizer: expected step\(parameters, gradient\) to write into parameters"):
+        net.train_step([1.0, 2.0], [1.0, 2.0], Returning())

@@ -1,5 +1,8 @@
 """The estimators behave as scikit-learn's: its checks, its steps, its attributes; and what it does not have."""
 
+import contextlib
+import copy
+import io
 import json
 import pickle
 import subprocess
@@ -59,6 +62,36 @@ def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
+def test_losses_for_classes_are_those_of_the_classifier():
+    X, y = regression()
+    for loss in ("binary_cross_entropy", fg.losses.SoftmaxCrossEntropy()):
+        with pytest.raises(ValueError, match=r"loss: expected one for numbers or counts, got .*: use MLPClassifier"):
+            MLPRegressor(loss=loss).fit(X, y)
+
+
+@pytest.mark.parametrize("incremental", [False, True])
+def test_what_follows_a_fit_that_fails(incremental):
+    """Generator, averages and steps are those before it, too."""
+    X, y = regression()
+    model = MLPRegressor((8,), max_iter=3, random_state=0, warm_start=True, batch_size=32)
+    fit = model.partial_fit if incremental else model.fit
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        fit(X, y)
+        other = copy.deepcopy(model)
+
+        class Broken(io.StringIO):
+            def write(self, text):
+                raise BrokenPipeError
+
+        model.set_params(verbose=True)
+        with pytest.raises(BrokenPipeError), contextlib.redirect_stdout(Broken()):
+            fit(X, y)
+        model.set_params(verbose=False)
+        fit(X, y)
+        (other.partial_fit if incremental else other.fit)(X, y)
+    np.testing.assert_array_equal(model.predict(X), other.predict(X))
+
+
 # ---- the same steps as scikit-learn -------------------------------------------------------------------
 
 
@@ -96,7 +129,7 @@ def test_steps_are_those_of_scikit_learn(case, rule, weighted):
                "warm_start": True, "random_state": 0, "max_iter": 3, **options, **RULES[rule]}  # fmt: skip
     rng = np.random.default_rng(1)
     # The engine's penalty has the mean weight of all batches: here all batches have the same.
-    weights = (np.tile(rng.uniform(0.5, 2.0, 40), 3),) if weighted and rule != "lbfgs" else ()
+    weights = (np.tile(rng.uniform(0.5, 2.0, 40), 3),) if weighted else ()
     a, b = ours(**options).fit(X, y, *weights), theirs(**options).fit(X, y, *weights)
     for estimator in (a, b):
         for i, coef in enumerate(estimator.coefs_):

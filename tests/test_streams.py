@@ -581,8 +581,9 @@ print(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
 
 def test_weights_that_are_all_0():
     X, y, _ = data(m=300)
-    with pytest.raises(ValueError, match="sample_weight: expected at least one weight of more than 0 in an epoch"):
-        network().fit(blocks_of(X, y, 100, np.zeros(300)), optimizer=fg.Adam(), epochs=1, batch_size=50)
+    for size in (50, 300, 1000):  # several batches, or one
+        with pytest.raises(ValueError, match="sample_weight: expected at least one weight of more than 0 in an epoch"):
+            network().fit(blocks_of(X, y, 100, np.zeros(300)), optimizer=fg.Adam(), epochs=1, batch_size=size)
 
 
 def test_a_resumed_fit_of_uncounted_blocks():

@@ -10,7 +10,7 @@ cdef inline void few_tile(
     const int rows, Py_ssize_t depth, const Left* a, Right b, bint first, real* product,
 ) noexcept nogil:
     """product (rows, PANEL) += a (rows, depth) b (depth, PANEL); `first`: stored, not added."""
-    cdef vreal sums[NARROW_ROWS][MOST_VECTORS]
+    cdef vreal sums[ROWS][MOST_VECTORS]
     cdef int i, v
     start_sums(rows, VECTORS, NULL, sums)
     if not first:

@@ -21,7 +21,7 @@ cdef inline void block_tile(
     const int vectors, const int rows, Py_ssize_t depth, const real* a, const real* b, Next next, Output c,
 ) noexcept nogil:
     """c (rows, vectors * LANES) from packed a (rows, depth) and the panel b."""
-    cdef vreal sums[NARROW_ROWS][MOST_VECTORS]
+    cdef vreal sums[ROWS][MOST_VECTORS]
     cdef Py_ssize_t k = 0, n = depth // rows + 1
     cdef Right right = Right(b, vectors * LANES, PANEL)     # all vectors of a row are contiguous
     cdef real* place = c.data

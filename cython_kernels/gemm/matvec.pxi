@@ -6,7 +6,7 @@ the lanes run over k, and none is idle, while the lanes of a micro-tile would ru
 times as fast at 200 x 200 x 6 and x 2. A layer with a single output reads X in the outer order.
 
 The inner loop takes as many rows as fill a vector with totals. Long rows, 4 KiB apart, would map to the same sets of the L1,
-and a few rows alone are latency-bound: from CHAIN_DEPTH on a row has CHAINS accumulators, and LANE_ROWS rows are
+and a few rows alone are latency-bound: from CHAIN_DEPTH on a row has CHAINS accumulators, and CHAIN_ROWS rows are
 computed together (2.2 times as fast at 200 x 4096, 7 at 8 x 4096). A vector that is not contiguous is copied.
 
 The order of the sums is specific to these loops: it depends on the layout of the matrix and the length of its rows. A loop adds
@@ -29,6 +29,7 @@ cdef enum:
     VECTOR_SIDE = LONG_COLUMNS // TWO_VECTORS   # sums of each vector at a time in `multiply_deep`, which keeps their totals
     CHAIN_DEPTH = 1024      # length of a row from which on it has CHAINS accumulators
     CHAINS = 4              # accumulators of a long row, as independent dependency chains
+    CHAIN_ROWS = LANE_ROWS  # long rows that are computed together
     NEXT_BYTES = 1 << 13    # bytes of the next rows that are prefetched to the L1 if m is larger than the L2,
     NEXT_VECTORS = 4        # and if its rows have at least so many vectors
     MEMORY_BYTES = 1 << 23  # bytes of m from which on as many more are prefetched to the L2: m may not fit the L3
@@ -254,7 +255,7 @@ cdef void multiply_inner(
             for k in range(p.depth):
                 scratch[j * p.depth + k] = load_unaligned(x.data + j * x.row + k * x.column)
     if x.rows == 1 and m.columns >= CHAIN_DEPTH:
-        all_products(LANE_ROWS, 1, CHAINS, NO_PREFETCH, m.rows, p, interrupt, thread)
+        all_products(CHAIN_ROWS, 1, CHAINS, NO_PREFETCH, m.rows, p, interrupt, thread)
     elif x.rows == 1 and prefetching == PREFETCH_MEMORY:
         all_products(LANES, 1, 1, PREFETCH_MEMORY, m.rows, p, interrupt, thread)
     elif x.rows == 1 and prefetching == PREFETCH_L3:

@@ -50,7 +50,7 @@ cdef inline Py_ssize_t vector_at(const int v, Py_ssize_t panel) noexcept nogil:
 
 
 cdef inline void start_sums(
-    const int rows, const int vectors, const real* bias, vreal sums[NARROW_ROWS][MOST_VECTORS],
+    const int rows, const int vectors, const real* bias, vreal sums[ROWS][MOST_VECTORS],
 ) noexcept nogil:
     cdef vreal first
     cdef int i, v
@@ -70,7 +70,7 @@ cdef struct Ahead:
 
 cdef inline void add_products(
     const int rows, const int vectors, Ahead ahead, Py_ssize_t depth, Left a, Right* b,
-    vreal sums[NARROW_ROWS][MOST_VECTORS],
+    vreal sums[ROWS][MOST_VECTORS],
 ) noexcept nogil:
     """sums (rows, vectors * LANES) += a (rows, depth) b."""
     cdef vreal right[MOST_VECTORS]
@@ -109,7 +109,7 @@ cdef void store_edge(Py_ssize_t rows, int vectors, const real* sums, const Outpu
 
 
 cdef inline void store_derivative(
-    const int activation, const int rows, const int vectors, vreal sums[NARROW_ROWS][MOST_VECTORS], Output c,
+    const int activation, const int rows, const int vectors, vreal sums[ROWS][MOST_VECTORS], Output c,
 ) noexcept nogil:
     cdef real* place = opaque(c.data)
     cdef vreal value
@@ -122,13 +122,13 @@ cdef inline void store_derivative(
 
 
 ctypedef void (*StoreDerivative)(
-    const int activation, const int rows, const int vectors, vreal sums[NARROW_ROWS][MOST_VECTORS], Output c) noexcept nogil
+    const int activation, const int rows, const int vectors, vreal sums[ROWS][MOST_VECTORS], Output c) noexcept nogil
 cdef extern from "vector.h" nogil:
     void store_derivative_of "AS_ACTIVATION"(int n_activations, StoreDerivative, int activation, ...)
 
 
-cdef inline void store_tile(const int rows, const int vectors, vreal sums[NARROW_ROWS][MOST_VECTORS], Output c) noexcept nogil:
-    cdef real spilled[NARROW_ROWS * MOST_VECTORS * LANES]
+cdef inline void store_tile(const int rows, const int vectors, vreal sums[ROWS][MOST_VECTORS], Output c) noexcept nogil:
+    cdef real spilled[ROWS * MOST_VECTORS * LANES]
     cdef real* place = opaque(c.data)
     cdef Output edge
     cdef int i, v
@@ -156,7 +156,7 @@ cdef inline void micro_tile(
     const int rows, const int vectors, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
     """c (rows, vectors * LANES) = a b; a: `runs` segments (rows, depth), `hop` apart; b: panels (runs * depth, PANEL)."""
-    cdef vreal sums[NARROW_ROWS][MOST_VECTORS]
+    cdef vreal sums[ROWS][MOST_VECTORS]
     cdef real* place = opaque(c.data)
     cdef Py_ssize_t run
     cdef int i, v
@@ -176,7 +176,7 @@ cdef inline void half_tile(
     const int rows, Py_ssize_t runs, Py_ssize_t hop, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
     """`micro_tile` for at most HALF_LANES columns."""
-    cdef vhalf sums[NARROW_ROWS]
+    cdef vhalf sums[ROWS]
     cdef vhalf right
     cdef vreal total
     cdef const real* left
@@ -210,7 +210,7 @@ cdef inline void multiply_rows(
             micro_tile(rows, 1, runs, hop, depth, a, b, c)
     elif rows <= DOUBLE_ROWS and c.columns > PANEL:
         micro_tile(rows, MOST_VECTORS, runs, hop, depth, a, b, c)
-    elif rows <= ROWS:      # always true here; a constant, so that larger tiles are not compiled
+    else:
         micro_tile(rows, VECTORS, runs, hop, depth, a, b, c)
 
 
@@ -254,7 +254,7 @@ cdef inline void multiply_all_rows(
     cdef Py_ssize_t n_tiles = ceil_div(rows, most_rows(&c)), tile, n
     for tile in range(n_tiles):
         n = balanced_part(rows, n_tiles, tile)
-        multiply_n_rows(NARROW_ROWS, multiply_rows, n, narrow, runs, hop, depth, a, b, c)
+        multiply_n_rows(ROWS, multiply_rows, n, narrow, runs, hop, depth, a, b, c)
         a.data += n * a.row
         c.data += n * c.row
         if c.bias != NULL:
@@ -274,7 +274,7 @@ cdef inline void interleaved_tile(
     const int rows, const int vectors, bint far, Py_ssize_t depth, Left a, Right b, Output c,
 ) noexcept nogil:
     """`micro_tile` with interleaved sums, of one block (sums.pxi). The chains wait in memory while the others are continued."""
-    cdef vreal sums[NARROW_ROWS][MOST_VECTORS]
+    cdef vreal sums[ROWS][MOST_VECTORS]
     cdef vreal chains[SUM_CHAINS][ROWS * MOST_VECTORS]
     cdef Py_ssize_t chain_block = CHAIN_BYTES // (rows * <Py_ssize_t>sizeof(real)) // SUM_CHAINS * SUM_CHAINS
     cdef Left left
@@ -332,7 +332,7 @@ cdef void interleaved_panel(
 
     far: a is not in the L2. While some of its rows are multiplied, the next ones are prefetched.
     """
-    cdef bint narrow = c.columns <= LANES       # no more rows then: 4 KiB apart they exceed the ways of a set of the L1
+    cdef bint narrow = c.columns <= LANES
     cdef Py_ssize_t n_tiles = ceil_div(rows, most_rows(c)), tile, n
     cdef Left left = a[0]
     cdef Output out = c[0]

@@ -19,7 +19,7 @@ their chains would be too short.
 
 Added sequentially in float32, 10^6 terms of one sign have a relative error of 1e-4, and 2^25 ones give 2^24; in blocks the
 error is that of one block, below 1e-6, at any length. Other sums are made in blocks, of SUM_BLOCK terms: over outputs in
-the backward pass and in `loss_of`, over examples (weight_gradient.pxi), in `matmul`.
+the backward pass and in the loss (loss.pxi), over examples (weight_gradient.pxi), in `matmul`.
 
 Rejected: block totals in float32 (an error of 1e-6 at 10^6 terms, and growing; the same work); compensated
 totals (inf - inf makes an infinite sum NaN); pairwise sums (a stack of partial sums for each micro-tile).
@@ -27,8 +27,8 @@ totals (inf - inf makes an infinite sum NaN); pairwise sums (a stack of partial 
 
 cdef enum:
     SUM_BLOCK = 512             # terms of a sum that are added sequentially
-    INTERLEAVED_DEPTH = 512     # inputs of a layer from which on their sum has
-    INTERLEAVED_BLOCK = SUM_CHAINS * SUM_BLOCK      # blocks of so many inputs
+    INTERLEAVED_DEPTH = 512     # from so many inputs on, their sums are interleaved
+    INTERLEAVED_BLOCK = SUM_CHAINS * SUM_BLOCK      # inputs in a block of such a sum
     TOTAL_REALS = 1 + sizeof(double) // sizeof(real)    # reals that hold the sum of a block and a float64 total
 
 
@@ -101,7 +101,7 @@ cdef inline void transpose(const int rows, vreal* block) noexcept nogil:
     Interleaving two halves rotates the bits of each element's index by one. After log2(rows) rotations the bits of the row,
     which were the highest, are the lowest.
     """
-    cdef vreal turned[NARROW_ROWS + LANES]
+    cdef vreal turned[ROWS + LANES]
     cdef int i, stage = 1
     while stage < rows:
         for i in range(rows // 2):

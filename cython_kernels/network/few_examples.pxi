@@ -96,10 +96,14 @@ cdef real* read_examples(
     return scratch + whole_panels(count * network.x.rows)
 
 
+cdef enum:
+    NARROW_OUTPUTS = 12     # least outputs that amortize the packing of a narrow panel
+
+
 cdef inline bint narrow_pays(Py_ssize_t n, Layer* layer) noexcept nogil:
     """Whether examples go to the lanes of one vector: 0.6 to 0.95 of the time of columns and dots."""
     cdef Py_ssize_t least = 5 * LANES // 8 if layer.n_in < INTERLEAVED_DEPTH else 3 * LANES // 4
-    return COLUMN < LANES and least <= n <= LANES and layer.n_out >= NARROW_ROWS and layer.n_in >= LANES
+    return COLUMN < LANES and least <= n <= LANES and layer.n_out >= NARROW_OUTPUTS and layer.n_in >= LANES
 
 
 cdef void multiply_narrow(

@@ -10,8 +10,9 @@ the last activation. `loss_stage` is its only caller: it multiplies by w_i / sum
 
 Targets are (n_outputs, m), or class numbers (1, m), which are compared with the number of each output.
 
-Range. Outputs of any finite size have the right gradient, and a loss that is not finite only where float64 cannot hold it:
-values are added times LOSS_UNIT, so that neither the difference of two outputs nor the sum of thousands of losses overflows.
+Range. Outputs of any finite size have the right gradient, and a loss that is not finite only where float64 cannot hold it (the
+squared error: where its dtype cannot): values are added times LOSS_UNIT, so that neither the difference of two outputs nor the
+sum of thousands of losses overflows. Sums over outputs are made in blocks (gemm/sums.pxi).
 The logarithm of a sum of exponentials is that of 1 + the sum without the largest: no digit of a small loss is lost.
 Cross-entropies take exponentials below NEGLIGIBLE (2^-96, 2^-992) for 0. Their products with inputs and weights would be
 subnormal, which takes 100 cycles for each operation: 6 times the step of a classifier that fits its data very well.
@@ -31,6 +32,9 @@ cdef struct OutputTile:
     Py_ssize_t y_rows       # n_outputs, or 1: class numbers
     const real* weights     # of the examples; NULL: 1
 
+
+cdef enum:
+    LOSS_BLOCK = 64         # outputs that are added sequentially; of the squared error SUM_BLOCK
 
 cdef real LOSS_UNIT = 1. / (1 << 16)
 cdef real NEGLIGIBLE = SMALLEST_NORMAL * (1 << 30)      # so far from it, since it is divided by m and multiplied by inputs
@@ -132,16 +136,15 @@ cdef inline vreal without_negligible(vreal v) noexcept nogil:
 cdef inline vreal output_loss(const int kind, vreal parameter, vreal prediction, vreal y, vreal* value) noexcept nogil:
     """The gradient and the value, times LOSS_UNIT, of one vector of outputs. NaN where the prediction is."""
     cdef vreal unit = splat(LOSS_UNIT), zero = splat(0), one = splat(1)
-    cdef vreal difference = prediction - y, size, e, inverse
+    cdef vreal difference = prediction - y, scaled = unit * prediction - unit * y, e, inverse    # scaled never overflows
     if kind == HUBER:
-        size = magnitude(difference)
-        e = at_most(parameter, size)
-        value[0] = unit * e * (size - splat(0.5) * e)
+        e = at_most(parameter, magnitude(difference))
+        value[0] = e * (magnitude(scaled) - splat(0.5) * (unit * e))
         return at_most(parameter, at_least(-parameter, difference))
     if kind == QUANTILE:
-        value[0] = unit * at_least(zero, parameter * -difference) + unit * at_least(zero, (one - parameter) * difference)
+        value[0] = at_least(zero, parameter * -scaled) + at_least(zero, (one - parameter) * scaled)
         e = choose_greater(difference, zero, one - parameter, zero)
-        return choose_greater(zero, difference, -parameter, e) + (difference - difference)
+        return choose_greater(zero, difference, -parameter, e) + (scaled - scaled)
     if kind == POISSON:
         e = exponential(prediction)
         value[0] = unit * (e - y * prediction)
@@ -155,23 +158,31 @@ cdef inline vreal output_loss(const int kind, vreal parameter, vreal prediction,
     return choose_greater(prediction, zero, (one - y) - e * inverse, e * inverse - y)
 
 
-cdef inline void output_losses(
-    const int kind, const Loss* loss, const OutputTile* t, Py_ssize_t panel, real weight, vreal* total,
+cdef inline double output_losses(
+    const int kind, const Loss* loss, const OutputTile* t, Py_ssize_t panel, real weight,
 ) noexcept nogil:
     """The sum over the outputs of one panel."""
-    cdef Py_ssize_t i, n = t.count - panel * PANEL
+    cdef Py_ssize_t i, start = 0, stop, n = t.count - panel * PANEL
     cdef real* outputs = t.outputs + panel * t.n_outputs * PANEL
     cdef const real* y = t.y + panel * t.n_outputs * PANEL
     cdef vreal of_example, value, gradient
+    cdef vreal total[VECTORS]
+    cdef double sum_of_blocks = 0
     cdef int v
-    for v in range(VECTORS):
-        of_example = splat(1) if t.weights == NULL else load(t.weights + panel * PANEL + v * LANES)
-        for i in range(t.n_outputs):
-            gradient = output_loss(
-                kind, splat(loss.parameter), load(outputs + i * PANEL + v * LANES), load(y + i * PANEL + v * LANES), &value)
-            gradient = times_derivative(t.activation, splat(weight) * gradient, load(outputs + i * PANEL + v * LANES))
-            total[v] = total[v] + keep_first_lanes(of_example * value, n - v * LANES)
-            store(outputs + i * PANEL + v * LANES, keep_first_lanes(of_example * gradient, n - v * LANES))
+    while start < t.n_outputs:
+        stop = minimum(start + LOSS_BLOCK, t.n_outputs)
+        for v in range(VECTORS):
+            total[v] = splat(0)
+            of_example = splat(1) if t.weights == NULL else load(t.weights + panel * PANEL + v * LANES)
+            for i in range(start, stop):
+                gradient = output_loss(
+                    kind, splat(loss.parameter), load(outputs + i * PANEL + v * LANES), load(y + i * PANEL + v * LANES), &value)
+                gradient = times_derivative(t.activation, splat(weight) * gradient, load(outputs + i * PANEL + v * LANES))
+                total[v] = total[v] + keep_first_lanes(of_example * value, n - v * LANES)
+                store(outputs + i * PANEL + v * LANES, keep_first_lanes(of_example * gradient, n - v * LANES))
+        sum_of_blocks += sum_of_lanes(total[0] + total[1])
+        start = stop
+    return sum_of_blocks
 
 
 # ---- losses of all outputs of an example ---------------------------------------------------------------
@@ -188,22 +199,56 @@ cdef inline vreal largest(const real* z, Py_ssize_t n, vreal* place) noexcept no
     return top
 
 
+cdef struct LaneTotals:
+    # What each lane has summed in complete blocks.
+    double total[LANES]
+    bint any
+
+
+cdef inline LaneTotals no_totals() noexcept nogil:
+    cdef LaneTotals t
+    memset(&t, 0, sizeof(t))
+    return t
+
+
+cdef void keep_block(vreal block, LaneTotals* t) noexcept nogil:
+    cdef real sums[LANES]
+    store(sums, block)
+    add_block(sums, LANES, False, t.total)
+    t.any = True
+
+
+cdef vreal with_blocks(vreal last, const LaneTotals* t) noexcept nogil:
+    """The sum of all blocks."""
+    cdef real sums[LANES]
+    store(sums, last)
+    round_totals(t.total, sums, LANES, sums)
+    return load(sums)
+
+
 cdef inline vreal sum_of_others(
     const bint keep_negligible, real* z, Py_ssize_t n, vreal top, vreal place,
 ) noexcept nogil:
-    """z = exp(z - top), and the sum of all but that at `place`, which is 1; in blocks of SUM_BLOCK."""
-    cdef vreal others = splat(0), block = splat(0), e
-    cdef Py_ssize_t i
-    for i in range(n):
-        e = exp_negative(top - load(z + i * PANEL))
-        if not keep_negligible:
-            e = without_negligible(e)
-        store(z + i * PANEL, e)
-        block = block + choose_equal(place, splat(<real>i), splat(0), e)
-        if i % SUM_BLOCK == SUM_BLOCK - 1:
-            others = others + block
-            block = splat(0)
-    return others + block
+    """z = exp(z - top), and the sum of all but that at `place`, which is 1."""
+    cdef LaneTotals totals = no_totals()
+    cdef vreal others = splat(0), e
+    cdef Py_ssize_t i, start = 0, stop
+    while True:
+        stop = minimum(start + LOSS_BLOCK, n)
+        for i in range(start, stop):
+            e = exp_negative(top - load(z + i * PANEL))
+            if not keep_negligible:
+                e = without_negligible(e)
+            store(z + i * PANEL, e)
+            others = others + choose_equal(place, splat(<real>i), splat(0), e)
+        if stop == n:
+            break
+        keep_block(others, &totals)
+        others = splat(0)
+        start = stop
+    if totals.any:
+        others = with_blocks(others, &totals)
+    return others
 
 
 cdef inline vreal target_of(const real* y, bint classes, Py_ssize_t i) noexcept nogil:
@@ -217,15 +262,39 @@ cdef inline vreal softmax_cross_entropy(
     real* z, Py_ssize_t n, const real* y, bint classes, real smoothing,
 ) noexcept nogil:
     """The value of one vector of examples, times LOSS_UNIT; z becomes the gradient."""
-    cdef vreal place, others, target, inverse, value = splat(0), total = splat(0), unit = splat(LOSS_UNIT)
+    cdef vreal place, others, target, inverse, gap, value, total, unit = splat(LOSS_UNIT)
     cdef vreal top = largest(z, n, &place), share = splat(smoothing / <real>n), kept = splat(1 - smoothing)
-    cdef Py_ssize_t i
-    for i in range(n):
-        target = multiply_add(kept, target_of(y, classes, i), share)
-        total = total + target          # 1, except for rounding
-        value = value + target * (unit * top - unit * load(z + i * PANEL))
+    # Over the outputs: of the targets, of their products with the gaps to the largest output, and of the gaps, whose
+    # product with a small share would be lost beside that with a target of 1.
+    cdef vreal targets = splat(0), products = splat(0), gaps = splat(0)
+    cdef LaneTotals of_targets = no_totals(), of_products = no_totals(), of_gaps = no_totals()
+    cdef Py_ssize_t i, start = 0, stop
+    while True:
+        stop = minimum(start + LOSS_BLOCK, n)
+        for i in range(start, stop):
+            target = target_of(y, classes, i)
+            gap = unit * top - unit * load(z + i * PANEL)
+            targets = targets + target
+            products = products + target * gap
+            if smoothing > 0:
+                gaps = gaps + gap
+        if stop == n:
+            break
+        keep_block(targets, &of_targets)
+        keep_block(products, &of_products)
+        keep_block(gaps, &of_gaps)
+        targets = products = gaps = splat(0)
+        start = stop
+    if of_targets.any:
+        targets = with_blocks(targets, &of_targets)
+        products = with_blocks(products, &of_products)
+        gaps = with_blocks(gaps, &of_gaps)
+    value = multiply_add(share, gaps, kept * products)
+    total = multiply_add(kept, targets, splat(smoothing))       # 1, except for rounding
     others = sum_of_others(False, z, n, top, place)
     inverse = total / (splat(1) + others)
+    # The largest probability is 1 - the others only where that keeps digits.
+    place = choose_greater(splat(1), others, place, splat(-1))
     for i in range(n):
         target = multiply_add(kept, target_of(y, classes, i), share)
         store(z + i * PANEL, choose_equal(
@@ -236,29 +305,42 @@ cdef inline vreal softmax_cross_entropy(
 cdef inline vreal multiclass_hinge(real* z, Py_ssize_t n, const real* y, real margin) noexcept nogil:
     """As `softmax_cross_entropy`."""
     cdef vreal unit = splat(LOSS_UNIT), zero = splat(0), right = zero, value = zero, violations = zero, above, one
-    cdef Py_ssize_t i
+    cdef LaneTotals of_value = no_totals(), of_violations = no_totals()
+    cdef Py_ssize_t i, start = 0, stop
     for i in range(n):
         right = choose_equal(load(y), splat(<real>i), load(z + i * PANEL), right)
-    for i in range(n):
-        above = multiply_add(unit, splat(margin), unit * load(z + i * PANEL) - unit * right)
-        above = choose_equal(load(y), splat(<real>i), zero, above)
-        value = value + at_least(zero, above)
-        one = choose_greater(above, zero, splat(1), zero) + (above - above)
-        violations = violations + one
-        store(z + i * PANEL, one)
+    while True:
+        stop = minimum(start + LOSS_BLOCK, n)
+        for i in range(start, stop):
+            above = multiply_add(unit, splat(margin), unit * load(z + i * PANEL) - unit * right)
+            above = choose_equal(load(y), splat(<real>i), zero, above)
+            value = value + at_least(zero, above)
+            one = choose_greater(above, zero, splat(1), zero) + (above - above)
+            violations = violations + one
+            store(z + i * PANEL, one)
+        if stop == n:
+            break
+        keep_block(value, &of_value)
+        keep_block(violations, &of_violations)
+        value = violations = zero
+        start = stop
+    if of_value.any:
+        value = with_blocks(value, &of_value)
+        violations = with_blocks(violations, &of_violations)
     for i in range(n):
         store(z + i * PANEL, choose_equal(load(y), splat(<real>i), -violations, load(z + i * PANEL)))
     return value
 
 
-cdef inline void example_losses(
-    const int kind, const Loss* loss, const OutputTile* t, Py_ssize_t panel, real weight, vreal* total,
+cdef inline double example_losses(
+    const int kind, const Loss* loss, const OutputTile* t, Py_ssize_t panel, real weight,
 ) noexcept nogil:
     """The losses of the examples of one panel. The last activation is the identity."""
     cdef Py_ssize_t i, n = t.count - panel * PANEL
     cdef real* z
     cdef const real* y
     cdef vreal value, scale
+    cdef vreal total[VECTORS]
     cdef int v
     for v in range(VECTORS):
         z = t.outputs + panel * t.n_outputs * PANEL + v * LANES
@@ -268,27 +350,23 @@ cdef inline void example_losses(
             value = softmax_cross_entropy(z, t.n_outputs, y, t.y_rows < t.n_outputs, loss.parameter)
         else:
             value = multiclass_hinge(z, t.n_outputs, y, loss.parameter)
-        total[v] = total[v] + keep_first_lanes(scale * value, n - v * LANES)
+        total[v] = keep_first_lanes(scale * value, n - v * LANES)
         scale = splat(weight) * scale
         for i in range(t.n_outputs):
             store(z + i * PANEL, keep_first_lanes(scale * load(z + i * PANEL), n - v * LANES))
+    return sum_of_lanes(total[0] + total[1])
 
 
 # ---- the stage -----------------------------------------------------------------------------------------
 
 cdef inline void losses_by(const int kind, const Loss* loss, const OutputTile* t, real weight, double* loss_sum) noexcept nogil:
-    cdef vreal total[VECTORS]
     cdef double value = 0
     cdef Py_ssize_t panel
-    cdef int v
     for panel in range(panels(t.count)):
-        for v in range(VECTORS):
-            total[v] = splat(0)
         if kind >= SOFTMAX_CROSS_ENTROPY:
-            example_losses(kind, loss, t, panel, weight, total)
+            value += example_losses(kind, loss, t, panel, weight)
         else:
-            output_losses(kind, loss, t, panel, weight, total)
-        value += sum_of_lanes(total[0] + total[1])
+            value += output_losses(kind, loss, t, panel, weight)
     loss_sum[0] = value
 
 

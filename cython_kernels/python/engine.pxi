@@ -72,8 +72,8 @@ cdef class Engine:
     cdef inline _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters, Py_ssize_t n_examples):
         """Fills in a job; divides its scratch memory: a part per thread, parameters, gradients, partial gradients, tiles, losses.
 
-        X must have n_examples examples; -1: one or more. Each buffer of parameters, before or after folding, takes `line`
-        bytes.
+        X must have n_examples examples; -1: one or more. Each buffer of parameters, before or after folding, takes
+        `buffer_bytes`.
         """
         cdef _Scratch scratch = borrow_scratch(self.scratch_bytes)
         cdef char* place = scratch.data

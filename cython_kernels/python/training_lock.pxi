@@ -4,7 +4,8 @@ cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
 
 cdef int n_forks = 0           # forks that led to this process: incremented in each child,
-cdef unsigned long thread_after_fork = 0     # whose only thread is this one
+cdef unsigned long thread_after_fork = 0     # whose only thread was this one
+cdef int forks_by_others = 0   # value of n_forks since which this thread has made all forks
 
 
 @cython.final
@@ -22,7 +23,7 @@ cdef class TrainingLock:
     cdef bint acquire(self) noexcept:
         cdef int forks_seen = self.forks_seen
         if not acquire_flag(&self.held):
-            if forks_seen == n_forks or self.holding_thread == thread_after_fork:
+            if self.holder_exists(forks_seen):
                 return False
             if not compare_and_swap(&self.forks_seen, forks_seen, n_forks):
                 return False
@@ -30,6 +31,11 @@ cdef class TrainingLock:
         self.forks_seen = n_forks
         self.holding_thread = PyThread_get_thread_ident()
         return True
+
+    cdef bint holder_exists(self, int forks_seen) noexcept:
+        """Whether the thread that acquired the lock is one of this process: it has made all forks since. (A thread of a child
+        may have the identifier of one that the fork has ended.)"""
+        return forks_seen == n_forks or (forks_seen >= forks_by_others and self.holding_thread == thread_after_fork)
 
     cdef void release(self) noexcept:
         release_flag(&self.held)
@@ -45,7 +51,7 @@ cdef class TrainingLock:
     @property
     def is_held(self):
         """Whether a training runs in this process."""
-        return is_raised(&self.held) and (self.forks_seen == n_forks or self.holding_thread == thread_after_fork)
+        return is_raised(&self.held) and self.holder_exists(self.forks_seen)
 
     def set_incomplete(self, what):
         """Sets what is incomplete from here on: "nothing", "an epoch" or "a step"."""
@@ -65,12 +71,15 @@ cdef class TrainingLock:
 
 def after_fork_in_child():
     """To be called in the child of a fork, where the calling thread is the only one."""
-    global n_forks, thread_after_fork
+    global n_forks, thread_after_fork, forks_by_others
+    cdef unsigned long thread = PyThread_get_thread_ident()
+    if thread != thread_after_fork:
+        forks_by_others = n_forks
+    thread_after_fork = thread
     n_forks += 1
-    thread_after_fork = PyThread_get_thread_ident()
-    for lock in held_locks:
+    for lock in users_of_locks:
         lock._at_fork_reinit()
-    held_locks.clear()
+    users_of_locks.clear()
 
 
 def before_fork():

@@ -33,7 +33,7 @@ cdef double largest_of(Rows x, Py_ssize_t n, Py_ssize_t count) noexcept nogil:
 
 
 cdef inline bint is_bounded(Py_ssize_t count, double of_delta, double of_input, double most) noexcept nogil:
-    """Whether no gradient of W and b can be larger than `most`, or NaN; twice, for the rounding of sums."""
+    """Whether no gradient of W and b can be larger than `most`, or NaN. The bound is doubled, since sums are rounded."""
     return 2. * count * of_delta * (1 + of_input) < most
 
 

@@ -11,9 +11,11 @@ So a step costs n_out n_in^2, independent of the number of examples. Consecutive
 (network/folding.pxi), so this serves three of the four networks of course.py. All of it is in float64; since the moments are
 centred, nothing cancels in the gradient, whatever the means are.
 
-The first three terms of the loss cancel if the fit is nearly perfect. If less than LEAST_LEFT of their size remains, fewer
-than ten digits of the loss would be right: `moments_step` returns -1, and the step is computed from the examples. This
-depends on the parameters alone, so that a fit which is stopped and resumed makes the same choices.
+The first three terms of the loss cancel if the fit is nearly perfect, and so do the terms of each if weights of correlated
+inputs are large and of opposite signs. If less than LEAST_LEFT of the sum of their magnitudes remains, fewer than ten digits
+of the loss would be right: `moments_step` returns -1, and the step is computed from the examples. This depends on the
+parameters alone, so that a fit which is stopped and resumed makes the same choices. The magnitudes are bounded first, by
+those of the diagonal of Sxx, which costs no second pass over it.
 
 Rejected: moments that are not centred (raw columns with a mean of 1000 times their spread lose six digits
 of the gradient); an eigenbasis of Sxx, in which a step is O(n) (it rounds differently from a step on the examples, and
@@ -29,6 +31,27 @@ cdef struct Moments:
     double* work            # (n_in,)
 
 
+cdef double sum_of_magnitudes(Moments* moments, Layer* layer, const real* parameters) noexcept nogil:
+    """The sum of the magnitudes of all terms of tr(W Sxx W^T) - 2 tr(W Sxy^T) + tr Syy."""
+    cdef Py_ssize_t n = moments.n, n_in = layer.n_in, i, j, o
+    cdef const double* row
+    cdef const real* w
+    cdef double total = 0, of_row
+    for o in range(layer.n_out):
+        w = parameters + layer.weight + o * n_in
+        row = moments.products + (n_in + o) * n
+        total += row[n_in + o]
+        for j in range(n_in):
+            total += 2 * fabs(w[j] * row[j])
+        for i in range(n_in):
+            row = moments.products + i * n
+            of_row = 0
+            for j in range(n_in):
+                of_row += fabs(w[j] * row[j])
+            total += fabs(<double>w[i]) * of_row
+    return total
+
+
 cdef double moments_step(
     Moments* moments, Layer* layer, const real* parameters, Py_ssize_t count, real* gradient,
 ) noexcept nogil:
@@ -41,6 +64,7 @@ cdef double moments_step(
     cdef real* dw
     cdef double* v = moments.work
     cdef double m = count, e, quadratic = 0, mixed = 0, constant = 0, offset = 0, left
+    cdef double diagonal = 0, reach, of_offset = 0      # sums of magnitudes, of all outputs: of the diagonal, of e
     for o in range(layer.n_out):
         w = parameters + layer.weight + o * n_in
         dw = gradient + layer.weight + o * n_in
@@ -48,8 +72,11 @@ cdef double moments_step(
         e = -moments.means[n_in + o]
         if layer.bias >= 0:
             e += parameters[layer.bias + o]
+        reach = fabs(moments.means[n_in + o])
         for j in range(n_in):
             e = multiply_add_double(w[j], moments.means[j], e)
+            reach += fabs(w[j] * moments.means[j])
+            diagonal += <double>w[j] * w[j] * products[j * n + j]
             v[j] = 0
         for i in range(n_in):
             row = products + i * n
@@ -63,8 +90,12 @@ cdef double moments_step(
             gradient[layer.bias + o] = <real>(2 * e)
         constant += cross[n_in + o]
         offset = multiply_add_double(e, e, offset)
+        of_offset += fabs(e) * reach
     left = quadratic - 2 * mixed + constant
-    if not left >= LEAST_LEFT * (quadratic + 2 * (mixed if mixed > 0 else -mixed) + constant):     # NaN, too
+    if not left >= 2 * LEAST_LEFT * (n_in * diagonal + constant):       # at least the sum of magnitudes
+        if not left >= LEAST_LEFT * sum_of_magnitudes(moments, layer, parameters):     # NaN, too
+            return -1
+    if not left + m * offset >= LEAST_LEFT * m * of_offset:
         return -1
     if not isfinite(<real>(left / m + offset)):     # the loss from the examples is inf, in their dtype
         return -1

@@ -52,20 +52,34 @@ cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits, PyObject* loc
     release_lock(lock, interrupt)
 
 
-# A lock that is held while another thread forks would be held for ever in the child: `after_fork_in_child` renews these.
-cdef set held_locks = set()
+# A lock that is held while another thread forks would be held for ever in the child: `after_fork_in_child` renews these. It
+# counts the threads that hold a lock or wait for it: a lock is acquired before its thread has the GIL again.
+cdef dict users_of_locks = {}
 
 ctypedef int (*LockCall)(object lock) noexcept      # an exception stays set
 
 
+cdef int drop_user(object lock) except -1:
+    cdef object left = users_of_locks.get(lock, 1) - 1
+    if left:
+        users_of_locks[lock] = left
+    else:
+        users_of_locks.pop(lock, None)
+    return 0
+
+
 cdef int acquire_held(object lock) except -1:
-    lock.acquire()
-    held_locks.add(lock)
+    users_of_locks[lock] = users_of_locks.get(lock, 0) + 1
+    try:
+        lock.acquire()
+    except BaseException:
+        drop_user(lock)
+        raise
     return 0
 
 
 cdef int release_held(object lock) except -1:
-    held_locks.discard(lock)
+    drop_user(lock)
     lock.release()
     return 0
 

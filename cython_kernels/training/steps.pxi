@@ -513,7 +513,7 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
 
 
 cdef void run_due_handlers(Job* job) noexcept nogil:
-    """Between two epochs: runs the signal handlers, unless they ran in the last REST_SECONDS."""
+    """Between two epochs: runs the signal handlers, unless they ran in the last EPOCH_HANDLER_SECONDS."""
     if is_due(&job.interrupt, EPOCH_HANDLER_SECONDS):
         if job.incomplete != NULL and all_within(GREATEST, job.parameters, 0, job.n_parameters):
             set_flag(job.incomplete, COMPLETE)

@@ -5,6 +5,7 @@ A callback is called after each epoch as ``callback(net, history)``; True stops 
 which is called after the last one, unless an exception ends the fit.
 """
 
+import re
 from os import PathLike
 from typing import Any
 
@@ -209,6 +210,9 @@ class Checkpoint:
 
     def __init__(self, path: str | PathLike[str], every: int = 1) -> None:
         self.path = as_path(path)
+        unknown = re.search(r"{[a-z_]+(:[^}]*)?}", str(self.path).replace("{epoch}", ""))
+        if unknown:
+            raise ValueError(f"path: expected only {{epoch}} in braces, got {unknown.group()}")
         self.every = as_count(every, "every")
         self._fit: FitContext | None = None
         self._saved = -1

@@ -13,7 +13,8 @@ class History:
     loss : list of float
         The mean loss of each epoch, over all examples, each before the update of its batch.
     validation_loss : list of float
-        The loss of the validation data after each epoch; empty if there are none.
+        The loss of the validation data after each epoch, with the penalty of l2; empty if there are none. Networks of
+        different l2 are compared by a metric.
     metrics : dict of lists of float
         Each metric of the validation data, after each epoch.
     best_epoch : int or None

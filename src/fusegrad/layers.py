@@ -15,6 +15,12 @@ class Layer:
 
     __slots__ = ()
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in ("forward", "backward", "__call__"):
+            if name in vars(cls):
+                raise TypeError(f"{cls.__name__}.{name}: expected a layer without it: compiled code computes layers")
+
 
 class Linear(Layer):
     """A dense layer, z = W x + b.

@@ -405,7 +405,11 @@ def build_loss(description: str) -> Loss:
     return BUILT_IN[described["name"]](**described["arguments"])
 
 
-def check_logits(loss: Loss, last: Shape) -> None:
+#: The kernels number classes in the dtype of the outputs.
+MOST_CLASSES = {"float32": 1 << 24, "float64": 1 << 53}
+
+
+def check_logits(loss: Loss, last: Shape, dtype: np.dtype[Any]) -> None:
     """Raise unless the last layer has the outputs that a loss of logits takes."""
     n_outputs, activation = last.n_out, last.activation
     if activation != "identity":
@@ -413,5 +417,10 @@ def check_logits(loss: Loss, last: Shape) -> None:
             f"loss: expected no activation behind the last Linear, since {loss!r} takes logits, got {activation}; "
             "probabilities(X) applies it"
         )
-    if loss.targets in ("classes", "probabilities") and n_outputs < 2:
-        raise ValueError(f"loss: expected an output for each class with {loss!r}, got {n_outputs}")
+    if loss.targets in ("classes", "probabilities"):
+        if n_outputs < 2:
+            raise ValueError(f"loss: expected an output for each class with {loss!r}, got {n_outputs}")
+        if n_outputs > MOST_CLASSES[dtype.name]:
+            raise ValueError(
+                f"loss: expected at most {MOST_CLASSES[dtype.name]} classes in {dtype}, got {n_outputs}: use float64"
+            )

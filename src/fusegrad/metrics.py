@@ -1,6 +1,7 @@
 """Metrics of predictions, for the validation data of a fit."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ Metric = Callable[[Array, Array], Any]
 def accuracy(y: Array, prediction: Array) -> float:
     """The share of examples whose most probable class is right: of logits, class numbers (m,) or probabilities."""
     if len(prediction) == 1:
-        found, right = prediction[0] > 0, y.reshape(-1) > 0.5
-    else:
-        found, right = prediction.argmax(axis=0), y.argmax(axis=0) if y.ndim == 2 else y
-    return float(np.mean(found == right))
+        return binary_accuracy(y.reshape(1, -1), prediction)
+    return float(np.mean(prediction.argmax(axis=0) == (y.argmax(axis=0) if y.ndim == 2 else y)))
+
+
+def binary_accuracy(y: Array, prediction: Array) -> float:
+    """The share of logits on the right side of 0, of all outputs."""
+    return float(np.mean((prediction > 0) == (y > 0.5)))
 
 
 def mae(y: Array, prediction: Array) -> float:
@@ -37,10 +41,34 @@ def r2(y: Array, prediction: Array) -> float:
 METRICS: dict[str, Metric] = {"accuracy": accuracy, "mae": mae, "r2": r2}
 
 
-def check_metrics(metrics: Any, loss: Any) -> None:
-    """Raise if a metric is one of predictions that this loss does not have."""
-    if metrics.get("accuracy") is accuracy and is_compiled(loss) and not loss.takes_logits:
-        raise ValueError(f"metrics: expected 'accuracy' beside a loss for classes, got the loss {loss!r}")
+def mean_of(loss: Any, prediction: Array) -> Array:
+    """The expected y: with "poisson" a count, with "binary_cross_entropy" a probability, else the prediction."""
+    kind = loss.targets if is_compiled(loss) else "numbers"
+    with np.errstate(over="ignore", under="ignore"):
+        if kind == "counts":
+            return np.asarray(np.exp(prediction))
+        return np.asarray(np.exp(-np.logaddexp(0, -prediction))) if kind == "fractions" else prediction
+
+
+def metrics_of(metrics: dict[str, Metric], loss: Any) -> dict[str, Metric]:
+    """The metrics for the outputs of a network with this loss; raise for one that it does not have."""
+    if not is_compiled(loss):
+        return metrics
+    suited = dict(metrics)
+    for name, metric in metrics.items():
+        if metric is accuracy:
+            if not loss.takes_logits:
+                raise ValueError(f"metrics: expected 'accuracy' beside a loss for classes, got the loss {loss!r}")
+            suited[name] = binary_accuracy if loss.targets == "fractions" else accuracy
+        elif metric is mae or metric is r2:
+            if loss.targets in ("classes", "probabilities"):
+                raise ValueError(f"metrics: expected 'accuracy' or functions with the loss {loss!r}, got {name!r}")
+            suited[name] = partial(_of_mean, metric, loss)
+    return suited
+
+
+def _of_mean(metric: Metric, loss: Any, y: Array, prediction: Array) -> Any:
+    return metric(y, mean_of(loss, prediction))
 
 
 def named_metrics(metrics: Any) -> dict[str, Metric]:

@@ -9,7 +9,16 @@ import numpy as np
 from fusegrad._engine import files
 from fusegrad._engine.engine import NetworkEngine
 from fusegrad._engine.plan import Dense, Plan, stack_layers
-from fusegrad._engine.validation import Array, as_flag, as_flat, as_flat_output, as_floats
+from fusegrad._engine.validation import (
+    PIECE,
+    Array,
+    all_finite,
+    as_flag,
+    as_flat,
+    as_flat_output,
+    as_floats,
+    pieces,
+)
 from fusegrad.exports import Link, exported_layers, version
 from fusegrad.layers import Layer, Linear, Scale, describe_layers, shapes_of
 from fusegrad.losses import (
@@ -41,12 +50,17 @@ class Module:
         shapes = shapes_of(layers)
         compiled = is_compiled(loss_function)
         if compiled and loss_function.takes_logits:
-            check_logits(loss_function, shapes[-1])
+            check_logits(loss_function, shapes[-1], dtype)
         self._layers = layers
         self._engine = NetworkEngine(stack_layers(shapes), dtype, loss_function, compiled, l2, parameters)
         if dropout_seed is not None:
             self._engine.dropout_seed = dropout_seed
         self._layout = describe_layers(layers)  # by which an optimizer identifies its network
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "forward" in vars(cls) and "__call__" not in vars(cls):
+            cls.__call__ = vars(cls)["forward"]  # type: ignore[method-assign]  # net(X) is net.forward(X)
 
     if not TYPE_CHECKING:  # for a type checker any attribute would exist
 
@@ -239,6 +253,22 @@ class Module:
             parts.append(array.ravel())
         self.parameters = np.concatenate(parts)
 
+    def _check_forward(self, what: str) -> None:
+        """Raise if a subclass has overridden `forward`, which `what` would not call."""
+        if getattr(self.forward, "__func__", None) is not Module.forward:
+            raise TypeError(f"{what}: expected a network whose forward is not overridden, got {type(self).__name__}")
+
+    def _check_save(self, optimizer: Any = None, rng: Any = None) -> None:
+        """Raise if a fit runs, and what would be saved is not consistent, or will be undone."""
+        lock = self._engine.lock
+        lock.check_save(optimizer is not None or rng is not None)
+        state = getattr(optimizer, "state", None)
+        if lock.is_held and not all(all_finite(array) for array in (self.parameters, state) if array is not None):
+            raise RuntimeError(
+                "the parameters or the optimizer's state are not finite, and the fit will undo its last epochs: "
+                "set a flag in the signal handler, and save in a callback of the fit"
+            )
+
     def save(
         self,
         path: str | PathLike[str],
@@ -274,7 +304,7 @@ class Module:
         OSError
             If the file cannot be written, or an existing file is not writable, such as a read-only one, which is kept.
         RuntimeError
-            If the network is being trained, and network, optimizer and generator are not consistent.
+            If the network is being trained, and network, optimizer and generator are not consistent, or not finite.
 
         Notes
         -----
@@ -285,7 +315,7 @@ class Module:
         signal handler may save during a fit, but with optimizer or rng only between two epochs; handlers wait up
         to 100 ms for that. If epochs take longer, set a flag in the handler, and save in a callback.
         """
-        self._engine.lock.check_save(optimizer is not None or rng is not None)
+        self._check_save(optimizer, rng)
         others = files.check_metadata(metadata)
         arrays, metadata = self.state_dict(), {"layers": describe_layers(self.layers), "dtype": self.dtype.name}
         if self.loss_function != MeanSquaredError():
@@ -351,7 +381,8 @@ class Module:
         """
         from fusegrad.exports.c import as_identifier, c_source
 
-        self._engine.lock.check_save(False)
+        self._check_save()
+        self._check_forward("export_c")
         layers = exported_layers(self.dense_layers, self.named_parameters())
         name, link = as_identifier(name), self._link(probabilities)
         files.write(path, c_source(layers, link, self.dtype, name=name, version=version()).encode())
@@ -399,7 +430,8 @@ class Module:
         """
         from fusegrad.exports.onnx import onnx_model
 
-        self._engine.lock.check_save(False)
+        self._check_save()
+        self._check_forward("export_onnx")
         layers = exported_layers(self.dense_layers, self.named_parameters())
         files.write(path, onnx_model(layers, self._link(probabilities), self.dtype, version=version()))
 
@@ -555,7 +587,10 @@ class Module:
             raise TypeError(f"classes: expected a network with a loss for classes, got {self.loss_function!r}")
         outputs = self.forward(X)
         if not isinstance(self.loss_function, BinaryCrossEntropy):
-            return np.argmax(outputs, axis=0)
+            numbers = np.empty(outputs.shape[1:], np.intp)
+            for piece in pieces(numbers, PIECE // len(outputs)):
+                numbers[piece] = outputs[(slice(None), *piece)].argmax(axis=0)
+            return numbers if numbers.ndim else numbers[()]
         return (outputs > 0).astype(np.intp)[0 if self.n_outputs == 1 else slice(None)]
 
 

@@ -74,7 +74,7 @@ class Sequential(Module):
     Notes
     -----
     A subclass may override `loss_and_gradient`: then `train_step` and `fit` call it from Python, once per step.
-    Validation calls `loss`. Training calls no other overridden method.
+    Validation calls `loss`, a prediction and metrics `forward`. Training calls no other overridden method.
 
     Initial weights and biases are uniform between -bound and bound. The default (or None) depends on the activation:
 
@@ -185,6 +185,7 @@ class Sequential(Module):
         >>> predictor([1.0, 2.0])
         array([[3., 5.]])
         """
+        self._check_forward("freeze")
         return Predictor(self)
 
     def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -358,7 +359,7 @@ class Sequential(Module):
         X : array (n_features, m), or (n_features,) for one example
         y : array (n_outputs, m); for one example (n_outputs,), or a number if there is one output
         optimizer : Optimizer
-            Or any object with ``step(parameters, gradient)``.
+            Or any object with ``step(parameters, gradient)``, which writes into parameters.
         sample_weight : array (m,), optional
             As for `loss`.
 
@@ -433,7 +434,7 @@ class Sequential(Module):
             are read in `Blocks`.
         y : array (n_outputs, m), optional
         optimizer : Optimizer
-            Or any object with ``step(parameters, gradient)``, which is called from Python at each step.
+            Or any object with ``step(parameters, gradient)``, which writes into parameters, in Python at each step.
         epochs : int
             How often each example is seen, including the epochs before `initial_epoch`.
         initial_epoch : int, default 0
@@ -455,10 +456,11 @@ class Sequential(Module):
         sample_weight : array (m,), optional
             As for `loss`. A batch whose weights are all 0 makes no step, and is not counted.
         validation_data : (X, y) or (X, y, sample_weight), optional
-            Its loss is computed after each epoch. NaN or an infinity in it is a ValueError.
+            Its loss, with the penalty of l2, is computed after each epoch. NaN or an infinity in it is a ValueError.
         metrics : list of str and callables, default ()
-            Computed for the validation data after each epoch: "accuracy" (of classes), "mae", "r2", or functions of
-            (y, prediction): ``history.metrics``.
+            Computed for the validation data after each epoch, without weights: ``history.metrics``. They are "accuracy"
+            (of classes), "mae" and "r2" (with "poisson" of expected counts, with "binary_cross_entropy" of
+            probabilities), or functions of (y, prediction), both as in `loss` and `forward`: (1, m) for one output.
         keep_best : bool, default False
             At the end, copy the parameters of the epoch with the smallest validation loss back: ``history.best_epoch``.
             The optimizer stays as it is.

@@ -7,6 +7,7 @@ An optimizer does not depend on networks: it updates a flat buffer with a flat g
 import json
 import math
 import struct
+from operator import setitem
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -472,11 +473,20 @@ class Snapshot:
 
     def restore(self, optimizer: Optimizer) -> None:
         """Undo the steps since it was taken."""
-        optimizer._exponent, optimizer.n_steps = self.exponent, self.n_steps
+        for function, *arguments in self.moves(optimizer):
+            function(*arguments)
+
+    def moves(self, optimizer: Optimizer) -> list[tuple[Any, ...]]:
+        """The calls, functions with their arguments, that undo the steps since it was taken."""
+        undo: list[tuple[Any, ...]] = [
+            (object.__setattr__, optimizer, "_exponent", self.exponent),
+            (object.__setattr__, optimizer, "n_steps", self.n_steps),
+        ]
         if self.state is None:
-            optimizer.state = None
+            undo.append((object.__setattr__, optimizer, "state", None))
         elif optimizer.state is not None and optimizer.state.flags.writeable:  # else no step has been made
-            optimizer.state[:] = self.state  # in place: there may be no memory left
+            undo.append((setitem, optimizer.state, ..., self.state))  # in place: there may be no memory left
+        return undo
 
 
 class SGD(Optimizer):

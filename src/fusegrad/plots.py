@@ -14,6 +14,7 @@ from fusegrad import reference
 from fusegrad._engine.validation import Array, as_count, as_flag, as_floats, as_generator, as_number
 from fusegrad.diagrams import new_axes
 from fusegrad.history import History
+from fusegrad.metrics import mean_of
 from fusegrad.networks import Sequential, check_network
 from fusegrad.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
 from fusegrad.second_order import hessian
@@ -620,6 +621,8 @@ def history(history: History, *, ax: Any = None) -> Any:
 def predicted(net: Sequential, X: Any, y: Any, *, output: int = 0, ax: Any = None) -> Any:
     """Predictions against measured values; on the line they would be right.
 
+    With the loss "poisson" the predictions are the expected counts, with "binary_cross_entropy" the probabilities.
+
     Parameters
     ----------
     net : Sequential
@@ -645,7 +648,7 @@ def predicted(net: Sequential, X: Any, y: Any, *, output: int = 0, ax: Any = Non
         raise ValueError(f"net: expected a network that predicts numbers, got classes by {net.loss_function!r}")
     batch = net._engine.batch(X, y)
     output = _output(net, output)
-    measured, found = batch.y[output], net.forward(batch.X)[output]
+    measured, found = batch.y[output], mean_of(net.loss_function, net.forward(batch.X))[output]
     ax = _axes(ax, (4.6, 4.4))
     ax.scatter(measured, found, s=14, alpha=0.6, color=COLOURS[0], linewidths=0)
     ends = [float(min(measured.min(), found.min())), float(max(measured.max(), found.max()))]

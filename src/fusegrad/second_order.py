@@ -45,8 +45,8 @@ def newton(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> flo
     Notes
     -----
     Computed in float64 by NumPy, in the calling thread. If the optimum is not unique (as with fewer examples than
-    features, or with a constant feature), the step is the shortest one, in units in which all features are equally
-    large. An overridden `loss` is not called.
+    features, or with a constant feature), the step is the shortest one, of features that are centred (if there is a
+    bias) and equally large. An overridden `loss` is not called.
 
     References
     ----------
@@ -72,9 +72,14 @@ def newton(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> flo
         named = net.named_parameters()
         X, y = batch.X.astype("f8"), batch.y.astype("f8")
         w = np.ones(X.shape[1]) if batch.weights is None else batch.weights.astype("f8")
-        # Of the bias, too, if there is one: its feature is 1.
+        # Of the bias, too, if there is one: its feature is 1. Then X is centred, and b becomes b + W mean.
         point = np.hstack([view.astype("f8") for view in named.values()])
-        rows = X if layer.bias is None else np.vstack([X, np.ones(X.shape[1])])
+        mean = np.zeros(layer.n_in) if layer.bias is None else np.average(X, axis=1, weights=w)
+        mean[~np.isfinite(mean)] = 0.0  # overflow
+        rows = X - mean[:, np.newaxis]
+        if layer.bias is not None:
+            rows = np.vstack([rows, np.ones(X.shape[1])])
+            point[:, -1] += point[:, :-1] @ mean
         root, penalty = np.sqrt(2 * w / w.sum()), np.sqrt(net.l2) * np.eye(layer.n_in, len(rows))
         A = np.vstack([(rows * root).T, penalty])
         # Columns of equal size: which singular values are 0 then does not depend on the units of the features.
@@ -83,6 +88,8 @@ def newton(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> flo
         for _ in range(2):  # the second time for the rounding errors of the residuals of the first
             b = np.vstack([((point @ rows - y) * root).T, penalty @ point.T])
             point -= (np.linalg.lstsq(A / size, b, rcond=None)[0] / size[:, np.newaxis]).T
+        if layer.bias is not None:
+            point[:, -1] -= point[:, :-1] @ mean
         with np.errstate(over="ignore"):
             parts = point.astype(net.dtype)
         if not np.isfinite(parts).all():

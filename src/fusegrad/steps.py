@@ -87,7 +87,12 @@ def python_step(trainee: Trainee, compiled_engine: Any, batch: Batch, optimizer:
     if not engine.kernels.is_finite(gradient):
         return inf
     n_steps = getattr(optimizer, "n_steps", None)
-    optimizer.step(engine.parameters, gradient)
+    answer = optimizer.step(engine.parameters, gradient)
+    if isinstance(answer, np.ndarray) and not np.may_share_memory(answer, engine.parameters):
+        raise TypeError(
+            "optimizer: expected step(parameters, gradient) to write into parameters, as in parameters[:] = ..., "
+            "got new parameters"
+        )
     if isinstance(optimizer, Optimizer) and optimizer.n_steps == n_steps:
         optimizer.n_steps += 1  # for a class whose step does not increment it
     return value

@@ -21,11 +21,14 @@ parameters per epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from math import inf, isfinite
+from operator import call, setitem
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,10 +39,10 @@ from fusegrad._engine.moments import Moments
 from fusegrad._engine.moments import moments as take_moments
 from fusegrad._engine.plan import moments_pay, step_work
 from fusegrad._engine.shuffled import ExampleMajor
-from fusegrad._engine.validation import Array, as_count, as_flag, as_generator, as_number
+from fusegrad._engine.validation import Array, all_finite, as_count, as_flag, as_generator, as_number
 from fusegrad.distributed import CHECKED, Group
 from fusegrad.history import ADVICE, DivergenceError, History, last_loss, record
-from fusegrad.metrics import check_metrics, named_metrics
+from fusegrad.metrics import metrics_of, named_metrics
 from fusegrad.optimizers import Optimizer, copy_into, runs_compiled
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
 from fusegrad.schedules import is_compiled
@@ -462,10 +465,10 @@ class _Run:
                         check_part(part)
                     return loss
                 del part  # before the next block is read
-        if n_batches == 1:  # no mean, which would round
-            return float(sums[2])
         if not sums[1]:
             raise ValueError("sample_weight: expected at least one weight of more than 0 in an epoch, got zeros")
+        if n_batches == 1:  # no mean, which would round
+            return float(sums[2])
         return float(sums[0] / sums[1])
 
     def _compiled_steps(self, part: Part, sums: Array) -> float:
@@ -524,20 +527,25 @@ class _Snapshot:
         self.draws = None if rng is None else rng.bit_generator.state
 
     def restore(self, run: _Run) -> None:
-        run.engine.parameters[:] = self.parameters
-        run.n_steps = self.n_steps
+        """Undo all epochs since. No signal handler, which may save, runs between two moves: they are no Python code."""
+        moves: list[tuple[Any, ...]] = [
+            (setitem, run.engine.parameters, ..., self.parameters),
+            (object.__setattr__, run, "n_steps", self.n_steps),
+        ]
+        if self.optimizer is not None:
+            moves += self.optimizer.moves(run.optimizer)
+        if run.batches.rng is not None:
+            moves.append((setattr, run.batches.rng.bit_generator, "state", self.draws))
+        moves.append((run.engine.lock.set_incomplete, "nothing"))
         if self.lr is not None:
             run.optimizer.lr = self.lr
-        if self.optimizer is not None:
-            self.optimizer.restore(run.optimizer)
-        if run.batches.rng is not None:
-            run.batches.rng.bit_generator.state = self.draws
+        deque(starmap(call, moves), maxlen=0)
 
 
 def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions, group: Group | None = None) -> History:
     """See `Sequential.fit`. group: the processes that train together, all of which call this."""
     net, engine = trainee.net, trainee.engine
-    check_metrics(options.metrics, engine.loss_function)
+    metrics = metrics_of(options.metrics, engine.loss_function)
     validation = _validation_data(engine, options.validation_data)
     data = _data(engine, X, y, options, group)
     n_threads, one_by_one = options.n_threads, False
@@ -553,7 +561,7 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions, group: Group | No
         verbose = 0
 
     history = History()
-    history.metrics = {name: [] for name in options.metrics}
+    history.metrics = {name: [] for name in metrics}
     context = FitContext(
         net, options.optimizer, run.batches.rng, history, initial_epoch, options.epochs, run.schedule is not None,
         validation is not None, run.learning_rate, [], 0 if group is None else group.rank,
@@ -601,7 +609,7 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions, group: Group | No
                     history.validation_loss.append(loss)
                     if options.keep_best and loss < best_loss:
                         best, best_loss = copy_into(best, engine.parameters), loss
-                    for name, value in measure(trainee, validation, options.metrics):
+                    for name, value in measure(trainee, validation, metrics):
                         if group is not None:
                             value = group.mean(value, validation)
                         measured[name] = value
@@ -739,7 +747,7 @@ def _validation_data(engine: NetworkEngine, data: Any) -> Batch | None:
     try:
         batch = _own_views(engine.batch(X, y, sample_weight))
         for array in (batch.X, batch.y):
-            if np.count_nonzero(np.isfinite(array)) < array.size:  # all at once: faster than row by row
+            if not all_finite(array):
                 check_finite(batch)
         return batch
     except (TypeError, ValueError) as error:

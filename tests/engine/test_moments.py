@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support import relative
 
 import fusegrad as fg
 from fusegrad._engine.moments import moments
@@ -63,6 +64,26 @@ def test_in_float32(name):
     (ours, _), (theirs, _) = both(name, "float32", lambda: fg.SGD(lr=0.02), X, y)
     assert ours.from_moments
     assert_same(ours.loss, theirs.loss, 1e-4)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e2, 1e4, 1e6, 1e8])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 1e3])
+def test_large_weights_that_cancel(size, shift, rng):
+    """Of two nearly equal features, with and without a mean: the products of the moments cancel."""
+    x, y = rng.normal(size=5000), rng.normal(size=5000)
+    X = np.array([x, x + rng.normal(size=5000) / size]) + shift
+    start = np.array([size, -size, 0.0])
+    residuals = (start[:2].astype(np.longdouble)[:, np.newaxis] * X).sum(axis=0) - y
+    exact = float((residuals**2).mean())
+    slopes = np.append((2 * residuals * X).mean(axis=1), 2 * residuals.mean()).astype(float)
+    net, optimizer = fg.MultivariateRegression(2, dtype="float64", rng=0), fg.SGD(lr=1.0, momentum=0.5)
+    net.parameters = start
+    history = net.fit(X, y, optimizer=optimizer, epochs=1000, callbacks=[lambda net, history: True])
+    rounding = 1e-17 * size * (1 + shift)  # of the predictions
+    assert history.loss[0] == pytest.approx(exact, rel=max(1e-9, rounding))
+    assert relative(-optimizer.state[0], slopes) <= max(1e-9, 10 * rounding)
+    if shift == 0:
+        assert history.from_moments == (size < 1e3)
 
 
 @pytest.mark.parametrize(("m", "n_threads"), [(333, 1), (50_000, 1), (50_000, 3)])

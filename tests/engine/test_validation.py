@@ -13,6 +13,7 @@ import pytest
 
 import fusegrad as fg
 from fusegrad._engine.validation import (
+    all_finite,
     as_batch,
     as_count,
     as_dtype,
@@ -21,6 +22,8 @@ from fusegrad._engine.validation import (
     as_matrix,
     as_number,
     as_output,
+    converted,
+    pieces,
 )
 
 F4, F8 = np.dtype("float32"), np.dtype("float64")
@@ -582,11 +585,18 @@ def test_a_data_frame_has_examples_as_rows(library):
     assert (net.forward(table) == net.forward(X)).all()
     targets = frame({"u": y[0], "v": y[1]})
     assert net.loss(table, targets) == net.loss(X, y)
-    few = slice(0, 3)
-    assert (net.forward(frame(dict(zip("abc", X[:, few], strict=True)))) == net.forward(X[:, few])).all()
+    square, targets, given = frame(dict(zip("abc", X[:, :3], strict=True))), y[:, :3], np.ones((2, 3))
+    assert (net.forward(square) == net.forward(X[:, :3])).all()
+    assert net.loss(square, targets) == net.loss(X[:, :3], targets)
+    assert (net.backward(square, given) == net.backward(X[:, :3], given)).all()
+    for arguments in ({"y": targets}, {"output_gradient": given}):
+        expected = net.input_gradient(X[:, :3], **arguments)
+        assert (net.input_gradient(square, **arguments) == expected).all()
     labels = (y[0] > 0).astype(int)
     classifier = fg.Sequential(fg.Linear(3, 2), loss="softmax_cross_entropy", dtype="float64", rng=0)
     assert classifier.loss(table, frame({"label": labels})) == classifier.loss(X, labels)
+    for method in (classifier.probabilities, classifier.classes, classifier.freeze()):
+        assert (method(square) == method(X[:, :3])).all()
     with pytest.raises(
         ValueError, match=r"X: expected a data frame of 3 columns, got \d+ columns and \d+ rows; a row is"
     ):
@@ -609,3 +619,27 @@ def test_other_libraries_arrays():
     polars = pytest.importorskip("polars")
     with pytest.raises(TypeError, match=r"X: expected numbers, got <LazyFrame.*: collect\(\) reads a lazy frame"):
         net.forward(polars.DataFrame(dict(zip("abc", X, strict=True))).lazy())
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(10, 1000), (1000, 10), (3, 7, 50), (1, 5000), (5000,), ()])
+def test_pieces_of_an_array(shape, order):
+    """Each element is in one of them, and none is much longer than asked for."""
+    array = np.empty(shape, order=order)
+    for size in (1, 7, 64, 5000):
+        seen = np.zeros(shape, int)
+        for piece in pieces(array, size):
+            assert array[piece].size <= size + 1
+            seen[piece] += 1
+        assert np.all(seen == 1)
+
+
+def test_a_conversion_in_pieces(monkeypatch, rng):
+    monkeypatch.setattr("fusegrad._engine.validation.PIECE", 1000)
+    for array in (rng.normal(size=(30, 700)), rng.normal(size=(700, 30)).T, rng.normal(size=(30, 1400))[:, ::-2]):
+        for dtype in ("float32", "float64"):
+            found = converted(array.astype("f2" if dtype == "float32" else "i8"), np.dtype(dtype))
+            np.testing.assert_array_equal(found, array.astype("f2" if dtype == "float32" else "i8").astype(dtype))
+        assert all_finite(array)
+        array[-1, -1] = np.nan
+        assert not all_finite(array)

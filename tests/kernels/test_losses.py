@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from support import TOLERANCE, relative, within
+from support import SUM_BLOCK, TOLERANCE, relative, within
 
 import fusegrad as fg
 from fusegrad import reference
@@ -107,6 +107,71 @@ def test_many_examples_and_threads(dtype, rng):
         loss, gradient = reference.loss_and_gradient(reference.layers_of(net, "float64"), X, y, objective)
         assert found[0][0] == pytest.approx(loss, rel=TOLERANCE[dtype])
         assert relative(found[0][1], gradient) <= TOLERANCE[dtype]
+
+
+LOSS_BLOCK = 64  # outputs that a loss adds sequentially: cython_kernels/network/loss.pxi
+MANY_OUTPUTS = {
+    "squared error": fg.losses.MeanSquaredError(),
+    "huber": fg.losses.Huber(1.0),
+    "quantile": fg.losses.Quantile(0.3),
+    "poisson": fg.losses.Poisson(),
+    "binary": fg.losses.BinaryCrossEntropy(),
+    "softmax": fg.losses.SoftmaxCrossEntropy(),
+    "softmax of probabilities": fg.losses.SoftmaxCrossEntropy(),
+    "smoothed softmax": fg.losses.SoftmaxCrossEntropy(label_smoothing=0.1),
+    "hinge": fg.losses.MulticlassHinge(0.7),
+}
+
+
+@pytest.mark.parametrize("n_outputs", [100, 512, 513, 1537, 100_000, 1_000_000])
+@pytest.mark.parametrize("same", [True, False], ids=["equal terms", "random"])
+@pytest.mark.parametrize("name", MANY_OUTPUTS)
+def test_many_outputs(name, same, n_outputs):
+    """float32: loss and gradient are as near as a block of a sum over outputs, in which equal terms round alike."""
+    loss, rng = MANY_OUTPUTS[name], np.random.default_rng(n_outputs)
+    probabilities = name == "softmax of probabilities"
+    net, exact = (fg.Sequential(fg.Linear(1, n_outputs), loss=loss, rng=0, dtype=d) for d in ("float32", "float64"))
+    net.parameters[:] = 0 if same else rng.normal(0, 2, net.n_parameters)
+    exact.parameters = net.parameters
+    for m in (1, 3, 33) if n_outputs < 10**6 else (1, 3):
+        X = rng.uniform(0.5, 1, size=(1, m)).astype("float32")
+        y = np.ones((n_outputs, m), "float32")
+        if name in ("softmax", "smoothed softmax", "hinge"):
+            y = rng.integers(0, n_outputs, m)
+        elif probabilities:
+            y *= np.float32(1 / n_outputs)
+        elif not same:  # and so far from the prediction that no sign depends on the dtype
+            y = rng.integers(0, 2, size=y.shape).astype("float32")
+            if name in ("squared error", "huber", "quantile"):
+                y = 40 * y - 20
+        found, right = (net.loss_and_gradient(X, y) for net in (net, exact))
+        block = SUM_BLOCK if name == "squared error" else LOSS_BLOCK
+        allowed = (block / 8 if same or probabilities else np.sqrt(block)) * np.finfo("float32").eps
+        assert found[0] == pytest.approx(right[0], rel=float(allowed))
+        # A gradient is a difference of probabilities, which may be nearly equal.
+        largest = max(np.abs(right[1]).max(), y.max() * probabilities)
+        assert np.abs(found[1] - right[1]).max() <= allowed * largest
+
+
+def test_more_classes_than_float32_counts():
+    for loss in ("softmax_cross_entropy", "multiclass_hinge"):
+        with pytest.raises(ValueError, match="loss: expected at most 16777216 classes in float32, got 16777217: use"):
+            fg.Sequential(fg.Linear(1, 2**24 + 1), loss=loss, rng=0)
+
+
+@pytest.mark.parametrize("name", ["huber", "quantile"])
+def test_extreme_differences(name, dtype):
+    """Their difference overflows, the loss and its gradient do not."""
+    largest = extreme(dtype)[-2]
+    loss = fg.losses.Huber(2.0) if name == "huber" else fg.losses.Quantile(0.25)
+    for sign, m in itertools.product((1, -1), (1, 40)):
+        net = fg.Sequential(fg.Linear(1, 1), loss=loss, dtype=dtype, rng=0)
+        net.parameters = [0.0, sign * largest]
+        value, gradient = net.loss_and_gradient(np.ones((1, m)), np.full((1, m), -sign * largest))
+        slope = 2 if name == "huber" else 0.75 if sign > 0 else 0.25
+        exact = largest / 1e8 * 2 * slope  # does not overflow
+        assert value / 1e8 == (pytest.approx(exact, rel=1e-6) if exact < 1.7e300 else np.inf)
+        np.testing.assert_allclose(gradient, [sign * slope] * 2, rtol=1e-6)
 
 
 def extreme(dtype):

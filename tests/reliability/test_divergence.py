@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import FIVE_LAYERS, examples, perturbed, tried
+from support import FIVE_LAYERS, examples, in_a_new_process, perturbed, tried
 
 import fusegrad as fg
 from fusegrad import training
@@ -324,3 +324,62 @@ def test_what_diverged_late_is_made_again_in_part(last, monkeypatch):
     assert caught.value.cause == last
     first = sum(made) - n  # what was made again
     assert 0 < first <= 2 * max(made) < n / 4
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("what", ["an exception", "a save"])
+def test_signals_while_epochs_are_undone(what, tmp_path):
+    """Parameters, averages and number of steps are those of one step, also in a file, and all are finite."""
+    code = """
+import signal, sys, time
+import numpy as np, fusegrad as fg
+what, path = sys.argv[1:]
+n = 1500
+X, y = np.random.default_rng(0).normal(size=(n, 8)).astype("f4"), np.zeros((n, 8), "f4")
+
+def fit(net, optimizer, epochs=8, **options):
+    return net.fit(X, y, optimizer=optimizer, epochs=epochs, moments=False, n_threads=1, on_divergence="stop",
+                   schedule=lambda step: 1e-3 if step < 3 else 3e38, **options)
+
+def new():
+    return fg.Sequential(fg.Linear(n, n), rng=0), fg.SGD(lr=1e-3, momentum=0.9)
+
+net, optimizer = new()
+right = {0: (net.parameters.copy(), None)}
+fit(net, optimizer, 3, callbacks=[
+    lambda net, history: right.update({optimizer.n_steps: (net.parameters.copy(), optimizer.state.copy())})])
+net, optimizer = new()
+started = time.monotonic()
+fit(net, optimizer)
+took = time.monotonic() - started
+
+def check(net, optimizer):
+    parameters, state = right[optimizer.n_steps]
+    assert (net.parameters == parameters).all()
+    assert state is None or (optimizer.state == state).all()
+
+saved = []
+
+def handler(*_):
+    if what == "an exception":
+        raise KeyboardInterrupt
+    try:
+        net.save(path, optimizer=optimizer)
+        saved.append(1)
+    except RuntimeError:
+        pass
+
+signal.signal(signal.SIGALRM, handler)
+for i in range(100):
+    net, optimizer = new()
+    saved.clear()
+    signal.setitimer(signal.ITIMER_REAL, took * (0.05 + 0.95 * i / 100))
+    try:
+        fit(net, optimizer)
+    except KeyboardInterrupt:
+        check(net, optimizer)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if saved:
+        check(*fg.load_checkpoint(path)[:2])
+"""
+    in_a_new_process(code, what, tmp_path / "net.safetensors", timeout=200)

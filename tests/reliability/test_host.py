@@ -226,6 +226,14 @@ print(most)
     assert 2 <= int(shown(code, MALLOC_ARENA_MAX="1")) < 64
 
 
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="the address sanitizer needs room of its own")
+def test_stacks_that_the_system_refuses():
+    """OpenMP would end the process if it cannot start a thread with a stack of that size: there are fewer threads."""
+    for size in ("100G", "104857600", " 100 g"):
+        assert shown(MANY + "calls()\nprint(most - before)", OMP_STACKSIZE=size) == "0"
+    assert int(shown(MANY + "calls()\nprint(most - before)", OMP_STACKSIZE="1M")) > 0
+
+
 def test_the_callers_floating_point_mode_is_that_of_all_threads():
     """Rounding, and flushing of subnormal numbers as of torch.set_flush_denormal: the same bits in every run."""
     code = """

@@ -10,6 +10,7 @@ from support import examples, in_a_new_process, perturbed, tried, within
 
 import fusegrad as fg
 from fusegrad._engine.engine import MOST_ENGINES
+from fusegrad._engine.threads import Computing, _sharing
 
 pytestmark = pytest.mark.once  # the same code on each instruction set
 
@@ -316,3 +317,90 @@ stop.append(1)
 thread.join()
 """
     in_a_new_process(code, timeout=60)
+
+
+def test_forks_while_threads_share_a_generator():
+    """Also where a thread waits for the generator's lock, or has just acquired it."""
+    code = """
+import os, signal, threading, time
+import numpy as np, fusegrad as fg
+rng, stop = np.random.default_rng(0), []
+X, y = np.ones((16, 20_000), "f4"), np.ones(20_000, "f4")
+nets = [fg.TwoLayerSigmoid(16, 32, rng=i) for i in range(3)]
+
+def train(net):
+    optimizer = fg.SGD(1e-6)
+    while not stop:
+        net.fit(X, y, optimizer=optimizer, epochs=20, batch_size=1000, rng=rng, n_threads=1)
+
+threads = [threading.Thread(target=train, args=(net,)) for net in nets]
+for thread in threads:
+    thread.start()
+time.sleep(0.2)
+end = time.monotonic() + 5
+while time.monotonic() < end:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        rng.random()
+        nets[0].fit(X, y, optimizer=fg.SGD(1e-6), epochs=1, batch_size=5000, rng=rng, n_threads=1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        os._exit(1)
+stop.append(1)
+for thread in threads:
+    thread.join()
+"""
+    in_a_new_process(code, timeout=100)
+
+
+def test_a_fork_by_a_thread_of_a_child():
+    """The system may give it the identifier of the thread that trained."""
+    code = """
+import os, threading, time
+import numpy as np, fusegrad as fg
+X, y = np.ones((8, 50_000), "f4"), np.ones(50_000, "f4")
+net = fg.TwoLayerSigmoid(8, 16, rng=0)
+
+def train(epochs):
+    net.fit(X, y, optimizer=fg.SGD(1e-6), epochs=epochs, n_threads=1)
+
+def fork():
+    child = os.fork()
+    if child == 0:
+        train(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+threading.Thread(target=train, args=(10**9,), daemon=True).start()
+time.sleep(0.2)
+child = os.fork()
+if child == 0:
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    train(1)
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+os._exit(status != 0)
+"""
+    in_a_new_process(code, timeout=60)
+
+
+def test_an_exception_as_a_fit_ends():
+    """A handler may raise one where `Computing.__exit__` begins: its thread no longer counts as one that computes."""
+    found = []
+
+    def compute():
+        computing = Computing()
+        computing.__enter__()
+        found.append(in_another_thread(_sharing))
+        del computing  # without __exit__
+        found.append(in_another_thread(_sharing))
+
+    def in_another_thread(function):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(function).result()
+
+    in_another_thread(compute)
+    assert found == [2, 1]

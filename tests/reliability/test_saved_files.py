@@ -1179,3 +1179,19 @@ def test_metadata_of_the_user(tmp_path):
         with pytest.raises(error, match=says):
             net.save(path, metadata=wrong)
     assert fg.load_metadata(path) == {}
+
+
+def test_files_without_a_name():
+    """A link in /dev/fd to such a file names none: nothing is written beside it."""
+    net = fg.UnivariateRegression(rng=0)
+    before = set(Path("/").iterdir())
+    with (
+        tempfile.TemporaryFile() as file,
+        pytest.raises(ValueError, match="path: expected a file with a name, got /dev/fd"),
+    ):
+        net.save(f"/dev/fd/{file.fileno()}")
+    handle = os.memfd_create("model")
+    with pytest.raises(ValueError, match=refused):
+        net.save(f"/dev/fd/{handle}")
+    os.close(handle)
+    assert set(Path("/").iterdir()) == before

@@ -30,7 +30,6 @@ from fusegrad._engine.validation import (
     as_examples,
     as_flat,
     as_flat_output,
-    as_floats,
     as_loss_and_gradient,
     as_matrix,
     as_output,
@@ -374,19 +373,21 @@ class NetworkEngine:
 
     def input_gradient(self, X: Any, y: Any, sample_weight: Any, output_gradient: Any) -> Array:
         """See `Sequential.input_gradient`."""
-        given = as_floats(X, "X", self.dtype)
+        X, one = as_examples(X, self.dtype, self.n_features)
+        if one:
+            X = X[:, 0]  # with its y, or its gradient
         gradient = np.empty(self.n_parameters, self.dtype)
         if output_gradient is None:
-            batch = self.batch(given, y, sample_weight, vectors=True)
+            batch = self.batch(X, y, sample_weight, vectors=True)
             result = np.empty(batch.X.shape, self.dtype)
             self.gradient_of(self.compiled(batch.X.shape[1], folding=False), batch, self.parameters, gradient, result)
         else:
-            X, of_output = self.given(given, output_gradient)
+            X, of_output = self.given(X, output_gradient)
             result = np.empty(X.shape, self.dtype)
             self.compiled(X.shape[1], folding=False).gradient(
                 X, of_output, self.parameters, gradient, result, y_is_gradient=True
             )
-        return result[:, 0] if given.ndim == 1 and self.n_features > 1 else result
+        return result[:, 0] if one else result
 
     def step(self, batch: Batch, optimizer: Any) -> float:
         """One compiled step over a validated batch, for an optimizer whose rule is compiled."""

@@ -210,7 +210,10 @@ def _lock(handle: int) -> None:
 def _write(path: "Path", content: bytes) -> None:
     replaced = _read_access(path)
     while path.is_symlink():  # the link is kept
-        path = path.parent / os.readlink(path)
+        target = path.parent / os.readlink(path)
+        if path.exists() and not (target.exists() and target.samefile(path)):  # such as /dev/fd/3
+            raise ValueError(f"path: expected a file with a name, got {path} of a file that has none")
+        path = target
     handles: list[int] = []
     try:
         try:

@@ -21,8 +21,8 @@ import sys
 import threading
 import time
 from functools import lru_cache
-from math import inf
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from fusegrad._engine.compiled import runtime
 from fusegrad._engine.validation import as_count
@@ -39,24 +39,29 @@ MOST_THREADS = max(64, os.cpu_count() or 1)
 QUOTA_SECONDS = 1.0  # how long a quota is cached: reading it costs 20 microseconds
 CALL_SECONDS = 0.1  # how long a Python thread counts as computing after it has looked the number up
 
-#: The Python threads that compute, by their idents, and until when they count.
-_computing: dict[int, float] = {}
+#: The Python threads that compute, by their idents: until when they count, or as long as an object exists.
+_computing: "dict[int, float | ref[Computing]]" = {}
 
 
 class Computing:
-    """Within it, the calling Python thread counts as one that computes."""
+    """Within it, the calling Python thread counts as one that computes.
 
-    __slots__ = ("_before", "_ident")
+    It counts as long as this object exists: a signal handler may raise an exception where `__exit__` begins.
+    """
+
+    __slots__ = ("__weakref__", "_before", "_ident")
 
     def __enter__(self) -> None:
         self._ident = threading.get_ident()
         self._before = _computing.get(self._ident, 0.0)
-        _computing[self._ident] = inf
+        _computing[self._ident] = ref(self)
 
     def __exit__(self, *exception: object) -> None:
         """Needs no memory, for which a fit would fail that has succeeded."""
-        if self._before < inf:  # else it is within another one
+        if isinstance(self._before, float):
             _computing.pop(self._ident, None)
+        else:  # it is within another one
+            _computing[self._ident] = self._before
 
 
 # The child has none of the other threads, and the one that forked may never leave its fit there.
@@ -71,7 +76,7 @@ def _sharing() -> int:
     for ident, until in list(_computing.items()):
         if ident == own:
             continue
-        if until > now:
+        if until > now if isinstance(until, float) else until() is not None:
             n += 1
         else:
             _computing.pop(ident, None)
@@ -175,7 +180,7 @@ def resolve_threads(n_threads: int | None) -> int:
     if n_threads is not None:
         return min(as_count(n_threads, "n_threads"), MOST_THREADS)
     own = threading.get_ident()
-    if _computing.get(own) != inf:
+    if isinstance(_computing.get(own, 0.0), float):
         _computing[own] = time.monotonic() + CALL_SECONDS
     return default_threads()[0]
 

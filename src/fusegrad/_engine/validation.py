@@ -14,6 +14,8 @@ cython_kernels/python/arrays.pxi.
 import operator
 import sys
 from collections import deque
+from collections.abc import Iterator
+from math import frexp
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ FLOATS = (np.dtype("float32"), np.dtype("float64"))
 #: The dtype to compute in if no network sets it; all other dtypes use float64.
 OWN_FLOAT = {np.dtype("float16"): FLOATS[0], FLOATS[0]: FLOATS[0]}
 SEQUENCES = (list, tuple, deque)
+PIECE = 1 << 22  # elements that are converted or checked at a time: 2 to 30 ms
 MOST_LEVELS = 64  # of nested lists that NumPy converts to an array
 #: Exceptions that mean that a value cannot be converted.
 OF_THE_VALUE = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
@@ -114,7 +117,37 @@ def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
         raise TypeError(f"{name}: expected float32, float64 or integers, got dtype {array.dtype}: {how}")
     if dtype is None:
         dtype = OWN_FLOAT.get(array.dtype.newbyteorder("="), FLOATS[1])
-    return array.astype(dtype, copy=False)
+    return converted(array, dtype)
+
+
+def pieces(array: Array, size: int) -> Iterator[tuple[slice, ...]]:
+    """Indices that divide an array into pieces of about `size` elements, so that signal handlers run between them."""
+    everything = (slice(None),) * array.ndim
+    if array.size <= size:
+        yield everything
+        return
+    # The axis with the longest stride, so that pieces are contiguous.
+    axis = max(range(array.ndim), key=lambda i: abs(array.strides[i]) * (array.shape[i] > 1))
+    step = max(1, size * array.shape[axis] // array.size)
+    for first in range(0, array.shape[axis], step):
+        part = slice(first, first + step)
+        for rest in pieces(array[(*everything[:axis], part)], size):
+            yield (*rest[:axis], part, *rest[axis + 1 :])
+
+
+def converted(array: Array, dtype: np.dtype[Any]) -> Array:
+    """`array.astype(dtype, copy=False)`, which Ctrl-C interrupts."""
+    if array.size <= PIECE or array.dtype == dtype:
+        return array.astype(dtype, copy=False)
+    result = np.empty_like(array, dtype)
+    for piece in pieces(array, PIECE):
+        result[piece] = array[piece]
+    return result
+
+
+def all_finite(array: Array) -> bool:
+    """Whether all elements are finite."""
+    return all(np.count_nonzero(np.isfinite(part := array[piece])) == part.size for piece in pieces(array, PIECE))
 
 
 def as_array(value: Any, name: str) -> Array:
@@ -320,7 +353,14 @@ def _class_numbers(y: Any, classes: Classes, one: bool) -> Array | None:
     if array.dtype.kind in "OUST":
         hint = ": numpy.unique(labels, return_inverse=True)[1] numbers labels"
     elif array.ndim < 2 and not one:
-        hint = ": convert with astype(int)" if array.dtype.kind == "f" else ""
+        whole = array.dtype.kind == "f" and np.all(array == np.floor(array))
+        hint = (
+            ": convert with astype(int)"
+            if whole
+            else ": class numbers are 0, 1, 2, ..."
+            if array.dtype.kind == "f"
+            else ""
+        )
     elif classes.only_numbers:
         hint = ": y.argmax(axis=0) of a row for each class" if array.ndim == 2 else ""
     else:
@@ -346,7 +386,11 @@ def as_sample_weight(value: Any, m: int, dtype: np.dtype[Any], *, part: bool = F
     )
     if not part and not np.count_nonzero(weights):
         raise ValueError("sample_weight: expected at least one weight of more than 0, got zeros")
-    largest, bound = float(weights[weights.argmax()]) if m else 0.0, 1e30 if dtype.itemsize == 4 else 1e300
+    largest = float(weights[weights.argmax()]) if m else 0.0
+    exponent = frexp(largest)[1]
+    if not part:  # only their ratios count: a power of two is divided out, so that their products do not overflow
+        return np.ldexp(weights, -exponent) if abs(exponent) > 20 else weights
+    bound = 1e15 if dtype.itemsize == 4 else 1e150
     if largest and not 1 / bound <= largest <= bound:
         raise ValueError(
             f"sample_weight: expected a largest weight between {1 / bound:g} and {bound:g} ({dtype}), got {largest:g}; "

@@ -22,6 +22,7 @@ from fusegrad.history import History
 from fusegrad.layers import BY_NAME, Dropout, Layer, Linear
 from fusegrad.networks import Sequential
 from fusegrad.optimizers import SGD, Adam, Optimizer
+from fusegrad.optimizers import Snapshot as OptimizerSnapshot
 from fusegrad.sklearn.descriptions import describe
 from fusegrad.sklearn.tabular import (
     FOLDS,
@@ -149,6 +150,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         # Of lists their values: a fit that goes on appends to its curves.
         before = {name: list(value) if type(value) is list else value for name, value in self.__dict__.items()}
         networks = [(net, net.parameters.copy()) for net in before.get("networks_", ())]
+        optimizer, rng, steps = before.get("_optimizer"), before.get("_rng"), OptimizerSnapshot()
+        lr = getattr(optimizer, "lr", None)
+        if optimizer is not None:
+            steps.take(optimizer)
+        draws = None if rng is None else rng.bit_generator.state
         try:
             yield
         except BaseException:
@@ -156,6 +162,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             self.__dict__.update(before)
             for net, parameters in networks:
                 net.parameters = parameters
+            if optimizer is not None:
+                steps.restore(optimizer)
+                optimizer.lr = lr
+            if rng is not None:
+                rng.bit_generator.state = draws
             raise
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, callbacks: Iterable[Any], incremental: bool) -> Any:
@@ -320,7 +331,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
         def loss_and_gradient(w: Array) -> tuple[float, Array]:
             net.parameters = w
-            loss, gradient = net.loss_and_gradient(X.T, columns, weights)
+            loss, gradient = net.loss_and_gradient(X.T, columns, sample_weight=weights)
             return loss / scale, gradient / scale
 
         with np.errstate(over="ignore"):

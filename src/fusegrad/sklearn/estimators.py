@@ -14,7 +14,7 @@ from fusegrad import losses
 from fusegrad._engine.files import parse_json
 from fusegrad._engine.validation import Array
 from fusegrad.checkpoints import load_with_metadata
-from fusegrad.losses import as_loss
+from fusegrad.losses import as_loss, is_compiled
 from fusegrad.networks import Sequential
 from fusegrad.sklearn.base import BaseMLP, Objective, dense, set_parameters
 from fusegrad.sklearn.descriptions import rebuilt, restore
@@ -148,6 +148,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
         if self.loss == "poisson":
             return Objective(losses.Poisson(full=True), 1.0, "exp")
         loss = as_loss(self.loss)
+        if is_compiled(loss) and loss.takes_logits:
+            raise ValueError(
+                f"loss: expected one for numbers or counts, got {self.loss!r}: use MLPClassifier for classes"
+            )
         return Objective(loss, 1.0, "exp" if isinstance(loss, losses.Poisson) else "identity")
 
     def _per_output(self) -> float:
