@@ -199,56 +199,67 @@ cdef inline vreal largest(const real* z, Py_ssize_t n, vreal* place) noexcept no
     return top
 
 
-cdef struct LaneTotals:
-    # What each lane has summed in complete blocks.
-    double total[LANES]
-    bint any
+cdef struct Examples:
+    # The outputs of one vector of examples, and what the sums over them need.
+    real* z                 # a row of PANEL elements for each output
+    Py_ssize_t n
+    const real* y
+    bint classes            # y: class numbers
+    real parameter
+    vreal top               # the largest output, and its number
+    vreal place
+    vreal right             # the output of the right class
+
+ctypedef void (*OutputSums)(const Examples* t, Py_ssize_t start, Py_ssize_t stop, vreal* sums) noexcept nogil
 
 
-cdef inline LaneTotals no_totals() noexcept nogil:
-    cdef LaneTotals t
-    memset(&t, 0, sizeof(t))
-    return t
+cdef void sum_blocks(OutputSums of_block, const Examples* t, int n_sums, vreal* sums) noexcept nogil:
+    cdef real block[LANES]
+    cdef double totals[3][LANES]
+    cdef Py_ssize_t start = 0
+    cdef int i
+    while start + LOSS_BLOCK < t.n:
+        of_block(t, start, start + LOSS_BLOCK, sums)
+        for i in range(n_sums):
+            store(block, sums[i])
+            add_block(block, LANES, start == 0, totals[i])
+        start += LOSS_BLOCK
+    of_block(t, start, t.n, sums)
+    for i in range(n_sums):
+        store(block, sums[i])
+        round_totals(totals[i], block, LANES, block)
+        sums[i] = load(block)
 
 
-cdef void keep_block(vreal block, LaneTotals* t) noexcept nogil:
-    cdef real sums[LANES]
-    store(sums, block)
-    add_block(sums, LANES, False, t.total)
-    t.any = True
+cdef inline void sum_outputs(OutputSums of_block, const Examples* t, int n_sums, vreal* sums) noexcept nogil:
+    """n_sums sums over the outputs, at most 3. Inlined, so that the compiler sees which function is called."""
+    if t.n <= LOSS_BLOCK:
+        of_block(t, 0, t.n, sums)
+    else:
+        sum_blocks(of_block, t, n_sums, sums)
 
 
-cdef vreal with_blocks(vreal last, const LaneTotals* t) noexcept nogil:
-    """The sum of all blocks."""
-    cdef real sums[LANES]
-    store(sums, last)
-    round_totals(t.total, sums, LANES, sums)
-    return load(sums)
-
-
-cdef inline vreal sum_of_others(
-    const bint keep_negligible, real* z, Py_ssize_t n, vreal top, vreal place,
+cdef inline void sum_others(
+    const bint keep_negligible, const Examples* t, Py_ssize_t start, Py_ssize_t stop, vreal* sums,
 ) noexcept nogil:
     """z = exp(z - top), and the sum of all but that at `place`, which is 1."""
-    cdef LaneTotals totals = no_totals()
-    cdef vreal others = splat(0), e
-    cdef Py_ssize_t i, start = 0, stop
-    while True:
-        stop = minimum(start + LOSS_BLOCK, n)
-        for i in range(start, stop):
-            e = exp_negative(top - load(z + i * PANEL))
-            if not keep_negligible:
-                e = without_negligible(e)
-            store(z + i * PANEL, e)
-            others = others + choose_equal(place, splat(<real>i), splat(0), e)
-        if stop == n:
-            break
-        keep_block(others, &totals)
-        others = splat(0)
-        start = stop
-    if totals.any:
-        others = with_blocks(others, &totals)
-    return others
+    cdef vreal top = t.top, place = t.place, others = splat(0), e
+    cdef Py_ssize_t i
+    for i in range(start, stop):
+        e = exp_negative(top - load(t.z + i * PANEL))
+        if not keep_negligible:
+            e = without_negligible(e)
+        store(t.z + i * PANEL, e)
+        others = others + choose_equal(place, splat(<real>i), splat(0), e)
+    sums[0] = others
+
+
+cdef inline void sum_all_others(const Examples* t, Py_ssize_t start, Py_ssize_t stop, vreal* sums) noexcept nogil:
+    sum_others(True, t, start, stop, sums)
+
+
+cdef inline void sum_some_others(const Examples* t, Py_ssize_t start, Py_ssize_t stop, vreal* sums) noexcept nogil:
+    sum_others(False, t, start, stop, sums)
 
 
 cdef inline vreal target_of(const real* y, bint classes, Py_ssize_t i) noexcept nogil:
@@ -258,78 +269,69 @@ cdef inline vreal target_of(const real* y, bint classes, Py_ssize_t i) noexcept 
     return load(y + i * PANEL)
 
 
-cdef inline vreal softmax_cross_entropy(
-    real* z, Py_ssize_t n, const real* y, bint classes, real smoothing,
-) noexcept nogil:
-    """The value of one vector of examples, times LOSS_UNIT; z becomes the gradient."""
-    cdef vreal place, others, target, inverse, gap, value, total, unit = splat(LOSS_UNIT)
-    cdef vreal top = largest(z, n, &place), share = splat(smoothing / <real>n), kept = splat(1 - smoothing)
-    # Over the outputs: of the targets, of their products with the gaps to the largest output, and of the gaps, whose
-    # product with a small share would be lost beside that with a target of 1.
-    cdef vreal targets = splat(0), products = splat(0), gaps = splat(0)
-    cdef LaneTotals of_targets = no_totals(), of_products = no_totals(), of_gaps = no_totals()
-    cdef Py_ssize_t i, start = 0, stop
-    while True:
-        stop = minimum(start + LOSS_BLOCK, n)
-        for i in range(start, stop):
-            target = target_of(y, classes, i)
-            gap = unit * top - unit * load(z + i * PANEL)
-            targets = targets + target
-            products = products + target * gap
-            if smoothing > 0:
-                gaps = gaps + gap
-        if stop == n:
-            break
-        keep_block(targets, &of_targets)
-        keep_block(products, &of_products)
-        keep_block(gaps, &of_gaps)
-        targets = products = gaps = splat(0)
-        start = stop
-    if of_targets.any:
-        targets = with_blocks(targets, &of_targets)
-        products = with_blocks(products, &of_products)
-        gaps = with_blocks(gaps, &of_gaps)
-    value = multiply_add(share, gaps, kept * products)
-    total = multiply_add(kept, targets, splat(smoothing))       # 1, except for rounding
-    others = sum_of_others(False, z, n, top, place)
+cdef inline void sum_targets(const Examples* t, Py_ssize_t start, Py_ssize_t stop, vreal* sums) noexcept nogil:
+    """The sums of the targets, of their products with the gaps to the largest output, and with label smoothing of the gaps,
+    whose product with a small share would be lost beside that with a target of 1."""
+    cdef vreal unit = splat(LOSS_UNIT), top = unit * t.top, targets = splat(0), products = splat(0), gaps = splat(0), target, gap
+    cdef Py_ssize_t i
+    for i in range(start, stop):
+        target = target_of(t.y, t.classes, i)
+        gap = top - unit * load(t.z + i * PANEL)
+        targets = targets + target
+        products = products + target * gap
+        if t.parameter > 0:
+            gaps = gaps + gap
+    sums[0], sums[1], sums[2] = targets, products, gaps
+
+
+cdef inline vreal softmax_cross_entropy(Examples* t) noexcept nogil:
+    """The value of one vector of examples, times LOSS_UNIT; z becomes the gradient. The parameter is the label smoothing."""
+    cdef vreal sums[3]
+    cdef vreal total, others, target, inverse, value
+    cdef vreal share = splat(t.parameter / <real>t.n), kept = splat(1 - t.parameter)
+    cdef Py_ssize_t i
+    t.top = largest(t.z, t.n, &t.place)
+    sum_outputs(sum_targets, t, 3, sums)
+    total = multiply_add(kept, sums[0], splat(t.parameter))     # 1, except for rounding
+    value = multiply_add(share, sums[2], kept * sums[1])
+    sum_outputs(sum_some_others, t, 1, sums)
+    others = sums[0]
     inverse = total / (splat(1) + others)
     # The largest probability is 1 - the others only where that keeps digits.
-    place = choose_greater(splat(1), others, place, splat(-1))
-    for i in range(n):
-        target = multiply_add(kept, target_of(y, classes, i), share)
-        store(z + i * PANEL, choose_equal(
-            place, splat(<real>i), (total - target) - others * inverse, load(z + i * PANEL) * inverse - target))
-    return value + unit * total * logarithm(splat(1) + others, others)
+    t.place = choose_greater(splat(1), others, t.place, splat(-1))
+    for i in range(t.n):
+        target = multiply_add(kept, target_of(t.y, t.classes, i), share)
+        store(t.z + i * PANEL, choose_equal(
+            t.place, splat(<real>i), (total - target) - others * inverse, load(t.z + i * PANEL) * inverse - target))
+    return value + splat(LOSS_UNIT) * total * logarithm(splat(1) + others, others)
 
 
-cdef inline vreal multiclass_hinge(real* z, Py_ssize_t n, const real* y, real margin) noexcept nogil:
-    """As `softmax_cross_entropy`."""
-    cdef vreal unit = splat(LOSS_UNIT), zero = splat(0), right = zero, value = zero, violations = zero, above, one
-    cdef LaneTotals of_value = no_totals(), of_violations = no_totals()
-    cdef Py_ssize_t i, start = 0, stop
-    for i in range(n):
-        right = choose_equal(load(y), splat(<real>i), load(z + i * PANEL), right)
-    while True:
-        stop = minimum(start + LOSS_BLOCK, n)
-        for i in range(start, stop):
-            above = multiply_add(unit, splat(margin), unit * load(z + i * PANEL) - unit * right)
-            above = choose_equal(load(y), splat(<real>i), zero, above)
-            value = value + at_least(zero, above)
-            one = choose_greater(above, zero, splat(1), zero) + (above - above)
-            violations = violations + one
-            store(z + i * PANEL, one)
-        if stop == n:
-            break
-        keep_block(value, &of_value)
-        keep_block(violations, &of_violations)
-        value = violations = zero
-        start = stop
-    if of_value.any:
-        value = with_blocks(value, &of_value)
-        violations = with_blocks(violations, &of_violations)
-    for i in range(n):
-        store(z + i * PANEL, choose_equal(load(y), splat(<real>i), -violations, load(z + i * PANEL)))
-    return value
+cdef inline void sum_margins(const Examples* t, Py_ssize_t start, Py_ssize_t stop, vreal* sums) noexcept nogil:
+    """The sum of the margins that are violated, times LOSS_UNIT, and their number; z becomes 1 for these, else 0."""
+    cdef vreal unit = splat(LOSS_UNIT), zero = splat(0), value = zero, violations = zero, above, one
+    cdef vreal margin = splat(t.parameter), right = unit * t.right
+    cdef Py_ssize_t i
+    for i in range(start, stop):
+        above = multiply_add(unit, margin, unit * load(t.z + i * PANEL) - right)
+        above = choose_equal(load(t.y), splat(<real>i), zero, above)
+        value = value + at_least(zero, above)
+        one = choose_greater(above, zero, splat(1), zero) + (above - above)
+        violations = violations + one
+        store(t.z + i * PANEL, one)
+    sums[0], sums[1] = value, violations
+
+
+cdef inline vreal multiclass_hinge(Examples* t) noexcept nogil:
+    """As `softmax_cross_entropy`. The parameter is the margin."""
+    cdef vreal sums[3]
+    cdef Py_ssize_t i
+    t.right = splat(0)
+    for i in range(t.n):
+        t.right = choose_equal(load(t.y), splat(<real>i), load(t.z + i * PANEL), t.right)
+    sum_outputs(sum_margins, t, 2, sums)
+    for i in range(t.n):
+        store(t.z + i * PANEL, choose_equal(load(t.y), splat(<real>i), -sums[1], load(t.z + i * PANEL)))
+    return sums[0]
 
 
 cdef inline double example_losses(
@@ -338,18 +340,19 @@ cdef inline double example_losses(
     """The losses of the examples of one panel. The last activation is the identity."""
     cdef Py_ssize_t i, n = t.count - panel * PANEL
     cdef real* z
-    cdef const real* y
     cdef vreal value, scale
     cdef vreal total[VECTORS]
+    cdef Examples examples
     cdef int v
+    examples.n, examples.classes, examples.parameter = t.n_outputs, t.y_rows < t.n_outputs, loss.parameter
     for v in range(VECTORS):
         z = t.outputs + panel * t.n_outputs * PANEL + v * LANES
-        y = t.y + panel * t.y_rows * PANEL + v * LANES
+        examples.z, examples.y = z, t.y + panel * t.y_rows * PANEL + v * LANES
         scale = splat(1) if t.weights == NULL else load(t.weights + panel * PANEL + v * LANES)
         if kind == SOFTMAX_CROSS_ENTROPY:
-            value = softmax_cross_entropy(z, t.n_outputs, y, t.y_rows < t.n_outputs, loss.parameter)
+            value = softmax_cross_entropy(&examples)
         else:
-            value = multiclass_hinge(z, t.n_outputs, y, loss.parameter)
+            value = multiclass_hinge(&examples)
         total[v] = keep_first_lanes(scale * value, n - v * LANES)
         scale = splat(weight) * scale
         for i in range(t.n_outputs):
@@ -423,9 +426,10 @@ cdef enum Link:         # from outputs to probabilities
 
 cdef void to_probabilities(int link, Py_ssize_t n_outputs, Py_ssize_t n_panels, real* outputs) noexcept nogil:
     """The outputs of a tile become probabilities."""
-    cdef vreal top, place, inverse
+    cdef vreal sums[3]
+    cdef vreal inverse
+    cdef Examples t
     cdef Py_ssize_t panel, i
-    cdef real* z
     cdef int v
     if link == LOGIT_LINK:
         activate(SIGMOID, outputs, outputs, n_panels * n_outputs * PANEL)
@@ -433,8 +437,9 @@ cdef void to_probabilities(int link, Py_ssize_t n_outputs, Py_ssize_t n_panels, 
         return
     for panel in range(n_panels):
         for v in range(VECTORS):
-            z = outputs + panel * n_outputs * PANEL + v * LANES
-            top = largest(z, n_outputs, &place)
-            inverse = splat(1) / (splat(1) + sum_of_others(True, z, n_outputs, top, place))
-            for i in range(n_outputs):
-                store(z + i * PANEL, load(z + i * PANEL) * inverse)
+            t.z, t.n = outputs + panel * n_outputs * PANEL + v * LANES, n_outputs
+            t.top = largest(t.z, t.n, &t.place)
+            sum_outputs(sum_all_others, &t, 1, sums)
+            inverse = splat(1) / (splat(1) + sums[0])
+            for i in range(t.n):
+                store(t.z + i * PANEL, load(t.z + i * PANEL) * inverse)
