@@ -218,11 +218,12 @@ cdef void sum_blocks(OutputSums of_block, const Examples* t, int n_sums, vreal* 
     cdef double totals[3][LANES]
     cdef Py_ssize_t start = 0
     cdef int i
+    memset(totals, 0, sizeof(totals))
     while start + LOSS_BLOCK < t.n:
         of_block(t, start, start + LOSS_BLOCK, sums)
         for i in range(n_sums):
             store(block, sums[i])
-            add_block(block, LANES, start == 0, totals[i])
+            add_block(block, LANES, False, totals[i])
         start += LOSS_BLOCK
     of_block(t, start, t.n, sums)
     for i in range(n_sums):

@@ -50,11 +50,11 @@ def mean_of(loss: Any, prediction: Array) -> Array:
         return np.asarray(np.exp(-np.logaddexp(0, -prediction))) if kind == "fractions" else prediction
 
 
-def metrics_of(metrics: dict[str, Metric], loss: Any) -> dict[str, Metric]:
+def metrics_of(metrics: Any, loss: Any) -> dict[str, Metric]:
     """The metrics for the outputs of a network with this loss; raise for one that it does not have."""
+    suited: dict[str, Metric] = dict(metrics)
     if not is_compiled(loss):
-        return metrics
-    suited = dict(metrics)
+        return suited
     for name, metric in metrics.items():
         if metric is accuracy:
             if not loss.takes_logits:

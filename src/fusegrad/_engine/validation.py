@@ -115,9 +115,7 @@ def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
         if array.dtype.names:
             how = "convert with numpy.lib.recfunctions.structured_to_unstructured"
         raise TypeError(f"{name}: expected float32, float64 or integers, got dtype {array.dtype}: {how}")
-    if dtype is None:
-        dtype = OWN_FLOAT.get(array.dtype.newbyteorder("="), FLOATS[1])
-    return converted(array, dtype)
+    return converted(array, OWN_FLOAT.get(array.dtype.newbyteorder("="), FLOATS[1]) if dtype is None else dtype)
 
 
 def pieces(array: Array, size: int) -> Iterator[tuple[slice, ...]]:

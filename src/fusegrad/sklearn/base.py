@@ -150,7 +150,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         # Of lists their values: a fit that goes on appends to its curves.
         before = {name: list(value) if type(value) is list else value for name, value in self.__dict__.items()}
         networks = [(net, net.parameters.copy()) for net in before.get("networks_", ())]
-        optimizer, rng, steps = before.get("_optimizer"), before.get("_rng"), OptimizerSnapshot()
+        optimizer: Any = before.get("_optimizer")
+        rng: Any = before.get("_rng")
+        steps = OptimizerSnapshot()
         lr = getattr(optimizer, "lr", None)
         if optimizer is not None:
             steps.take(optimizer)
