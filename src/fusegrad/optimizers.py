@@ -435,9 +435,10 @@ def bind(
         resolved = None if factors is None else flat_factors(factors, parameters, places)
         stateless = optimizer.state is None or not len(optimizer.state)
         if optimizer._owner is not None and not (stateless and not optimizer._owner.is_held):
+            why = "which is in a step" if stateless else "and its averages are of that one"
             raise ValueError(
-                "optimizer: it is used by another network, and its averages are of that one: use an optimizer for each "
-                "network (copy.copy(optimizer) copies the averages too)"
+                f"optimizer: it is used by another network, {why}: use an optimizer for each network "
+                "(copy.copy(optimizer) copies the averages too)"
             )
         if not stateless and optimizer._layout not in (None, layout):
             raise ValueError(f"optimizer: its state is of a network of layers {optimizer._layout}, got {layout}")
