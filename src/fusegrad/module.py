@@ -588,7 +588,7 @@ class Module:
         outputs = self.forward(X)
         if not isinstance(self.loss_function, BinaryCrossEntropy):
             numbers = np.empty(outputs.shape[1:], np.intp)
-            for piece in pieces(numbers, PIECE // len(outputs)):
+            for piece in pieces(numbers, max(1, PIECE // len(outputs))):
                 numbers[piece] = outputs[(slice(None), *piece)].argmax(axis=0)
             return numbers if numbers.ndim else numbers[()]
         return (outputs > 0).astype(np.intp)[0 if self.n_outputs == 1 else slice(None)]

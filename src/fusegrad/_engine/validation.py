@@ -351,14 +351,10 @@ def _class_numbers(y: Any, classes: Classes, one: bool) -> Array | None:
     if array.dtype.kind in "OUST":
         hint = ": numpy.unique(labels, return_inverse=True)[1] numbers labels"
     elif array.ndim < 2 and not one:
-        whole = array.dtype.kind == "f" and np.all(array == np.floor(array))
-        hint = (
-            ": convert with astype(int)"
-            if whole
-            else ": class numbers are 0, 1, 2, ..."
-            if array.dtype.kind == "f"
-            else ""
-        )
+        hint = ""
+        if array.dtype.kind == "f":
+            whole = np.count_nonzero(array == np.floor(array)) == array.size
+            hint = ": convert with astype(int)" if whole else ": class numbers are 0, 1, 2, ..."
     elif classes.only_numbers:
         hint = ": y.argmax(axis=0) of a row for each class" if array.ndim == 2 else ""
     else:
