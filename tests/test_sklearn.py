@@ -73,7 +73,7 @@ def test_losses_for_classes_are_those_of_the_classifier():
 def test_what_follows_a_fit_that_fails(incremental):
     """Generator, averages and steps are those before it, too."""
     X, y = regression()
-    model = MLPRegressor((8,), max_iter=3, random_state=0, warm_start=True, batch_size=32)
+    model = MLPRegressor(hidden_layer_sizes=(8,), max_iter=3, random_state=0, warm_start=True, batch_size=32)
     fit = model.partial_fit if incremental else model.fit
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         fit(X, y)

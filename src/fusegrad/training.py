@@ -21,7 +21,6 @@ parameters per epoch in the compiled loop (6 % of a step of (784, 128, 128)).
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -539,7 +538,7 @@ class _Snapshot:
         moves.append((run.engine.lock.set_incomplete, "nothing"))
         if self.lr is not None:
             run.optimizer.lr = self.lr
-        deque(starmap(call, moves), maxlen=0)
+        any(starmap(call, moves))  # all return None
 
 
 def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions, group: Group | None = None) -> History:

@@ -81,7 +81,7 @@ def test_large_weights_that_cancel(size, shift, rng):
     history = net.fit(X, y, optimizer=optimizer, epochs=1000, callbacks=[lambda net, history: True])
     rounding = 1e-17 * size * (1 + shift)  # of the predictions
     assert history.loss[0] == pytest.approx(exact, rel=max(1e-9, rounding))
-    assert relative(-optimizer.state[0], slopes) <= max(1e-9, 10 * rounding)
+    assert relative(-optimizer.state[0], slopes) <= max(1e-9, 30 * rounding)
     if shift == 0:
         assert history.from_moments == (size < 1e3)
 

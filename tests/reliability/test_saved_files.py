@@ -1185,10 +1185,8 @@ def test_files_without_a_name():
     """A link in /dev/fd to such a file names none: nothing is written beside it."""
     net = fg.UnivariateRegression(rng=0)
     before = set(Path("/").iterdir())
-    with (
-        tempfile.TemporaryFile() as file,
-        pytest.raises(ValueError, match="path: expected a file with a name, got /dev/fd"),
-    ):
+    refused = "path: expected a file with a name, got /dev/fd"
+    with tempfile.TemporaryFile() as file, pytest.raises(ValueError, match=refused):
         net.save(f"/dev/fd/{file.fileno()}")
     handle = os.memfd_create("model")
     with pytest.raises(ValueError, match=refused):
