@@ -71,6 +71,8 @@ def run(chosen: argparse.Namespace) -> int:
     else:
         print(_text(results))
         if not chosen.quiet:
+            if chosen.out is None:
+                print("\nThe model was not saved: --out model.safetensors")
             print(f"\nThe same in Python:\n\n{lines}")
     return 130 if progress.stop else 0
 
@@ -125,7 +127,7 @@ def _check_target(y: polars.Series, classes: bool) -> None:
         raise InputError(f"the target {name!r} is {y[0]!r} in all rows: there is nothing to learn")
     if not classes:
         if not y.dtype.is_numeric():
-            raise InputError(f"the target {name!r} is not a column of numbers: --task classes")
+            raise InputError(f"the target {name!r} is not a column of numbers, got {y[0]!r}: --task classes")
         if y.dtype.is_float() and not y.is_finite().all():
             raise InputError(f"the target {name!r} has an infinity")
         return
@@ -134,9 +136,10 @@ def _check_target(y: polars.Series, classes: bool) -> None:
         beside = f"also {other!r}: mend or empty such cells" if other is not None else "in quotes: write them without"
         raise InputError(f"the target {name!r} has numbers, but {beside}")
     if y.dtype.is_float() or n > max(MOST_TEXTS, len(y) // 10):
-        raise InputError(
-            f"the target {name!r} has {n} different values, too many for classes: --task numbers, if it has numbers"
-        )
+        hint = ": --task numbers, if it has numbers"
+        if y.dtype == polars.String:
+            hint = f", and no numbers: {y[0]!r} (a number has a decimal point, and no unit)"
+        raise InputError(f"the target {name!r} has {n} different values, too many for classes{hint}")
 
 
 def _are_classes(y: polars.Series) -> bool:

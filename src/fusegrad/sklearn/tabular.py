@@ -170,8 +170,10 @@ def _as_numbers(name: str, column: Array) -> Array:
     """A column that was one of numbers in the fit."""
     if column.dtype.kind == "f":
         return column
-    text = next(value for value in column if not _is_missing(value) and not _is_number(value))
-    raise TypeError(f"X: expected numbers in {name}, as in the data of the fit, got {text!r}")
+    texts = [(i, value) for i, value in enumerate(column) if not _is_missing(value) and not _is_number(value)]
+    # In a column of texts most of them may be numbers: the first one that is not is at fault, if there is one.
+    row, text = next(((i, value) for i, value in texts if not _is_numeric(str(value))), texts[0])
+    raise TypeError(f"X: expected numbers in {name}, as in the data of the fit, got {text!r} in row {row}")
 
 
 BOOLEANS = {"false", "true"}
@@ -227,6 +229,14 @@ def _column(name: str, values: Any) -> Array:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.number, Decimal)) and not isinstance(value, bool)
+
+
+def _is_numeric(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_missing(value: Any) -> bool:
