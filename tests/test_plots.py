@@ -169,6 +169,9 @@ def test_bars_history_prediction_and_schedules():
     assert ax.get_yscale() == "log"
     ax = plots.predicted(net, X, y)
     np.testing.assert_array_equal(ax.collections[0].get_offsets(), np.stack([y[0], net(X)[0]], axis=1))
+    counts = fg.Sequential(fg.Linear(1, 1), loss="poisson", dtype="float64", rng=0)
+    ax = plots.predicted(counts, X, np.abs(y))  # not their logarithms
+    np.testing.assert_array_equal(ax.collections[0].get_offsets()[:, 1], np.exp(counts(X)[0]))
     two = fg.MultivariateRegression(2, dtype="float64", rng=0)
     ax = plots.input_gradient(two, [1.0, 2.0], ["weight", "age"])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["weight", "age"]

@@ -33,8 +33,8 @@ cdef class TrainingLock:
         return True
 
     cdef bint holder_exists(self, int forks_seen) noexcept:
-        """Whether the thread that acquired the lock is one of this process: it has made all forks since. (A thread of a child
-        may have the identifier of one that the fork has ended.)"""
+        """Whether the thread that acquired the lock exists in this process: since then it has made all forks, if any. Its
+        identifier alone does not tell: a new thread of a child may have the same one."""
         return forks_seen == n_forks or (forks_seen >= forks_by_others and self.holding_thread == thread_after_fork)
 
     cdef void release(self) noexcept:

@@ -180,7 +180,7 @@ class Checkpoint:
     ----------
     path : str or path-like
         As for `Sequential.save`. A ``{epoch}`` in it becomes the number of finished epochs: a file for each; otherwise
-        the last file is replaced.
+        the last file is replaced. Other names in braces are an error.
     every : int, default 1
         Epochs between two saves. The last epoch is also saved, before `keep_best` or `EarlyStopping` restore the best
         parameters: the file is for a fit that goes on.

@@ -8,6 +8,7 @@ import numpy as np
 
 from fusegrad._engine.validation import Array
 from fusegrad.losses import is_compiled
+from fusegrad.reference import sigmoid
 
 Metric = Callable[[Array, Array], Any]
 
@@ -47,7 +48,7 @@ def mean_of(loss: Any, prediction: Array) -> Array:
     with np.errstate(over="ignore", under="ignore"):
         if kind == "counts":
             return np.asarray(np.exp(prediction))
-        return np.asarray(np.exp(-np.logaddexp(0, -prediction))) if kind == "fractions" else prediction
+        return sigmoid(prediction) if kind == "fractions" else prediction
 
 
 def metrics_of(metrics: Any, loss: Any) -> dict[str, Metric]:

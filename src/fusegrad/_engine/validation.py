@@ -119,7 +119,7 @@ def as_floats(value: Any, name: str, dtype: np.dtype[Any] | None) -> Array:
 
 
 def pieces(array: Array, size: int) -> Iterator[tuple[slice, ...]]:
-    """Indices that divide an array into pieces of about `size` elements, so that signal handlers run between them."""
+    """Indices that divide an array into pieces of at most `size` elements, so that signal handlers run between them."""
     everything = (slice(None),) * array.ndim
     if array.size <= size:
         yield everything
