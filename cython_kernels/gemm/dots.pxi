@@ -8,8 +8,8 @@ the L3, where loads alone take 4.5; four are bound by their multiply-adds, 4 cyc
 
 Four or more vectors in float32 with AVX-512: pairs.pxi.
 
-The hardware prefetches within a row, which is not enough for a w in memory: there the next rows are prefetched, and a
-product takes 0.5 to 0.7 of the time. For a w in the caches the same costs up to a third.
+The hardware prefetches within a row, which is not enough for a w in memory: there the next rows are prefetched, and one or
+two vectors take two rows at a time: 0.5 of the time. For a w in the caches the same costs up to a third.
 
 Rejected: depth in blocks, so that w stays in the L1 for all vectors (the chains are stored and read once more: 5 to 10 %
 slower); prefetching within the row, or the first lines of the next rows (no gain).
@@ -100,30 +100,35 @@ cdef inline const real* next_bias(const real* bias, Py_ssize_t n) noexcept nogil
     return bias + (0 if bias == NULL else n)
 
 
-cdef inline void dot_by(
-    const int n, Py_ssize_t n_rows, bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
-    Py_ssize_t x_row, const real* bias, real* chains,
+cdef inline void dot_groups(
+    const int n, const int rows, const bint far, Py_ssize_t n_rows, Py_ssize_t depth, const real* w, Py_ssize_t row,
+    const real* x, Py_ssize_t x_row, const real* bias, real* chains,
 ) noexcept nogil:
-    """`dot_rows` of n_rows <= DOT_ROWS rows: a power of two of them together, so that no rows are left over."""
-    cdef int most = minimum(DOT_ROWS, COLUMN_SUMS // (n * DOT_VECTORS))
-    cdef int rows = 8 if most >= 8 and n == 1 else 4 if most >= 4 else 2 if most >= 2 else 1
+    """`dot_rows` of n_rows <= DOT_ROWS rows, `rows` together: a power of two, so that no rows are left over."""
     cdef Py_ssize_t i = 0
-    # Eight rows and two vectors, all 4 KiB apart, would need more than the eight ways of a set of the L1. Not in the loop
-    # below: one for both sizes is 6 % slower with AVX2.
-    if n == 2 and most >= 8 and n_rows >= 8 and not far and row * sizeof(real) % 4096:
-        dot_rows(n, 8, False, depth, w, row, x, x_row, bias, chains)
-        return
     while i + rows <= n_rows:
-        if far:
-            dot_rows(n, rows, True, depth, w + i * row, row, x, x_row, bias, chains + i * SUM_CHAINS)
-        else:
-            dot_rows(n, rows, False, depth, w + i * row, row, x, x_row, bias, chains + i * SUM_CHAINS)
+        dot_rows(n, rows, far, depth, w + i * row, row, x, x_row, bias, chains + i * SUM_CHAINS)
         i += rows
         bias = next_bias(bias, rows)
     while i < n_rows:
         dot_rows(n, 1, False, depth, w + i * row, row, x, x_row, bias, chains + i * SUM_CHAINS)
         i += 1
         bias = next_bias(bias, 1)
+
+
+cdef inline void dot_by(
+    const int n, Py_ssize_t n_rows, bint far, Py_ssize_t depth, const real* w, Py_ssize_t row, const real* x,
+    Py_ssize_t x_row, const real* bias, real* chains,
+) noexcept nogil:
+    cdef int most = minimum(DOT_ROWS, COLUMN_SUMS // (n * DOT_VECTORS))
+    cdef int rows = 8 if most >= 8 and n == 1 else 4 if most >= 4 else 2 if most >= 2 else 1
+    if far:     # memory is read faster in few streams, as long as the sums of two rows hide their latency
+        dot_groups(n, minimum(2, rows) if n <= 2 else rows, True, n_rows, depth, w, row, x, x_row, bias, chains)
+    # Eight rows and two vectors, all 4 KiB apart, would need more than the eight ways of a set of the L1.
+    elif n == 2 and most >= 8 and n_rows >= 8 and row * sizeof(real) % 4096:
+        dot_rows(n, 8, False, depth, w, row, x, x_row, bias, chains)
+    else:
+        dot_groups(n, rows, False, n_rows, depth, w, row, x, x_row, bias, chains)
 
 
 ctypedef void (*DotBy)(

@@ -26,6 +26,10 @@ cdef inline bint squares_pay(Matrix m, Py_ssize_t count) noexcept nogil:
     return m.column == sizeof(real) and m.rows >= LANES and 4 * count >= LANES
 
 
+cdef enum:
+    EXAMPLES_AHEAD = 4 * LANES       # examples; prefetching them is 0.7 to 0.8 of the time of copying an X from memory
+
+
 cdef void pack_examples(Matrix m, const Py_ssize_t* order, Py_ssize_t first, Py_ssize_t count, real* rows) noexcept nogil:
     """rows (count, m.rows) = columns first ... first + count of m, taken through `order` if there is one."""
     cdef vreal square[LANES]
@@ -40,6 +44,8 @@ cdef void pack_examples(Matrix m, const Py_ssize_t* order, Py_ssize_t first, Py_
                 column = m.data + (first + e) * m.column + i * m.row
                 for lane in range(LANES):
                     square[lane] = load_first(<const real*>(column + lane * m.row), width)
+                    if e + EXAMPLES_AHEAD < count:
+                        prefetch(2, <const real*>(column + lane * m.row) + EXAMPLES_AHEAD)
                 transpose(LANES, square)
                 for lane in range(width):
                     store(rows + (e + lane) * m.rows + i, square[lane])

@@ -17,6 +17,7 @@ cdef class Engine:
     cdef bint defers
     cdef Py_ssize_t tiles_bytes     # bytes of the tiles of the folds
     cdef Py_ssize_t scratch_bytes
+    cdef Py_ssize_t prediction_bytes
     cdef readonly int n_threads
     cdef double work                # multiply-adds of a step for each example
     cdef Py_ssize_t n_features
@@ -65,17 +66,22 @@ cdef class Engine:
         self.job_template.scratch_size = size_of(plan.scratch, 1)
         self.tiles_bytes = size_of(plan.fold_scratch, 1)
         self.work = 3 * <double>plan.n_folded
+        self.prediction_bytes = size_of(plan.scratch, plan.n_threads)
         self.scratch_bytes = (
-            size_of(plan.scratch, plan.n_threads) + size_of(longest, plan.n_blocks + 4) + self.tiles_bytes
+            self.prediction_bytes + size_of(longest, plan.n_blocks + (4 if plan.folded else 2)) + self.tiles_bytes
             + (plan.n_blocks + ceil_div(longest, PARAMETER_PART)) * sizeof(double))
+        if plan.folded:
+            self.prediction_bytes = self.scratch_bytes
 
-    cdef inline _Scratch begin(self, Job* job, cnp.ndarray X, cnp.ndarray parameters, Py_ssize_t n_examples):
+    cdef inline _Scratch begin(
+        self, Job* job, cnp.ndarray X, cnp.ndarray parameters, Py_ssize_t n_examples, bint prediction=False,
+    ):
         """Fills in a job; divides its scratch memory: a part per thread, parameters, gradients, partial gradients, tiles, losses.
 
         X must have n_examples examples; -1: one or more. Each buffer of parameters, before or after folding, takes
-        `buffer_bytes`.
+        `buffer_bytes`. prediction: of a network that is not folded, which has the parts of the threads alone.
         """
-        cdef _Scratch scratch = borrow_scratch(self.scratch_bytes)
+        cdef _Scratch scratch = borrow_scratch(self.prediction_bytes if prediction else self.scratch_bytes)
         cdef char* place = scratch.data
         job[0] = self.job_template
         read_matrix("X", X, self.n_features, n_examples, &job.network.x)
@@ -158,7 +164,7 @@ cdef class Engine:
         link: see `Link`; 0: the outputs as they are. masks_of: with the masks of dropout of this step; -1: without.
         """
         cdef Job job
-        cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch)
+        cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch, True)
         cdef cnp.npy_intp shape[2]
         if out is None:
             shape[0] = self.n_outputs

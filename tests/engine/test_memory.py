@@ -1,6 +1,7 @@
 """Where the memory of parameters and states lies."""
 
 import copy
+import resource
 
 import numpy as np
 import pytest
@@ -32,3 +33,16 @@ def test_what_a_step_reads_begins_a_cache_line(dtype):
     copied.train_step(X, y, passed)
     for array in (net.parameters, copied.parameters, optimizer.state, loaded.state, passed.state):
         assert array.ctypes.data % CACHE_LINE == 0
+
+
+def test_predictions_of_a_large_network_take_no_new_memory():
+    """No page is touched for the first time: the scratch memory is that of the call before."""
+    net = fg.Sequential(fg.Linear(2000, 2000), fg.ReLU(), fg.Linear(2000, 2000), rng=0)
+    X = np.ones((2000, 2), "float32")
+    predictor, out = net.freeze(), np.empty((2000, 2), "float32")
+    for predict in (net, predictor):
+        predict(X, out=out)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(100):
+            predict(X, out=out)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 50

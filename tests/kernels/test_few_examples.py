@@ -33,6 +33,16 @@ def test_predictions_have_the_same_bits(m, dtype):
             np.testing.assert_array_equal(few, many, err_msg=f"{n_in} -> {n_out}")
 
 
+@pytest.mark.parametrize("n_in", [2048, 2101])
+def test_predictions_with_weights_from_memory_have_the_same_bits(n_in, dtype):
+    """More than the caches hold: other rows are multiplied together, and more vectors in pairs."""
+    net = network(n_in, 1101, dtype=dtype, activation=fg.ReLU)
+    for m in (1, 2, 3, 4, 5, 8, 9, 16):
+        X, _ = batch_of(net, m)
+        few, many = (engine.forward(X, net.parameters) for engine in engines(net, m))
+        np.testing.assert_array_equal(few, many, err_msg=f"{m}")
+
+
 @pytest.mark.parametrize("m", [1, 3, 4, 7, 16, 17])
 @pytest.mark.parametrize("bias", [None, 0.0, -0.0])
 def test_zeros_have_the_same_sign(m, bias, dtype):
