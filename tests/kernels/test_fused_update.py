@@ -18,7 +18,10 @@ EACH_LAYOUT = pytest.mark.parametrize("few", [True, False], ids=["features", "ex
 
 def engine_of(net, m, few):
     plan = make_plan(net.dense_layers, net.dtype, m, 1, False, few)
-    large = max(layer.n_in * layer.n_out * (layer.n_out > 1) for layer in net.dense_layers) >= 1 << 13
+    large = any(
+        layer.n_out > 1 and layer.n_in * layer.n_out >= max(1 << 13, (layer.n_in + layer.n_out) * m // 2)
+        for layer in net.dense_layers
+    )
     assert plan.defers == (large and not few)
     return by_dtype[net.dtype].Engine(plan)
 
@@ -30,7 +33,7 @@ def engine_of(net, m, few):
 def test_a_step_is_its_gradient_and_its_update(m, few, rule, dtype):
     lanes = LANES[dtype]
     small = (1, 1), (10, 67, 3), (4 * lanes + 3, 2 * lanes + 1, 2), (600, 5), (20, 4 * lanes, 9 * lanes, 1)
-    large = (200, 90, 131, 3), (37, 300, 2), (300, 80)
+    large = (200, 90, 131, 3), (69, 300, 2), (300, 80)
     for sizes in small if few else large:
         net = network(*sizes, dtype=dtype, activation=fg.GELU if m == 33 else fg.Tanh, bias=sizes[0] != 600)
         one, other = rule(), rule()
@@ -49,14 +52,19 @@ def test_a_step_is_its_gradient_and_its_update(m, few, rule, dtype):
             assert one.n_steps == other.n_steps == seed + 1
 
 
+def test_a_gradient_smaller_than_what_bounds_it_is_stored():
+    for m, defers in ((64, True), (256, False)):
+        assert fg.Sequential(fg.Linear(100, 100), fg.Linear(100, 1), rng=0).plan(m, n_threads=1).defers == defers
+
+
 @pytest.mark.parametrize("batch_size", [None, 50])
 def test_a_fit_has_the_bits_of_stored_gradients(batch_size, dtype, rng):
     """With factors of the learning rate, here of 1, gradients are stored. Of full batches, the tile stays packed."""
-    X, y = rng.normal(size=(120, 130)).astype(dtype), rng.integers(0, 5, 130)
+    X, y = rng.normal(size=(160, 130)).astype(dtype), rng.integers(0, 5, 130)
     results = []
-    for factors in (None, np.ones(120 * 80 + 80 + 80 * 110 + 110 + 110 * 5 + 5)):
+    for factors in (None, np.ones(160 * 180 + 180 + 180 * 110 + 110 + 110 * 5 + 5)):
         net = fg.Sequential(
-            fg.Linear(120, 80), fg.SiLU(), fg.Dropout(0.3), fg.Linear(80, 110), fg.ReLU(), fg.Linear(110, 5),
+            fg.Linear(160, 180), fg.SiLU(), fg.Dropout(0.3), fg.Linear(180, 110), fg.ReLU(), fg.Linear(110, 5),
             loss="softmax_cross_entropy", dtype=dtype, rng=0,
         )  # fmt: skip
         optimizer = fg.Adam(0.01, learning_rate_factors=factors)
