@@ -371,8 +371,8 @@ def _table(layers: Sequence[Dense], kernels: Any, choices: Sequence[_Choice] | N
 def _deferred_layers(layers: Sequence[Dense], transposed: Sequence[bool], batch: int, lanes: int) -> list[bool]:
     """Whose gradients, of a batch of one tile, are computed in the update: cython_kernels/training/fused_update.pxi.
 
-    Nothing can interrupt an update: it must not take long. The bound of a gradient reads the deltas and the inputs of the whole
-    batch: it must be less than the gradient, which would be written once and read twice.
+    Nothing can interrupt an update: it must not take long. The bound of a gradient reads the deltas and inputs of the
+    batch. They must be fewer than the gradient's elements, each of which is written once and read twice otherwise.
     """
     if batch * layers[-1].end > UNINTERRUPTED_WORK:
         return [False] * len(layers)
