@@ -18,10 +18,7 @@ EACH_LAYOUT = pytest.mark.parametrize("few", [True, False], ids=["features", "ex
 
 def engine_of(net, m, few):
     plan = make_plan(net.dense_layers, net.dtype, m, 1, False, few)
-    large = any(
-        layer.n_out > 1 and layer.n_in * layer.n_out >= max(1 << 13, (layer.n_in + layer.n_out) * m // 2)
-        for layer in net.dense_layers
-    )
+    large = max(layer.n_in * layer.n_out * (layer.n_out > 1) for layer in net.dense_layers) >= 1 << 13
     assert plan.defers == (large and not few)
     return by_dtype[net.dtype].Engine(plan)
 

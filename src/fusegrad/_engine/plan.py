@@ -368,20 +368,23 @@ def _table(layers: Sequence[Dense], kernels: Any, choices: Sequence[_Choice] | N
     return tuple(rows)
 
 
-def _deferred_layers(layers: Sequence[Dense], transposed: Sequence[bool], batch: int, lanes: int) -> list[bool]:
+def _deferred_layers(
+    layers: Sequence[Dense], transposed: Sequence[bool], batch: int, dtype: np.dtype[Any], lanes: int
+) -> list[bool]:
     """Whose gradients, of a batch of one tile, are computed in the update: cython_kernels/training/fused_update.pxi.
 
     Nothing can interrupt an update: it must not take long. The bound of a gradient reads the deltas and inputs of the
-    batch. They must be fewer than the gradient's elements, each of which is written once and read twice otherwise.
+    batch. If these have more elements, a gradient in the L2 is written once and read twice in less time.
     """
     if batch * layers[-1].end > UNINTERRUPTED_WORK:
         return [False] * len(layers)
-    return [
-        turn
-        and 2 * layer.n_in > lanes
-        and layer.n_in * layer.n_out >= max(LEAST_DEFERRED, (layer.n_in + layer.n_out) * batch // 2)
-        for layer, turn in zip(layers, transposed, strict=True)
-    ]
+
+    def pays(layer: Dense) -> bool:
+        n_weights = layer.n_in * layer.n_out
+        cheap = 2 * n_weights >= (layer.n_in + layer.n_out) * batch or n_weights * dtype.itemsize > L2_GRADIENT
+        return 2 * layer.n_in > lanes and n_weights >= LEAST_DEFERRED and cheap
+
+    return [turn and pays(layer) for layer, turn in zip(layers, transposed, strict=True)]
 
 
 def _transposed_places(widths: Sequence[int], deferred: Sequence[bool], tile: int, first: int) -> tuple[list[int], int]:
@@ -475,7 +478,7 @@ def make_plan(
     n_blocks = -(-batch // block)
     n_threads = worthwhile_threads(step_work(layers, batch), n_blocks, n_threads)
     one_tile = batch <= tile and not few_examples and layers == members
-    deferred = _deferred_layers(layers, transposed, batch, lanes) if one_tile else [False] * len(layers)
+    deferred = _deferred_layers(layers, transposed, batch, dtype, lanes) if one_tile else [False] * len(layers)
     places, end = _transposed_places(widths, deferred, tile, tile * (per_example + 1))  # 1: weights of examples
     columns = [end if layer.n_in * dtype.itemsize >= LONG_ROW else -1 for layer in layers]
     end += kernels.packed_columns * max(
