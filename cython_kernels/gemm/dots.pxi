@@ -6,10 +6,10 @@ chains are added in the end, those of DOT_ROWS rows together. w is read once, in
 vectors. One vector is bound by the cache or memory that holds w: 9 to 15 cycles for 64 elements on Zen 4 from the L2 and
 the L3, where loads alone take 4.5; four are bound by their multiply-adds, 4 cycles each, and what is not hidden, 1.5.
 
-Four or more vectors in float32 with AVX-512: pairs.pxi.
+Four or more vectors in float32 with AVX-512, three with a w from memory: pairs.pxi.
 
 The hardware prefetches within a row, which is not enough for a w in memory: there the next rows are prefetched, and one or
-two vectors take two rows at a time: 0.5 of the time. For a w in the caches the same costs up to a third.
+two vectors take two rows at a time: 0.6 to 0.7 of the time. For a w in the caches the same costs up to a third.
 
 Rejected: depth in blocks, so that w stays in the L1 for all vectors (the chains are stored and read once more: 5 to 10 %
 slower); prefetching within the row, or the first lines of the next rows (no gain).

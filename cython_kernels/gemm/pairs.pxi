@@ -1,12 +1,12 @@
-"""The product of a wide row-major matrix and 3 or 4 to 16 vectors x, of which two share a register: interleaved sums
-(sums.pxi), in float32 with AVX-512, where SUM_CHAINS elements are half of it. (`load_twice` is written for float32 only.)
+"""The product of a wide row-major matrix and 4 to 16 vectors x (3, if it comes from memory), of which two share a
+register: interleaved sums (sums.pxi), in float32 with AVX-512, where SUM_CHAINS elements are half of it. (`load_twice` is written for float32 only.)
 
 Design. The x are packed in pairs: SUM_CHAINS elements of one, then of the other. As many elements of a row of w are loaded
 to both halves, which needs no shuffle, so that each lane is a chain of a sum as in dots.pxi. PAIR_ROWS rows and PAIRS pairs are
 multiplied together, up to 8 vectors; or twice as many rows and half as many pairs. Their sums, LANES vectors, are transposed in
 registers, and the chains are then added lane by lane. A step of 16 multiply-adds has 8 or 10 loads; a panel one vector wide, the
 examples in its lanes, has a broadcast for each. 16 vectors take 0.7 to 0.9 of the time of such a panel, 4 to 8 vectors 0.6 to
-0.95 of that of dots.pxi, and 3 or 4 vectors with a w from memory 0.5.
+0.95 of that of dots.pxi, and 3 or 4 vectors with a w from memory 0.5 to 0.6.
 
 The hardware prefetches within a row. For a w beyond the L2 the next rows are prefetched, and each tile prefetches its share of
 them: 0.8 to 0.95 of the time.

@@ -79,7 +79,7 @@ cdef class Engine:
         """Fills in a job; divides its scratch memory: a part per thread, parameters, gradients, partial gradients, tiles, losses.
 
         X must have n_examples examples; -1: one or more. Each buffer of parameters, before or after folding, takes
-        `buffer_bytes`. prediction: of a network that is not folded, which has the parts of the threads alone.
+        `buffer_bytes`. prediction: unless layers are folded, there is memory for the parts of the threads alone.
         """
         cdef _Scratch scratch = borrow_scratch(self.prediction_bytes if prediction else self.scratch_bytes)
         cdef char* place = scratch.data
