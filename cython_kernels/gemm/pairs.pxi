@@ -1,5 +1,6 @@
 """The product of a wide row-major matrix and 4 to 16 vectors x (3, if it comes from memory), of which two share a
-register: interleaved sums (sums.pxi), in float32 with AVX-512, where SUM_CHAINS elements are half of it. (`load_twice` is written for float32 only.)
+register: interleaved sums (sums.pxi), in float32 with AVX-512, where SUM_CHAINS elements are half of it. (`load_twice` is
+written for float32 only.)
 
 Design. The x are packed in pairs: SUM_CHAINS elements of one, then of the other. As many elements of a row of w are loaded
 to both halves, which needs no shuffle, so that each lane is a chain of a sum as in dots.pxi. PAIR_ROWS rows and PAIRS pairs are
