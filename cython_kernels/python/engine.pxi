@@ -16,8 +16,7 @@ cdef class Engine:
     cdef Py_ssize_t prediction_tile
     cdef bint defers
     cdef Py_ssize_t tiles_bytes     # bytes of the tiles of the folds
-    cdef Py_ssize_t scratch_bytes
-    cdef Py_ssize_t prediction_bytes
+    cdef Py_ssize_t scratch_bytes   # without the buffers of gradients
     cdef readonly int n_threads
     cdef double work                # multiply-adds of a step for each example
     cdef Py_ssize_t n_features
@@ -66,22 +65,21 @@ cdef class Engine:
         self.job_template.scratch_size = size_of(plan.scratch, 1)
         self.tiles_bytes = size_of(plan.fold_scratch, 1)
         self.work = 3 * <double>plan.n_folded
-        self.prediction_bytes = size_of(plan.scratch, plan.n_threads)
+        size_of(longest, plan.n_blocks + 1)     # an error if it is too large
         self.scratch_bytes = (
-            self.prediction_bytes + size_of(longest, plan.n_blocks + (4 if plan.folded else 2)) + self.tiles_bytes
+            size_of(plan.scratch, plan.n_threads) + size_of(longest, 2 if plan.folded else 0) + self.tiles_bytes
             + (plan.n_blocks + ceil_div(longest, PARAMETER_PART)) * sizeof(double))
-        if plan.folded:
-            self.prediction_bytes = self.scratch_bytes
 
     cdef inline _Scratch begin(
-        self, Job* job, cnp.ndarray X, cnp.ndarray parameters, Py_ssize_t n_examples, bint prediction=False,
+        self, Job* job, cnp.ndarray X, cnp.ndarray parameters, Py_ssize_t n_examples, Py_ssize_t n_gradients,
     ):
-        """Fills in a job; divides its scratch memory: a part per thread, parameters, gradients, partial gradients, tiles, losses.
+        """Fills in a job; divides its scratch memory: a part per thread, layers after folding, gradients, sums.
 
         X must have n_examples examples; -1: one or more. Each buffer of parameters, before or after folding, takes
-        `buffer_bytes`. prediction: unless layers are folded, there is memory for the parts of the threads alone.
+        `buffer_bytes`. n_gradients: how many of them for gradients: 0 for predictions and losses, `n_blocks` for a gradient and
+        the partial gradients of the other blocks, one more for Nesterov's look-ahead point.
         """
-        cdef _Scratch scratch = borrow_scratch(self.prediction_bytes if prediction else self.scratch_bytes)
+        cdef _Scratch scratch = borrow_scratch(self.scratch_bytes + n_gradients * self.buffer_bytes)
         cdef char* place = scratch.data
         job[0] = self.job_template
         read_matrix("X", X, self.n_features, n_examples, &job.network.x)
@@ -92,21 +90,21 @@ cdef class Engine:
         job.network.parameters = job.parameters
         job.scratch = place
         place += self.n_threads * job.scratch_size
-        job.gradient = <real*>place
-        place += self.buffer_bytes
-        job.lookahead = <real*>place
-        place += self.buffer_bytes
-        job.folded_gradient = job.gradient
         if job.folds != NULL:
             job.folded_parameters = <real*>place
             job.network.parameters = job.folded_parameters
             place += self.buffer_bytes
             job.folded_gradient = <real*>place
             place += self.buffer_bytes
-        job.partial_gradients = <real*>place
-        place += self.n_blocks * self.buffer_bytes
-        job.tiles = <real*>place
-        place += self.tiles_bytes
+            job.tiles = <real*>place
+            place += self.tiles_bytes
+        if n_gradients > 0:
+            job.gradient = <real*>place
+            job.partial_gradients = <real*>(place + self.buffer_bytes)
+            job.lookahead = <real*>(place + self.n_blocks * self.buffer_bytes)
+            place += n_gradients * self.buffer_bytes
+        if job.folds == NULL:
+            job.folded_gradient = job.gradient
         job.block_losses = <double*>place
         job.part_sums = job.block_losses + self.n_blocks
         return scratch
@@ -164,7 +162,7 @@ cdef class Engine:
         link: see `Link`; 0: the outputs as they are. masks_of: with the masks of dropout of this step; -1: without.
         """
         cdef Job job
-        cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch, True)
+        cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch, 0)
         cdef cnp.npy_intp shape[2]
         if out is None:
             shape[0] = self.n_outputs
@@ -192,7 +190,7 @@ cdef class Engine:
         single layer may be given. penalised: with the L2 penalty. masks_of: with the masks of dropout of this step; -1: without.
         """
         cdef Job job
-        cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
+        cdef _Scratch scratch = self.begin(&job, X, parameters, -1, 0 if gradient is None else self.n_blocks)
         if job.n_examples > self.job_template.batch:       # the last batch of an epoch may have fewer
             raise array_error("X", f"at most {self.job_template.batch} examples", X)
         if y_is_gradient:
@@ -226,7 +224,7 @@ cdef class Engine:
         cdef Job job
         cdef Matrix points
         cdef Py_ssize_t n = self.job_template.n_parameters
-        cdef _Scratch scratch = self.begin(&job, X, candidates[0], self.job_template.batch)
+        cdef _Scratch scratch = self.begin(&job, X, candidates[0], self.job_template.batch, 0)
         self.read_targets(&job, y, weights)
         read_matrix("candidates", candidates, -1, n, &points)
         if job.folds != NULL or points.column != sizeof(real) or points.row != n * <Py_ssize_t>sizeof(real):
@@ -270,7 +268,7 @@ cdef class Engine:
     cpdef step(self, cnp.ndarray X, cnp.ndarray y, cnp.ndarray parameters, optimizer, cnp.ndarray weights=None):
         """One step over all of X and y; returns the loss before the update. There is no update if the loss is not finite."""
         cdef Job job
-        cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch)
+        cdef _Scratch scratch = self.begin(&job, X, parameters, self.job_template.batch, self.n_blocks + 1)
         cdef double loss = 0
         # Before the optimizer is read, which may run a user's code.
         self.read_targets(&job, y, weights)
@@ -299,7 +297,7 @@ cdef class Engine:
         its loss is stored as the loss of its epoch.
         """
         cdef Job job
-        cdef _Scratch scratch = self.begin(&job, X, parameters, -1)
+        cdef _Scratch scratch = self.begin(&job, X, parameters, -1, self.n_blocks + 1)
         cdef cnp.npy_intp n_order
         cdef const double[::1] means
         cdef const double[:, ::1] products

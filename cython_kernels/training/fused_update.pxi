@@ -183,17 +183,19 @@ cdef inline void prefetch_update(
 
 
 cdef void update_tile(
-    Network* network, Py_ssize_t count, const real* scratch, Update* u, real* w, const real* gradient, real* part,
+    Network* network, Py_ssize_t count, const real* scratch, Update* u, real* w, real* gradient,
 ) noexcept nogil:
-    """The update of all layers, after `begin_update`. gradient: of what is not deferred. part: room for some rows of the gradient
-    of a deferred layer (the buffer of partial gradients, which one block does not use)."""
+    """The update of all layers, after `begin_update`. gradient: of what is not deferred; where it would be of a deferred layer,
+    some rows at a time."""
     cdef Py_ssize_t i, j, start, o, n, rows, most, width
     cdef const real* delta = scratch
+    cdef real* part
     cdef Layer* layer
     for i in range(network.n_layers):
         layer = &network.layers[i]
         delta += layer.n_in * network.tile
         start = layer.weight
+        part = gradient + start
         o = 0
         rows, most = whole_tiles(FUSED_WEIGHTS // layer.n_in), 2 * PANEL
         if u.far:       # a few at a time, whose states are prefetched

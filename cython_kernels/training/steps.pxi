@@ -385,7 +385,7 @@ cdef bint fused_step(Job* job, Py_ssize_t count) noexcept nogil:
     if few:
         fused_update(network, &job.few, &job.update, job.parameters, job.gradient)
     else:
-        update_tile(network, count, scratch, &job.update, job.parameters, job.gradient, job.partial_gradients)
+        update_tile(network, count, scratch, &job.update, job.parameters, job.gradient)
     job.update.step += 1
     job.n_steps += 1
     return True

@@ -35,14 +35,19 @@ def test_what_a_step_reads_begins_a_cache_line(dtype):
         assert array.ctypes.data % CACHE_LINE == 0
 
 
-def test_predictions_of_a_large_network_take_no_new_memory():
+def test_calls_of_a_large_network_take_no_new_memory():
     """No page is touched for the first time: the scratch memory is that of the call before."""
     net = fg.Sequential(fg.Linear(2000, 2000), fg.ReLU(), fg.Linear(2000, 2000), rng=0)
-    X = np.ones((2000, 2), "float32")
-    predictor, out = net.freeze(), np.empty((2000, 2), "float32")
-    for predict in (net, predictor):
-        predict(X, out=out)
+    X, y = np.ones((2, 2000, 2), "float32")
+    predictor, out, optimizer = net.freeze(), np.empty((2000, 2), "float32"), fg.SGD(1e-9)
+    for call in (
+        lambda: net(X, out=out),
+        lambda: predictor(X, out=out),
+        lambda: net.loss(X, y),
+        lambda: net.train_step(X, y, optimizer),
+    ):
+        call()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         for _ in range(100):
-            predict(X, out=out)
+            call()
         assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 50
