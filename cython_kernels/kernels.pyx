@@ -20,19 +20,19 @@ import numpy as np
 from vector cimport (
     COLUMN, COLUMN_BLOCK, COLUMN_SUMS, DEEP_BLOCK, DEPTH_AHEAD, DEPTH_BLOCK, DOT_ROWS, DOT_TOGETHER, DOT_VECTORS,
     DOUBLE_ROWS, ESTIMATED, GREATEST, GREATEST_EXPONENT, GROUP, HALF_LANES, LANES, LANE_BLOCK, LANE_COLUMNS, LANE_ROWS,
-    LEAST_EXPONENT, LIFT, LINE, LOG_TWO_HIGH, LOG_TWO_LOW, MOST_VECTORS, PANEL, POWER_ORIGIN, QUAD, ROWS,
-    ROW_BLOCK, ROW_SUMS, SATURATED, SMALLEST_NORMAL, SUM_CHAINS, TILE_ROWS, VECTORS, WIDE_VECTORS, Magnitudes, Places,
-    add_columns, any_exceeds, approximate_quotient, at_least, at_most, choose_equal, choose_greater,
+    LARGEST_TANH, LEAST_EXPONENT, LIFT, LINE, LOG_TWO_HIGH, LOG_TWO_LOW, MOST_VECTORS, PANEL, POWER_ORIGIN, QUAD, ROWS,
+    ROW_BLOCK, ROW_SUMS, SATURATED, SMALLEST_NORMAL, SUM_CHAINS, TANH_ROWS, TILE_ROWS, VECTORS, WIDE_VECTORS,
+    Magnitudes, Places, add_columns, any_exceeds, approximate_quotient, at_least, at_most, choose_equal, choose_greater,
     complement_if_positive, copy_columns, even_lanes, exchange, first_lane, first_of_column, first_of_halves,
     fraction_minus_one, from_half, fused_multiply_add, gather_column, greatest, high_words, interleave_column_high,
     interleave_column_low, interleave_high, interleave_low, interleave_parts_high, interleave_parts_low, join_columns,
     join_words, keep_first_lanes, kept, largest_magnitude, load, load_column, load_column_parts, load_first, load_half,
     load_parts, load_splat_column, load_twice, load_unaligned, magnitude, multiply_add, multiply_add_column,
     multiply_add_double, multiply_add_half, multiply_add_one, multiply_words, no_magnitudes, odd_lanes, opaque,
-    places_of, power_of_two, prefetch, product_error, quotient, real, splat, splat_column, splat_group, splat_half, splat_word,
-    spread_groups, square_root, store, store_column, store_first, store_halves, store_unaligned, subnormal, take_lanes,
-    times_complement, times_power, vcolumn, vhalf, vreal, vwords, where_positive, with_sign_of, words_from,
-    zero_if_subnormal,
+    places_of, power_of_two, prefetch, product_error, quotient, real, splat, splat_column, splat_group, splat_half,
+    splat_word, spread_groups, square_root, store, store_column, store_first, store_halves, store_unaligned, subnormal,
+    take_lanes, tanh_interval, tanh_row, times_complement, times_power, vcolumn, vhalf, vreal, vwords, where_positive,
+    with_sign_of, words_from, zero_if_subnormal,
 )
 
 # One compilation unit, so that the micro-tiles are inlined. A file calls only files above it.

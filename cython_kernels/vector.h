@@ -351,7 +351,9 @@ FUSEGRAD_INLINE void store_unaligned(char *p, real x) { *(real_unaligned *)p = x
 
 /* Lane i of the result is v[places[i]]. */
 FUSEGRAD_INLINE vreal shuffled(vreal v, vbits places) {
-#if defined(__clang__)
+#if defined(__clang__) && defined(__AVX512F__)
+    return (vreal)NATIVE(permutexvar)((__m512i)places, v);
+#elif defined(__clang__)
     vreal result = v;
     for (int i = 0; i < LANES; i++) result[i] = v[places[i] & (LANES - 1)];
     return result;
@@ -400,5 +402,6 @@ FUSEGRAD_INLINE real first_lane(vreal v) { return v[0]; }
 FUSEGRAD_INLINE vreal keep_first_lanes(vreal v, Py_ssize_t n) { return (vreal)((vbits)v & lanes_below(n)); }
 
 #include "arithmetic.h"
+#include "tanh_table.h"
 
 #endif

@@ -15,6 +15,7 @@ cdef extern from "vector.h" nogil:
     const real SMALLEST_NORMAL
     const real SATURATED            # exp(-SATURATED) is the least normal number
     const real GREATEST
+    const real LARGEST_TANH         # from which on tanh is 1
     const real LOG_TWO_HIGH         # log 2 in two parts
     const real LOG_TWO_LOW
 
@@ -40,6 +41,7 @@ cdef extern from "vector.h" nogil:
         LEAST_EXPONENT  # of which the negative is that of the least subnormal number
         LIFT            # exp(z) is scaled by 2^LIFT, so that it is a normal number
         GREATEST_EXPONENT
+        TANH_ROWS       # of the table of tanh; 0: there is none
         LANE_ROWS       # block of the lane-wise weight gradient
         LANE_COLUMNS
         LANE_BLOCK      # LANE_ROWS x LANE_COLUMNS
@@ -122,6 +124,8 @@ cdef extern from "vector.h" nogil:
     vreal times_power(vreal v, vreal place)
     vreal approximate_quotient(vreal a, vreal b)
     vreal quotient(vreal a, vreal b)
+    Places tanh_interval(vreal a)
+    vreal tanh_row(int row, Places interval)
 
     vwords splat_word(uint32_t x)
     vwords words_from(Py_ssize_t first, const int step)

@@ -1,16 +1,23 @@
-"""Print the polynomials of ``cython_kernels/elementary.pxi`` (needs ``pip install mpmath``).
+"""Print the polynomials of ``cython_kernels/elementary.pxi`` and ``tanh_table.h`` (needs ``pip install numpy mpmath``).
 
 exp(r) = 1 + r + r^2 q(r) on |r| <= log(2)/2, and log((1 + s) / (1 - s)) = 2 s (1 + w q(w)), w = s^2, for the
 fractions from sqrt(1/2) to sqrt(2); of functions.pxi, (1 + 2 t) erfcx(t) in q = (t - k) / (t + k).
 The coefficients of q are those that minimise the largest error relative to the
 function, found by Remez exchange in 60 digits and rounded once to the dtype.
+
+tanh(a) = t + (a - c) p(a - c) for each interval of the table, t = tanh(c): c is the number near the middle of
+the interval for which t and p(0) are nearest to numbers of float32, 0 in the first interval, and in the last one
+the number from which on tanh is 1.
 """
 
+import textwrap
 from collections.abc import Callable
 
-from mpmath import atanh, erfc, exp, linspace, log, lu_solve, matrix, mp, mpf, sqrt
+import numpy as np
+from mpmath import atanh, erfc, exp, linspace, log, lu_solve, matrix, mp, mpf, sqrt, tanh
 
 mp.dps = 60
+LARGEST_TANH = np.float32(9.1)
 HALF = log(2) / 2 * (1 + mpf(2) ** -10)  # a little room for the rounding of the reduction
 LARGEST_SQUARE = ((sqrt(2) - 1) / (sqrt(2) + 1)) ** 2 * (1 + mpf(2) ** -10)
 
@@ -51,8 +58,45 @@ def remez(wanted: Function, weight: Function, low: mpf, high: mpf, degree: int) 
     return q, max(abs(v) for v in values)
 
 
+def tanh_center(middle: float) -> np.float32:
+    """The number near `middle` whose tanh, and its derivative, are nearest to numbers of float32."""
+    candidates = np.float32(middle) + np.spacing(np.float32(middle)) * np.arange(-4000, 4000, dtype=np.float32)
+    t = np.tanh(candidates.astype(np.longdouble))
+    rounding = sum(weight * np.abs(v.astype(np.float32) / v - 1) for weight, v in ((4, t), (1, 1 - t * t)))
+    return candidates[np.argmin(rounding)]
+
+
+def tanh_table(lanes: int, degree: int) -> np.ndarray:
+    """The rows c, t, p0, p1, ... of an interval in each column; of a + 1 there are lanes / 4 intervals in each octave from 1."""
+    per_octave = lanes // 4
+    bounds = [2**octave * (1 + k / per_octave) - 1 for octave in range(4) for k in range(per_octave)]
+    table = np.zeros((degree + 3, lanes), np.float32)
+    for i, low in enumerate(bounds):
+        high = min(float(LARGEST_TANH), ([*bounds, 15])[i + 1])
+        column = table[:, (127 * per_octave + i) % lanes]
+        if low == 0:
+            c, t = np.float32(0), np.float32(0)
+        elif high == LARGEST_TANH:
+            c, t = LARGEST_TANH, np.float32(1)
+        else:
+            c = tanh_center((low + high) / 2)
+            t = np.float32(np.tanh(np.longdouble(c)))
+        column[:2] = c, t
+        if low < 9:  # above it is 1 in float32
+
+            def slope(r: mpf, c: mpf = mpf(float(c)), t: mpf = mpf(float(t))) -> mpf:
+                return (tanh(c + r) - t) / r if r else 1 - t * t
+
+            def weight(r: mpf, c: mpf = mpf(float(c))) -> mpf:
+                return r / tanh(c + r) if c + r else mpf(1)
+
+            q, error = remez(slope, weight, mpf(low) - float(c), mpf(high) - float(c), degree)
+            column[2:] = [float(v) for v in q]
+            print(f"  // from {low}: error 2**{float(log(error, 2)):.1f}")
+    return table
+
+
 if __name__ == "__main__":
-    import numpy as np
 
     def of_exp(r: mpf) -> mpf:
         """The polynomial of exp, exactly."""
@@ -88,3 +132,8 @@ if __name__ == "__main__":
         print(f"{name}: degree {degree}, error {float(error):.2e} = 2**{float(log(error, 2)):.1f}")
         for power, c in enumerate(q):
             print(f"  q{power} = {dtype(float(c))!r}")
+    for lanes, degree in ((16, 5), (8, 7)):
+        print(f"tanh, {lanes} intervals: degree {degree}")
+        for row in tanh_table(lanes, degree):
+            numbers = ", ".join(f"{v:.9g}" for v in row)
+            print(textwrap.fill("{" + numbers + "},", 126, initial_indent="    ", subsequent_indent="     "))

@@ -46,6 +46,13 @@ def test_accuracy_sampled(activation, dtype):
     assert worst(z, activation) <= BOUND[dtype]
 
 
+def test_accuracy_where_polynomials_of_tanh_meet():
+    bounds = np.array([2**octave * (1 + k / 4) - 1 for octave in range(4) for k in range(4)] + [9.1], "float32")
+    z = (bounds.view("int32")[:, None] + np.arange(-2000, 2000)).astype("int32").view("float32")
+    z = z[np.isfinite(z)]
+    assert worst(np.concatenate([z, -z]), "tanh") <= BOUND["float32"]
+
+
 def test_special_values(dtype):
     tiny = np.finfo(dtype).smallest_subnormal
     z = np.array([-np.inf, np.inf, np.nan, 0.0, -0.0, tiny, -tiny, 1e4, -1e4], dtype)
