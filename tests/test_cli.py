@@ -60,7 +60,7 @@ TRAIN = ["train", "cars.csv", "--network", "16,16", "--epochs", "60"]
 
 def test_train_and_predict(run):
     out, notes = run(*TRAIN, "--target", "price", "--out", "model.safetensors")
-    assert "column 'name' is left out: 300 different texts" in notes
+    assert "column 'name' is left out: 300 different texts, such as " in notes
     assert "price: numbers; 240 rows to train, 60 to test" in notes
     assert float(re.search(r"test: r2 +(\S+)", out)[1]) > 0.9
     assert "\r" not in notes  # no progress in a pipe
@@ -216,6 +216,20 @@ def test_csv_as_people_write_it(run):
         assert notes == ""
         _, notes = run("train", "houses.csv", "--target", "price", "--network", "8", "--epochs", "2")
         assert says in notes
+
+
+def test_decimal_commas(run):
+    rng = np.random.default_rng(0)
+    rows = [f"{a:.3f};{b:.3f};{a + 2 * b:.3f}" for a, b in rng.normal(size=(200, 2))]
+    for name, decimal in (("points", "."), ("commas", ",")):
+        Path(f"{name}.csv").write_text("a;b;y\n" + "\n".join(rows).replace(".", decimal))
+        run("train", f"{name}.csv", "--target", "y", "--network", "8", "--epochs", "2", "--out", f"{name}.safetensors")
+        run("predict", f"{name}.safetensors", f"{name}.csv", "--out", f"{name}.p.csv")
+    assert Path("commas.p.csv").read_text() == Path("points.p.csv").read_text()
+    # With commas between the columns, they may as well separate thousands.
+    Path("quoted.csv").write_text('a,y\n' + "".join(f'"0,{i}",{i}\n' for i in range(200)))
+    _, error = run("train", "quoted.csv", "--target", "y", code=1)
+    assert "no column is left to learn from; 'a': 200 different texts, such as '0,0'" in error
 
 
 @pytest.mark.parametrize("separator", [",", ";"])

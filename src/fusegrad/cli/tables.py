@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import re
 import sys
 from collections import Counter
 from collections.abc import Collection
@@ -16,6 +17,8 @@ KINDS = (".csv", ".csv.gz", ".parquet")
 #: What stands for a missing value in a CSV file, beside nothing.
 MISSING = ["NA", "N/A", "NaN", "nan", "NULL", "null", "None", "?"]
 SEPARATORS = ",;\t|"
+DECIMAL = re.compile(r'\s*"?[-+]?\d+([.,])\d+"?\s*')
+DECIMALS_SAMPLE = 1 << 20  # characters that show whether decimals have commas
 MOST_HEADER = 1 << 24  # characters
 
 
@@ -28,7 +31,7 @@ def kind_of(path: Path) -> str:
 
 
 def options_of(path: Path) -> dict[str, Any]:
-    """How polars reads a file as a person would: types from all rows, dates, missing values, its separator."""
+    """How polars reads a file as a person would: types from all rows, dates, missing values, separator, decimal commas."""
     if kind_of(path) == ".parquet":
         return {"glob": False}
     options: dict[str, Any] = {
@@ -37,7 +40,11 @@ def options_of(path: Path) -> dict[str, Any]:
     with _opened(path) as file:
         lines = iter(lambda: file.readline(MOST_HEADER), "")
         separator = max(SEPARATORS, key=next(filter(str.strip, lines), "").count)
-    return options if separator == "," else {**options, "separator": separator}
+        sample = file.read(DECIMALS_SAMPLE)
+    if separator == ",":
+        return options
+    decimals = {found[1] for found in map(DECIMAL.fullmatch, re.split(rf"[\n{separator}]", sample)) if found}
+    return options | {"separator": separator} | ({"decimal_comma": True} if decimals == {","} else {})
 
 
 def _opened(path: Path) -> TextIO:

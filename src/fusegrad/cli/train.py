@@ -104,7 +104,7 @@ def _prepared(
         elif kind == polars.String:
             share, other = tables.numbers_in(column)
             if n > max(MOST_TEXTS, table.height // 10):
-                dropped.append((name, f"{n} different texts"))
+                dropped.append((name, f"{n} different texts, such as {column.drop_nulls()[0]!r}"))
             if share > 0.5 and other is not None:
                 notes.append(
                     f"column {name!r} is text, though {share:.0%} of it are numbers: the first that is not is {other!r}"
@@ -114,7 +114,7 @@ def _prepared(
     notes += [f"column {name!r} is left out: {why}" for name, why in dropped]
     X = table.drop([target, *(name for name, _ in dropped)])
     if not X.columns:
-        raise InputError("no column is left to learn from")
+        raise InputError("; ".join(["no column is left to learn from", *(f"{name!r}: {why}" for name, why in dropped)]))
     return X, table[target], notes
 
 
