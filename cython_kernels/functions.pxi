@@ -23,9 +23,11 @@ cdef enum Function:
     MISH
     GELU
     GELU_TANH
+    N_FUNCTIONS
+    LAST_FROM_ACTIVATION = SOFTPLUS     # the last one whose derivative is a function of the activation
 
 FUNCTIONS = ("", "leaky_relu", "elu", "selu", "softplus", "silu", "mish", "gelu", "gelu_tanh")      # their names, by number
-FROM_ACTIVATION = SOFTPLUS      # the last one whose derivative is a function of the activation
+FROM_ACTIVATION = LAST_FROM_ACTIVATION
 
 cdef double ROOT = 1.5957691216057307117597842397375       # 2 sqrt(2 / pi): tanh(u) of GELU_TANH is a sigmoid of 2 u
 cdef double CUBIC = 0.044715
@@ -154,7 +156,7 @@ cdef extern from "vector.h" nogil:
 
 cdef void apply_function(int kind, real parameter, real* a, real* derivatives, Py_ssize_t n) noexcept nogil:
     """a = f(a), n a multiple of LANES, and unless it is NULL derivatives = f'(a)."""
-    apply_as(GELU_TANH, apply_by, kind, parameter, a, derivatives, n)
+    apply_as(N_FUNCTIONS - 1, apply_by, kind, parameter, a, derivatives, n)
 
 
 cdef inline void differentiate_by(const int kind, real parameter, const real* a, real* out, Py_ssize_t n) noexcept nogil:
@@ -171,4 +173,4 @@ cdef extern from "vector.h" nogil:
 
 cdef void differentiate_function(int kind, real parameter, const real* a, real* out, Py_ssize_t n) noexcept nogil:
     """out = f' from a = f(z), for the functions up to FROM_ACTIVATION; in place where out is a."""
-    differentiate_as(SOFTPLUS, differentiate_by, kind, parameter, a, out, n)
+    differentiate_as(LAST_FROM_ACTIVATION, differentiate_by, kind, parameter, a, out, n)

@@ -16,6 +16,8 @@ HEADER: dict[str, int]
 MOST_STEPS: int
 lanes: int
 panel: int
+chunk: int
+activation_work: int
 shared_rows: int
 packed_columns: int
 

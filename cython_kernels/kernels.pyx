@@ -80,5 +80,7 @@ cnp.import_array()
 
 lanes = LANES
 panel = PANEL
+chunk = CHUNK
+activation_work = ACTIVATION_WORK
 shared_rows = SHARED_ROWS
 packed_columns = PACKED_COLUMNS

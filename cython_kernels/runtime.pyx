@@ -8,10 +8,15 @@ cdef extern from * nogil:
     """
     #if defined(__x86_64__)
     #define HAS(feature) (__builtin_cpu_supports(feature) != 0)
+    #if defined(__clang__)      /* does not know these names; processors with AVX2 have all three */
+    #define HAS_REST 1
+    #else
+    #define HAS_REST (HAS("f16c") && HAS("lzcnt") && HAS("movbe"))
+    #endif
     static int x86_64_level(void) {
         __builtin_cpu_init();
         if (!(HAS("ssse3") && HAS("sse4.1") && HAS("sse4.2") && HAS("popcnt"))) return 1;
-        if (!(HAS("avx") && HAS("avx2") && HAS("bmi") && HAS("bmi2") && HAS("fma"))) return 2;
+        if (!(HAS("avx") && HAS("avx2") && HAS("bmi") && HAS("bmi2") && HAS("fma") && HAS_REST)) return 2;
         if (!(HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq") && HAS("avx512vl"))) return 3;
         return 4;
     }

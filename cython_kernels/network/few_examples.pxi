@@ -141,10 +141,10 @@ cdef void few_forward(
     elif n_in >= INTERLEAVED_DEPTH:
         multiply_dots(&dots, interrupt, thread)
     elif n_out >= COLUMN:
-        columns = ColumnProduct(weight, n_in, x, x_row, n_in, bias, 1, 0, a, 1, n_out)
+        columns = ColumnProduct(weight, n_in, x, x_row, n_in, bias, 1, a, 1, n_out)
         multiply_columns(n_out, n, &columns, interrupt, thread)
     elif n >= COLUMN:       # W and the examples change places
-        columns = ColumnProduct(x, x_row, weight, n_in, n_in, bias, 0, 1, a, n_out, 1)
+        columns = ColumnProduct(x, x_row, weight, n_in, n_in, bias, 0, a, n_out, 1)
         multiply_columns(n, n_out, &columns, interrupt, thread)
     else:
         for e in range(n):

@@ -389,7 +389,7 @@ cdef double squared_error_stage(
 
 cdef double other_stage(const Loss* loss, const OutputTile* t, real weight) noexcept nogil:
     cdef double value
-    losses_of(MULTICLASS_HINGE, losses_by, loss.kind, loss, t, weight, &value)
+    losses_of(N_LOSSES - 1, losses_by, loss.kind, loss, t, weight, &value)
     return value
 
 

@@ -70,8 +70,9 @@ cdef enum LossKind:
     QUANTILE
     POISSON
     BINARY_CROSS_ENTROPY
-    SOFTMAX_CROSS_ENTROPY
+    SOFTMAX_CROSS_ENTROPY   # from here on of all outputs of an example together
     MULTICLASS_HINGE
+    N_LOSSES
 
 LOSSES = (      # their names, in this order
     "mean_squared_error", "huber", "quantile", "poisson", "binary_cross_entropy", "softmax_cross_entropy", "multiclass_hinge")

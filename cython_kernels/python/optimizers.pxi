@@ -37,7 +37,7 @@ cdef object read_update(Update* u, optimizer, cnp.ndarray parameters, Py_ssize_t
         raise TypeError(f"optimizer: expected the constants that its class packs, got {packed!r}")
     memcpy(&constants, <const char*>packed, sizeof(Constants))
     u.rule = <int>constants.rule
-    if not SGD <= u.rule <= ADAM:
+    if not SGD <= u.rule < N_RULES:
         raise TypeError(f"optimizer: expected one of the rules of its class, got number {u.rule}")
     rows = states_of(u.rule)
     u.nesterov = constants.nesterov != 0

@@ -53,8 +53,8 @@ cdef bint gradient_is_bounded(Network* network, FewPass* p, double most) noexcep
 
 
 cdef inline void update_row(
-    const int rule, const bint far, Factors* f, Update* u, real* w, Py_ssize_t start, Py_ssize_t n_in, const real* delta,
-    Py_ssize_t n_out, Rows x, Py_ssize_t count,
+    const int rule, const bint flushes, const bint far, Factors* f, Update* u, real* w, Py_ssize_t start, Py_ssize_t n_in,
+    const real* delta, Py_ssize_t n_out, Rows x, Py_ssize_t count,
 ) noexcept nogil:
     """One row of W, elements start ... start + n_in of the parameters, n_in >= LANES."""
     cdef vreal sums[GRADIENT_VECTORS]
@@ -65,17 +65,17 @@ cdef inline void update_row(
     while j + GRADIENT_VECTORS * LANES <= n_in:
         gradient_sums(GRADIENT_VECTORS, delta, n_out, x.data + j, x.row, count, sums)
         for v in range(GRADIENT_VECTORS):
-            update_vector(rule, far, f, f.rate, w, firsts, seconds, start + j + v * LANES, LANES, sums[v])
+            update_vector(rule, flushes, far, f, f.rate, w, firsts, seconds, start + j + v * LANES, LANES, sums[v])
         j += GRADIENT_VECTORS * LANES
     while j + LANES <= n_in:
         gradient_sums(1, delta, n_out, x.data + j, x.row, count, sums)
-        update_vector(rule, far, f, f.rate, w, firsts, seconds, start + j, LANES, sums[0])
+        update_vector(rule, flushes, far, f, f.rate, w, firsts, seconds, start + j, LANES, sums[0])
         j += LANES
     if j < n_in:
         sums[0] = splat(delta[0]) * load_first(x.data + j, n_in - j)
         for e in range(1, count):
             sums[0] = multiply_add(splat(delta[e * n_out]), load_first(x.data + e * x.row + j, n_in - j), sums[0])
-        update_vector(rule, False, f, f.rate, w, firsts, seconds, start + j, n_in - j, sums[0])
+        update_vector(rule, flushes, False, f, f.rate, w, firsts, seconds, start + j, n_in - j, sums[0])
 
 
 cdef inline void update_layer(
@@ -85,9 +85,11 @@ cdef inline void update_layer(
     cdef Py_ssize_t o, start = layer.weight
     for o in range(layer.n_out):
         if u.far:
-            update_row(rule, True, &f, u, w, start, layer.n_in, delta + o, layer.n_out, x, count)
+            update_row(rule, True, True, &f, u, w, start, layer.n_in, delta + o, layer.n_out, x, count)
+        elif u.flushes:
+            update_row(rule, True, False, &f, u, w, start, layer.n_in, delta + o, layer.n_out, x, count)
         else:
-            update_row(rule, False, &f, u, w, start, layer.n_in, delta + o, layer.n_out, x, count)
+            update_row(rule, False, False, &f, u, w, start, layer.n_in, delta + o, layer.n_out, x, count)
         start += layer.n_in
 
 
@@ -109,7 +111,7 @@ cdef void fused_update(Network* network, FewPass* p, Update* u, real* w, real* g
         delta = delta_of(p, network, i, place)
         x = input_of(p, i, layer, place)
         if layer.n_in >= LANES:
-            update_layer_of(ADAM, update_layer, u.rule, u, w, layer, delta, x, p.count)
+            update_layer_of(N_RULES - 1, update_layer, u.rule, u, w, layer, delta, x, p.count)
         else:
             few_weight_gradient(delta, layer.n_out, x, layer.n_in, p.count, gradient + layer.weight, &never, 1)
             update(u, w, gradient, layer.weight, layer.weight + layer.n_in * layer.n_out)

@@ -12,12 +12,13 @@ sqrt v' + eps is (sqrt v + eps r) / r: r goes into the factors.
 
 Factors go into products that are there anyway: 1 - d of a square into that of g, (sqrt(1 - d) g)^2; 2^-exponent (see below) into
 the same; a into W - a q, a multiply-add. So a quotient q that underflows is lost, whatever a is: with an eps of 10^10, say.
-A vector of Adam's update takes 23 operations with AVX-512, and two of them start in a cycle.
+A vector of Adam's update takes 19 operations with AVX-512, and two of them start in a cycle.
 
-Averages that have decayed below the smallest normal number are set to 0, those of Adam and RMSprop in the next step: if the
-gradient stays 0 (a dead ReLU) they would remain subnormal, and an operation on a subnormal number takes a hundred cycles.
-This is done only if the gradient is as small, and for a second average only together with the first: else the rest of the first
-average, divided by eps, would move a weight.
+Averages that have decayed below the smallest normal number are set to 0: if the gradient stays 0 (a dead ReLU) they would remain
+subnormal, and an operation on a subnormal number takes a hundred cycles. This is done only if the gradient is as small, and for a
+second average only together with the first: else the rest of the first average, divided by eps, would move a weight.
+It takes a fifth of Adam's time, and is done in every FLUSH_PERIOD-th step; in each, if the states come from
+memory, where it costs nothing, or there are learning_rate_factors.
 
 Overflow: a square overflows where its root does not. The rules with squares do not change if gradients, states and eps are
 scaled by one factor. So if the sum of 2^28 squares of an element of the gradient would overflow, the states are rescaled by
@@ -38,6 +39,7 @@ cdef enum Rule:     # in the order of `RULES`; `states_of` and `has_squares` dep
     ADAGRAD
     RMSPROP
     ADAM
+    N_RULES
 
 
 cdef inline int states_of(int rule) noexcept nogil:
@@ -72,6 +74,7 @@ cdef struct Update:
     real* second
     const real* factors     # of the learning rate, one for each parameter; NULL: 1
     # Constants of one update, set by `begin_update`.
+    bint flushes            # whether old averages that are subnormal are set to 0
     real rate
     real root_eps           # eps at the scale of the root of the average of squares
     real least_root         # lower bound of that root, divided by |m| or |g|
@@ -87,12 +90,15 @@ cdef struct Factors:
 
 cdef int SQUARE_EXPONENT = GREATEST_EXPONENT // 2 - 14     # of a number, 2^28 squares of which can be added without overflow
 cdef double LEAST_SQUARES = 1 << 30     # times the smallest normal number: of a sum whose squares may have underflowed
+cdef enum:
+    FLUSH_PERIOD = 16       # steps
 cdef double NEARLY = 0.999      # lowers a bound a little: a rounding error alone must not make it effective
 
 
 cdef inline void begin_update(Update* u) noexcept nogil:
     """Computes the constants of the next update, number u.step + 1, from its learning rate."""
     cdef double rate = u.learning_rate, r = 1, least = 0, eps, t = <double>(u.step + 1)
+    u.flushes = states_of(u.rule) > 0 and (u.far or u.step % FLUSH_PERIOD == 0)
     if not has_squares(u.rule):
         u.rate = <real>rate
         return
@@ -293,8 +299,13 @@ cdef inline vreal root(Factors* f, vreal square, vreal beside) noexcept nogil:
     return at_least(f.least_root * magnitude(beside), square_root(square)) + f.root_eps
 
 
+cdef inline vreal flushed(const bint flushes, vreal old, vreal beside, vreal average) noexcept nogil:
+    """The average; 0 where the old one and what it is averaged with are subnormal, or 0."""
+    return zero_if_subnormal(old, beside, average) if flushes else average
+
+
 cdef inline vreal updated(
-    const int rule, Factors* f, vreal rate, vreal w, vreal g, vreal* first, vreal* second,
+    const int rule, const bint flushes, Factors* f, vreal rate, vreal w, vreal g, vreal* first, vreal* second,
 ) noexcept nogil:
     """w after one step; the states are changed in place."""
     cdef vreal scaled, squared
@@ -305,15 +316,15 @@ cdef inline vreal updated(
         first[0] = multiply_add(squared, squared, first[0])
         return multiply_add(-rate, quotient(scaled, root(f, first[0], scaled)), w)
     if rule == RMSPROP:
-        first[0] = multiply_add(squared, squared, zero_if_subnormal(first[0], g, f.decay * first[0]))
+        first[0] = multiply_add(squared, squared, flushed(flushes, first[0], g, f.decay * first[0]))
         return multiply_add(-rate, quotient(scaled, root(f, first[0], scaled)), w)
     if rule == ADAM:
-        first[0] = zero_if_subnormal(first[0], g, multiply_add(f.decay, first[0], scaled))
-        second[0] = multiply_add(squared, squared, zero_if_subnormal(second[0], first[0], f.decay2 * second[0]))
+        first[0] = flushed(flushes, first[0], g, multiply_add(f.decay, first[0], scaled))
+        second[0] = multiply_add(squared, squared, flushed(flushes, second[0], first[0], f.decay2 * second[0]))
         return multiply_add(-rate, quotient(first[0], root(f, second[0], first[0])), w)
     if rule == MOMENTUM:
         first[0] = multiply_add(f.decay, first[0], -(rate * g))
-        first[0] = zero_if_subnormal(first[0], g, first[0])
+        first[0] = flushed(flushes, first[0], g, first[0])
         return w + first[0]
     return multiply_add(-rate, g, w)
 
@@ -323,8 +334,8 @@ cdef enum:
 
 
 cdef inline void update_vector(
-    const int rule, const bint far, Factors* f, vreal rate, real* w, real* firsts, real* seconds, Py_ssize_t i,
-    Py_ssize_t n, vreal g,
+    const int rule, const bint flushes, const bint far, Factors* f, vreal rate, real* w, real* firsts, real* seconds,
+    Py_ssize_t i, Py_ssize_t n, vreal g,
 ) noexcept nogil:
     """The update of n <= LANES elements from element i on, whose gradient is g. far: prefetches w and the states from memory."""
     cdef int n_states = states_of(rule)
@@ -339,7 +350,7 @@ cdef inline void update_vector(
         first = load_first(firsts + i, n)
     if n_states > 1:
         second = load_first(seconds + i, n)
-    store_first(w + i, updated(rule, f, rate, load_first(w + i, n), g, &first, &second), n)
+    store_first(w + i, updated(rule, flushes, f, rate, load_first(w + i, n), g, &first, &second), n)
     if n_states > 0:
         store_first(firsts + i, first, n)
     if n_states > 1:
@@ -352,36 +363,45 @@ cdef inline vreal rates(const bint factored, Factors* f, const real* factors, Py
 
 
 cdef inline void update_loop_by(
-    const int rule, const bint factored, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
+    const int rule, const bint flushes, const bint factored, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
 ) noexcept nogil:
     cdef Factors f = factors(u)
     cdef const real* of_rate = u.factors        # copies: a store to w might change u, for the compiler
     cdef real* firsts = u.first
     cdef real* seconds = u.second
+    cdef vreal rate
     cdef Py_ssize_t i = start, n
     while i + LANES <= stop:
-        update_vector(
-            rule, False, &f, rates(factored, &f, of_rate, i, LANES), w, firsts, seconds, i, LANES, load(g + i))
+        rate = rates(factored, &f, of_rate, i, LANES)
+        update_vector(rule, flushes, False, &f, rate, w, firsts, seconds, i, LANES, load(g + i))
         i += LANES
     if stop - i > FEW_ELEMENTS:
         n = stop - i
-        update_vector(rule, False, &f, rates(factored, &f, of_rate, i, n), w, firsts, seconds, i, n, load_first(g + i, n))
+        rate = rates(factored, &f, of_rate, i, n)
+        update_vector(rule, flushes, False, &f, rate, w, firsts, seconds, i, n, load_first(g + i, n))
         return
     while i < stop:
-        update_vector(rule, False, &f, rates(factored, &f, of_rate, i, 1), w, firsts, seconds, i, 1, load_first(g + i, 1))
+        rate = rates(factored, &f, of_rate, i, 1)
+        update_vector(rule, flushes, False, &f, rate, w, firsts, seconds, i, 1, load_first(g + i, 1))
         i += 1
 
 
 cdef inline void update_loop(
     const int rule, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
 ) noexcept nogil:
-    update_loop_by(rule, False, u, w, g, start, stop)
+    update_loop_by(rule, False, False, u, w, g, start, stop)
+
+
+cdef inline void flushing_loop(
+    const int rule, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
+) noexcept nogil:
+    update_loop_by(rule, True, False, u, w, g, start, stop)
 
 
 cdef inline void factored_loop(
     const int rule, Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop,
 ) noexcept nogil:
-    update_loop_by(rule, True, u, w, g, start, stop)
+    update_loop_by(rule, True, True, u, w, g, start, stop)
 
 
 ctypedef void (*UpdateLoop)(
@@ -390,17 +410,20 @@ cdef extern from "vector.h" nogil:
     void update_of "AS_CONSTANT"(int most, UpdateLoop, int rule, ...)
 
 
-cdef void update_factored(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """`update` with factors of the learning rate. Not inlined there: 5 % of the smallest step."""
-    update_of(ADAM, factored_loop, u.rule, u, w, g, start, stop)
+cdef void update_flushing(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """`update` that flushes, or with factors of the learning rate. Not inlined there: 5 % of the smallest step."""
+    if u.factors != NULL:
+        update_of(N_RULES - 1, factored_loop, u.rule, u, w, g, start, stop)
+    else:
+        update_of(N_RULES - 1, flushing_loop, u.rule, u, w, g, start, stop)
 
 
 cdef void update(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """One step on the elements start ... stop, after `begin_update`. The caller increments u.step."""
-    if u.factors != NULL:
-        update_factored(u, w, g, start, stop)
+    if u.flushes or u.factors != NULL:
+        update_flushing(u, w, g, start, stop)
         return
-    update_of(ADAM, update_loop, u.rule, u, w, g, start, stop)
+    update_of(N_RULES - 1, update_loop, u.rule, u, w, g, start, stop)
 
 
 cdef void look_ahead(Update* u, const real* w, real* ahead, Py_ssize_t n) noexcept nogil:

@@ -32,10 +32,11 @@ cdef enum:
 cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, bitgen_t* bits, PyObject* lock, Interrupt* interrupt) noexcept nogil:
     """The shuffle of Fisher and Yates ("inside-out"), which starts at the identity: the order depends on the generator alone.
 
-    The generator's lock is held, but not while signal handlers run: they may draw, too.
+    The generator's lock is held, but not while signal handlers run: they may draw, too. If one of them raises an exception, the
+    order is incomplete.
     """
     cdef Py_ssize_t i, j
-    if not acquire_lock(lock, interrupt):
+    if n == 0 or not acquire_lock(lock, interrupt):
         return
     order[0] = 0
     for i in range(1, n):

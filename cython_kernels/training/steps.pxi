@@ -467,6 +467,8 @@ cdef void train_steps(void* data, Team* team) noexcept nogil:
             shuffle(
                 job.order, job.ranks.n_own if job.ranks.partitioned else job.n_examples, job.bits, job.generator_lock,
                 &job.interrupt)
+            if is_raised(&job.interrupt.stop):      # the order may be incomplete
+                return
         while seen < job.n_examples:
             count = minimum(job.batch, job.n_examples - seen)
             if not one_batch:

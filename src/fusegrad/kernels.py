@@ -28,8 +28,8 @@ __all__ = ["apply", "dense_backward", "dense_forward", "matmul", "sigmoid"]
 
 _MODULES = tuple(by_dtype.values())
 _KINDS = {name: kind for kind, name in enumerate(_MODULES[0].ACTIVATIONS)}
-_CHUNK = 4096  # elements that a thread computes at a time
-_ACTIVATION_WORK = 16  # multiply-adds that take as long as an activation
+_CHUNK = _MODULES[0].chunk  # elements that a thread computes at a time
+_ACTIVATION_WORK = _MODULES[0].activation_work  # multiply-adds that take as long as an activation
 _ALONE = 2 * THREAD_WORK // _ACTIVATION_WORK - 1  # most elements for which only one thread is worthwhile
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import fusegrad as fg
+from fusegrad import distributed
 from fusegrad._engine.dispatch import by_dtype
 from fusegrad._engine.plan import (
     LAYER_TABLE,
@@ -20,6 +21,10 @@ NETS = [
     [(13, 50, "sigmoid", True), (50, 1, "identity", True)],
     [(784, 2048, "relu", False), (2048, 10, "identity", True)],
 ]
+
+
+def test_the_losses_of_all_blocks_fit_a_message():
+    assert distributed.TEXT - distributed.LOSSES >= MOST_BLOCKS
 
 
 @pytest.mark.parametrize("shapes", NETS)

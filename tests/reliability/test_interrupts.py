@@ -342,3 +342,53 @@ print(max(waited))
 def test_handlers_and_other_threads_draw_from_the_generator_of_a_fit(m, n_threads):
     waited = float(in_a_new_process(DRAWS, m, n_threads, timeout=60))
     within("seconds that another thread waits for the generator of a fit", waited, 0.5)
+
+
+WHILE_SHUFFLING = """
+import signal, sys, threading
+import numpy as np, fusegrad as fg
+
+class Enough(BaseException):
+    pass
+
+m = int(sys.argv[1])
+X, y, w = np.zeros((2, m), "f4"), np.zeros(m, "f4"), np.ones(m, "f4")
+rng, net = np.random.default_rng(0), fg.MultivariateRegression(2, rng=0)
+before, held, done = net.parameters.copy(), threading.Event(), threading.Event()
+
+def hold():
+    with rng.bit_generator.lock:
+        held.set()
+        done.wait()
+
+def handler(*_):
+    raise Enough
+
+def interrupted(rng):
+    # The order of the examples is in memory that others have used.
+    used = [np.full(m, 1 << 44, np.intp) for _ in range(40)]
+    del used
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        while True:
+            net.fit(X, y, optimizer=fg.SGD(lr=0.1), epochs=1, batch_size=100, rng=rng, sample_weight=w)
+    except Enough:
+        pass
+
+signal.signal(signal.SIGALRM, handler)
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+interrupted(rng)
+assert (net.parameters == before).all()
+done.set()
+thread.join()
+if m > 10**6:
+    interrupted(rng)
+"""
+
+
+@pytest.mark.parametrize("m", [5000, 100_000, 3 * 10**7])
+def test_a_handler_raises_while_the_examples_are_shuffled(m):
+    """Before there is an order, or half way: it is not used."""
+    in_a_new_process(WHILE_SHUFFLING, m, timeout=60)

@@ -1,6 +1,6 @@
 """A copy of X or y in which the values of each example are contiguous: shuffled steps read it up to twice as fast.
 
-It costs a tenth of an epoch, more than half of it for new memory. Where callbacks run between epochs it is refreshed
+It costs a sixth of an epoch, more than half of it for new memory. Where callbacks run between epochs it is refreshed
 before each, and has what they have changed in X. Signal handlers run between two blocks of examples.
 """
 

@@ -79,7 +79,9 @@ def _sharing() -> int:
         if until > now if isinstance(until, float) else until() is not None:
             n += 1
         else:
-            _computing.pop(ident, None)
+            found = _computing.pop(ident, until)
+            if found is not until:  # meanwhile that thread has begun to compute
+                _computing.setdefault(ident, found)
     return n
 
 
