@@ -66,8 +66,19 @@ def tanh_center(middle: float) -> np.float32:
     return candidates[np.argmin(rounding)]
 
 
+def tanh_functions(c: mpf, t: mpf) -> tuple[Function, Function]:
+    """p(r) of tanh(c + r) = t + r p(r), and the weight of its error relative to tanh."""
+    return (
+        lambda r: (tanh(c + r) - t) / r if r else 1 - t * t,
+        lambda r: r / tanh(c + r) if c + r else mpf(1),
+    )
+
+
 def tanh_table(lanes: int, degree: int) -> np.ndarray:
-    """The rows c, t, p0, p1, ... of an interval in each column; of a + 1 there are lanes / 4 intervals in each octave from 1."""
+    """The rows c, t, p0, p1, ... of an interval in each column.
+
+    There are lanes / 4 intervals of a + 1 in each octave from 1.
+    """
     per_octave = lanes // 4
     bounds = [2**octave * (1 + k / per_octave) - 1 for octave in range(4) for k in range(per_octave)]
     table = np.zeros((degree + 3, lanes), np.float32)
@@ -83,13 +94,7 @@ def tanh_table(lanes: int, degree: int) -> np.ndarray:
             t = np.float32(np.tanh(np.longdouble(c)))
         column[:2] = c, t
         if low < 9:  # above it is 1 in float32
-
-            def slope(r: mpf, c: mpf = mpf(float(c)), t: mpf = mpf(float(t))) -> mpf:
-                return (tanh(c + r) - t) / r if r else 1 - t * t
-
-            def weight(r: mpf, c: mpf = mpf(float(c))) -> mpf:
-                return r / tanh(c + r) if c + r else mpf(1)
-
+            slope, weight = tanh_functions(mpf(float(c)), mpf(float(t)))
             q, error = remez(slope, weight, mpf(low) - float(c), mpf(high) - float(c), degree)
             column[2:] = [float(v) for v in q]
             print(f"  // from {low}: error 2**{float(log(error, 2)):.1f}")

@@ -383,3 +383,47 @@ def test_a_plateau_never_raises_the_rate():
     plateau = fg.ReduceOnPlateau(patience=0, min_delta=1e9, least=0.01)
     net.fit([1.0, 2.0], [5.0, 7.0], optimizer=optimizer, epochs=4, callbacks=[plateau])
     assert optimizer.lr == 1e-6
+
+
+@pytest.mark.parametrize("make", [lambda: fg.EarlyStopping(5), fg.ReduceOnPlateau, None, None])
+def test_a_callback_of_two_fits_at_a_time(make, tmp_path, request):
+    """The fit that began first is refused: the state is that of the other one."""
+    if make is None:
+        kind = fg.Checkpoint if request.node.callspec.indices["make"] == 2 else fg.LogCSV
+        make = lambda: kind(tmp_path / "file")  # noqa: E731
+    shared = make()
+
+    def other(net, history):
+        inner = fg.UnivariateRegression(rng=1)
+        inner.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.SGD(lr=0.1), epochs=2, callbacks=[shared])
+
+    net = fg.UnivariateRegression(rng=0)
+    with pytest.raises(RuntimeError, match=f"callbacks: another fit uses this {type(shared).__name__}, too"):
+        net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.SGD(lr=0.1), epochs=5, callbacks=[other, shared])
+    net.fit([0.0, 1.0], [1.0, 2.0], optimizer=fg.SGD(lr=0.1), epochs=5, callbacks=[shared])
+
+
+def test_callbacks_do_not_read_what_others_may_edit(tmp_path):
+    def fit(*edits):
+        net, path = fg.UnivariateRegression(rng=0), tmp_path / "log.csv"
+        X, y = [0.0, 1.0], [1.0, 2.0]
+        history = net.fit(
+            X, y, optimizer=fg.SGD(lr=0.1), epochs=20, validation_data=(X, y), metrics=["mae"],
+            callbacks=[*edits, fg.EarlyStopping(3), fg.LogCSV(path)],
+        )  # fmt: skip
+        return history.epochs, path.read_text()
+
+    expected = fit()
+    for edit in (
+        lambda net, history: history.metrics.clear(),
+        lambda net, history: history.loss.clear(),
+        lambda net, history: history.loss.append(-1.0),
+        lambda net, history: history.validation_loss.append(-1.0),
+    ):
+        assert fit(edit) == expected
+
+
+@pytest.mark.parametrize("name", ["net{Epoch}.st", "net{0}.st", "net{}.st", "net{epoch!r}.st", "net{epoch }.st"])
+def test_other_names_in_braces(name):
+    with pytest.raises(ValueError, match=r"path: expected only \{epoch\} in braces, got \{"):
+        fg.Checkpoint(name)

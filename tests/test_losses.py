@@ -204,6 +204,32 @@ def test_only_the_ratios_of_weights_count(loss, dtype, rng):
             np.testing.assert_array_equal(found[1], gradient)
 
 
+def test_weights_that_are_negligible_beside_the_largest_count_as_0(dtype, rng):
+    """In a batch of their own, the inverse of their sum would overflow."""
+    small = np.finfo(dtype).smallest_subnormal
+    optimizer = fg.SGD(1e-3)
+    net = fg.UnivariateRegression(dtype=dtype, rng=0)
+    net.fit(
+        [[1.0, 2.0, 3.0]], [[3.0, 1.0, 2.0]], sample_weight=np.array([1.0, small, 1e-25], dtype), optimizer=optimizer,
+        epochs=1, batch_size=1, shuffle=False,
+    )  # fmt: skip
+    assert optimizer.n_steps == 2
+    X = rng.normal(size=(1, 200)).astype(dtype)
+    kernel = np.exp(-((X[0] - 2) ** 2) / 0.045)
+    net = fg.Sequential(fg.Linear(1, 8), fg.Tanh(), fg.Linear(8, 1), dtype=dtype, rng=0)
+    history = net.fit(X, np.sin(3 * X), sample_weight=kernel, optimizer=fg.Adam(0.01), epochs=20, batch_size=2, rng=0)
+    assert np.isfinite(history.loss).all()
+
+
+@pytest.mark.parametrize("loss", [fg.losses.Huber(1e-46), fg.losses.MulticlassHinge(1e39)])
+def test_arguments_that_the_dtype_cannot_hold(loss):
+    fg.Sequential(fg.Linear(1, 2), loss=loss, dtype="float64")
+    with pytest.raises(
+        ValueError, match=r"loss: expected an argument that float32 can hold, got (Huber|MulticlassHinge)"
+    ):
+        fg.Sequential(fg.Linear(1, 2), loss=loss)
+
+
 def test_weights_of_a_block_are_not_scaled():
     X, y = np.ones((4, 3)), np.ones((3, 3))
     for weights in ([0.0, 1e-151, 0.0], [1.0, 1e151, 0.0]):

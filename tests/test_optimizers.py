@@ -3,6 +3,8 @@
 import copy
 import json
 import pickle
+import sys
+import threading
 from decimal import Decimal
 from pathlib import Path
 
@@ -766,3 +768,37 @@ def test_an_optimizer_without_a_state_serves_one_network_after_another():
     for seed in range(3):
         fg.MultivariateRegression(4, dtype="float64", rng=seed).train_step(X, y, optimizer)
     assert optimizer.n_steps == 3
+
+
+def test_two_threads_take_a_new_optimizer(rng):
+    """One of the two networks has it; the other one's fit is refused."""
+    X, y = rng.normal(size=(6, 100)), rng.normal(size=(1, 100))
+    expected = []
+    for seed in (0, 1):
+        net = fg.TwoLayerSigmoid(6, 8, rng=seed)
+        net.fit(X, y, optimizer=fg.Adam(0.05), epochs=10)
+        expected.append(net.parameters)
+
+    def fit(net, optimizer, barrier, refused):
+        barrier.wait()
+        try:
+            net.fit(X, y, optimizer=optimizer, epochs=10)
+        except ValueError:
+            refused.append(net)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(100):
+            nets, refused = [fg.TwoLayerSigmoid(6, 8, rng=seed) for seed in (0, 1)], []
+            shared = fg.Adam(0.05), threading.Barrier(2), refused
+            threads = [threading.Thread(target=fit, args=(net, *shared)) for net in nets]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(refused) == 1
+            for net, parameters in zip(nets, expected, strict=True):
+                assert net is refused[0] or np.array_equal(net.parameters, parameters)
+    finally:
+        sys.setswitchinterval(interval)

@@ -66,6 +66,20 @@ def test_features_far_from_0(shift, weighted, rng):
     np.testing.assert_allclose(far.named_parameters()["W1"], near.named_parameters()["W1"], rtol=1e-10)
 
 
+@pytest.mark.parametrize("constant", [0.1, 1 / 3, 33333.33, -1e-9, 1e6])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_constant_feature(constant, weighted, rng):
+    """Its mean may be rounded; what is left of it is no feature."""
+    x, weights = rng.normal(size=(1, 13)), None
+    X, y = np.vstack([np.full((1, 13), constant), x]), 2 * x + 1 + 0.1 * rng.normal(size=(1, 13))
+    if weighted:
+        weights = rng.uniform(0.5, 1, 13)
+        X[0, 3], weights[3] = 7.0, 0.0  # not constant, but where it counts
+    alone, beside = (fg.MultivariateRegression(n, dtype="float64", rng=0) for n in (1, 2))
+    least = newton(alone, x, y, sample_weight=weights)
+    assert newton(beside, X, y, sample_weight=weights) == pytest.approx(least, rel=1e-10)
+
+
 def test_units_do_not_matter_and_an_optimum_that_is_not_unique(rng):
     X, y = rng.normal(size=(3, 50)), rng.normal(size=(1, 50))
     units = np.array([[1e-12], [1.0], [1e12]])

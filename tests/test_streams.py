@@ -586,6 +586,21 @@ def test_weights_that_are_all_0():
             network().fit(blocks_of(X, y, 100, np.zeros(300)), optimizer=fg.Adam(), epochs=1, batch_size=size)
 
 
+@pytest.mark.parametrize(
+    "schedule", [fg.InverseTimeDecay(0.05, 1.0), fg.CosineDecay(0.05, 30), lambda step: 0.05 / (1 + step)]
+)
+def test_batches_without_weight_use_no_rate(schedule):
+    X = np.arange(12.0).reshape(1, 12) / 12
+    weights = np.ones(12)
+    weights[2:10] = 0
+    options = {"optimizer": None, "epochs": 3, "batch_size": 1, "shuffle": False, "schedule": schedule}
+    nets = [fg.UnivariateRegression(dtype="float64", rng=0) for _ in range(2)]
+    nets[0].fit(X, 2 * X, sample_weight=weights, **{**options, "optimizer": fg.SGD(0.1)})
+    blocks = [(X[:, part], 2 * X[:, part], weights[part]) for part in (slice(10), slice(10, 12))]
+    nets[1].fit(blocks, **{**options, "optimizer": fg.SGD(0.1)})
+    np.testing.assert_array_equal(nets[1].parameters, nets[0].parameters)
+
+
 def test_a_resumed_fit_of_uncounted_blocks():
     X, y, _ = data(m=300)
     with pytest.raises(ValueError, match="initial_epoch: expected 0, or an optimizer of fusegrad, which counts"):

@@ -154,7 +154,8 @@ cdef inline vreal output_loss(const int kind, vreal parameter, vreal prediction,
     # BINARY_CROSS_ENTROPY, with e = exp(-|z|): sigmoid(z) = 1 / (1 + e), or e / (1 + e) if z is negative
     e = without_negligible(exp_negative(magnitude(prediction)))
     inverse = one / (one + e)
-    value[0] = unit * (at_least(zero, prediction) - y * prediction) + unit * logarithm(one + e, e)
+    # max(z, 0) - y z, without a difference of two large numbers
+    value[0] = choose_greater(prediction, zero, one - y, -y) * (unit * prediction) + unit * logarithm(one + e, e)
     return choose_greater(prediction, zero, (one - y) - e * inverse, e * inverse - y)
 
 

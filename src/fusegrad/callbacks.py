@@ -13,14 +13,33 @@ import numpy as np
 
 from fusegrad._engine.files import as_path
 from fusegrad._engine.validation import Array, as_count, as_flag, as_number
-from fusegrad.history import History
+from fusegrad.history import History, last_loss, last_measured
 from fusegrad.optimizers import BUILT_IN
 from fusegrad.training import FitContext
 
 
 def monitored(history: History) -> float:
     """The last validation loss, or without validation data the last loss."""
-    return history.validation_loss[-1] if history.validation_loss else history.loss[-1]
+    return last_measured(history).get("validation_loss", last_loss(history))
+
+
+class _OfOneFit:
+    """The base of a callback with a state, which belongs to the fit that has started last."""
+
+    def __init__(self) -> None:
+        self._fit: FitContext | None = None
+        self._history: History | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_fit": None, "_history": None}
+
+    def _begin(self, fit: FitContext) -> None:
+        self._fit, self._history = fit, fit.history
+
+    def _check(self, history: History) -> None:
+        """Raise if another fit has begun with this callback meanwhile."""
+        if self._history is not None and self._history is not history:
+            raise RuntimeError(f"callbacks: another fit uses this {type(self).__name__}, too: make one for each fit")
 
 
 class _Patience:
@@ -45,7 +64,7 @@ class _Patience:
         return False
 
 
-class EarlyStopping:
+class EarlyStopping(_OfOneFit):
     """Stops a fit whose validation loss no longer improves (without validation data: whose loss no longer does).
 
     Parameters
@@ -84,6 +103,7 @@ class EarlyStopping:
     """
 
     def __init__(self, patience: int, min_delta: float = 0.0, restore_best: bool = True) -> None:
+        super().__init__()
         self._patience = _Patience(patience, min_delta)
         self.restore_best = as_flag(restore_best, "restore_best")
         self._parameters: Array | None = None
@@ -91,6 +111,7 @@ class EarlyStopping:
 
     def on_start(self, fit: FitContext) -> None:
         """Start from 0, unless the fit is resumed."""
+        self._begin(fit)
         if fit.initial_epoch == 0:
             self._patience.restart()
             self._parameters = None
@@ -98,6 +119,7 @@ class EarlyStopping:
 
     def __call__(self, net: Any, history: History) -> bool:
         """Whether the patience is exhausted."""
+        self._check(history)
         improved = self._patience.improved(monitored(history))
         if improved and self.restore_best:
             self._parameters = net.parameters.copy() if self._before is None else self._before
@@ -107,12 +129,14 @@ class EarlyStopping:
 
     def on_end(self, fit: FitContext) -> None:
         """Restore the best parameters."""
+        self._check(fit.history)
+        self._fit = None
         self._before = None
         if self._parameters is not None:
             fit.restored.append(self._parameters)
 
 
-class ReduceOnPlateau:
+class ReduceOnPlateau(_OfOneFit):
     """Multiplies the optimizer's learning rate by a factor if the validation loss (or the loss) no longer improves.
 
     Parameters
@@ -142,13 +166,10 @@ class ReduceOnPlateau:
     """
 
     def __init__(self, factor: float = 0.1, patience: int = 10, min_delta: float = 0.0, least: float = 0.0) -> None:
+        super().__init__()
         self.factor = as_number(factor, "factor", above=0.0, below=1.0)
         self.least = as_number(least, "least", least=0.0)
         self._patience = _Patience(patience, min_delta)
-        self._optimizer: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_optimizer": None}
 
     def on_start(self, fit: FitContext) -> None:
         """Take the optimizer of the fit; start from 0, unless it is resumed."""
@@ -156,24 +177,27 @@ class ReduceOnPlateau:
             raise ValueError("schedule: expected None with ReduceOnPlateau, since it sets the learning rate")
         if not hasattr(fit.optimizer, "lr"):
             raise TypeError(f"optimizer: expected an lr for ReduceOnPlateau to set, got {fit.optimizer!r}")
-        self._optimizer = fit.optimizer
+        self._begin(fit)
         if fit.initial_epoch == 0:
             self._patience.restart()
 
     def __call__(self, net: Any, history: History) -> None:
         """Reduce the learning rate if the patience is exhausted."""
+        self._check(history)
         if self._patience.improved(monitored(history)) or self._patience.waited <= self._patience.patience:
             return
-        lr = self._optimizer.lr
-        self._optimizer.lr = min(lr, max(self.least, lr * self.factor))
+        assert self._fit is not None
+        lr = self._fit.optimizer.lr
+        self._fit.optimizer.lr = min(lr, max(self.least, lr * self.factor))
         self._patience.waited = 0
 
     def on_end(self, fit: FitContext) -> None:
-        """Forget the optimizer."""
-        self._optimizer = None
+        """Forget the fit."""
+        self._check(fit.history)
+        self._fit = None
 
 
-class Checkpoint:
+class Checkpoint(_OfOneFit):
     """Saves the network with its optimizer and generator, for `load_checkpoint`.
 
     Parameters
@@ -209,28 +233,28 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | PathLike[str], every: int = 1) -> None:
+        super().__init__()
         self.path = as_path(path)
-        unknown = re.search(r"{[a-z_]+(:[^}]*)?}", str(self.path).replace("{epoch}", ""))
+        unknown = re.search(r"{[^{}]*}", str(self.path).replace("{epoch}", ""))
         if unknown:
             raise ValueError(f"path: expected only {{epoch}} in braces, got {unknown.group()}")
         self.every = as_count(every, "every")
-        self._fit: FitContext | None = None
         self._saved = -1
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_fit": None}
 
     def on_start(self, fit: FitContext) -> None:
         """Take optimizer and generator of the fit."""
-        self._fit, self._saved = fit, -1
+        self._begin(fit)
+        self._saved = -1
 
     def __call__(self, net: Any, history: History) -> None:
         """Save, if so many epochs are finished."""
+        self._check(history)
         if history.epochs % self.every == 0:
             self._save()
 
     def on_end(self, fit: FitContext) -> None:
         """Save the last epoch."""
+        self._check(fit.history)
         if self._saved != fit.history.epochs:
             self._save()
         self._fit = None
@@ -247,7 +271,7 @@ class Checkpoint:
         self._saved = fit.history.epochs
 
 
-class LogCSV:
+class LogCSV(_OfOneFit):
     """Writes a line for each epoch: its number, loss, validation loss, metrics, and the learning rate of its last step.
 
     Parameters
@@ -279,31 +303,29 @@ class LogCSV:
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
+        super().__init__()
         self.path = as_path(path)
-        self._fit: FitContext | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_fit": None}
 
     def on_start(self, fit: FitContext) -> None:
         """Write the names of the columns, unless the fit is resumed."""
-        self._fit = fit
+        self._begin(fit)
         if fit.initial_epoch == 0 or not self.path.exists():
             names = ["epoch", "loss", *(["validation_loss"] if fit.has_validation else []), *fit.history.metrics]
             self._write("w", [*names, *(["lr"] if hasattr(fit.optimizer, "lr") else [])])
 
     def __call__(self, net: Any, history: History) -> None:
         """Append a line."""
+        self._check(history)
         fit = self._fit
         assert fit is not None
-        numbers = [history.loss[-1], *history.validation_loss[-1:]]
-        numbers += [values[-1] for values in history.metrics.values()]
+        numbers = [last_loss(history), *last_measured(history).values()]
         rate = fit.learning_rate()
         numbers += [] if rate is None else [rate]
         self._write("a", [fit.initial_epoch + history.epochs, *map(repr, map(float, numbers))])
 
     def on_end(self, fit: FitContext) -> None:
         """Forget the fit."""
+        self._check(fit.history)
         self._fit = None
 
     def _write(self, mode: str, values: list[Any]) -> None:
@@ -312,5 +334,9 @@ class LogCSV:
             return
         import csv
 
-        with open(self.path, mode, newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(values)
+        try:
+            with open(self.path, mode, newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow(values)
+        except OSError as error:
+            error.filename = error.filename or str(self.path)  # a full disk has none
+            raise

@@ -40,7 +40,9 @@ class History:
         # Losses not yet read are arrays: Python numbers take 7 % of the time of the epochs of the smallest network.
         self._losses: tuple[list[float], list[Array]] = [], []
         self._epochs = 0
-        self._last = nan  # independent of the list, which a callback may change
+        # Independent of the lists, which a callback may change.
+        self._last = nan
+        self._measured: dict[str, float] = {}
         self.validation_loss: list[float] = []
         self.metrics: dict[str, list[float]] = {}
         self.stopped = False
@@ -97,6 +99,19 @@ def record(history: History, losses: Array) -> None:
     elif n:
         history._last = losses.item(-1)
         history._losses[1].append(losses)
+
+
+def record_validation(history: History, measured: dict[str, float]) -> None:
+    """Add the validation loss of an epoch, under this name, and its metrics."""
+    history._measured = measured
+    for name, value in measured.items():
+        column = history.validation_loss if name == "validation_loss" else history.metrics.setdefault(name, [])
+        column.append(value)
+
+
+def last_measured(history: History) -> dict[str, float]:
+    """What `record_validation` added last."""
+    return history._measured
 
 
 def last_loss(history: History) -> float:

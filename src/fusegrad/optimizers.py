@@ -6,7 +6,9 @@ An optimizer does not depend on networks: it updates a flat buffer with a flat g
 
 import json
 import math
+import os
 import struct
+import threading
 from operator import setitem
 from typing import Any, ClassVar, Protocol, Self
 
@@ -416,6 +418,34 @@ def runs_compiled(optimizer: Any) -> bool:
     return not isinstance(optimizer, SGD) or getattr(optimizer.look_ahead, "__func__", None) is COMPILED_LOOK_AHEAD
 
 
+def _take(optimizer: Optimizer, parameters: Array, lock: Any, layout: str, places: dict[str, tuple[int, int]]) -> None:
+    """Make the network with this lock the owner of the optimizer."""
+    factors = optimizer._learning_rate_factors
+    resolved = None if factors is None else flat_factors(factors, parameters, places)
+    stateless = optimizer.state is None or not len(optimizer.state)
+    if optimizer._owner is not None and not (stateless and not optimizer._owner.is_held):
+        why = "which is in a step" if stateless else "and its averages are of that one"
+        raise ValueError(
+            f"optimizer: it is used by another network, {why}: use an optimizer for each network "
+            "(copy.copy(optimizer) copies the averages too)"
+        )
+    if not stateless and optimizer._layout not in (None, layout):
+        raise ValueError(f"optimizer: its state is of a network of layers {optimizer._layout}, got {layout}")
+    optimizer._owner, optimizer._layout, optimizer._places = lock, layout, places
+    optimizer._factors = resolved
+
+
+_binding = threading.RLock()  # two networks may be passed one new optimizer at the same time
+
+
+def _renew_binding() -> None:
+    global _binding
+    _binding = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_binding)
+
+
 def bind(
     optimizer: Optimizer,
     parameters: Array,
@@ -431,19 +461,8 @@ def bind(
     """
     optimizer.check(parameters)
     if optimizer._owner is not lock:
-        factors = optimizer._learning_rate_factors
-        resolved = None if factors is None else flat_factors(factors, parameters, places)
-        stateless = optimizer.state is None or not len(optimizer.state)
-        if optimizer._owner is not None and not (stateless and not optimizer._owner.is_held):
-            why = "which is in a step" if stateless else "and its averages are of that one"
-            raise ValueError(
-                f"optimizer: it is used by another network, {why}: use an optimizer for each network "
-                "(copy.copy(optimizer) copies the averages too)"
-            )
-        if not stateless and optimizer._layout not in (None, layout):
-            raise ValueError(f"optimizer: its state is of a network of layers {optimizer._layout}, got {layout}")
-        optimizer._owner, optimizer._layout, optimizer._places = lock, layout, places
-        optimizer._factors = resolved
+        with _binding:
+            _take(optimizer, parameters, lock, layout, places)
     optimizer._direct_for = lock if compiled else None
 
 

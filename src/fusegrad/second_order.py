@@ -74,8 +74,13 @@ def newton(net: Sequential, X: Any, y: Any, *, sample_weight: Any = None) -> flo
         w = np.ones(X.shape[1]) if batch.weights is None else batch.weights.astype("f8")
         # Of the bias, too, if there is one: its feature is 1. Then X is centred, and b becomes b + W mean.
         point = np.hstack([view.astype("f8") for view in named.values()])
-        mean = np.zeros(layer.n_in) if layer.bias is None else np.average(X, axis=1, weights=w)
-        mean[~np.isfinite(mean)] = 0.0  # overflow
+        mean = np.zeros(layer.n_in)
+        if layer.bias is not None:
+            mean = np.average(X, axis=1, weights=w)
+            mean[~np.isfinite(mean)] = 0.0  # overflow
+            counted = X[:, w > 0]
+            constant = (counted == counted[:, :1]).all(axis=1)
+            mean[constant] = counted[constant, 0]  # the mean may be rounded: what is left would look like a feature
         rows = X - mean[:, np.newaxis]
         if layer.bias is not None:
             rows = np.vstack([rows, np.ones(X.shape[1])])

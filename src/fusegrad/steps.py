@@ -104,7 +104,10 @@ def loss_of(trainee: Trainee, batch: Batch) -> float:
     if getattr(trainee.net.loss, "__func__", None) is trainee.compiled_loss:
         return engine.gradient_of(engine.compiled(batch.X.shape[1], folding=False), batch, engine.parameters, None)
     X, y, arguments = _as_passed(engine, batch)
-    return trainee.net.loss(X, y, **arguments)
+    loss = trainee.net.loss(X, y, **arguments)
+    if isinstance(loss, (bool, np.bool_)) or not isinstance(loss, (int, float, np.number)):
+        raise TypeError(f"loss: expected a number from the overridden method, got {loss!r}")
+    return float(loss)
 
 
 def _as_passed(engine: NetworkEngine, batch: Batch) -> tuple[Array, Array, dict[str, Array]]:

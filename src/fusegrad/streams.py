@@ -17,7 +17,7 @@ shuffling over several blocks (all of them would be in memory at once).
 import _thread
 import os
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -254,6 +254,8 @@ def as_blocks(X: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Any
             raise TypeError(
                 "sample_weight: expected None beside blocks, which have weights of their own: (X, y, sample_weight)"
             )
+        if isinstance(X, Mapping):
+            raise TypeError(f"X: expected an array, or blocks (X, y) with y=None, got {type(X).__name__}")
         is_blocks = hasattr(X, "__iter__") or hasattr(X, "__getitem__")
         if callable(X) and not is_blocks:
             raise TypeError(f"X: expected blocks, got {X!r}: call it, or pass an object whose __iter__ starts again")

@@ -40,7 +40,15 @@ from fusegrad._engine.plan import moments_pay, step_work
 from fusegrad._engine.shuffled import ExampleMajor
 from fusegrad._engine.validation import Array, all_finite, as_count, as_flag, as_generator, as_number
 from fusegrad.distributed import CHECKED, Group
-from fusegrad.history import ADVICE, DivergenceError, History, last_loss, record
+from fusegrad.history import (
+    ADVICE,
+    DivergenceError,
+    History,
+    last_loss,
+    last_measured,
+    record,
+    record_validation,
+)
 from fusegrad.metrics import metrics_of, named_metrics
 from fusegrad.optimizers import Optimizer, copy_into, runs_compiled
 from fusegrad.optimizers import Snapshot as OptimizerSnapshot
@@ -376,8 +384,8 @@ class _Run:
             first = self.optimizer.n_steps
             # A batch without weight made no step: the rates that are left are those of the next steps.
             left = np.empty(0) if self.rates is None else self.rates[first - self.first_rate :]
-            last = first + n_steps
             start = first + left.size
+            last = max(first + n_steps, start)
             if is_compiled(self.schedule):
                 found = self.schedule.rates(start, last - start)
                 finite = np.isfinite(found)
@@ -605,14 +613,13 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions, group: Group | No
                     if group is not None:
                         loss = group.mean(loss, validation)
                     measured["validation_loss"] = loss
-                    history.validation_loss.append(loss)
                     if options.keep_best and loss < best_loss:
                         best, best_loss = copy_into(best, engine.parameters), loss
                     for name, value in measure(trainee, validation, metrics):
                         if group is not None:
                             value = group.mean(value, validation)
                         measured[name] = value
-                        history.metrics[name].append(value)
+                    record_validation(history, measured)
                 for i, callback in enumerate(callbacks):
                     answer = callback(net, history)
                     if answer is not None and _wants_stop(i, answer):
@@ -688,7 +695,7 @@ def _start(trainee: Trainee, data: Batch | Stream, options: FitOptions, group: G
 
 def _meet(group: Group, run: _Run, history: History, stopped: bool) -> bool:
     """After some epochs of several processes: see `Group.meet`."""
-    numbers = run.learning_rate() or 0.0, (history.validation_loss or [0.0])[-1]
+    numbers = run.learning_rate() or 0.0, last_measured(history).get("validation_loss", 0.0)
     return group.meet(history.epochs, run.engine.parameters, numbers, stopped)
 
 

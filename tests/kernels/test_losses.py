@@ -206,6 +206,16 @@ def test_extreme_outputs(name, dtype):
             within(f"gradient of {name} at extreme outputs, ulp, {dtype}", error.max() / eps, 2)
 
 
+@pytest.mark.parametrize("z", [88.0, -88.0, 1000.0, 1e30])
+@pytest.mark.parametrize("y", [0.01, 0.99, 0.999, 0.9999999])
+def test_a_probability_near_the_prediction(y, z, dtype):
+    net = fg.Sequential(fg.Linear(1, 1), loss="binary_cross_entropy", dtype=dtype, rng=0)
+    net.parameters = [0.0, z]
+    target = np.longdouble(np.dtype(dtype).type(y))
+    exact = (1 - target) * net.parameters[1] if z > 0 else -target * net.parameters[1]
+    assert net.loss([0.0], [y]) == pytest.approx(float(exact), rel=2 * float(np.finfo(dtype).eps))
+
+
 def test_a_small_loss_keeps_its_digits(dtype):
     """log(1 + e) of a small e is e."""
     net = fg.Sequential(fg.Linear(1, 3), loss="softmax_cross_entropy", dtype=dtype, rng=0)

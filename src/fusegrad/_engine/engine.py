@@ -127,6 +127,9 @@ class NetworkEngine:
         self.loss_compiled = loss_compiled
         self.squared_error = loss_compiled and loss_function.kind == 0  # for which the moments of the data are enough
         self.plain_targets = loss_compiled and loss_function.targets == "numbers"  # of any value
+        limits, argument = np.finfo(dtype), loss_function.parameter if loss_compiled else 0.0
+        if argument and not float(limits.smallest_normal) <= argument <= float(limits.max):
+            raise ValueError(f"loss: expected an argument that {dtype} can hold, got {loss_function!r}")
         self.classes: Classes | None = None
         if loss_compiled and loss_function.targets in ("classes", "probabilities"):
             self.classes = Classes(layers[-1].n_out, loss_function.targets == "classes")

@@ -383,14 +383,21 @@ def as_sample_weight(value: Any, m: int, dtype: np.dtype[Any], *, part: bool = F
     largest = float(weights[weights.argmax()]) if m else 0.0
     exponent = frexp(largest)[1]
     if not part:  # only their ratios count: a power of two is divided out, so that their products do not overflow
-        return np.ldexp(weights, -exponent) if abs(exponent) > 20 else weights
+        return _without_negligible(np.ldexp(weights, -exponent) if abs(exponent) > 20 else weights)
     bound = 1e15 if dtype.itemsize == 4 else 1e150
     if largest and not 1 / bound <= largest <= bound:
         raise ValueError(
             f"sample_weight: expected a largest weight between {1 / bound:g} and {bound:g} ({dtype}), got {largest:g}; "
             "only the ratios of weights count: divide them by the largest one"
         )
-    return weights
+    return _without_negligible(weights)
+
+
+def _without_negligible(weights: Array) -> Array:
+    """Weights that are 0 where they are so small that the inverse of their sum in a batch would overflow."""
+    least = weights.dtype.type(2.0**-100 if weights.itemsize == 4 else 2.0**-900)
+    negligible = (weights < least) & (weights > 0)
+    return np.where(negligible, weights.dtype.type(0), weights) if np.count_nonzero(negligible) else weights
 
 
 def check_targets(kind: str, y: Array) -> None:
