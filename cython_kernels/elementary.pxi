@@ -69,11 +69,10 @@ cdef inline vreal exponential(vreal z) noexcept nogil:
     return root * root
 
 
-cdef inline vreal logarithm(vreal u, vreal x) noexcept nogil:
-    """log(u), u a positive normal number, x = u - 1 exactly if u is near 1: log(1 + x) has no rounding error of 1 + x. For an
-    x that is not finite it is NaN."""
-    cdef vreal n, m, s, w, q, half
-    m = fraction_minus_one(u, x, &n)
+cdef inline vreal log_parts(vreal u, vreal x, vreal* n) noexcept nogil:
+    """log(u) as n * LOG_TWO_HIGH, a product without rounding, and what is returned; see `logarithm`."""
+    cdef vreal m, s, w, q, half
+    m = fraction_minus_one(u, x, n)
     s = m / (splat(2) + m)
     w = s * s
     half = splat(0.5) * m * m
@@ -88,5 +87,11 @@ cdef inline vreal logarithm(vreal u, vreal x) noexcept nogil:
         q = multiply_add(q, w, splat(<real>0.33333333333333676))
     q = multiply_add(w + w, q, half)
     # log 2 in two parts, as in reduce_range
-    m = m - (half - multiply_add(s, q, multiply_add(x, splat(0), n * splat(LOG_TWO_LOW))))
-    return multiply_add(n, splat(LOG_TWO_HIGH), m)
+    return m - (half - multiply_add(s, q, multiply_add(x, splat(0), n[0] * splat(LOG_TWO_LOW))))
+
+
+cdef inline vreal logarithm(vreal u, vreal x) noexcept nogil:
+    """log(u), u a positive normal number, x = u - 1 exactly if u is near 1: log(1 + x) has no rounding error of 1 + x. For an
+    x that is not finite it is NaN."""
+    cdef vreal n, low = log_parts(u, x, &n)
+    return multiply_add(n, splat(LOG_TWO_HIGH), low)

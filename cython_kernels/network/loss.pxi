@@ -133,6 +133,18 @@ cdef inline vreal without_negligible(vreal v) noexcept nogil:
     return choose_greater(splat(NEGLIGIBLE), v, splat(0), v)
 
 
+cdef inline vreal half_deviance(vreal prediction, vreal y, vreal e) noexcept nogil:
+    """e - y z + y log y - y, e = exp(z), of a prediction z: near the optimum y (exp(d) - 1 - d), d = z - log y, since all
+    terms of the sum cancel."""
+    cdef vreal n, low = log_parts(y, y - splat(1), &n), d, below, near
+    d = multiply_add(n, splat(-LOG_TWO_HIGH), prediction) - low
+    below = exp_minus_one(magnitude(d))         # exp(-|d|) - 1; exp(d) - 1 = -below / (1 + below) if d > 0
+    near = choose_greater(d, splat(0), -below / (splat(1) + below), below)
+    return choose_greater(
+        splat(1), magnitude(d), y * (near - d),
+        (e - y * prediction) + y * (multiply_add(n, splat(LOG_TWO_HIGH), low) - splat(1)))   # also of a y of 0
+
+
 cdef inline vreal output_loss(const int kind, vreal parameter, vreal prediction, vreal y, vreal* value) noexcept nogil:
     """The gradient and the value, times LOSS_UNIT, of one vector of outputs. NaN where the prediction is."""
     cdef vreal unit = splat(LOSS_UNIT), zero = splat(0), one = splat(1)
@@ -147,9 +159,10 @@ cdef inline vreal output_loss(const int kind, vreal parameter, vreal prediction,
         return choose_greater(zero, difference, -parameter, e) + (scaled - scaled)
     if kind == POISSON:
         e = exponential(prediction)
-        value[0] = unit * (e - y * prediction)
-        # parameter is 0 or 1; the logarithm of a y of 0 is finite here.
-        value[0] = value[0] + parameter * unit * y * (logarithm(y, y - one) - one)
+        if first_lane(parameter) > 0:
+            value[0] = unit * half_deviance(prediction, y, e)
+        else:
+            value[0] = unit * (e - y * prediction)
         return e - y
     # BINARY_CROSS_ENTROPY, with e = exp(-|z|): sigmoid(z) = 1 / (1 + e), or e / (1 + e) if z is negative
     e = without_negligible(exp_negative(magnitude(prediction)))

@@ -197,7 +197,8 @@ class Sequential(Module):
         y : array (n_outputs, m); for one example (n_outputs,), or a number if there is one output
             With a loss for classes also class numbers (m,), of any integer dtype.
         sample_weight : array (m,), optional
-            w, at least 0 and not all 0; 1 by default. A weight of 2 is the example twice.
+            w, at least 0 and not all 0; 1 by default. A weight of 2 is the example twice. One of less than about 1e-30
+            (1e-270 in float64) of the largest counts as 0.
 
         Returns
         -------

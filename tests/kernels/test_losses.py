@@ -216,6 +216,25 @@ def test_a_probability_near_the_prediction(y, z, dtype):
     assert net.loss([0.0], [y]) == pytest.approx(float(exact), rel=2 * float(np.finfo(dtype).eps))
 
 
+@pytest.mark.parametrize("y", [1.0, 3.0, 1e4, 1e6, 1e8])
+@pytest.mark.parametrize("away", [-2.0, -0.3, -1e-3, 1e-3, 0.3, 0.99, 1.01, 3.0])
+def test_half_of_the_deviance_near_the_optimum(y, away, dtype):
+    """It is y (exp(d) - 1 - d), d = z - log y: not the difference of terms of size y log y."""
+    net = fg.Sequential(fg.Linear(1, 1), loss=fg.losses.Poisson(full=True), dtype=dtype, rng=0)
+    net.parameters = [0.0, np.log(y) + away]
+    d = net.parameters[1].astype(np.longdouble) - np.log(np.longdouble(y))
+    term = abs(np.expm1(d)) if abs(d) < 1 else np.exp(d) + np.log(y) + 4
+    error = abs(net.loss([0.0], [y]) - y * (np.expm1(d) - d))
+    within(f"half of the deviance, eps of its terms, {dtype}", float(error / (y * term)) / np.finfo(dtype).eps, 4)
+
+
+@pytest.mark.parametrize("z", [-200.0, -87.0, 0.0, 3.0, 80.0])
+def test_half_of_the_deviance_of_no_events(z, dtype):
+    net = fg.Sequential(fg.Linear(1, 1), loss=fg.losses.Poisson(full=True), dtype=dtype, rng=0)
+    net.parameters = [0.0, z]
+    assert net.loss([0.0], [0.0]) == pytest.approx(np.exp(z), rel=1e-6, abs=1e-37)
+
+
 def test_a_small_loss_keeps_its_digits(dtype):
     """log(1 + e) of a small e is e."""
     net = fg.Sequential(fg.Linear(1, 3), loss="softmax_cross_entropy", dtype=dtype, rng=0)
