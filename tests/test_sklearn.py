@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, make_classification
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import PoissonRegressor, QuantileRegressor
-from sklearn.model_selection import GridSearchCV, check_cv, cross_val_score, cross_validate
+from sklearn.model_selection import GridSearchCV, check_cv, cross_val_score, cross_validate, train_test_split
 from sklearn.neural_network import MLPClassifier as TheirClassifier
 from sklearn.neural_network import MLPRegressor as TheirRegressor
 from sklearn.pipeline import make_pipeline
@@ -847,6 +848,72 @@ def test_categories_are_compared_as_texts():
         )
 
 
+@pytest.mark.parametrize(
+    "values", [[None], [1.0, np.nan], [np.nan, "1"], ["A", None, 1]], ids=["none", "numbers", "text", "mixed"]
+)
+def test_missing_values_among_categories(values):
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    encoder = TableEncoder()
+    encoder.fit_transform(pandas.DataFrame({"s": ["1", "2", "A"]}))
+    codes = {"1": [1, 0, 0], "A": [0, 0, 1]}
+    wanted = [[0, 0, 0] if v is None or v != v else codes[str(v).removesuffix(".0")] for v in values]
+    tables = [pandas.DataFrame({"s": values}), pandas.DataFrame({"s": pandas.Categorical(values)})]
+    if "1" not in values and "A" not in values:
+        tables.append(polars.DataFrame({"s": [None if v != v else v for v in values]}))
+        tables.append(pandas.DataFrame({"s": pandas.array(values, dtype="Int64")}))
+    for table in tables:
+        assert encoder.transform(table).tolist() == wanted
+
+
+def test_true_beside_one_in_any_order():
+    column = np.array([True, 1, "a", np.True_, "1", 1.0], dtype=object)[:, np.newaxis]
+    for order in (np.arange(6), np.arange(6)[::-1]):
+        encoder = TableEncoder()
+        found = encoder.fit_transform(column[order])[np.argsort(order)]
+        assert [list(row).index(1) for row in found] == [2, 0, 1, 2, 0, 0]
+        assert (encoder.transform(column[order]) == found[order]).all()
+
+
+def test_integers_of_any_size_as_categories():
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    texts = [str(2**60 + i) for i in range(3)]
+    numbers = [int(text) for text in texts]
+    encoder = TableEncoder()
+    wanted = encoder.fit_transform(pandas.DataFrame({"s": [*texts, "x"]}))[:3]
+    for column in (numbers, np.array(numbers, "u8"), pandas.array([*numbers, None], "Int64"), [*numbers, "x"]):
+        assert (encoder.transform(pandas.DataFrame({"s": column}))[:3] == wanted).all()
+    for dtype in (polars.Int64, polars.Int128):
+        column = polars.Series([*numbers, None], dtype=dtype)
+        assert (encoder.transform(polars.DataFrame({"s": column}))[:3] == wanted).all()
+        assert np.isnan(TableEncoder().fit_transform(polars.DataFrame({"s": column}))[3, 0])
+    assert (encoder.transform(np.array(numbers)[:, np.newaxis]) == wanted).all()
+    model = MLPRegressor(preset="tabular", width=4, epochs=2)
+    model.fit(np.array([[text, 1.5] for text in [*texts, "x"] * 3], dtype=object), np.arange(12.0))
+    rows = model._table([[number, 1.5] for number in numbers])  # a list that NumPy converts to float64
+    assert (model._encoder.transform(rows)[:, :3] == wanted[:, :3]).all()
+
+
+def test_numbers_as_categories_of_pandas():
+    """Where the fit had numbers."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": np.arange(60.0)})
+    model = MLPRegressor(preset="tabular", width=8, epochs=3, random_state=0).fit(frame, frame.a)
+    assert (model.predict(frame.astype({"a": "category"})) == model.predict(frame)).all()
+    assert np.isfinite(model.predict(pandas.DataFrame({"a": pandas.Categorical([None])}))).all()
+
+
+@pytest.mark.parametrize("beside", [1.0, "a"])
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**5000), Decimal("sNaN"), Decimal("1e400"), Decimal("-1e99999")],
+    ids=["1e400", "-1e5000", "NaN", "decimal", "large decimal"],
+)
+def test_numbers_that_float64_cannot_hold_are_named(value, beside):
+    X = np.array([["b", beside], ["b", value]] * 5, dtype=object)
+    with pytest.raises(ValueError, match=r"^X: expected numbers that float64 can hold in column 1, got .*(1.*\d|sNaN)"):
+        MLPRegressor(preset="tabular").fit(X, np.arange(10.0))
+
+
 FAILING = {
     "weights": {"sample_weight": np.ones(3)},
     "negative weights": {"sample_weight": -np.ones(150)},
@@ -877,6 +944,93 @@ def test_a_fit_that_fails_changes_nothing(estimator, preset, way):
     assert model.n_iter_ == 3
 
 
+def test_a_first_partial_fit_that_fails_changes_nothing():
+    X, y = iris()
+    model = MLPClassifier(random_state=0)
+    with pytest.raises(ValueError, match="NaN"):
+        model.partial_fit(X * np.nan, y, classes=[0, 1, 2])
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+    assert model.partial_fit(X, y + 1, classes=[0, 1, 2, 3]).classes_.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "lbfgs"}, {"early_stopping": True}])
+def test_penalty_and_generator_after_a_fit_that_fails(options):
+    X, y = regression()
+    state = np.random.RandomState(0)
+    factor = 1e300 if "solver" in options else 10.0  # lbfgs calls no callbacks: it diverges
+    options = {"max_iter": 3, "random_state": state, "alpha": 0.1, **options}
+    model = MLPRegressor(warm_start=True, **options).fit(X, y)
+    loss, draws = model.network_.loss(X.T, y), pickle.dumps(state)
+    for estimator in (model, MLPRegressor(**options), MLPRegressor(preset="tabular", random_state=state)):
+        with pytest.raises((ZeroDivisionError, ValueError)):
+            estimator.fit(factor * X[:40], factor * y[:40], callbacks=[lambda net, history: 1 / 0])
+    assert model.network_.loss(X.T, y) == loss
+    assert pickle.dumps(state) == draws
+
+
+@BOTH
+@pytest.mark.parametrize("preset", [{}, {"preset": "tabular"}, {"solver": "lbfgs"}])
+def test_wrong_callbacks_are_named(estimator, preset):
+    for wrong, named in (
+        (None, "callbacks"),
+        (3, "callbacks"),
+        ([print, 3], r"callbacks\[1\]"),
+        ([dict], r"callbacks\[0\]"),
+    ):
+        with pytest.raises(TypeError, match=f"^{named}: expected"):
+            estimator(**preset).fit(*iris(), callbacks=wrong)
+
+
+@pytest.mark.parametrize("preset", [None, "tabular"])
+def test_what_a_signal_handler_raises(preset):
+    """While a parameter is compared."""
+
+    class Slow:
+        def __eq__(self, other):
+            raise TimeoutError
+
+        def __array__(self, *args, **kwargs):
+            raise TimeoutError
+
+        __hash__ = None
+
+    with pytest.raises(TimeoutError):
+        MLPRegressor(preset=preset, **{"max_fun" if preset else "width": Slow()}).fit(*iris())
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_early_stopping_without_weights(held_out):
+    X, y = regression()
+    model = MLPRegressor(early_stopping=True, max_iter=2, random_state=0)
+    _, held = train_test_split(np.arange(120), test_size=0.1, random_state=_seed_of_the_split(model, X, y))
+    weights = np.ones(120)
+    weights[held] = 0.0
+    weights = weights if held_out else 1 - weights
+    part = "held-out" if held_out else "other"
+    with pytest.raises(ValueError, match=f"^sample_weight: expected a weight of more than 0 in the {part} part"):
+        model.fit(X, y, weights)
+
+
+def _seed_of_the_split(model, X, y):
+    """As of the next fit."""
+    model._check()
+    other = clone(model)
+    other._start(X, y[:, np.newaxis])
+    return other._rng.integers(2**31 - 1)
+
+
+@pytest.mark.parametrize("preset", [None, "tabular"])
+@pytest.mark.parametrize(
+    "weights",
+    [{0: -1.0}, {0: np.nan}, {0: np.inf, 1: 1.0}, {0: "a"}, {0: 0.0, 1: 0, 2: 0}, "bal", 3, [3], {5: 1.0}, {0: 1e308}],
+    ids=str,
+)
+def test_wrong_class_weights_are_named(weights, preset):
+    with pytest.raises((TypeError, ValueError), match=r"^class_weight: "):
+        MLPClassifier(class_weight=weights, preset=preset).fit(*iris())
+
+
 def test_rows_without_weight_decide_nothing():
     X, y = regression()
     w = np.ones(120)
@@ -897,6 +1051,11 @@ def test_targets_of_any_size():
         model = MLPRegressor(**options).fit(X, scale * y + shift)
         found = (model.predict(X) - shift) / scale
         assert np.corrcoef(found, y)[0, 1] > 0.7
+        ensemble = MLPRegressor(n_ensembles=3, **options).fit(X, scale * y + shift)
+        mean, spread = ensemble.predict(X, return_std=True)
+        members = [(ensemble._predicted(net, ensemble._columns_of(X)) - shift) / scale for net in ensemble.networks_]
+        np.testing.assert_allclose(spread / scale, np.std(members, axis=0), rtol=1e-6)
+        np.testing.assert_allclose((mean - shift) / scale, np.mean(members, axis=0), atol=1e-6)
     for wrong in (np.where(y > 1, np.inf, y), y.astype(str), np.full(120, "2024-01-01", "M8[D]")):
         with pytest.raises(ValueError, match=r"^y: expected numbers|Input y contains"):
             MLPRegressor(**options).fit(X, wrong)
@@ -974,6 +1133,43 @@ def test_a_loaded_model_has_its_parameters_and_can_be_fitted(tmp_path):
 
     Mine(max_iter=2).fit(X, y).save(tmp_path / "model.safetensors")
     assert type(load(tmp_path / "model.safetensors")) is MLPRegressor
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "poisson", fg.losses.Huber(2.5)])
+def test_a_loaded_model_goes_on_with_its_loss(loss, tmp_path):
+    X, y = iris()
+    model = MLPRegressor(loss, max_iter=2, warm_start=True, dtype=np.float32, hidden_layer_sizes=range(3, 5)).fit(X, y)
+    model.save(tmp_path / "model.safetensors")
+    other = load(tmp_path / "model.safetensors")
+    assert (other.dtype, other.hidden_layer_sizes) == ("float32", [3, 4])
+    assert other.fit(X, y).network_.dtype == np.float32
+    with pytest.raises(ValueError, match=r"^loss: expected .* as when the network was made"):
+        other.set_params(loss="huber").fit(X, y)
+
+
+def test_files_without_the_loss_of_the_network(tmp_path):
+    """Of versions before."""
+    X, y = iris()
+    path = tmp_path / "model.safetensors"
+    MLPRegressor("poisson", max_iter=2, warm_start=True).fit(X, y).save(path)
+    net, description = fg.load(path), json.loads(fg.load_metadata(path)["estimator"])
+    del description["made_with"]["loss"]
+    net.save(path, metadata={"estimator": json.dumps(description)})
+    with pytest.raises(ValueError, match=r"^loss: expected 'poisson', as when the network was made"):
+        load(path).fit(X, y).set_params(loss="huber").fit(X, y)
+
+
+def test_a_loss_of_the_users_own_is_not_saved(tmp_path):
+    model = MLPRegressor(loss=Interrupted(), max_iter=2).fit(*iris())
+    with pytest.raises(TypeError, match="loss: expected one of"):
+        model.save(tmp_path / "model.safetensors")
+
+
+def test_class_weights_of_several_labels_are_saved(tmp_path):
+    X, y = iris()
+    weights = [{0: 1.0, 1: 2.0}, "balanced", {0: 3, 1: 1}]
+    MLPClassifier(class_weight=weights, max_iter=2).fit(X, np.eye(3, dtype=int)[y]).save(tmp_path / "model.safetensors")
+    assert load(tmp_path / "model.safetensors").class_weight == weights
 
 
 def test_descriptions_that_lie(tmp_path):

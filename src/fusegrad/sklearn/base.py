@@ -139,6 +139,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         -------
         self
         """
+        callbacks = _as_callbacks(callbacks)
         if self.preset is not None:
             with self._restored_on_error():
                 return self._fit_tabular(X, y, sample_weight, callbacks)
@@ -149,7 +150,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """A fit that fails leaves the estimator, and its model if it has one, as they were."""
         # Of lists their values: a fit that goes on appends to its curves.
         before = {name: list(value) if type(value) is list else value for name, value in self.__dict__.items()}
-        networks = [(net, net.parameters.copy()) for net in before.get("networks_", ())]
+        networks = [(net, net.parameters.copy(), net.l2) for net in before.get("networks_", ())]
         optimizer: Any = before.get("_optimizer")
         rng: Any = before.get("_rng")
         steps = OptimizerSnapshot()
@@ -157,18 +158,22 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if optimizer is not None:
             steps.take(optimizer)
         draws = None if rng is None else rng.bit_generator.state
+        given = self.random_state if isinstance(self.random_state, np.random.RandomState) else None
+        seeds: Any = None if given is None else given.get_state()
         try:
             yield
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
-            for net, parameters in networks:
-                net.parameters = parameters
+            for net, parameters, l2 in networks:
+                net.parameters, net.l2 = parameters, l2
             if optimizer is not None:
                 steps.restore(optimizer)
                 optimizer.lr = lr
             if rng is not None:
                 rng.bit_generator.state = draws
+            if given is not None:
+                given.set_state(seeds)
             raise
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, callbacks: Iterable[Any], incremental: bool) -> Any:
@@ -194,7 +199,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Raise if the network that goes on is not one of these parameters."""
         for name, before in self._made_with.items():
             now = X.dtype.name if name == "dtype" else getattr(self, name)
-            if not np.array_equal(now, before):
+            if not _equal(now, before):
                 raise ValueError(
                     f"{name}: expected {before!r}, as when the network was made, got {now!r}: warm_start and"
                     " partial_fit go on with that network"
@@ -213,15 +218,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _weights(self, y: Array, sample_weight: Any) -> Array | None:
         """Weights of the examples, at least 0 and not all 0."""
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, y)
-        weights = self._with_class_weights(y, weights)
         if weights is not None:
             if (weights < 0).any():
                 raise ValueError(f"sample_weight: expected weights of at least 0, got {weights.min()}")
-            with np.errstate(over="ignore"):
-                total = weights.sum()
-            if not 0 < total < np.inf:
-                raise ValueError(f"sample_weight: expected a finite sum above 0, got {total}")
-        return weights
+            check_sum(weights, "sample_weight: expected")
+        return self._with_class_weights(y, weights)
 
     def _with_class_weights(self, y: Array, weights: Array | None) -> Array | None:
         return weights
@@ -322,6 +323,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 f"The validation set is too small: {len(held[0])} of {len(X)} examples. Increase validation_fraction, "
                 "or the number of examples."
             )
+        for part, what in ((train, "other"), (held, "held-out")) if weights is not None else ():
+            if not (part[2].astype(X.dtype) > 0).any():
+                raise ValueError(
+                    f"sample_weight: expected a weight of more than 0 in the {what} part (early_stopping, "
+                    f"validation_fraction={self.validation_fraction}), got zeros"
+                )
         held_weights = () if weights is None else (held[2],)
         return train[0], train[1], None if weights is None else train[2], (held[0].T, _columns(held[1]), *held_weights)
 
@@ -436,12 +443,15 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return _defaults(next(kind for kind in cls.__mro__ if kind.__module__.startswith("fusegrad.sklearn")))
 
     def _is_default(self, name: str) -> bool:
-        return bool(np.array_equal(getattr(self, name), self.own_parameters()[name]))
+        return _equal(getattr(self, name), self.own_parameters()[name])
 
     def _table(self, X: Any, *y: Any) -> Any:
         """A data frame as it is, anything else as a matrix of any dtype; with y it is that of a fit."""
-        if isinstance(X, (list, tuple)) and np.asarray(X).dtype.kind in "US":
-            X = np.array(X, dtype=object)  # numbers beside texts stay numbers
+        if isinstance(X, (list, tuple)):
+            array = np.asarray(X)
+            # Numbers beside texts stay numbers, and large integers beside floats integers.
+            if array.dtype.kind in "US" or (array.dtype.kind == "f" and (abs(array) >= 2**53).any()):
+                X = np.array(X, dtype=object)
         if hasattr(X, "columns"):
             return validate_data(self, X, *y, reset=bool(y), skip_check_array=True)
         options: dict[str, Any] = {"multi_output": True, "ensure_min_samples": 2, **self._target_kind} if y else {}
@@ -488,8 +498,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
         Raises
         ------
+        TypeError
+            If the network has a loss of the user's own.
         ValueError
-            If there are several networks, or a category is bytes.
+            If there are several networks, or a class is neither text nor a number.
         OSError
             If the file cannot be written.
         """
@@ -579,6 +591,34 @@ class _Monitor:
 
 def _print_epoch(net: Sequential, history: History) -> None:
     print(f"Iteration {history.epochs}, loss = {history.loss[-1]:.8f}")
+
+
+def _as_callbacks(callbacks: Any) -> tuple[Any, ...]:
+    """The callbacks of a fit, with the errors of `Sequential.fit`, which is given others beside them."""
+    try:
+        found = tuple(callbacks)
+    except TypeError:
+        raise TypeError(f"callbacks: expected callables in a list or tuple, got {callbacks!r}") from None
+    for i, callback in enumerate(found):
+        if not callable(callback) or isinstance(callback, type):
+            raise TypeError(f"callbacks[{i}]: expected a callable, got {callback!r}")
+    return found
+
+
+def check_sum(weights: Array, expected: str) -> None:
+    """Raise if the sum of weights is 0 or not finite."""
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not 0 < total < np.inf:
+        raise ValueError(f"{expected} a finite sum above 0, got {total}")
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two parameters are equal; a list, a tuple and an array of the same numbers are. Swallows no exception."""
+    a, b = (list(one) if np.iterable(one) and not isinstance(one, (str, bytes, dict)) else one for one in (a, b))
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return bool(a == b)
 
 
 def set_parameters(estimator: Any, given: dict[str, Any]) -> None:

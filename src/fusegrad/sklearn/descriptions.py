@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import is_classifier
 from sklearn.utils import check_random_state
 
-from fusegrad._engine.validation import Array, as_count
+from fusegrad._engine.validation import Array, as_count, as_dtype
 from fusegrad.losses import build_loss, describe_loss, is_compiled
 from fusegrad.networks import Sequential
 from fusegrad.sklearn.tabular import RobustSmoothScaler, TableEncoder
@@ -75,7 +75,10 @@ def restore(model: Any, network: Sequential, description: dict[str, Any]) -> Non
             for name in ("mean", "spread"):
                 setattr(model, f"_target_{name}", _finite(description[name], name, (network.n_outputs, 1)))
     else:
-        model._made_with = dict(description["made_with"])
+        made_with = {name: rebuilt(name, value) for name, value in description["made_with"].items()}
+        if hasattr(model, "loss"):
+            made_with.setdefault("loss", model.loss)  # files of versions before did not have it
+        model._made_with = made_with
     if network.n_features != expected:
         raise ValueError(f"expected a network of {expected} features, got {network.n_features}")
     # For a fit that goes on: the generator and the averages of the optimizer are new.
@@ -100,8 +103,12 @@ def described(name: str, value: Any) -> Any:
         return {"class_weight": [[_plain([key])[0], float(weight)] for key, weight in value.items()]}
     if name == "random_state" and value is not None and not isinstance(value, (int, np.integer)):
         return None
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return _plain(np.asarray(value)) if len(value) else []
+    if name == "class_weight" and isinstance(value, (list, tuple)):
+        return [described(name, part) for part in value]
+    if name == "dtype" and value is not None:
+        return as_dtype(value).name
+    if np.iterable(value) and not isinstance(value, (str, bytes)):
+        return _plain(np.asarray(list(value)))
     if name == "n_iter_no_change" and value == np.inf:
         return "inf"
     if isinstance(value, np.generic):
@@ -110,13 +117,15 @@ def described(name: str, value: Any) -> Any:
 
 
 def _plain_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-    return {name: described(name, value) for name, value in parameters.items() if name != "loss"}
+    return {name: described(name, value) for name, value in parameters.items()}
 
 
 def rebuilt(name: str, value: Any) -> Any:
     """What `described` described."""
     if name == "loss" and isinstance(value, dict):
         return build_loss(value["loss"])
+    if name == "class_weight" and isinstance(value, list):
+        return [rebuilt(name, part) for part in value]
     if name == "class_weight" and isinstance(value, dict):
         return {key: weight for key, weight in value["class_weight"]}
     return np.inf if name == "n_iter_no_change" and value == "inf" else value

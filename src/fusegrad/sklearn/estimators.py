@@ -12,11 +12,11 @@ from sklearn.utils.validation import column_or_1d
 
 from fusegrad import losses
 from fusegrad._engine.files import parse_json
-from fusegrad._engine.validation import Array
+from fusegrad._engine.validation import Array, as_number
 from fusegrad.checkpoints import load_with_metadata
 from fusegrad.losses import as_loss, is_compiled
 from fusegrad.networks import Sequential
-from fusegrad.sklearn.base import BaseMLP, Objective, dense, set_parameters
+from fusegrad.sklearn.base import BaseMLP, Objective, check_sum, dense, set_parameters
 from fusegrad.sklearn.descriptions import rebuilt, restore
 
 
@@ -172,8 +172,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
             raise ValueError(f"y: expected numbers, got {y.dtype} such as {y.flat[0]!r}")
         try:
             y = y.astype("f8")
-        except (TypeError, ValueError):
-            raise ValueError("y: expected numbers, got objects that are none") from None
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError("y: expected numbers within float64, got objects that are none") from None
         y = y[np.newaxis] if y.ndim == 1 else y.T
         largest = float(np.abs(y).max()) or 1.0  # by which the squares of the deviations stay finite
         scaled = y / largest
@@ -219,9 +219,12 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
             if return_std:
                 raise ValueError("return_std: expected False for one network: n_ensembles=5, say, has a spread")
             return self._predicted(self.network_, columns)
-        members = [self._predicted(net, columns) for net in self.networks_]
-        mean = np.mean(members, axis=0)
-        return (mean, np.std(members, axis=0)) if return_std else mean
+        members = np.array([self._predicted(net, columns) for net in self.networks_])
+        # A power of two is divided out, exactly: sums and squares of numbers of any size neither over- nor underflow.
+        exponent = np.frexp(np.abs(members).max(axis=0))[1]
+        members = np.ldexp(members, -exponent)
+        mean = np.ldexp(members.mean(axis=0), exponent)
+        return (mean, np.ldexp(members.std(axis=0), exponent)) if return_std else mean
 
     # The decorator has no types: scikit-learn has none.
     @available_if(lambda self: self.solver != "lbfgs" and self.preset is None)  # type: ignore[untyped-decorator]
@@ -329,8 +332,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     def _with_class_weights(self, y: Array, weights: Array | None) -> Array | None:
         if self.class_weight is None:
             return weights
-        of_classes = compute_sample_weight(self.class_weight, y)
-        return of_classes if weights is None else weights * of_classes
+        _check_labels(y)
+        _check_class_weight(self.class_weight)
+        try:
+            of_classes = compute_sample_weight(self.class_weight, y)
+        except ValueError as error:
+            raise ValueError(f"class_weight: {error}") from None
+        with np.errstate(over="ignore"):
+            weights = of_classes if weights is None else weights * of_classes
+        check_sum(weights, "class_weight: expected weights of the examples with")
+        return weights
 
     def _targets(self, y: Array) -> Array:
         """Class numbers (n_samples,) for softmax; columns of 0 and 1 otherwise."""
@@ -442,9 +453,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         if not hasattr(self, "classes_"):
             if classes is None:
                 raise ValueError("classes must be passed on the first call to partial_fit.")
-            self._multilabel = type_of_target(y).startswith("multilabel")
-            self.classes_ = np.unique(classes)
-        elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
+            with self._restored_on_error():
+                self._multilabel = type_of_target(y).startswith("multilabel")
+                self.classes_ = np.unique(classes)
+                return self._fit(X, y, sample_weight, (), incremental=True)
+        if classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
             raise ValueError(
                 f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {self.classes_!r}"
             )
@@ -465,10 +478,21 @@ def _check_labels(y: Any) -> None:
     check_classification_targets(y)
 
 
+def _check_class_weight(class_weight: Any) -> None:
+    """Raise if it is not "balanced", a dict of weights, or a list of these, one for each label."""
+    for part in class_weight if isinstance(class_weight, list) else [class_weight]:
+        if not isinstance(part, dict) and not (isinstance(part, str) and part == "balanced"):
+            kind = ValueError if isinstance(part, str) else TypeError
+            raise kind(f"class_weight: expected None, 'balanced' or a dict of weights, got {class_weight!r}")
+        for weight in part.values() if isinstance(part, dict) else ():
+            as_number(weight, "class_weight", least=0.0)
+
+
 def load(path: Any) -> MLPRegressor | MLPClassifier:
     """Read an estimator that its `save` wrote, with its parameters. Curves of the training are not in the file.
 
-    A loss of the user's own, and a `random_state` that is a generator, are replaced by their defaults.
+    A `random_state` that is a generator is replaced by its default, as is a loss of the user's own that was set after
+    the fit; `save` refuses a network with one.
 
     Parameters
     ----------

@@ -18,6 +18,7 @@ trees on tabular data. NeurIPS. arXiv 2407.04491, table A.1 and appendix A.
 import itertools
 from collections.abc import Iterable
 from decimal import Decimal
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,8 +140,8 @@ class TableEncoder:
         """Find the categories of each column, and encode it."""
         columns = columns_of(X)
         self.categories = [
-            None if column.dtype.kind == "f" else {text: i for i, text in enumerate(_distinct(column))}
-            for _, column in columns
+            None if column.numbers else {text: i for i, text in enumerate(_distinct(column.values))}
+            for column in columns
         ]
         return self._encode(columns)
 
@@ -148,32 +149,53 @@ class TableEncoder:
         """Encode a table with the same columns."""
         return self._encode(columns_of(X))
 
-    def _encode(self, columns: list[tuple[str, Array]]) -> Array:
+    def _encode(self, columns: list["Column"]) -> Array:
         parts = []
-        for (name, column), categories in zip(columns, self.categories, strict=True):
+        for column, categories in zip(columns, self.categories, strict=True):
             if categories is None:
-                parts.append(_as_numbers(name, column)[:, np.newaxis])
+                parts.append(_as_numbers(column)[:, np.newaxis])
                 continue
-            known: dict[Any, int] = {}
-            for value in column:
-                if value not in known:
-                    known[value] = -1 if _is_missing(value) else categories.get(_as_text(value, categories), -1)
-            codes = np.fromiter((known[value] for value in column), np.int64, len(column))[:, np.newaxis]
+            codes = _codes(column.values, categories)[:, np.newaxis]
             if len(categories) == 2:
                 parts.append(np.select([codes == 0, codes == 1], [-1.0, 1.0]))
             else:
                 parts.append((codes == np.arange(len(categories))).astype("f8"))
-        return np.hstack(parts) if parts else np.empty((len(columns[0][1]) if columns else 0, 0))
+        return np.hstack(parts) if parts else np.empty((len(columns[0].values) if columns else 0, 0))
 
 
-def _as_numbers(name: str, column: Array) -> Array:
-    """A column that was one of numbers in the fit."""
-    if column.dtype.kind == "f":
-        return column
-    texts = [(i, value) for i, value in enumerate(column) if not _is_missing(value) and not _is_number(value)]
-    # In a column of texts most of them may be numbers: the first one that is not is at fault, if there is one.
-    row, text = next(((i, value) for i, value in texts if not _is_numeric(str(value))), texts[0])
-    raise TypeError(f"X: expected numbers in {name}, as in the data of the fit, got {text!r} in row {row}")
+class Column(NamedTuple):
+    """A column of a table."""
+
+    name: str
+    values: Array  # numbers of any dtype: float64 has not all integers; or objects
+    numbers: bool  # and not categories, to a fit
+
+
+def _codes(values: Array, categories: dict[str, int]) -> Array:
+    """The number of each value's category; -1 if it is missing or unknown."""
+    codes = np.full(len(values), -1)
+    known: dict[tuple[type, Any], int] = {}  # with types: True == 1
+    for i, value in enumerate(values):
+        key = type(value), value
+        code = known.get(key)
+        if code is None and not _is_missing(value):
+            known[key] = code = categories.get(_as_text(value, categories), -1)
+        codes[i] = -1 if code is None else code
+    return codes
+
+
+def _as_numbers(column: Column) -> Array:
+    """A column that was one of numbers in the fit, as float64."""
+    name, values, numbers = column
+    if values.dtype.kind in "iuf":
+        return values.astype("f8", copy=False)
+    if not numbers:
+        texts = [(i, value) for i, value in enumerate(values) if not _is_missing(value) and not _is_number(value)]
+        if texts:
+            # In a column of texts most may be numbers: the first one that is not is at fault, if there is one.
+            row, text = next((found for found in texts if not _is_numeric(str(found[1]))), texts[0])
+            raise TypeError(f"X: expected numbers in {name}, as in the data of the fit, got {text!r} in row {row}")
+    return np.array([np.nan if _is_missing(value) else float(value) for value in values], "f8")
 
 
 BOOLEANS = {"false", "true"}
@@ -183,52 +205,71 @@ def _as_text(value: Any, categories: Any = ()) -> str:
     """A category as text; 0 and 1 are false and true where these are the categories."""
     if isinstance(value, (bool, np.bool_)):
         return str(value).lower()
-    if isinstance(value, (int, float, np.number)):
-        text = str(int(value)) if float(value).is_integer() else repr(float(value))
+    if _is_number(value):
+        whole = isinstance(value, (int, np.integer)) or float(value).is_integer()
+        text = str(int(value)) if whole else repr(float(value))
         return {"0": "false", "1": "true"}.get(text, text) if set(categories) == BOOLEANS else text
     text = str(value)
     return text.lower() if text.lower() in BOOLEANS else text
 
 
-def columns_of(X: Any) -> list[tuple[str, Array]]:
-    """Name and values of each column of a data frame or a matrix: float64 for numbers, else objects."""
+def columns_of(X: Any) -> list[Column]:
+    """The columns of a data frame or a matrix."""
     if hasattr(X, "columns"):
-        return [(f"column {name!r}", _column(f"column {name!r}", X[name])) for name in X.columns]
+        return [_column(f"column {name!r}", X[name]) for name in X.columns]
     X = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
     if X.ndim != 2:
         raise ValueError(f"X: expected a table, got shape {X.shape}")
-    if X.dtype.kind in "iuf":
-        return [(f"column {j}", column) for j, column in enumerate(X.T.astype("f8"))]
-    return [(f"column {j}", _column(f"column {j}", column)) for j, column in enumerate(X.T)]
+    return [_column(f"column {j}", column) for j, column in enumerate(X.T)]
 
 
-def _column(name: str, values: Any) -> Array:
-    categorical = str(getattr(values, "dtype", "")) == "category"  # of pandas: its categories may be numbers
-    array = np.asarray(values, dtype=object) if categorical else np.asarray(values)
+def _column(name: str, values: Any) -> Column:
+    dtype = str(getattr(values, "dtype", ""))
+    categorical = dtype == "category"  # of pandas: its categories may be numbers
+    array = np.array(list(values), object) if dtype in LONG else np.asarray(values, object if categorical else None)
+    if array.dtype.kind == "f" and dtype.lower().startswith(("int", "uint")):  # NumPy has made missing ones NaN
+        array = np.array(list(values), object)
     kind = array.dtype.kind
+    if array.ndim != 1:
+        raise TypeError(f"X: expected one value in each row of {name}, got shape {array.shape}")
     if kind in "iuf":
-        return array.astype("f8")
+        return Column(name, array, True)
     if kind in "Mm":
         raise TypeError(f"X: expected numbers or categories in {name}, got dates: take their year, month or difference")
     if kind in "cV":
         raise TypeError(f"X: expected numbers or categories in {name}, got {array.dtype}")
     array = array.astype(object)
     present = [value for value in array if not _is_missing(value)]
-    if not categorical and all(_is_number(value) for value in present):
-        try:
-            return np.array([np.nan if _is_missing(value) else float(value) for value in array])
-        except OverflowError:
-            raise ValueError(f"X: expected numbers that float64 can hold in {name}") from None
     for value in present:
-        if not (isinstance(value, (str, bool, np.bool_)) or _is_number(value)):
+        if isinstance(value, (str, bool, np.bool_)):
+            continue
+        if _is_number(value):
+            _check_size(name, value)
+        else:
             raise TypeError(
                 f"X: expected numbers or categories in {name}: each value must be a string or a number, got {value!r}"
             )
-    return array
+    return Column(name, array, not categorical and all(_is_number(value) for value in present))
+
+
+LONG = {"Int128", "UInt128"}  # dtypes of polars that NumPy has not
+
+
+def _check_size(name: str, value: Any) -> None:
+    """Raise if float64 cannot hold a number."""
+    try:
+        held = not (isinstance(value, Decimal) and value.is_snan()) and (
+            isfinite(float(value)) or not -np.inf < value < np.inf
+        )
+    except OverflowError:
+        held = False
+    if not held:
+        shown = f"{Decimal(value):.4g}" if isinstance(value, int) else f"{value!r:.100}"  # an integer may be very long
+        raise ValueError(f"X: expected numbers that float64 can hold in {name}, got {shown}")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number, Decimal)) and not isinstance(value, bool)
+    return isinstance(value, (int, float, np.integer, np.floating, Decimal)) and not isinstance(value, bool)
 
 
 def _is_numeric(text: str) -> bool:
@@ -240,14 +281,19 @@ def _is_numeric(text: str) -> bool:
 
 
 def _is_missing(value: Any) -> bool:
-    try:
-        return value is None or bool(value != value)
-    except (TypeError, ValueError):  # pandas' NA
+    if type(value) is str:
+        return False
+    if isinstance(value, Decimal):
+        return value.is_qnan()
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # of pandas
         return True
+    return isinstance(value, (float, complex, np.generic)) and bool(value != value)
 
 
-def _distinct(column: Array) -> list[str]:
-    return sorted({_as_text(value) for value in column if not _is_missing(value)})
+def _distinct(values: Array) -> list[str]:
+    return sorted(
+        {_as_text(value) for _, value in {(type(value), value) for value in values} if not _is_missing(value)}
+    )
 
 
 # ---- one trained network -------------------------------------------------------------------------------
