@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 
 import fusegrad as fg
 from fusegrad.cli.main import main
+from fusegrad.cli.main import run as entry
 
 polars = pytest.importorskip("polars", reason="the cli extra")
 pytest.importorskip("sklearn", reason="the cli extra")
@@ -93,14 +95,20 @@ def test_classes_and_other_formats(run):
     assert found[0]["test"] == found[1]["test"]
 
 
+def same_in_python(out):
+    """Whether the lines of Python that a training printed write the same file."""
+    made = Path("model.safetensors").read_bytes()
+    Path("model.safetensors").unlink()
+    lines = out.partition("The same in Python:")[2]
+    subprocess.run([sys.executable, "-c", lines], check=True, capture_output=True)
+    return Path("model.safetensors").read_bytes() == made
+
+
 def test_the_lines_of_python_do_the_same(run):
     for target in ("price", "kind"):
         out, _ = run(*TRAIN, "--target", target, "--out", "model.safetensors")
-        made = Path("model.safetensors").read_bytes()
-        Path("model.safetensors").unlink()
-        lines = out.partition("The same in Python:")[2]
-        subprocess.run([sys.executable, "-c", lines], check=True, capture_output=True)
-        assert Path("model.safetensors").read_bytes() == made
+        assert ").drop_nulls(" in out
+        assert same_in_python(out)
 
 
 def test_a_report_in_a_browser(run, tmp_path):
@@ -227,7 +235,7 @@ def test_decimal_commas(run):
         run("predict", f"{name}.safetensors", f"{name}.csv", "--out", f"{name}.p.csv")
     assert Path("commas.p.csv").read_text() == Path("points.p.csv").read_text()
     # With commas between the columns, they may as well separate thousands.
-    Path("quoted.csv").write_text('a,y\n' + "".join(f'"0,{i}",{i}\n' for i in range(200)))
+    Path("quoted.csv").write_text("a,y\n" + "".join(f'"0,{i}",{i}\n' for i in range(200)))
     _, error = run("train", "quoted.csv", "--target", "y", code=1)
     assert "no column is left to learn from; 'a': 200 different texts, such as '0,0'" in error
 
@@ -313,3 +321,127 @@ def test_names_that_matplotlib_would_set_as_mathematics(run):
     table = table.with_columns(kind=polars.when(polars.col("price") > 0.5).then(polars.lit(r"$\y$")).otherwise("kind"))
     table.write_csv("t.csv")
     run("train", "t.csv", "--target", "kind", "--network", "4", "--epochs", "2", "--report", "r.html")
+
+
+SHORT = ["--network", "4", "--epochs", "2"]
+
+
+@pytest.mark.parametrize("cells", [("01", "02", "A1"), ("1.50", "2.50", "A1"), ("2024-01-01", "2024-01-02", "never"),
+                                   ("true", "False"), ("True", "maybe")])  # fmt: skip
+def test_a_prediction_does_not_depend_on_other_rows(run, cells):
+    rows = [f"{cells[i % len(cells)]},{i % 7},{10 * (i % len(cells))}.5" for i in range(100)]
+    Path("t.csv").write_text("\n".join(["code,n,y", *rows]))
+    run("train", "t.csv", "--target", "y", "--network", "8", "--epochs", "20", "--out", "m.safetensors")
+    found = []
+    for chosen in (cells, *([cell] for cell in cells)):
+        Path("new.csv").write_text("\n".join(["n,code", *(f"1,{cell}" for cell in chosen)]))
+        found.append(run("predict", "m.safetensors", "new.csv")[0].split()[1:])
+    assert found[0] == [line for lines in found[1:] for line in lines]
+    assert len(set(found[0])) == len(cells)
+
+
+def test_categories_in_other_notations(run):
+    """Of a CSV file: 1.0 for 1, as pandas writes numbers beside missing ones, and 0 and 1 for false and true."""
+    cars().with_columns(doors=polars.col("doors").cast(polars.String)).write_parquet("t.parquet")
+    run("train", "t.parquet", "--target", "price", *SHORT, "--out", "m.safetensors")
+    new = cars(20, seed=1)
+    new.write_csv("new.csv")
+    new.with_columns(polars.col("doors").cast(polars.Float64), polars.col("new").cast(int)).write_csv("other.csv")
+    assert run("predict", "m.safetensors", "other.csv") == run("predict", "m.safetensors", "new.csv")
+
+
+@pytest.mark.parametrize("kind", ["Int128", "Decimal"])
+@pytest.mark.parametrize("target", ["t", "wide", "^wide$"])
+def test_numbers_that_numpy_does_not_have(run, kind, target):
+    numbers = [2**70 * (1 + i * i % 19) if kind == "Int128" else Decimal(i * i % 19) / 8 for i in range(60)]
+    name = "wide" if target == "t" else target
+    table = polars.DataFrame({name: numbers, "a": range(60), "b": [i / 2 for i in range(60)]})
+    file = "t.csv" if kind == "Int128" else "t.parquet"
+    (table.write_csv if kind == "Int128" else table.write_parquet)(file)
+    out, _ = run("train", file, "--target", "b" if target == "t" else target, *SHORT, "--out", "model.safetensors")
+    assert ".cast(pl.Float64)" in out
+    assert same_in_python(out)
+    assert len(run("predict", "model.safetensors", file)[0].split()) == 61
+
+
+@pytest.mark.parametrize("target", ["*", "^a.*$", "^c$", "ab"])
+def test_names_that_polars_would_take_for_patterns(run, target):
+    rows = [f"{'xyz'[i % 3]},{i * i % 7}.5,{i % 3}.5,{'uvw'[i % 2]}" for i in range(60)]
+    Path("t.csv").write_text("\n".join(["*,^a.*$,ab,^c$", *rows]))
+    out, _ = run("train", "t.csv", "--target", target, *SHORT, "--out", "model.safetensors", "--report", "r.html")
+    assert same_in_python(out)
+    assert len(run("predict", "model.safetensors", "t.csv")[0].splitlines()) == 61
+    ignored = "^a.*$" if target != "^a.*$" else "*"
+    out, _ = run("train", "t.csv", "--target", target, *SHORT, "--ignore", ignored, "--json")
+    assert json.loads(out)["columns"] == [name for name in ("*", "^a.*$", "ab", "^c$") if name not in (target, ignored)]
+
+
+def test_a_full_disk_leaves_the_old_file(run):
+    run(*TRAIN, "--target", "price", "--out", "m.safetensors")
+    for arguments in (
+        ["predict", "m.safetensors", "cars.csv", "--out", "p.csv"],
+        ["predict", "m.safetensors", "cars.csv", "--out", "p.parquet"],
+        ["train", "cars.csv", "--target", "price", *SHORT, "--report", "r.html", "--quiet"],
+    ):
+        path = Path(arguments[-1] if "predict" in arguments else "r.html")
+        path.write_text("old")
+        # A limit on the size of files stands for the end of the disk.
+        limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 1; exec "$@"', "bash", *COMMAND, *arguments]
+        found = subprocess.run(limited, capture_output=True, text=True, check=False)
+        assert (found.returncode, found.stderr) == (1, f"fusegrad: {path}: File too large\n")
+        assert path.read_text() == "old"
+    os.mkfifo("fifo.csv")
+    with subprocess.Popen(["cat", "fifo.csv"], stdout=subprocess.PIPE, text=True) as reader:
+        run("predict", "m.safetensors", "cars.csv", "--out", "fifo.csv")
+        assert reader.stdout.read() == run("predict", "m.safetensors", "cars.csv")[0]
+
+
+def test_outputs_that_cannot_be_written_are_found_before_the_training(run, monkeypatch):
+    Path("loop.html").symlink_to("loop.html")
+    os.mkfifo("fifo.safetensors")
+    forever = ["train", "cars.csv", "--target", "price", "--epochs", "100000000"]
+    long = "m" * 300
+    for option, path, says in (
+        ("--out", f"{long}.safetensors", "File name too long"),
+        ("--report", f"{long}/r.html", "File name too long"),
+        ("--report", "loop.html", "Too many levels of symbolic links"),
+        ("--out", "fifo.safetensors", "not a file"),
+    ):
+        _, error = run(*forever, option, path, code=1)
+        assert error == f"fusegrad: {path}: {says}\n"
+    _, error = run("train", f"{long}.csv", "--target", "price", code=1)
+    assert f"{long}.csv" in error
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)  # root may write anywhere
+    _, error = run(*forever, "--out", "m.safetensors", code=1)
+    assert error == f"fusegrad: m.safetensors: no permission to write to {Path.cwd()}\n"
+
+
+def test_a_panic_of_polars_is_one_line(run, monkeypatch):
+    def panics(*_, **__):
+        os.write(2, b"thread panicked at")
+        raise polars.exceptions.PanicException("out of range\nstack")
+
+    Path("t.parquet").touch()
+    monkeypatch.setattr(polars, "read_parquet", panics)
+    _, error = run("train", "t.parquet", "--target", "price", code=1)
+    assert error == "fusegrad: t.parquet: not a table that polars can read: out of range\n"
+
+
+def test_categories_too_large_for_a_file_are_found_before_the_training(run):
+    cars().with_columns(long=polars.Series([f"{i % 50}{'x' * 30_000}" for i in range(300)])).write_csv("t.csv")
+    forever = ["train", "t.csv", "--epochs", "100000000", "--out", "m.safetensors"]
+    _, error = run(*forever, "--target", "price", code=1)
+    assert re.search(r"those of 'long' take \d+: shorten its texts, or --ignore long$", error)
+    _, error = run(*forever, "--target", "long", "--task", "classes", code=1)
+    assert re.search(r"those of 'long' take \d+: shorten its texts$", error)
+
+
+@pytest.mark.parametrize("name", ["main", "_parser"])
+def test_ctrl_c_at_the_start(monkeypatch, name):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"fusegrad.cli.main.{name}", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        entry()
+    assert ended.value.code == 130

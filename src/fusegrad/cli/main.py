@@ -126,6 +126,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if error.filename is None:  # of standard output, most likely: see run()
+            raise
+        print(f"fusegrad: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     except MemoryError:
         print("fusegrad: not enough memory for this table or network", file=sys.stderr)
         return 1
@@ -156,6 +161,8 @@ def run() -> None:
             code = main()
         finally:
             print(end="", flush=True)
+    except KeyboardInterrupt:  # before main() began, or after it
+        code = 130
     except BrokenPipeError:
         # The rest of the buffers is discarded; else Python would report an error at exit.
         _discard_output()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fusegrad.cli import InputError
+from fusegrad.cli import InputError, tables
 
 try:
     from matplotlib.figure import Figure
@@ -69,10 +69,7 @@ def write(path: Path, model: Any, X: Any, y: Any, results: dict[str, Any], seed:
         lines=html.escape(lines),
         version=fusegrad.__version__,
     )
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+    tables.write_bytes(text.encode(), path)
 
 
 def _encoded(figure: Figure) -> str:

@@ -2,15 +2,19 @@
 
 import csv
 import gzip
+import io
+import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 import polars
 
+from fusegrad._engine import files
 from fusegrad.cli import InputError
 
 KINDS = (".csv", ".csv.gz", ".parquet")
@@ -20,6 +24,8 @@ SEPARATORS = ",;\t|"
 DECIMAL = re.compile(r'\s*"?[-+]?\d+([.,])\d+"?\s*')
 DECIMALS_SAMPLE = 1 << 20  # characters that show whether decimals have commas
 MOST_HEADER = 1 << 24  # characters
+#: Types of numbers that NumPy does not have; their columns become Float64.
+WIDE = ("Decimal", "Int128", "UInt128")
 
 
 def kind_of(path: Path) -> str:
@@ -31,7 +37,7 @@ def kind_of(path: Path) -> str:
 
 
 def options_of(path: Path) -> dict[str, Any]:
-    """How polars reads a file as a person would: types from all rows, dates, missing values, separator, decimal commas."""
+    """How polars reads a file as a person would: types from all rows, dates, missing values, separator."""
     if kind_of(path) == ".parquet":
         return {"glob": False}
     options: dict[str, Any] = {
@@ -63,8 +69,14 @@ def _check_names(path: Path, separator: str, wanted: Collection[str] | None) -> 
             raise InputError(f"{path}: {n} columns are named {name!r}: rename or remove all but one")
 
 
-def read(path: Path, wanted: Collection[str] | None = None) -> polars.DataFrame:
-    """All rows of a file. wanted: the names of the columns that are needed; None: all of them."""
+def read(
+    path: Path, wanted: Collection[str] | None = None, texts: Collection[str] = ()
+) -> tuple[polars.DataFrame, list[str]]:
+    """All rows of a file, and the names of the columns that were of a type of `WIDE`.
+
+    wanted: the names of the columns that are needed; None: all of them. texts: those that are texts, in a CSV file,
+    though all of their cells may look like numbers or dates.
+    """
     kind_of(path)
     try:
         if not path.exists():
@@ -75,13 +87,46 @@ def read(path: Path, wanted: Collection[str] | None = None) -> polars.DataFrame:
         options = options_of(path)
         if kind_of(path) != ".parquet":
             _check_names(path, options.get("separator", ","), wanted)
-        table: polars.DataFrame = function(path, **options)
-        table = table.with_columns(polars.selectors.decimal().cast(polars.Float64))
-    except (polars.exceptions.PolarsError, csv.Error, OSError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{path}: not a table that polars can read: {str(error).splitlines()[0]}") from None
+            options["schema_overrides"] = dict.fromkeys(texts, polars.String)
+        with _silent():
+            table: polars.DataFrame = function(path, **options)
+        wide = [column.name for column in table if str(column.dtype.base_type()) in WIDE]
+        table = table.with_columns([table[name].cast(polars.Float64) for name in wide])
+    except (
+        polars.exceptions.PolarsError, polars.exceptions.PanicException, csv.Error, OSError, UnicodeDecodeError,
+        ValueError,
+    ) as error:  # fmt: skip
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: not a table that polars can read: {reason}") from None
     if table.height == 0:
         raise InputError(f"{path}: it has no rows")
-    return table
+    return table, wide
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on standard error: polars prints the stack of a panic there before it raises it."""
+    if sys.__stderr__ is None:  # the process was started without one
+        yield
+        return
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
+
+
+def column_of(table: polars.DataFrame, name: str) -> polars.Series:
+    """A column under a plain name: polars would take some names for patterns, even in the methods of a Series."""
+    return table[name].alias("column")
+
+
+def is_pattern(name: str) -> bool:
+    """Whether polars takes a name of a column for a pattern, in most of its functions."""
+    return name == "*" or (name.startswith("^") and name.endswith("$"))
 
 
 def numbers_in(column: polars.Series) -> tuple[float, str | None]:
@@ -96,13 +141,25 @@ def write(table: polars.DataFrame, path: Path | None) -> None:
     if path is None:
         print(table.write_csv(), end="")
         return
+    content = io.BytesIO()
+    if path.suffix == ".parquet":
+        table.write_parquet(content)
+    else:
+        table.write_csv(content)
+    write_bytes(content.getvalue(), path)
+
+
+def write_bytes(content: bytes, path: Path) -> None:
+    """Write a file completely, or leave the old one. What is no regular file, such as a FIFO, is written to."""
     try:
-        if path.suffix == ".parquet":
-            table.write_parquet(path)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
         else:
-            table.write_csv(path)
+            files.write(path, content)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def check_output(path: Path | None, suffixes: tuple[str, ...], *others: Path | None) -> None:
@@ -111,13 +168,35 @@ def check_output(path: Path | None, suffixes: tuple[str, ...], *others: Path | N
         return
     if path.suffix not in suffixes:
         raise InputError(f"{path}: expected a name that ends in {' or '.join(suffixes)}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: no folder {path.absolute().parent}")
-    if path.is_dir():
-        raise InputError(f"{path}: it is a folder")
-    for other in others:
-        if other is not None and other.exists() and path.exists() and path.samefile(other):
-            raise InputError(f"{path}: expected another file than {other}, which would be lost")
+    try:
+        folder = Path(os.path.realpath(path)).parent  # of the file that a link leads to
+        for parent in (path.absolute().parent, folder):
+            if not parent.is_dir():
+                raise InputError(f"{path}: no folder {parent}")
+        if path.is_dir():
+            raise InputError(f"{path}: it is a folder")
+        exists = _exists(path)
+        special = exists and not path.is_file()
+        if special and ".safetensors" in suffixes:
+            raise InputError(f"{path}: not a file")
+        for other in others:
+            if other is not None and exists and other.exists() and path.samefile(other):
+                raise InputError(f"{path}: expected another file than {other}, which would be lost")
+        effective = os.access in os.supports_effective_ids
+        for part in [path] * exists + [folder] * (not special):  # a regular file is replaced by a new one
+            if not os.access(part, os.W_OK, effective_ids=effective):
+                raise InputError(f"{path}: no permission to write to {part}")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is a file; OSError if there can be none, as at the end of links that make a circle."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def note(*parts: Any, quiet: bool) -> None:

@@ -15,6 +15,7 @@ import polars
 from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
 from sklearn.model_selection import train_test_split
 
+from fusegrad._engine.files import MOST_HEADER
 from fusegrad.cli import InputError, tables
 from fusegrad.history import History
 from fusegrad.sklearn import MLPClassifier, MLPRegressor
@@ -30,18 +31,20 @@ def run(chosen: argparse.Namespace) -> int:
     tables.check_output(chosen.report, (".html",), chosen.table)
     if chosen.report is not None:
         from fusegrad.cli import report  # its matplotlib may be missing
-    table = tables.read(chosen.table)
+    table, wide = tables.read(chosen.table)
     if chosen.target not in table.columns:
         raise InputError(f"{chosen.table}: no column {chosen.target!r}; it has {', '.join(table.columns)}")
     X, y, notes = _prepared(table, chosen.target, chosen.ignore)
     classes = chosen.task == "classes" or (chosen.task == "auto" and _are_classes(y))
-    _check_target(y, classes)
+    _check_target(chosen.target, y, classes)
     for line in notes:
         tables.note(line, quiet=quiet)
     model = (MLPClassifier if classes else MLPRegressor)(
         preset="tabular", random_state=chosen.seed, width=chosen.network, epochs=chosen.epochs, n_threads=chosen.threads
     )
     X_train, X_test, y_train, y_test = _split(X, y, chosen.test, chosen.seed, classes)
+    if chosen.out is not None:
+        _check_size(X_train, {chosen.target: y_train} if classes else {})
     task = f"{y.n_unique()} classes" if classes else "numbers"
     tables.note(f"{chosen.target}: {task}; {len(y_train)} rows to train, {len(y_test)} to test", quiet=quiet)
 
@@ -60,8 +63,10 @@ def run(chosen: argparse.Namespace) -> int:
     results["left out"] = notes
     if len(y_test):
         results["test"] = _measures(model, X_test, y_test, y_train, classes)
-    columns = None if len(X.columns) == len(table.columns) - 1 else X.columns
-    lines = python_lines(chosen, classes, y, columns)
+    simple = len(X.columns) == len(table.columns) - 1 and not tables.is_pattern(chosen.target)
+    columns = None if simple else X.columns
+    wide = [name for name in wide if name in (chosen.target, *X.columns)]
+    lines = python_lines(chosen, classes, y, columns, wide)
     if chosen.out is not None:
         _save(model, chosen.out)
     if chosen.report is not None:
@@ -80,11 +85,12 @@ def run(chosen: argparse.Namespace) -> int:
 def _prepared(
     table: polars.DataFrame, target: str, ignored: list[str]
 ) -> tuple[polars.DataFrame, polars.Series, list[str]]:
-    """The columns to learn from, the target, and what was left out or is strange."""
+    """The columns to learn from, the target (under another name), and what was left out or is strange."""
     notes = []
-    table, height = table.drop_nulls(target), table.height
+    # Not drop_nulls() and drop(): they would take some names for patterns.
+    table, height = table.filter(tables.column_of(table, target).is_not_null()), table.height
     if table[target].dtype.is_float():
-        table = table.filter(table[target].is_not_nan())
+        table = table.filter(tables.column_of(table, target).is_not_nan())
     if table.height < height:
         notes.append(f"{height - table.height} rows without {target} are left out")
     if table.height < 10:
@@ -93,8 +99,11 @@ def _prepared(
         if name not in table.columns or name == target:
             raise InputError(f"--ignore {name}: no such column to learn from")
     dropped = [(name, "--ignore") for name in ignored]
-    for column in table.drop(target, *ignored):
-        kind, n, name = column.dtype, column.n_unique(), column.name
+    for name in table.columns:
+        if name in (target, *ignored):
+            continue
+        column = tables.column_of(table, name)
+        kind, n = column.dtype, column.n_unique()
         if kind.is_temporal():
             dropped.append((name, "dates"))
         elif kind.is_nested() or kind == polars.Binary:
@@ -112,15 +121,16 @@ def _prepared(
         elif kind.is_integer() and n == table.height:
             notes.append(f"column {name!r} has another whole number in each row: if it is an id, --ignore {name}")
     notes += [f"column {name!r} is left out: {why}" for name, why in dropped]
-    X = table.drop([target, *(name for name, _ in dropped)])
-    if not X.columns:
+    left_out = {target, *(name for name, _ in dropped)}
+    names = [name for name in table.columns if name not in left_out]
+    if not names:
         raise InputError("; ".join(["no column is left to learn from", *(f"{name!r}: {why}" for name, why in dropped)]))
-    return X, table[target], notes
+    return table[names], tables.column_of(table, target), notes
 
 
-def _check_target(y: polars.Series, classes: bool) -> None:
+def _check_target(name: str, y: polars.Series, classes: bool) -> None:
     """Raise if the target is not of the task, or there is nothing to learn."""
-    name, n = y.name, y.n_unique()
+    n = y.n_unique()
     if y.dtype.is_temporal() or y.dtype.is_nested():
         raise InputError(f"the target {name!r} is of type {y.dtype}: expected numbers, texts, true and false")
     if n == 1:
@@ -140,6 +150,29 @@ def _check_target(y: polars.Series, classes: bool) -> None:
         if y.dtype == polars.String:
             hint = f", and no numbers: {y[0]!r} (a number has a decimal point, and no unit)"
         raise InputError(f"the target {name!r} has {n} different values, too many for classes{hint}")
+
+
+def _check_size(X: polars.DataFrame, target: dict[str, polars.Series]) -> None:
+    """Raise if the names and categories alone are too large for the file of a model. target: one of classes."""
+    columns = {name: tables.column_of(X, name) for name in X.columns}
+    sizes = {name: _size(name, column) for name, column in (columns | target).items()}
+    total = sum(sizes.values())
+    if total > MOST_HEADER:
+        worst = max(sizes, key=lambda name: sizes[name])
+        raise InputError(
+            f"names and categories of the columns take {total} bytes, and the file of a model has room for"
+            f" {MOST_HEADER}; those of {worst!r} take {sizes[worst]}: shorten its texts"
+            + (f", or --ignore {worst}" if worst in columns else "")
+        )
+
+
+def _size(name: str, column: polars.Series) -> int:
+    """Bytes of a column in the file of a model, at least: its name, and its categories if it has some."""
+    texts = []
+    if not (column.dtype.is_numeric() or column.dtype == polars.Boolean):
+        texts = column.drop_nulls().unique().cast(polars.String).to_list()
+    numbers = len(", 0.0, 0.0") * (1 if len(texts) == 2 else max(1, len(texts)))  # the scaling of what is encoded
+    return len(json.dumps(json.dumps([name, *texts]))) + numbers  # JSON as a text in JSON
 
 
 def _are_classes(y: polars.Series) -> bool:
@@ -183,7 +216,10 @@ def _save(model: Any, path: Path) -> None:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+        reason = str(error)
+        if reason.startswith("metadata: "):  # which is what the estimator adds
+            reason = f"names and categories of the columns take more room than a file has: --ignore some ({reason})"
+        raise InputError(f"{path}: {reason}") from None
 
 
 def _text(results: dict[str, Any]) -> str:
@@ -193,14 +229,24 @@ def _text(results: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
-def python_lines(chosen: argparse.Namespace, classes: bool, y: polars.Series, columns: list[str] | None) -> str:
-    """What a user would write; it makes the same model, bit for bit. columns: those that are used, if not all are."""
+def python_lines(
+    chosen: argparse.Namespace, classes: bool, y: polars.Series, columns: list[str] | None, wide: list[str]
+) -> str:
+    """What a user would write; it makes the same model, bit for bit.
+
+    columns: those that are used, if not all are. wide: those that became Float64.
+    """
     kind = "MLPClassifier" if classes else "MLPRegressor"
     path, target = str(chosen.table), chosen.target
     function = "read_parquet" if tables.kind_of(chosen.table) == ".parquet" else "read_csv"
     options = ", ".join(f"{name}={value!r}" for name, value in tables.options_of(chosen.table).items())
     read = f"pl.{function}({path!r}, {options})"
+    if wide:
+        read += f"\ntable = table.with_columns([table[name].cast(pl.Float64) for name in {wide!r}])"
     drop = f".drop_nulls({target!r})" + (f".drop_nans({target!r})" if y.dtype.is_float() else "")
+    if tables.is_pattern(target):
+        nans = " & y.is_not_nan()" if y.dtype.is_float() else ""
+        drop = f"\ny = table[{target!r}].alias('y')\ntable = table.filter(y.is_not_null(){nans})"
     used = f"table.drop({target!r})" if columns is None else f"table[{columns!r}]"
     lines = [
         "import polars as pl",
