@@ -7,9 +7,9 @@ its place in a vector, and QUAD x QUAD transpositions within 16 bytes make colum
 the next is made. The products and their order are those of a micro-tile, so that an example has the same bits in a batch of
 any size.
 
-On Zen 4 64 elements of a w in the caches take 12 to 15 cycles for one vector (float32), 18 in a whole prediction: 16 loads, 8 of them with an
-insertion, and 16 shuffles, on two ports each. So this is for layers of fewer than INTERLEAVED_DEPTH inputs; dots.pxi
-reads wide ones in 9 to 15, as the L2 or the L3 gives them.
+On Zen 4 64 elements of a w in the caches take 12 to 15 cycles for one vector (float32), 18 in a whole prediction: 16 loads, 8 of
+them with an insertion, and 16 shuffles, on two ports each. So this is for layers of fewer than INTERLEAVED_DEPTH inputs;
+dots.pxi reads wide ones in 9 to 15, as the L2 or the L3 gives them.
 
 With AVX-512 and two or more x a register holds the columns of two groups of rows: half as many multiply-adds, shuffles and
 loads of x. 0.6 to 0.96 of the time.
