@@ -74,10 +74,10 @@ cdef struct Update:
     real* second
     const real* factors     # of the learning rate, one for each parameter; NULL: 1
     # Constants of one update, set by `begin_update`.
-    bint flushes            # whether old averages that are subnormal are set to 0
     real rate
     real root_eps           # eps at the scale of the root of the average of squares
     real least_root         # lower bound of that root, divided by |m| or |g|
+    bint flushes            # whether old averages that are subnormal are set to 0
 
 cdef struct Factors:
     vreal rate
@@ -98,7 +98,9 @@ cdef double NEARLY = 0.999      # lowers a bound a little: a rounding error alon
 cdef inline void begin_update(Update* u) noexcept nogil:
     """Computes the constants of the next update, number u.step + 1, from its learning rate."""
     cdef double rate = u.learning_rate, r = 1, least = 0, eps, t = <double>(u.step + 1)
-    u.flushes = states_of(u.rule) > 0 and (u.far or u.step % FLUSH_PERIOD == 0)
+    u.flushes = u.factors != NULL
+    if u.rule > SGD and (u.far or u.step % FLUSH_PERIOD == 0):
+        u.flushes = True
     if not has_squares(u.rule):
         u.rate = <real>rate
         return
@@ -420,7 +422,7 @@ cdef void update_flushing(Update* u, real* w, const real* g, Py_ssize_t start, P
 
 cdef void update(Update* u, real* w, const real* g, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """One step on the elements start ... stop, after `begin_update`. The caller increments u.step."""
-    if u.flushes or u.factors != NULL:
+    if u.flushes:
         update_flushing(u, w, g, start, stop)
         return
     update_of(N_RULES - 1, update_loop, u.rule, u, w, g, start, stop)
