@@ -123,6 +123,7 @@ cdef inline Py_ssize_t sigmoids(const int group, const real* z, real* a, Py_ssiz
 
 
 cdef inline void tanh_of_exp(const int group, const real* z, real* a) noexcept nogil:
+    """By E = exp(-2 |z|) - 1."""
     cdef vreal one = splat(1), two = splat(2)
     cdef vreal s[GROUP]
     cdef vreal p[GROUP]
@@ -154,6 +155,7 @@ cdef inline void tanh_of_exp(const int group, const real* z, real* a) noexcept n
 
 
 cdef inline void tanh_of_table(const int group, const real* z, real* a) noexcept nogil:
+    """By the polynomial of each element's interval."""
     cdef vreal r[GROUP]
     cdef vreal p[GROUP]
     cdef Places interval[GROUP]

@@ -385,13 +385,11 @@ def test_a_plateau_never_raises_the_rate():
     assert optimizer.lr == 1e-6
 
 
-@pytest.mark.parametrize("make", [lambda: fg.EarlyStopping(5), fg.ReduceOnPlateau, None, None])
-def test_a_callback_of_two_fits_at_a_time(make, tmp_path, request):
+@pytest.mark.parametrize("kind", [fg.EarlyStopping, fg.ReduceOnPlateau, fg.Checkpoint, fg.LogCSV])
+def test_a_callback_of_two_fits_at_a_time(kind, tmp_path):
     """The fit that began first is refused: the state is that of the other one."""
-    if make is None:
-        kind = fg.Checkpoint if request.node.callspec.indices["make"] == 2 else fg.LogCSV
-        make = lambda: kind(tmp_path / "file")  # noqa: E731
-    shared = make()
+    arguments = {fg.EarlyStopping: (5,), fg.ReduceOnPlateau: ()}
+    shared = kind(*arguments.get(kind, (tmp_path / "file",)))
 
     def other(net, history):
         inner = fg.UnivariateRegression(rng=1)
@@ -427,3 +425,17 @@ def test_callbacks_do_not_read_what_others_may_edit(tmp_path):
 def test_other_names_in_braces(name):
     with pytest.raises(ValueError, match=r"path: expected only \{epoch\} in braces, got \{"):
         fg.Checkpoint(name)
+
+
+def test_a_metric_may_have_any_name():
+    def validation_loss(y, prediction):
+        return -1.0
+
+    net = fg.UnivariateRegression(rng=0)
+    X, y = [0.0, 1.0], [1.0, 2.0]
+    history = net.fit(
+        X, y, optimizer=fg.SGD(lr=0.1), epochs=2, validation_data=(X, y), metrics=[validation_loss],
+        callbacks=[fg.EarlyStopping(3)],
+    )  # fmt: skip
+    assert min(history.validation_loss) > 0
+    assert history.metrics == {"validation_loss": [-1.0, -1.0]}

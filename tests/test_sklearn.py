@@ -852,7 +852,7 @@ def test_categories_are_compared_as_texts():
     "values", [[None], [1.0, np.nan], [np.nan, "1"], ["A", None, 1]], ids=["none", "numbers", "text", "mixed"]
 )
 def test_missing_values_among_categories(values):
-    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    pandas, polars = (pytest.importorskip(name, reason="the test extra") for name in ("pandas", "polars"))
     encoder = TableEncoder()
     encoder.fit_transform(pandas.DataFrame({"s": ["1", "2", "A"]}))
     codes = {"1": [1, 0, 0], "A": [0, 0, 1]}
@@ -875,7 +875,7 @@ def test_true_beside_one_in_any_order():
 
 
 def test_integers_of_any_size_as_categories():
-    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    pandas, polars = (pytest.importorskip(name, reason="the test extra") for name in ("pandas", "polars"))
     texts = [str(2**60 + i) for i in range(3)]
     numbers = [int(text) for text in texts]
     encoder = TableEncoder()
@@ -895,7 +895,7 @@ def test_integers_of_any_size_as_categories():
 
 def test_numbers_as_categories_of_pandas():
     """Where the fit had numbers."""
-    pandas = pytest.importorskip("pandas")
+    pandas = pytest.importorskip("pandas", reason="the test extra")
     frame = pandas.DataFrame({"a": np.arange(60.0)})
     model = MLPRegressor(preset="tabular", width=8, epochs=3, random_state=0).fit(frame, frame.a)
     assert (model.predict(frame.astype({"a": "category"})) == model.predict(frame)).all()

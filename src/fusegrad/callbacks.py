@@ -20,18 +20,17 @@ from fusegrad.training import FitContext
 
 def monitored(history: History) -> float:
     """The last validation loss, or without validation data the last loss."""
-    return last_measured(history).get("validation_loss", last_loss(history))
+    return (last_measured(history) or [last_loss(history)])[0]
 
 
 class _OfOneFit:
     """The base of a callback with a state, which belongs to the fit that has started last."""
 
-    def __init__(self) -> None:
-        self._fit: FitContext | None = None
-        self._history: History | None = None
+    _fit: FitContext | None = None  # between its start and its end
+    _history: History | None = None  # of that fit, also after its end
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_fit": None, "_history": None}
+        return {name: value for name, value in vars(self).items() if name not in ("_fit", "_history")}
 
     def _begin(self, fit: FitContext) -> None:
         self._fit, self._history = fit, fit.history
@@ -40,6 +39,10 @@ class _OfOneFit:
         """Raise if another fit has begun with this callback meanwhile."""
         if self._history is not None and self._history is not history:
             raise RuntimeError(f"callbacks: another fit uses this {type(self).__name__}, too: make one for each fit")
+
+    def _end(self, fit: FitContext) -> None:
+        self._check(fit.history)
+        self._fit = None
 
 
 class _Patience:
@@ -103,7 +106,6 @@ class EarlyStopping(_OfOneFit):
     """
 
     def __init__(self, patience: int, min_delta: float = 0.0, restore_best: bool = True) -> None:
-        super().__init__()
         self._patience = _Patience(patience, min_delta)
         self.restore_best = as_flag(restore_best, "restore_best")
         self._parameters: Array | None = None
@@ -129,8 +131,7 @@ class EarlyStopping(_OfOneFit):
 
     def on_end(self, fit: FitContext) -> None:
         """Restore the best parameters."""
-        self._check(fit.history)
-        self._fit = None
+        self._end(fit)
         self._before = None
         if self._parameters is not None:
             fit.restored.append(self._parameters)
@@ -166,7 +167,6 @@ class ReduceOnPlateau(_OfOneFit):
     """
 
     def __init__(self, factor: float = 0.1, patience: int = 10, min_delta: float = 0.0, least: float = 0.0) -> None:
-        super().__init__()
         self.factor = as_number(factor, "factor", above=0.0, below=1.0)
         self.least = as_number(least, "least", least=0.0)
         self._patience = _Patience(patience, min_delta)
@@ -193,8 +193,7 @@ class ReduceOnPlateau(_OfOneFit):
 
     def on_end(self, fit: FitContext) -> None:
         """Forget the fit."""
-        self._check(fit.history)
-        self._fit = None
+        self._end(fit)
 
 
 class Checkpoint(_OfOneFit):
@@ -233,7 +232,6 @@ class Checkpoint(_OfOneFit):
     """
 
     def __init__(self, path: str | PathLike[str], every: int = 1) -> None:
-        super().__init__()
         self.path = as_path(path)
         unknown = re.search(r"{[^{}]*}", str(self.path).replace("{epoch}", ""))
         if unknown:
@@ -303,7 +301,6 @@ class LogCSV(_OfOneFit):
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        super().__init__()
         self.path = as_path(path)
 
     def on_start(self, fit: FitContext) -> None:
@@ -318,15 +315,14 @@ class LogCSV(_OfOneFit):
         self._check(history)
         fit = self._fit
         assert fit is not None
-        numbers = [last_loss(history), *last_measured(history).values()]
+        numbers = [last_loss(history), *last_measured(history)]
         rate = fit.learning_rate()
         numbers += [] if rate is None else [rate]
         self._write("a", [fit.initial_epoch + history.epochs, *map(repr, map(float, numbers))])
 
     def on_end(self, fit: FitContext) -> None:
         """Forget the fit."""
-        self._check(fit.history)
-        self._fit = None
+        self._end(fit)
 
     def _write(self, mode: str, values: list[Any]) -> None:
         assert self._fit is not None

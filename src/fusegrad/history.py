@@ -42,7 +42,7 @@ class History:
         self._epochs = 0
         # Independent of the lists, which a callback may change.
         self._last = nan
-        self._measured: dict[str, float] = {}
+        self._measured: list[float] = []
         self.validation_loss: list[float] = []
         self.metrics: dict[str, list[float]] = {}
         self.stopped = False
@@ -101,16 +101,16 @@ def record(history: History, losses: Array) -> None:
         history._losses[1].append(losses)
 
 
-def record_validation(history: History, measured: dict[str, float]) -> None:
-    """Add the validation loss of an epoch, under this name, and its metrics."""
-    history._measured = measured
-    for name, value in measured.items():
-        column = history.validation_loss if name == "validation_loss" else history.metrics.setdefault(name, [])
-        column.append(value)
+def record_validation(history: History, loss: float, metrics: dict[str, float]) -> None:
+    """Add the validation loss and the metrics of an epoch."""
+    history._measured = [loss, *metrics.values()]
+    history.validation_loss.append(loss)
+    for name, value in metrics.items():
+        history.metrics.setdefault(name, []).append(value)
 
 
-def last_measured(history: History) -> dict[str, float]:
-    """What `record_validation` added last."""
+def last_measured(history: History) -> list[float]:
+    """The validation loss and the metrics of the last epoch; empty without validation data."""
     return history._measured
 
 

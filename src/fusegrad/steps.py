@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fusegrad._engine.engine import Batch, NetworkEngine
-from fusegrad._engine.validation import Array, as_flat, as_loss_and_gradient, as_number, read_only
+from fusegrad._engine.validation import Array, as_flat, as_loss, as_loss_and_gradient, as_number, read_only
 from fusegrad.optimizers import SGD, Optimizer, bind, runs_compiled
 
 
@@ -104,10 +104,7 @@ def loss_of(trainee: Trainee, batch: Batch) -> float:
     if getattr(trainee.net.loss, "__func__", None) is trainee.compiled_loss:
         return engine.gradient_of(engine.compiled(batch.X.shape[1], folding=False), batch, engine.parameters, None)
     X, y, arguments = _as_passed(engine, batch)
-    loss = trainee.net.loss(X, y, **arguments)
-    if isinstance(loss, (bool, np.bool_)) or not isinstance(loss, (int, float, np.number)):
-        raise TypeError(f"loss: expected a number from the overridden method, got {loss!r}")
-    return float(loss)
+    return as_loss(trainee.net.loss(X, y, **arguments), "loss: expected it to return a number")
 
 
 def _as_passed(engine: NetworkEngine, batch: Batch) -> tuple[Array, Array, dict[str, Array]]:

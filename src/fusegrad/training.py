@@ -103,6 +103,18 @@ class FitContext(NamedTuple):
     rank: int = 0
 
 
+def as_callbacks(callbacks: Any) -> tuple[Any, ...]:
+    """The callbacks of a fit; raise if one cannot be called."""
+    try:
+        found = tuple(callbacks)
+    except TypeError:
+        raise TypeError(f"callbacks: expected callables in a list or tuple, got {callbacks!r}") from None
+    for i, callback in enumerate(found):
+        if not callable(callback) or isinstance(callback, type):
+            raise TypeError(f"callbacks[{i}]: expected a callable, got {callback!r}")
+    return found
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class FitOptions:
     """The arguments of `Sequential.fit` except the data, validated as far as possible without them."""
@@ -146,13 +158,7 @@ class FitOptions:
         for name, wanted in (("keep_best", self.keep_best), ("metrics", self.metrics)):
             if wanted and self.validation_data is None:
                 raise ValueError(f"{name}: expected validation_data beside it, got None")
-        try:
-            self.callbacks = tuple(self.callbacks)
-        except TypeError:
-            raise TypeError(f"callbacks: expected callables in a list or tuple, got {self.callbacks!r}") from None
-        for i, callback in enumerate(self.callbacks):
-            if not callable(callback) or isinstance(callback, type):
-                raise TypeError(f"callbacks[{i}]: expected a callable, got {callback!r}")
+        self.callbacks = as_callbacks(self.callbacks)
         if self.schedule is not None:
             if not callable(self.schedule):
                 raise TypeError(f"schedule: expected a callable from step to learning rate, got {self.schedule!r}")
@@ -612,14 +618,15 @@ def fit(trainee: Trainee, X: Any, y: Any, options: FitOptions, group: Group | No
                     loss = loss_of(trainee, validation)
                     if group is not None:
                         loss = group.mean(loss, validation)
-                    measured["validation_loss"] = loss
                     if options.keep_best and loss < best_loss:
                         best, best_loss = copy_into(best, engine.parameters), loss
+                    values: dict[str, float] = {}
                     for name, value in measure(trainee, validation, metrics):
                         if group is not None:
                             value = group.mean(value, validation)
-                        measured[name] = value
-                    record_validation(history, measured)
+                        values[name] = value
+                    record_validation(history, loss, values)
+                    measured = {"validation_loss": loss, **values}
                 for i, callback in enumerate(callbacks):
                     answer = callback(net, history)
                     if answer is not None and _wants_stop(i, answer):
@@ -695,7 +702,7 @@ def _start(trainee: Trainee, data: Batch | Stream, options: FitOptions, group: G
 
 def _meet(group: Group, run: _Run, history: History, stopped: bool) -> bool:
     """After some epochs of several processes: see `Group.meet`."""
-    numbers = run.learning_rate() or 0.0, last_measured(history).get("validation_loss", 0.0)
+    numbers = run.learning_rate() or 0.0, (last_measured(history) or [0.0])[0]
     return group.meet(history.epochs, run.engine.parameters, numbers, stopped)
 
 

@@ -438,10 +438,15 @@ def as_loss_and_gradient(answer: Any, name: str, shape: tuple[int, ...]) -> tupl
     if not isinstance(answer, (tuple, list)) or len(answer) != 2:
         raise TypeError(f"{expected}, got {type(answer).__name__}")
     value, gradient = answer
+    return as_loss(value, expected), gradient
+
+
+def as_loss(value: Any, expected: str) -> float:
+    """The loss that a user's function returned, as a float."""
     if np.ndim(value) > 0:
         raise TypeError(f"{expected}, got a loss of shape {np.shape(value)}; is it the mean over the examples?")
     try:
-        return float(value), gradient
+        return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{expected}, got the loss {value!r}") from None
 

@@ -7,8 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -88,8 +87,7 @@ def read(
         if kind_of(path) != ".parquet":
             _check_names(path, options.get("separator", ","), wanted)
             options["schema_overrides"] = dict.fromkeys(texts, polars.String)
-        with _silent():
-            table: polars.DataFrame = function(path, **options)
+        table: polars.DataFrame = function(path, **options)
         wide = [column.name for column in table if str(column.dtype.base_type()) in WIDE]
         table = table.with_columns([table[name].cast(polars.Float64) for name in wide])
     except (
@@ -101,22 +99,6 @@ def read(
     if table.height == 0:
         raise InputError(f"{path}: it has no rows")
     return table, wide
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Nothing on standard error: polars prints the stack of a panic there before it raises it."""
-    if sys.__stderr__ is None:  # the process was started without one
-        yield
-        return
-    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-        os.close(nowhere)
 
 
 def column_of(table: polars.DataFrame, name: str) -> polars.Series:

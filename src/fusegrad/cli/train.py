@@ -15,7 +15,6 @@ import polars
 from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
 from sklearn.model_selection import train_test_split
 
-from fusegrad._engine.files import MOST_HEADER
 from fusegrad.cli import InputError, tables
 from fusegrad.history import History
 from fusegrad.sklearn import MLPClassifier, MLPRegressor
@@ -43,8 +42,6 @@ def run(chosen: argparse.Namespace) -> int:
         preset="tabular", random_state=chosen.seed, width=chosen.network, epochs=chosen.epochs, n_threads=chosen.threads
     )
     X_train, X_test, y_train, y_test = _split(X, y, chosen.test, chosen.seed, classes)
-    if chosen.out is not None:
-        _check_size(X_train, {chosen.target: y_train} if classes else {})
     task = f"{y.n_unique()} classes" if classes else "numbers"
     tables.note(f"{chosen.target}: {task}; {len(y_train)} rows to train, {len(y_test)} to test", quiet=quiet)
 
@@ -150,29 +147,6 @@ def _check_target(name: str, y: polars.Series, classes: bool) -> None:
         if y.dtype == polars.String:
             hint = f", and no numbers: {y[0]!r} (a number has a decimal point, and no unit)"
         raise InputError(f"the target {name!r} has {n} different values, too many for classes{hint}")
-
-
-def _check_size(X: polars.DataFrame, target: dict[str, polars.Series]) -> None:
-    """Raise if the names and categories alone are too large for the file of a model. target: one of classes."""
-    columns = {name: tables.column_of(X, name) for name in X.columns}
-    sizes = {name: _size(name, column) for name, column in (columns | target).items()}
-    total = sum(sizes.values())
-    if total > MOST_HEADER:
-        worst = max(sizes, key=lambda name: sizes[name])
-        raise InputError(
-            f"names and categories of the columns take {total} bytes, and the file of a model has room for"
-            f" {MOST_HEADER}; those of {worst!r} take {sizes[worst]}: shorten its texts"
-            + (f", or --ignore {worst}" if worst in columns else "")
-        )
-
-
-def _size(name: str, column: polars.Series) -> int:
-    """Bytes of a column in the file of a model, at least: its name, and its categories if it has some."""
-    texts = []
-    if not (column.dtype.is_numeric() or column.dtype == polars.Boolean):
-        texts = column.drop_nulls().unique().cast(polars.String).to_list()
-    numbers = len(", 0.0, 0.0") * (1 if len(texts) == 2 else max(1, len(texts)))  # the scaling of what is encoded
-    return len(json.dumps(json.dumps([name, *texts]))) + numbers  # JSON as a text in JSON
 
 
 def _are_classes(y: polars.Series) -> bool:

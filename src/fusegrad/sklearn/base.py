@@ -33,6 +33,7 @@ from fusegrad.sklearn.tabular import (
     recipe_network,
     train_member,
 )
+from fusegrad.training import as_callbacks
 
 SOLVERS = "adam", "sgd", "lbfgs"
 RATES = "constant", "invscaling", "adaptive"
@@ -139,7 +140,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         -------
         self
         """
-        callbacks = _as_callbacks(callbacks)
+        callbacks = as_callbacks(callbacks)
         if self.preset is not None:
             with self._restored_on_error():
                 return self._fit_tabular(X, y, sample_weight, callbacks)
@@ -591,18 +592,6 @@ class _Monitor:
 
 def _print_epoch(net: Sequential, history: History) -> None:
     print(f"Iteration {history.epochs}, loss = {history.loss[-1]:.8f}")
-
-
-def _as_callbacks(callbacks: Any) -> tuple[Any, ...]:
-    """The callbacks of a fit, with the errors of `Sequential.fit`, which is given others beside them."""
-    try:
-        found = tuple(callbacks)
-    except TypeError:
-        raise TypeError(f"callbacks: expected callables in a list or tuple, got {callbacks!r}") from None
-    for i, callback in enumerate(found):
-        if not callable(callback) or isinstance(callback, type):
-            raise TypeError(f"callbacks[{i}]: expected a callable, got {callback!r}")
-    return found
 
 
 def check_sum(weights: Array, expected: str) -> None:
